@@ -1,0 +1,74 @@
+"""From a name to an object: a row of a table, or ``package.module:NAME`` for a user's own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from bilora.errors import SettingsError
+
+T = TypeVar("T")
+
+
+def find(table: Mapping[str, T], name: str, *, kind: str) -> T:
+    """Return the row of ``table`` called ``name``, or the object that ``package.module:NAME`` points to.
+
+    Args:
+        table: The known rows.
+        name: A key of ``table``, or a dotted path, a colon and an attribute.
+        kind: What the table holds, for the error text (``"formulation"``).
+
+    Returns:
+        The row or the imported object.
+
+    Raises:
+        SettingsError: The name is in neither place.
+
+    Example:
+        >>> find({"real": 1, "softmax": 2}, "softmax", kind="formulation")
+        2
+        >>> find({"real": 1, "softmax": 2}, "sofmax", kind="formulation")
+        Traceback (most recent call last):
+            ...
+        bilora.errors.SettingsError: formulation 'sofmax' is unknown; known: real, softmax; or give \
+'package.module:NAME'. Did you mean 'softmax'?
+    """
+    if name in table:
+        return table[name]
+    if ":" in name:
+        found: T = _import(name, kind)
+        return found
+    raise SettingsError(
+        f"{kind} {name!r} is unknown; known: {', '.join(sorted(table))}; "
+        f"or give 'package.module:NAME'.{did_you_mean(name, table)}"
+    )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the nearest known name, or an empty string.
+
+    Example:
+        >>> did_you_mean("radiuss", ["radius", "scale"])
+        " Did you mean 'radius'?"
+        >>> did_you_mean("zzz", ["radius", "scale"])
+        ''
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _import(path: str, kind: str) -> Any:
+    module_name, _, attribute = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise SettingsError(f"{kind} {path!r}: cannot import module {module_name!r}: {error}") from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError as error:
+        public = [each for each in vars(module) if not each.startswith("_")]
+        raise SettingsError(
+            f"{kind} {path!r}: module {module_name!r} has no {attribute!r}.{did_you_mean(attribute, public)}"
+        ) from error
