@@ -1,0 +1,177 @@
+"""Checked rows of a data set, each with the file and line it came from."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from bilora.errors import DataError
+from bilora.row_checks import Fault, check_row, parse_line, refuse
+from bilora.tasks import Task
+
+Row = Mapping[str, Any]
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An immutable sequence of checked rows; every ``label`` is a class index or a finite float.
+
+    Args:
+        rows: Field name to value, read-only.
+        source: File or set the rows came from.
+        lines: Line of each row in ``source``, counted from 1.
+        ids: Position of each row in ``source``, counted from 0; stays with the row through ``select``.
+
+    Example:
+        >>> from bilora.tasks import TASKS
+        >>> some = [(1, {"sentence": "good", "label": 1}), (2, {"sentence": "bad", "label": 0})]
+        >>> rows = check_rows(some, TASKS["sst2"], source="toy", split="train")
+        >>> len(rows), rows.labels, rows.select([1])[0]["sentence"], rows.select([1]).ids
+        (2, (1, 0), 'bad', (1,))
+    """
+
+    rows: tuple[Row, ...]
+    source: str
+    lines: tuple[int, ...]
+    ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Row:
+        return self.rows[index]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    @property
+    def labels(self) -> tuple[int | float, ...]:
+        """The label of each row.
+
+        Example:
+            >>> Rows((), "empty", (), ()).labels
+            ()
+        """
+        return tuple(row["label"] for row in self.rows)
+
+    def origin(self, index: int) -> str:
+        """Return where a row came from, as ``source:line``.
+
+        Example:
+            >>> Rows(({"label": 0},), "train.jsonl", (7,), (6,)).origin(0)
+            'train.jsonl:7'
+        """
+        return f"{self.source}:{self.lines[index]}"
+
+    def select(self, indices: Iterable[int]) -> Rows:
+        """Return the rows at ``indices``, in that order, with their origins and ids.
+
+        Raises:
+            DataError: There is no row at an index.
+
+        Example:
+            >>> rows = Rows(({"label": 0}, {"label": 1}), "train.jsonl", (1, 2), (0, 1))
+            >>> rows.select([1, 0]).ids
+            (1, 0)
+        """
+        chosen = tuple(indices)
+        wrong = [index for index in chosen if not 0 <= index < len(self)]
+        if wrong:
+            raise DataError(f"{self.source}: no row at index {wrong[0]}; there are {len(self)}, from 0")
+        return Rows(
+            tuple(self.rows[index] for index in chosen),
+            self.source,
+            tuple(self.lines[index] for index in chosen),
+            tuple(self.ids[index] for index in chosen),
+        )
+
+
+def read_rows(path: str | os.PathLike[str], task: Task, *, split: str) -> Rows:
+    """Return the checked rows of a ``.jsonl`` or ``.jsonl.gz`` file.
+
+    Args:
+        path: UTF-8, one JSON object a line.
+        task: Says which fields there must be and which labels are allowed.
+        split: What the rows are for (``"train"``), for the error text.
+
+    Returns:
+        All the rows, in the order of the file; line n has the id n - 1.
+
+    Raises:
+        DataError: The file cannot be read, has no row, or rows are at fault; names file, line and field.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from bilora.tasks import TASKS
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "train.jsonl"
+        >>> _ = path.write_text('{"sentence": "good", "label": 1}', encoding="utf-8")
+        >>> read_rows(path, TASKS["sst2"], split="train").labels
+        (1,)
+    """
+    path = Path(path)
+    parsed = [(number, *parse_line(line)) for number, line in enumerate(_lines(path), start=1)]
+    return _checked(parsed, task, source=str(path), split=split)
+
+
+def check_rows(rows: Iterable[tuple[int, Row]], task: Task, *, source: str, split: str) -> Rows:
+    """Return rows that are already in memory, checked in the same way as those of a file.
+
+    Args:
+        rows: Pairs of a line or row number, counted from 1, and a row.
+        task: Says which fields there must be and which labels are allowed.
+        source: Where the rows are from, for the error text.
+        split: What the rows are for, for the error text.
+
+    Returns:
+        The rows, with ids 0, 1, ... in the order given.
+
+    Raises:
+        DataError: There is no row, or rows are at fault.
+
+    Example:
+        >>> from bilora.tasks import TASKS
+        >>> check_rows([(1, {"sentence": "good"})], TASKS["sst2"], source="toy", split="train")
+        Traceback (most recent call last):
+            ...
+        bilora.errors.DataError: toy: 1 fault in the rows
+          toy:1 field 'label': is missing; the row has sentence.
+    """
+    return _checked([(number, row, []) for number, row in rows], task, source=source, split=split)
+
+
+def _checked(parsed: Sequence[tuple[int, Row, list[Fault]]], task: Task, *, source: str, split: str) -> Rows:
+    if not parsed:
+        raise DataError(f"{source}: the {split} set has no row; at least one is needed")
+    good: list[Row] = []
+    faults: list[str] = []
+    for number, row, found in parsed:
+        whole_line = any(fault.field is None for fault in found)  # then there are no fields to check
+        label, more = (None, []) if whole_line else check_row(row, task)
+        faults += [fault.at(source, number) for fault in (*found, *more)]
+        good.append(MappingProxyType({**row, "label": label}))
+    if faults:
+        refuse(faults, source=source)
+    lines = tuple(number for number, _, _ in parsed)
+    return Rows(tuple(good), source, lines, tuple(range(len(good))))
+
+
+def _lines(path: Path) -> list[bytes]:
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise DataError(f"{path}: the name ends in neither .jsonl nor .jsonl.gz; other forms are not read")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    # Bytes are cut at line feeds only: str.splitlines would also cut at U+2028 inside a text.
+    lines = content.removeprefix(_BOM).split(b"\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines

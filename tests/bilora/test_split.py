@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy
+import pytest
+
+import bilora.split
+from bilora.errors import DataError, SettingsError
+from bilora.sources import load_task_rows
+from bilora.split import redraw_split, split_rows
+
+IMBALANCED = [0] * 990 + [1] * 10
+
+
+@pytest.mark.parametrize("labels", [[0, 1] * 50, IMBALANCED, [0] * 20 + [1] * 3 + [2] * 2, [None] * 11])
+@pytest.mark.parametrize("ratio", [0.5, 0.66, 0.8])
+def test_the_parts_are_disjoint_complete_and_of_the_size_asked_for(labels: list[int], ratio: float) -> None:
+    split = split_rows(labels, ratio=ratio, seed=3)
+    assert sorted(split.lower + split.upper) == list(range(len(labels)))
+    assert len(split.lower) == round(ratio * len(labels))
+    assert list(split.lower) == sorted(split.lower) and list(split.upper) == sorted(split.upper)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_class_is_in_both_parts(seed: int) -> None:
+    labels = [0] * 40 + [1] * 2 + [2] * 2 + [3] * 6
+    random.Random(seed).shuffle(labels)
+    split = split_rows(labels, seed=seed)
+    assert {labels[each] for each in split.lower} == {labels[each] for each in split.upper} == {0, 1, 2, 3}
+
+
+def test_each_class_keeps_its_share() -> None:
+    split = split_rows(IMBALANCED, seed=0)
+    assert Counter(IMBALANCED[each] for each in split.lower) == {0: 792, 1: 8}
+
+
+def test_numbers_are_spread_over_both_parts() -> None:
+    numbers = [random.Random(each).random() for each in range(200)]
+    split = split_rows(numbers, seed=0)
+    ranks = {position: rank for rank, position in enumerate(numpy.argsort(numbers, kind="stable").tolist())}
+    assert Counter(ranks[each] * 10 // 200 for each in split.upper) == dict.fromkeys(range(10), 4)
+
+
+@pytest.mark.parametrize("count", range(2, 12))
+def test_few_numbers_can_be_split(count: int) -> None:
+    split = split_rows([float(each) for each in range(count)], ratio=0.5, seed=0)
+    assert len(split.lower) == round(count / 2) and len(split.upper) == count - len(split.lower)
+
+
+def global_state() -> str:
+    with numpy.printoptions(threshold=1000):
+        return f"{random.getstate()} {numpy.random.get_state()}"
+
+
+def test_the_same_seed_gives_the_same_split_whatever_the_global_state() -> None:
+    first = split_rows(IMBALANCED, seed=1)
+    random.seed(99)
+    numpy.random.seed(99)
+    before = global_state()
+    assert split_rows(IMBALANCED, seed=1) == first
+    assert global_state() == before
+    assert split_rows(IMBALANCED, seed=2).lower != first.lower
+    assert split_rows(IMBALANCED, seed=-1).lower != first.lower
+
+
+def test_another_process_gives_the_same_split() -> None:
+    # A bare package stands in for bilora, whose __init__ takes seconds to bring in torch.
+    code = (
+        "import sys, types; sys.modules['bilora'] = package = types.ModuleType('bilora'); "
+        f"package.__path__ = [{str(Path(bilora.split.__file__).parent)!r}]; "
+        "from bilora.split import split_rows; print(split_rows([0, 1] * 20, seed=4).upper)"
+    )
+    for hash_seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": hash_seed},
+        )
+        assert done.stdout.strip() == str(split_rows([0, 1] * 20, seed=4).upper)
+
+
+def test_a_pinned_split_guards_results_written_earlier() -> None:
+    assert split_rows([0, 1, 1, 0, 1, 0, 1, 0, 0, 1], seed=0).upper == (5, 9)
+
+
+def test_redraw_is_the_split_of_the_next_seed() -> None:
+    first = split_rows(IMBALANCED, ratio=0.7, seed=5)
+    assert redraw_split(first, IMBALANCED, draw=0) == first
+    third = redraw_split(first, IMBALANCED, draw=3)
+    assert third == split_rows(IMBALANCED, ratio=0.7, seed=8) and third.upper != first.upper
+    with pytest.raises(SettingsError, match="draw is -1"):
+        redraw_split(first, IMBALANCED, draw=-1)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, -0.2, 8.0, float("nan")])
+def test_ratio_out_of_range(ratio: float) -> None:
+    with pytest.raises(SettingsError, match="ratio is .*between 0 and 1"):
+        split_rows([0, 1] * 10, ratio=ratio, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "ratio", "text"),
+    [
+        ([], 0.8, "0 training rows cannot be split"),
+        ([0], 0.8, "1 training rows cannot be split"),
+        ([0, 0, 0, 1], 0.5, "class 1 has one training row.*rows per class: 0: 3, 1: 1"),
+        ([0, 0, 1, 1], 0.8, r"ratio 0.8 of 4 training rows gives 3 to the lower and 1.*0: 2, 1: 2"),
+        ([0.5, 1.5], 0.9, "gives 2 to the lower and 0 to the upper"),
+        ([None, None], 0.1, "gives 0 to the lower and 2 to the upper"),
+    ],
+)
+def test_too_few_rows(labels: list[int | float | None], ratio: float, text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        split_rows(labels, ratio=ratio, seed=0)
+
+
+def test_the_file_has_the_row_ids(tmp_path: Path) -> None:
+    split = split_rows([0, 1] * 5, seed=0)
+    ids = range(100, 110)
+    split.write(tmp_path / "split.json", ids=ids)
+    saved = json.loads((tmp_path / "split.json").read_text(encoding="utf-8"))
+    assert saved["seed"] == 0 and saved["ratio"] == 0.8
+    assert saved["lower"] == [100 + each for each in split.lower]
+    assert saved["upper"] == [100 + each for each in split.upper]
+    assert split.to_json()["lower"] == list(split.lower)
+
+
+@pytest.mark.parametrize("name", ["cola", "mrpc", "stsb", "wnli", "mnli"])
+def test_real_labels(name: str, glue_folder: Path) -> None:
+    labels = load_task_rows(name, data_dir=glue_folder).train.labels
+    split = split_rows(labels, seed=0)
+    assert len(split.lower) == round(0.8 * len(labels)) and not set(split.lower) & set(split.upper)
+    if name != "stsb":
+        whole, upper = Counter(labels), Counter(labels[each] for each in split.upper)
+        assert all(abs(upper[label] - 0.2 * whole[label]) < 1 for label in whole)

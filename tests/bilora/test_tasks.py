@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+
+from bilora.errors import SettingsError
+from bilora.tasks import TASKS, Task, find_task
+
+# Written out from the data set cards on the hub and the official metric table of GLUE, not from the code.
+GLUE = {
+    "cola": (("sentence",), ("unacceptable", "acceptable"), ("matthews_correlation",)),
+    "sst2": (("sentence",), ("negative", "positive"), ("accuracy",)),
+    "mrpc": (("sentence1", "sentence2"), ("not_equivalent", "equivalent"), ("accuracy", "f1")),
+    "stsb": (("sentence1", "sentence2"), None, ("pearson", "spearmanr")),
+    "qqp": (("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
+    "mnli": (("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), ("accuracy",)),
+    "qnli": (("question", "sentence"), ("entailment", "not_entailment"), ("accuracy",)),
+    "rte": (("sentence1", "sentence2"), ("entailment", "not_entailment"), ("accuracy",)),
+    "wnli": (("sentence1", "sentence2"), ("not_entailment", "entailment"), ("accuracy",)),
+}
+OWN = Task("own", ("body",), ("no", "yes", "maybe"))
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_glue_fields_labels_and_metrics(name: str) -> None:
+    task = find_task(name)
+    assert (task.text_fields, task.label_names, task.metric_keys) == GLUE[name]
+    assert task.hub == "nyu-mll/glue" and task.name == name and task.greater_is_better
+
+
+def test_the_table_holds_glue_and_the_embedded_default() -> None:
+    assert set(TASKS) == {*GLUE, "rotten_tomatoes"}
+    assert find_task("rotten_tomatoes").label_names == ("negative", "positive")
+
+
+def test_only_mnli_has_two_validation_sets() -> None:
+    twofold = {
+        name: task.validation_splits for name, task in TASKS.items() if len(task.validation_splits) > 1
+    }
+    assert twofold == {"mnli": ("validation_matched", "validation_mismatched")}
+
+
+def test_number_of_labels() -> None:
+    assert {name: task.num_labels for name, task in TASKS.items() if task.num_labels != 2} == {
+        "mnli": 3,
+        "stsb": 1,
+    }
+    assert [name for name, task in TASKS.items() if task.is_regression] == ["stsb"]
+
+
+def test_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(SettingsError, match=r"task 'mrcp' is unknown; known: cola, .*Did you mean 'mrpc'"):
+        find_task("mrcp")
+
+
+def test_own_task_by_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    import bilora.tasks
+
+    monkeypatch.setattr(bilora.tasks, "OWN", OWN, raising=False)
+    assert find_task("bilora.tasks:OWN") is OWN
+    with pytest.raises(
+        SettingsError, match=r"'bilora.tasks:TASKS' is a dict; it must be a bilora.tasks.Task"
+    ):
+        find_task("bilora.tasks:TASKS")
+
+
+def test_all_faults_of_a_task_are_told_together() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Task("bad", (), ("one",), validation_splits=(), label_range=(0.0, 1.0))
+    assert all(word in str(caught.value) for word in ("text_fields", "label_names", "splits", "label_range"))
+
+
+@pytest.mark.parametrize("fields", [("label",), ("a", "b", "c")])
+def test_text_fields_out_of_range(fields: tuple[str, ...]) -> None:
+    with pytest.raises(SettingsError, match="text_fields"):
+        Task("bad", fields, ("no", "yes"))
