@@ -56,8 +56,7 @@ def encode(rows: Rows, tokenizer: Any, task: Task, *, max_length: int = 128) -> 
             "mend or leave out the rows"
         )
     return [
-        {**{name: tokens[name][index] for name in tokens}, "labels": label}
-        for index, label in enumerate(rows.labels)
+        {**{name: tokens[name][index] for name in tokens}, "labels": label} for index, label in enumerate(rows.labels)
     ]
 
 

@@ -76,6 +76,4 @@ def _package_folder(module: str) -> Path:
 
 def _check_file(path: Path, module: str) -> None:
     if not path.is_file():
-        raise DataError(
-            f"the package {module.replace('_', '-')} has no {path.name}; install it again: {_CURE}"
-        )
+        raise DataError(f"the package {module.replace('_', '-')} has no {path.name}; install it again: {_CURE}")

@@ -40,9 +40,7 @@ class TaskRows:
     notices: tuple[str, ...] = ()
 
 
-def load_task_rows(
-    task: Task | str, *, data_dir: str | os.PathLike[str] | None = None, hub: bool = True
-) -> TaskRows:
+def load_task_rows(task: Task | str, *, data_dir: str | os.PathLike[str] | None = None, hub: bool = True) -> TaskRows:
     """Return the checked rows of a task: from a folder, else the embedded ones, else from the hub.
 
     Args:
@@ -93,9 +91,7 @@ def take_rows(rows: Rows, n: int, *, seed: int) -> Rows:
         (500, 250)
     """
     if not 1 <= n <= len(rows):
-        raise DataError(
-            f"{n:,} rows are asked for, but {rows.source} has {len(rows):,}; ask for 1 to {len(rows)}"
-        )
+        raise DataError(f"{n:,} rows are asked for, but {rows.source} has {len(rows):,}; ask for 1 to {len(rows)}")
     return rows.select(_draw(rows, n, key=f"take {seed}"))
 
 
@@ -129,13 +125,9 @@ def _file(folder: Path, name: str, task: Task) -> Path:
         raise DataError(f"{folder} has both {found[0].name} and {found[1].name}; keep one of them")
     if not folder.is_dir():
         known = sorted(path.name for path in folder.parent.iterdir()) if folder.parent.is_dir() else []
-        raise DataError(
-            f"there is no folder {folder}; {folder.parent} has: {_listed(known)}; {_folder_cure(task)}"
-        )
+        raise DataError(f"there is no folder {folder}; {folder.parent} has: {_listed(known)}; {_folder_cure(task)}")
     here = sorted(path.name for path in folder.iterdir())
-    raise DataError(
-        f"{folder} has no {name}.jsonl or {name}.jsonl.gz; it has: {_listed(here)}; {_folder_cure(task)}"
-    )
+    raise DataError(f"{folder} has no {name}.jsonl or {name}.jsonl.gz; it has: {_listed(here)}; {_folder_cure(task)}")
 
 
 def _unread(folder: Path, names: list[str]) -> list[str]:
@@ -171,9 +163,7 @@ def _from_hub(task: Task, hub_id: str) -> TaskRows:
     if missing:
         raise DataError(f"{hub_id} {task.name} has no {', '.join(missing)}; it has: {', '.join(sets)}")
     read = {
-        name: check_rows(
-            enumerate(sets[name], start=1), task, source=f"{hub_id}/{task.name}/{name}", split=name
-        )
+        name: check_rows(enumerate(sets[name], start=1), task, source=f"{hub_id}/{task.name}/{name}", split=name)
         for name in ("train", *task.validation_splits)
     }
     train = read.pop("train")

@@ -24,6 +24,7 @@ class Split:
         upper: Positions of the rows that train the upper level.
         seed: The seed that gave this split.
         ratio: Fraction of the rows that went to ``lower``.
+        draw: Counts the splits of one run from 0.
 
     Example:
         >>> Split((0, 2), (1,), seed=0, ratio=0.67).to_json(ids=[10, 11, 12])["upper"]
@@ -34,6 +35,7 @@ class Split:
     upper: tuple[int, ...]
     seed: int
     ratio: float
+    draw: int = 0
 
     def to_json(self, *, ids: Sequence[int] | None = None) -> dict[str, Any]:
         """Return the split as a JSON object with the row ids of both parts.
@@ -42,16 +44,17 @@ class Split:
             ids: Id of the row at each position (``Rows.ids``); the positions themselves if None.
 
         Returns:
-            ``seed``, ``ratio``, ``lower`` and ``upper``.
+            ``seed``, ``ratio``, ``draw``, ``lower`` and ``upper``.
 
         Example:
             >>> Split((1,), (0,), seed=3, ratio=0.5).to_json()
-            {'seed': 3, 'ratio': 0.5, 'lower': [1], 'upper': [0]}
+            {'seed': 3, 'ratio': 0.5, 'draw': 0, 'lower': [1], 'upper': [0]}
         """
         names = range(len(self.lower) + len(self.upper)) if ids is None else ids
         return {
             "seed": self.seed,
             "ratio": self.ratio,
+            "draw": self.draw,
             "lower": [names[position] for position in self.lower],
             "upper": [names[position] for position in self.upper],
         }
@@ -70,7 +73,7 @@ class Split:
         Path(path).write_text(text + "\n", encoding="utf-8")
 
 
-def split_rows(labels: Sequence[Label], *, ratio: float = 0.8, seed: int) -> Split:
+def split_rows(labels: Sequence[Label], *, ratio: float = 0.8, seed: int, draw: int = 0) -> Split:
     """Return a stratified random split of the rows into D1 and D2.
 
     D1 gets exactly ``round(ratio * n)`` rows. Class indices (int) are the strata, and each class has a
@@ -82,12 +85,13 @@ def split_rows(labels: Sequence[Label], *, ratio: float = 0.8, seed: int) -> Spl
         ratio: Fraction of the rows that go to the lower level, between 0 and 1.
         seed: The same seed gives the same split on every machine and in every process, and
             no global random state is read or changed.
+        draw: A later draw of the same run gives another split of the same rows; those of two seeds never meet.
 
     Returns:
         The split, as positions in ``labels``.
 
     Raises:
-        SettingsError: ``ratio`` is out of range.
+        SettingsError: ``ratio`` is out of range, or ``draw`` is negative.
         DataError: The rows or the rows of one class are too few for both parts.
 
     Example:
@@ -97,47 +101,23 @@ def split_rows(labels: Sequence[Label], *, ratio: float = 0.8, seed: int) -> Spl
     """
     if not 0.0 < ratio < 1.0:
         raise SettingsError(f"ratio is {ratio!r}; it must lie between 0 and 1, both excluded (default 0.8)")
+    if draw < 0:
+        raise SettingsError(f"draw is {draw!r}; it counts from 0")
     target = round(ratio * len(labels))
     strata = make_strata(labels, bins=min(QUANTILE_BINS, target, len(labels) - target))
     sizes = {stratum: len(rows) for stratum, rows in strata.items()}
     _check_room(sizes, target=target, ratio=ratio)
     counts = share_out(target, sizes, least=1, spare=1)
-    lower = draw_rows(strata, counts, key=f"split {seed}")
+    lower = draw_rows(strata, counts, key=f"split {seed}" + (f" draw {draw}" if draw else ""))
     chosen = set(lower)
     upper = tuple(position for position in range(len(labels)) if position not in chosen)
-    return Split(lower, upper, seed, ratio)
-
-
-def redraw_split(split: Split, labels: Sequence[Label], *, draw: int) -> Split:
-    """Return the split of the same rows for a later draw: ``split_rows`` with the seed ``seed + draw``.
-
-    Args:
-        split: The first split of the run; its seed is the base.
-        labels: The labels it was made from.
-        draw: 0 gives the first split again, 1 the second, and so on.
-
-    Returns:
-        The split of that draw, the same whether or not the draws before it were made.
-
-    Raises:
-        SettingsError: ``draw`` is negative.
-
-    Example:
-        >>> first = split_rows([0, 1] * 10, seed=5)
-        >>> redraw_split(first, [0, 1] * 10, draw=2) == split_rows([0, 1] * 10, seed=7)
-        True
-    """
-    if draw < 0:
-        raise SettingsError(f"draw is {draw!r}; it counts from 0")
-    return split_rows(labels, ratio=split.ratio, seed=split.seed + draw)
+    return Split(lower, upper, seed, ratio, draw)
 
 
 def _check_room(sizes: Mapping[Label, int], *, target: int, ratio: float) -> None:
     rows = sum(sizes.values())
     if rows < 2:
-        raise DataError(
-            f"{rows} training rows cannot be split into a lower and an upper part; give two or more"
-        )
+        raise DataError(f"{rows} training rows cannot be split into a lower and an upper part; give two or more")
     alone = [str(stratum) for stratum, size in sizes.items() if size < 2]
     if alone:
         raise DataError(

@@ -39,9 +39,7 @@ def make_strata(labels: Sequence[Label], *, bins: int) -> dict[Label, list[int]]
         raise DataError(f"labels are of different types ({names}); all must be int, all float or all None")
     if kinds == {float}:
         return _bins([float(label) for label in labels if label is not None], max(bins, 1))
-    strata: dict[Label, list[int]] = {
-        label: [] for label in sorted(set(labels), key=lambda label: label or 0)
-    }
+    strata: dict[Label, list[int]] = {label: [] for label in sorted(set(labels), key=lambda label: label or 0)}
     for position, label in enumerate(labels):
         strata[label].append(position)
     return strata
@@ -70,9 +68,7 @@ def share_out(total: int, sizes: Mapping[Stratum, int], *, least: int, spare: in
     """
     whole = sum(sizes.values())
     most = {stratum: size - spare for stratum, size in sizes.items()}
-    counts = {
-        stratum: min(max(total * size // whole, least), most[stratum]) for stratum, size in sizes.items()
-    }
+    counts = {stratum: min(max(total * size // whole, least), most[stratum]) for stratum, size in sizes.items()}
 
     def lacks(stratum: Stratum) -> int:  # how far the stratum is below its quota, times the number of rows
         return total * sizes[stratum] - counts[stratum] * whole
@@ -84,9 +80,7 @@ def share_out(total: int, sizes: Mapping[Stratum, int], *, least: int, spare: in
     return counts
 
 
-def draw_rows(
-    strata: Mapping[Stratum, Sequence[int]], counts: Mapping[Stratum, int], *, key: str
-) -> tuple[int, ...]:
+def draw_rows(strata: Mapping[Stratum, Sequence[int]], counts: Mapping[Stratum, int], *, key: str) -> tuple[int, ...]:
     """Return a random choice of ``counts`` positions from the strata, in ascending order.
 
     Args:

@@ -71,13 +71,9 @@ def test_pairs_are_marked_and_the_longer_text_is_cut(tokenizer: Any) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("name", "rows", "least"), [("sst2", SINGLES, 3), ("stsb", rows_of("stsb", PAIRS), 4)]
-)
+@pytest.mark.parametrize(("name", "rows", "least"), [("sst2", SINGLES, 3), ("stsb", rows_of("stsb", PAIRS), 4)])
 def test_a_length_without_room_for_text(tokenizer: Any, name: str, rows: Rows, least: int) -> None:
-    with pytest.raises(
-        SettingsError, match=rf"max_length is {least - 1}, of which special tokens take {least - 1}"
-    ):
+    with pytest.raises(SettingsError, match=rf"max_length is {least - 1}, of which special tokens take {least - 1}"):
         encode(rows, tokenizer, TASKS[name], max_length=least - 1)
     assert len(encode(rows, tokenizer, TASKS[name], max_length=least)) == len(rows)
 
@@ -114,9 +110,7 @@ def test_labels_of_regression_are_single_precision(tokenizer: Any) -> None:
 
 
 def test_the_same_seed_gives_the_same_order_and_each_pass_another() -> None:
-    first, second, third = (
-        make_loader(numbered(40), batch_size=4, seed=seed, collate=as_tensor) for seed in (7, 7, 8)
-    )
+    first, second, third = (make_loader(numbered(40), batch_size=4, seed=seed, collate=as_tensor) for seed in (7, 7, 8))
     passes = [order(first), order(first)]
     torch.manual_seed(1)  # what happens elsewhere has no say
     assert [order(second), order(second)] == passes
@@ -208,9 +202,7 @@ def test_the_limit_is_that_of_the_model_itself(tokenizer: Any, shift: int) -> No
 
 
 def test_token_ids_beyond_the_vocabulary(own_tokenizer: Any) -> None:
-    with pytest.raises(
-        DataError, match=r"ids up to 30521, but the bert model has embeddings for 0 to 30520;.*resize"
-    ):
+    with pytest.raises(DataError, match=r"ids up to 30521, but the bert model has embeddings for 0 to 30520;.*resize"):
         check_fits(own_tokenizer, BertConfig(vocab_size=30521), max_length=8)
     check_fits(own_tokenizer, BertConfig(), max_length=8)
     own_tokenizer.add_tokens(["[new]"])

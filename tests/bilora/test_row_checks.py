@@ -141,9 +141,7 @@ def test_a_value_of_a_megabyte_does_not_fill_the_screen() -> None:
     assert len(faults) == 1 and len(faults[0].text) < 200
 
 
-@pytest.mark.parametrize(
-    ("count", "last", "lines"), [(1, "  a:1", 2), (5, "  a:5", 6), (6, "  and 1 more", 7)]
-)
+@pytest.mark.parametrize(("count", "last", "lines"), [(1, "  a:1", 2), (5, "  a:5", 6), (6, "  and 1 more", 7)])
 def test_first_five_faults_and_the_count_of_the_rest(count: int, last: str, lines: int) -> None:
     with pytest.raises(DataError) as caught:
         refuse([f"a:{number}" for number in range(1, count + 1)], source="a")

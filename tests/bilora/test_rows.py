@@ -67,10 +67,7 @@ def test_label_names_become_indices(write: Write) -> None:
 
 def test_line_separators_inside_a_text_do_not_cut_the_line(write: Write) -> None:
     text = "one\u2028two\u0085three\x0cfour"
-    assert (
-        read_rows(write(as_lines([{"sentence": text, "label": 1}])), SST2, split="train")[0]["sentence"]
-        == text
-    )
+    assert read_rows(write(as_lines([{"sentence": text, "label": 1}])), SST2, split="train")[0]["sentence"] == text
 
 
 def test_rows_cannot_be_changed(write: Write) -> None:

@@ -92,9 +92,7 @@ def test_missing_folder_and_files_name_what_is_there(save: Save, tmp_path: Path)
     with pytest.raises(DataError, match=rf"no folder \S+/none/rte; \S+ has: nothing{cure}"):
         load_task_rows("rte", data_dir=tmp_path / "none")
     save("rte/dev.jsonl", [])
-    with pytest.raises(
-        DataError, match=rf"rte has no train.jsonl or train.jsonl.gz; it has: dev.jsonl{cure}"
-    ):
+    with pytest.raises(DataError, match=rf"rte has no train.jsonl or train.jsonl.gz; it has: dev.jsonl{cure}"):
         load_task_rows("rte", data_dir=tmp_path)
     save("rte/train.jsonl", some_rows(TASKS["rte"], 2))
     with pytest.raises(DataError, match=rf"no validation.jsonl or .*; it has: dev.jsonl, train.jsonl{cure}"):
@@ -104,9 +102,7 @@ def test_missing_folder_and_files_name_what_is_there(save: Save, tmp_path: Path)
 def test_mnli_without_a_validation_set(save: Save, tmp_path: Path) -> None:
     save("mnli/train.jsonl", some_rows(TASKS["mnli"], 6))
     save("mnli/validation.jsonl", some_rows(TASKS["mnli"], 6))
-    with pytest.raises(
-        DataError, match=r"no validation_matched.jsonl or .*has: train.jsonl, validation.jsonl"
-    ):
+    with pytest.raises(DataError, match=r"no validation_matched.jsonl or .*has: train.jsonl, validation.jsonl"):
         load_task_rows("mnli", data_dir=tmp_path)
 
 
@@ -165,9 +161,7 @@ def test_an_embedded_text_in_both_parts_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_task_that_is_on_no_hub() -> None:
-    with pytest.raises(
-        DataError, match="task 'own' needs data: give --data-dir DIR with DIR/own/train.jsonl"
-    ):
+    with pytest.raises(DataError, match="task 'own' needs data: give --data-dir DIR with DIR/own/train.jsonl"):
         load_task_rows(Task("own", ("body",), ("no", "yes")))
 
 

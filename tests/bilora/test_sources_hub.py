@@ -51,10 +51,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, sets: Any) -> list[tuple[str, ...]]:
 def hub_sets(task: Task, *names: str) -> Any:
     counts = {name: 4 + place for place, name in enumerate(("train", *task.validation_splits))}
     return datasets.DatasetDict(
-        {
-            name: datasets.Dataset.from_list(some_rows(task, counts[name], start=10 * counts[name]))
-            for name in names
-        }
+        {name: datasets.Dataset.from_list(some_rows(task, counts[name], start=10 * counts[name])) for name in names}
     )
 
 
@@ -128,9 +125,7 @@ def test_offline_for_real_is_told_within_seconds(tmp_path: Path) -> None:
         "except ValueError as error: print(f'{time.monotonic() - start:.3f}', error)"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     seconds, _, text = done.stdout.partition(" ")
     assert float(seconds) < 5  # the retries of load_dataset take 23
     assert "give --data-dir DIR with DIR/cola/train.jsonl" in text and "or unset HF_HUB_OFFLINE" in text

@@ -13,7 +13,7 @@ import pytest
 import bilora.split
 from bilora.errors import DataError, SettingsError
 from bilora.sources import load_task_rows
-from bilora.split import redraw_split, split_rows
+from bilora.split import split_rows
 
 IMBALANCED = [0] * 990 + [1] * 10
 
@@ -91,13 +91,11 @@ def test_a_pinned_split_guards_results_written_earlier() -> None:
     assert split_rows([0, 1, 1, 0, 1, 0, 1, 0, 0, 1], seed=0).upper == (5, 9)
 
 
-def test_redraw_is_the_split_of_the_next_seed() -> None:
-    first = split_rows(IMBALANCED, ratio=0.7, seed=5)
-    assert redraw_split(first, IMBALANCED, draw=0) == first
-    third = redraw_split(first, IMBALANCED, draw=3)
-    assert third == split_rows(IMBALANCED, ratio=0.7, seed=8) and third.upper != first.upper
+def test_draws_of_two_seeds_never_meet() -> None:
+    uppers = [split_rows(IMBALANCED, ratio=0.7, seed=seed, draw=draw).upper for seed in (5, 6) for draw in range(4)]
+    assert len(set(uppers)) == 8
     with pytest.raises(SettingsError, match="draw is -1"):
-        redraw_split(first, IMBALANCED, draw=-1)
+        split_rows(IMBALANCED, seed=5, draw=-1)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0, -0.2, 8.0, float("nan")])

@@ -45,9 +45,7 @@ def test_shares_against_a_search_over_all_of_them() -> None:
         total = numbers.randint(3, whole - 3)
         found = share_out(total, sizes, least=1, spare=1)
         allowed = [
-            shares
-            for shares in itertools.product(*(range(1, size) for size in sizes.values()))
-            if sum(shares) == total
+            shares for shares in itertools.product(*(range(1, size) for size in sizes.values())) if sum(shares) == total
         ]
 
         def distance(shares: tuple[int, ...], sizes: dict[int, int] = sizes, total: int = total) -> int:

@@ -33,9 +33,7 @@ def test_the_table_holds_glue_and_the_embedded_default() -> None:
 
 
 def test_only_mnli_has_two_validation_sets() -> None:
-    twofold = {
-        name: task.validation_splits for name, task in TASKS.items() if len(task.validation_splits) > 1
-    }
+    twofold = {name: task.validation_splits for name, task in TASKS.items() if len(task.validation_splits) > 1}
     assert twofold == {"mnli": ("validation_matched", "validation_mismatched")}
 
 
@@ -57,9 +55,7 @@ def test_own_task_by_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(bilora.tasks, "OWN", OWN, raising=False)
     assert find_task("bilora.tasks:OWN") is OWN
-    with pytest.raises(
-        SettingsError, match=r"'bilora.tasks:TASKS' is a dict; it must be a bilora.tasks.Task"
-    ):
+    with pytest.raises(SettingsError, match=r"'bilora.tasks:TASKS' is a dict; it must be a bilora.tasks.Task"):
         find_task("bilora.tasks:TASKS")
 
 

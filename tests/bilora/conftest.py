@@ -1,0 +1,127 @@
+"""Tiny models of each architecture that matters, the same numbers every time, and a stand-in for training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    PretrainedConfig,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from bilora import BiloraConfig
+
+ENCODER = {
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 40,
+    "num_labels": 3,
+}
+DECODER = {
+    "vocab_size": 60,
+    "n_embd": 16,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_positions": 40,
+    "num_labels": 3,
+    "pad_token_id": 1,
+    "bos_token_id": 2,
+    "eos_token_id": 2,
+}
+# Model, config, and the layers to adapt: query and value; in GPT-2 they are one Conv1D.
+KINDS: dict[str, tuple[type[PreTrainedModel], Callable[[], PretrainedConfig], list[str]]] = {
+    "bert": (BertForSequenceClassification, lambda: BertConfig(**ENCODER), ["query", "value"]),
+    "roberta": (RobertaForSequenceClassification, lambda: RobertaConfig(**ENCODER), ["query", "value"]),
+    "gpt2": (GPT2LMHeadModel, lambda: GPT2Config(**DECODER), ["c_attn", "c_proj"]),
+    "gpt2-classifier": (GPT2ForSequenceClassification, lambda: GPT2Config(**DECODER), ["c_attn", "c_proj"]),
+}
+TASKS = {"bert": "SEQ_CLS", "roberta": "SEQ_CLS", "gpt2": "CAUSAL_LM", "gpt2-classifier": "SEQ_CLS"}
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[[str], PreTrainedModel]:
+    """Build a tiny model by kind, in eval mode; each call gives the same weights."""
+
+    def build(kind: str) -> PreTrainedModel:
+        model_class, config, _ = KINDS[kind]
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            return model_class._from_config(config(), attn_implementation="eager").eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def targets() -> dict[str, list[str]]:
+    """Names of the layers to adapt, by kind of model."""
+    return {kind: names for kind, (_, _, names) in KINDS.items()}
+
+
+@pytest.fixture(scope="session")
+def tasks() -> dict[str, str]:
+    """PEFT's task type, by kind of model."""
+    return TASKS
+
+
+@pytest.fixture
+def tokens() -> Tensor:
+    """A batch of token ids, ``(batch, length)``."""
+    return torch.randint(3, 60, (4, 7), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="session")
+def train() -> Callable[[nn.Module], None]:
+    """Stand in for training: move every trainable parameter to a random place, far enough to be seen."""
+
+    @torch.no_grad()
+    def move(model: nn.Module) -> None:
+        generator = torch.Generator().manual_seed(11)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.dtype) * 0.3)
+
+    return move
+
+
+@pytest.fixture(scope="session")
+def logits() -> Callable[[nn.Module, Tensor], Tensor]:
+    """Run a model without gradients."""
+
+    @torch.no_grad()
+    def run(model: nn.Module, tokens: Tensor) -> Tensor:
+        return model(input_ids=tokens).logits
+
+    return run
+
+
+@pytest.fixture
+def adapt(
+    make_model: Callable[[str], PreTrainedModel], targets: dict[str, list[str]], tasks: dict[str, str]
+) -> Callable[..., PeftModel]:
+    """Wrap a tiny model; settings overrule the defaults of its kind."""
+
+    def wrap(kind: str = "bert", base: PreTrainedModel | None = None, **settings: Any) -> PeftModel:
+        config = BiloraConfig(**{"r": 4, "target_modules": targets[kind], "task_type": tasks[kind], **settings})
+        return get_peft_model(base or make_model(kind), config).eval()
+
+    return wrap

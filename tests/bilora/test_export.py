@@ -1,0 +1,214 @@
+"""Exported adapters against the model they came from (without this library: test_export_elsewhere.py)."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from bilora.config import BiloraConfig
+from bilora.errors import SettingsError
+from bilora.export import export_lora
+from bilora.layer import BiloraLinear
+
+Make = Callable[[str], PreTrainedModel]
+Train = Callable[[nn.Module], None]
+Logits = Callable[[nn.Module, Tensor], Tensor]
+Adapt = Callable[..., PeftModel]
+QUERY = "bert.encoder.layer.0.attention.self.query"
+VALUE = "bert.encoder.layer.0.attention.self.value"
+
+
+@pytest.fixture
+def trained(adapt: Adapt, train: Train) -> PeftModel:
+    """A tiny BERT with a trained adapter of real values, so that single ones can be set to zero."""
+    model = adapt(formulation="real")
+    train(model)
+    return model
+
+
+def _layer(model: PeftModel, name: str) -> BiloraLinear:
+    layer = model.get_base_model().get_submodule(name)
+    assert isinstance(layer, BiloraLinear)
+    return layer
+
+
+def _kill(model: PeftModel, name: str, count: int) -> None:
+    with torch.no_grad():
+        _layer(model, name).bilora_E["default"][:count] = 0.0
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
+    return found
+
+
+def test_dead_ranks_and_layers_are_dropped(
+    trained: PeftModel, make_model: Make, logits: Logits, tokens: Tensor, tmp_path: Path
+) -> None:
+    _kill(trained, QUERY, 3)
+    _kill(trained, VALUE, 4)
+    export = export_lora(trained, tmp_path)
+    assert export.folder == tmp_path
+    assert export.ranks[QUERY] == 1 and export.dropped[QUERY] == 3
+    assert export.ranks[VALUE] == 0 and export.dropped[VALUE] == 4
+    assert sorted(export.ranks.values()) == [0, 1, 4, 4]
+    settings = _settings(tmp_path)
+    assert VALUE not in settings["target_modules"] and len(settings["target_modules"]) == 3
+    pattern = {"^" + QUERY.replace(".", r"\."): 1}
+    assert settings["rank_pattern"] == settings["alpha_pattern"] == pattern
+    assert settings["r"] == settings["lora_alpha"] == 4
+    loaded = PeftModel.from_pretrained(make_model("bert"), tmp_path)
+    torch.testing.assert_close(logits(loaded, tokens), logits(trained, tokens), rtol=0, atol=1e-5)
+
+
+def test_uniform_rank_needs_no_patterns(
+    trained: PeftModel, make_model: Make, logits: Logits, tokens: Tensor, tmp_path: Path
+) -> None:
+    _kill(trained, QUERY, 3)
+    export = export_lora(trained, tmp_path, uniform_rank=True)
+    assert export.ranks[QUERY] == 1
+    settings, tensors = _settings(tmp_path), load_file(tmp_path / "adapter_model.safetensors")
+    assert settings["rank_pattern"] == settings["alpha_pattern"] == {}
+    assert {each.shape[0] for key, each in tensors.items() if "lora_A" in key} == {4}
+    loaded = PeftModel.from_pretrained(make_model("bert"), tmp_path)
+    torch.testing.assert_close(logits(loaded, tokens), logits(trained, tokens), rtol=0, atol=1e-5)
+
+
+def test_a_larger_tolerance_drops_more_and_says_so(trained: PeftModel, tmp_path: Path) -> None:
+    exact = export_lora(trained, tmp_path / "exact")
+    rough = export_lora(trained, tmp_path / "rough", tolerance=0.5)
+    assert sum(exact.dropped.values()) == 0 < sum(rough.dropped.values())
+    for name, kept in rough.ranks.items():
+        sigma = torch.linalg.svdvals(_layer(trained, name).get_delta_weight("default").detach())
+        assert kept == int((sigma > 0.5 * sigma[0]).sum())
+    report = json.loads((tmp_path / "rough" / "bilora_export.json").read_text())
+    assert report == {"ranks": rough.ranks, "dropped": rough.dropped}
+
+
+def test_an_untrained_adapter_exports_as_the_base_model(
+    adapt: Adapt, make_model: Make, logits: Logits, tokens: Tensor, tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match="acts as the base model"):
+        export = export_lora(adapt(), tmp_path)
+    assert set(export.ranks.values()) == {0}
+    loaded = PeftModel.from_pretrained(make_model("bert"), tmp_path)
+    torch.testing.assert_close(logits(loaded, tokens), logits(make_model("bert"), tokens))
+
+
+def test_settings_that_readers_need_are_copied(adapt: Adapt, make_model: Make, train: Train, tmp_path: Path) -> None:
+    make_model("bert").save_pretrained(tmp_path / "base")
+    base = type(make_model("bert")).from_pretrained(tmp_path / "base")
+    model = adapt(base=base, revision="abc", modules_to_save=["pooler"])
+    train(model)
+    folder = export_lora(model, tmp_path / "export").folder
+    settings = _settings(folder)
+    assert settings["peft_type"] == "LORA" and settings["task_type"] == "SEQ_CLS"
+    assert settings["base_model_name_or_path"] == str(tmp_path / "base") and settings["revision"] == "abc"
+    assert set(settings["modules_to_save"]) == {"pooler", "classifier", "score"}
+    assert settings["inference_mode"] is True and settings["use_rslora"] is False
+    assert any("pooler.dense.weight" in key for key in load_file(folder / "adapter_model.safetensors"))
+
+
+def test_without_a_task_the_class_of_the_base_is_kept(adapt: Adapt, train: Train, tmp_path: Path) -> None:
+    model = adapt(task_type=None)
+    train(model)
+    export_lora(model, tmp_path)
+    assert _settings(tmp_path)["auto_mapping"]["base_model_class"] == "BertForSequenceClassification"
+
+
+def test_one_of_several_adapters(
+    trained: PeftModel, make_model: Make, train: Train, logits: Logits, tokens: Tensor, tmp_path: Path
+) -> None:
+    trained.add_adapter("second", BiloraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS"))
+    trained.set_adapter("second")
+    train(trained)
+    assert set(export_lora(trained, tmp_path, adapter_name="second").ranks.values()) == {2}
+    loaded = PeftModel.from_pretrained(make_model("bert"), tmp_path)
+    torch.testing.assert_close(logits(loaded, tokens), logits(trained, tokens), rtol=0, atol=1e-5)
+
+
+def test_a_name_that_is_the_end_of_another_ones(tmp_path: Path) -> None:
+    """Only the first ``lin`` is alive; PEFT would take the name ``lin`` for ``block.lin``, too."""
+
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        base = nn.Module()
+        base.lin, base.block = nn.Linear(3, 3), nn.Module()
+        base.block.lin = nn.Linear(3, 3)
+        base.forward = lambda x: base.block.lin(base.lin(x))  # type: ignore[method-assign]
+        return base
+
+    config = BiloraConfig(r=2, formulation="real", target_modules=["lin"], init_weights=False)
+    model = get_peft_model(build(), config)
+    _kill(model, "block.lin", 2)
+    export_lora(model, tmp_path)
+    loaded = PeftModel.from_pretrained(build(), tmp_path)
+    assert [name for name, _ in loaded.named_modules() if name.endswith("lora_A")] == ["base_model.model.lin.lora_A"]
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning")  # PEFT tells a layer
+@pytest.mark.parametrize("first", [Conv1D(3, 3), nn.Linear(3, 3)], ids=["conv1d first", "linear first"])
+def test_conv1d_beside_linear(first: nn.Module, tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        second = nn.Linear(3, 3) if isinstance(first, Conv1D) else Conv1D(3, 3)
+        torch.manual_seed(0)
+        second.reset_parameters() if isinstance(second, nn.Linear) else nn.init.normal_(second.weight)
+        return nn.Sequential(copy.deepcopy(first), second)
+
+    x = torch.randn(4, 3)
+    model = get_peft_model(build(), BiloraConfig(r=2, target_modules=["0", "1"], init_weights=False))
+    export_lora(model, tmp_path)
+    loaded = PeftModel.from_pretrained(build(), tmp_path)
+    torch.testing.assert_close(loaded(x), model(x))
+    torch.testing.assert_close(loaded.merge_and_unload()(x), model(x))
+
+
+def test_equal_exports_are_equal_files_and_replace_each_other(trained: PeftModel, tmp_path: Path) -> None:
+    export_lora(trained, tmp_path)
+    first = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    export_lora(trained, tmp_path)
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == first
+    assert set(first) == {"adapter_config.json", "adapter_model.safetensors", "bilora_export.json"}
+
+
+def test_a_folder_with_something_else_is_left_alone(trained: PeftModel, tmp_path: Path) -> None:
+    trained.save_pretrained(tmp_path)
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    with pytest.raises(SettingsError, match="holds .*adapter_config.json.*not an earlier export"):
+        export_lora(trained, tmp_path)
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+    with pytest.raises(SettingsError, match="is a file"):
+        export_lora(trained, tmp_path / "README.md")
+
+
+def test_models_without_such_an_adapter_are_refused(trained: PeftModel, make_model: Make, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"'other'; its adapters: 'default' \(PeftType.BILORA\)"):
+        export_lora(trained, tmp_path, adapter_name="other")
+    lora = get_peft_model(make_model("bert"), LoraConfig(task_type="SEQ_CLS"))
+    with pytest.raises(SettingsError, match=r"'default' \(PeftType.LORA\)"):
+        export_lora(lora, tmp_path)
+    with pytest.raises(SettingsError, match=r"BertForSequenceClassification\) has no BiLoRA adapter"):
+        export_lora(make_model("bert"), tmp_path)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_exported_whole_is_refused(trained: PeftModel, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="tolerance is 1.0"):
+        export_lora(trained, tmp_path, tolerance=1.0)
+    with torch.no_grad():
+        _layer(trained, QUERY).bilora_P["default"][0, 0] = float("inf")
+    with pytest.raises(SettingsError, match=f"{QUERY}.*not finite"):
+        export_lora(trained, tmp_path)
+    trained.get_base_model().bert.pooler.dense.bias.requires_grad_(True)
+    with pytest.raises(SettingsError, match="saved nowhere"):
+        export_lora(trained, tmp_path)
