@@ -1,0 +1,168 @@
+"""One level of a bi-level problem: its loss, its gradient, and its step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from betty.configs import Config
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from bilora.aliases import Tensors
+from bilora.errors import DivergedError, SettingsError
+from bilora.problems.batches import to_device
+from bilora.problems.kept_problem import KeptProblem
+from bilora.problems.level_report import LevelReport
+from bilora.problems.losses import read_loss
+
+
+class Level(KeptProblem):
+    """A level: which parameters it trains, on which data, with which loss and penalty.
+
+    Subclass :class:`~bilora.problems.lower.LowerProblem` or :class:`~bilora.problems.upper.UpperProblem`
+    and override :meth:`level_parameters`, :meth:`training_step` or :meth:`penalty`; everything else is
+    common. What Betty 0.2.1 does differently from what its users need today is overridden in this class and
+    its parent, each with its reason.
+
+    Args:
+        name: How the level is called in the graph, in files and in errors (``"lower"``).
+        config: Betty's ``Config``; only the fields that our levels read may differ from their defaults.
+        module: The model; the two levels may share one.
+        optimizer: Any torch optimizer over exactly this level's parameters. It is kept as it is.
+        scheduler: Any torch learning-rate scheduler of that optimizer. It is kept as it is.
+        train_data_loader: Any iterable of batches that can be iterated again.
+        extra_config: Settings of the subclass; Betty keeps them as ``self.cfg``.
+    """
+
+    def __init__(self, name: str, config: Config | None = None, *args: Any, **kwargs: Any) -> None:
+        super().__init__(name, config, *args, **kwargs)
+        self.report = LevelReport()
+
+    # ---- what a subclass says -----------------------------------------------------------------------
+
+    def training_step(self, batch: Any) -> Any:
+        """Return the loss on ``batch``: the model's own loss plus :meth:`penalty`, with both as parts.
+
+        Override it for modules that are not called as ``module(**batch)`` with a ``.loss`` in what they return.
+        """
+        task_loss, _ = read_loss(self.forward(**batch), level=self.name)
+        penalty = self.penalty()
+        if penalty is None:
+            return task_loss
+        return {"loss": task_loss + penalty, "task_loss": task_loss, "penalty": penalty}
+
+    def penalty(self) -> Tensor | None:
+        """Return the level's regularizer, already weighted, or None where it has none."""
+        return None
+
+    def take_step(self) -> None:
+        """Move the parameters, with gradients unscaled, checked and clipped; override to add to the optimizer."""
+        self.optimizer.step()
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return what beside parameters and optimizer belongs to this level's state; nothing unless overridden."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`extra_state` returned."""
+
+    # ---- Betty's optional hooks, present and empty, so that a misspelt override shows ----------------
+
+    def on_inner_loop_start(self) -> None:
+        """Before the first step after an upper step (Betty's name for it)."""
+
+    def grad_callback(self) -> None:
+        """After every micro-batch's backward pass."""
+
+    def param_callback(self) -> None:
+        """After every optimizer step."""
+
+    # ---- loss and gradient --------------------------------------------------------------------------
+
+    def training_step_exec(self, batch: Any) -> Tensor:
+        """Return the loss alone, under autocast where the precision asks for it."""
+        return self.loss_and_parts(batch)[0]
+
+    def loss_and_parts(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss on ``batch`` and its parts, under autocast for the device's own type."""
+        # A container of its own for each call: a training_step that pops the labels off its batch must find them
+        # again when the step is replayed.
+        own = to_device(batch, self.device)
+        with self._autocast():
+            return read_loss(self.training_step(own), level=self.name)
+
+    def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss divided by the accumulation, and its parts; no ``.item()``, which would wait for the GPU."""
+        loss, parts = self.loss_and_parts(batch)
+        self.report.add(loss.detach(), parts)
+        return loss / self.gas, {"loss": loss.detach()}
+
+    def scaled_gradients(self, loss: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        """Return the gradients of ``loss``, times the loss scale in fp16; None where an input is not used."""
+        scaled = loss if self.scaler is None else self.scaler.scale(loss)
+        if not scaled.requires_grad:
+            raise SettingsError(
+                f"the loss of level {self.name!r} depends on no trainable parameter; compute it with the model and "
+                "outside torch.no_grad(), without .item() or .detach()"
+            )
+        return torch.autograd.grad(scaled, inputs, allow_unused=True)
+
+    def unscaled(self, gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensors:
+        """Return the gradients without the loss scale, zeros where there is none."""
+        factor = 1.0 if self.scaler is None else 1.0 / self.scaler.get_scale()
+        zeros = (torch.zeros_like(each) for each in like)
+        filled = [zero if each is None else each for each, zero in zip(gradients, zeros, strict=True)]
+        return tuple(filled) if factor == 1.0 else tuple(each * factor for each in filled)
+
+    @contextlib.contextmanager
+    def _autocast(self) -> Iterator[None]:
+        if self.autocast_dtype is None:
+            yield
+            return
+        with torch.autocast(self.device.type, dtype=self.autocast_dtype):
+            yield
+
+    # ---- the step -----------------------------------------------------------------------------------
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Check, clip, step, and only then move the learning rate on."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        parameters = self.trainable_parameters()
+        norm = get_total_norm([each.grad for each in parameters if each.grad is not None])
+        self.report.close(norm)
+        if not self._may_step():
+            return
+        if self.gradient_clipping > 0.0:
+            clip_grads_with_norm_(parameters, self.gradient_clipping, norm)
+        self.report.learning_rates = tuple(group["lr"] for group in self.optimizer.param_groups)
+        self.take_step()
+        if self.scaler is not None:
+            self.scaler.update()
+        self._step_scheduler()
+
+    def _may_step(self) -> bool:
+        """Return whether loss and gradient are finite; False only where fp16 may try again with a smaller scale."""
+        report = self.report
+        if report.is_finite():
+            return True
+        if self.scaler is not None and report.loss_is_finite() and self.scaler.get_scale() > 1.0:
+            # As GradScaler.step does on an overflow: leave the parameters; update() halves the scale.
+            self.scaler.update()
+            return False
+        raise DivergedError(
+            f"level {self.name!r}, step {self._count // self.gas}: loss {report.loss}, gradient norm "
+            f"{report.gradient_norm}; no parameter was moved by this step. Lower the learning rate of this level, "
+            "clip its gradient, or look at the batch"
+        )
+
+    def _step_scheduler(self) -> None:
+        scheduler = self.learning_rate_scheduler
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(self.report.loss)
+        elif scheduler is not None:
+            scheduler.step()

@@ -1,0 +1,57 @@
+"""The numbers of one optimizer step of a level."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class LevelReport:
+    """Loss, its parts and the gradient norm of a level's latest optimizer step, means over its micro-batches.
+
+    Tensors are gathered without waiting for the device and read together, once a step.
+
+    Example:
+        >>> report = LevelReport()
+        >>> report.add(torch.tensor(1.0), {"penalty": torch.tensor(0.5)})
+        >>> report.add(torch.tensor(3.0), {"penalty": torch.tensor(0.5)})
+        >>> report.close(torch.tensor(4.0))
+        >>> report.loss, report.parts, report.gradient_norm
+        (2.0, {'penalty': 0.5}, 4.0)
+    """
+
+    loss: float = math.nan
+    parts: dict[str, float] = field(default_factory=dict)
+    gradient_norm: float = math.nan
+    learning_rates: tuple[float, ...] = ()
+    _gathered: list[tuple[Tensor, dict[str, Tensor]]] = field(default_factory=list)
+
+    def add(self, loss: Tensor, parts: dict[str, Tensor]) -> None:
+        """Gather one micro-batch."""
+        self._gathered.append((loss, parts))
+
+    def close(self, gradient_norm: Tensor) -> None:
+        """Read the gathered micro-batches and the norm of their mean gradient; the one wait for the device."""
+        losses = [loss for loss, _ in self._gathered]
+        names = list(dict.fromkeys(name for _, parts in self._gathered for name in parts))
+        # A part that some micro-batches do not have is averaged over those that do.
+        columns = [losses, *([parts[name] for _, parts in self._gathered if name in parts] for name in names)]
+        # Half-precision losses are averaged in float32, float64 ones stay what they are.
+        like = torch.empty((), dtype=torch.promote_types(losses[0].dtype, torch.float32), device=losses[0].device)
+        means = [torch.stack(each).to(like).mean() for each in columns]
+        loss, *parts, norm = torch.stack([*means, gradient_norm.to(like)]).tolist()
+        self.loss, self.gradient_norm = loss, norm
+        self.parts = dict(zip(names, parts, strict=True))
+        self._gathered = []
+
+    def loss_is_finite(self) -> bool:
+        """Return whether the loss is a number."""
+        return math.isfinite(self.loss)
+
+    def is_finite(self) -> bool:
+        """Return whether the loss and the gradient norm are numbers."""
+        return self.loss_is_finite() and math.isfinite(self.gradient_norm)

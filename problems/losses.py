@@ -1,0 +1,51 @@
+"""From whatever a training step returns to one scalar loss and the parts worth logging."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from bilora.errors import SettingsError
+
+
+def read_loss(output: Any, *, level: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the scalar loss of a training step and its other scalar parts, detached.
+
+    Args:
+        output: A tensor, or a mapping with the key ``loss`` (a dict, or a transformers ``ModelOutput``).
+        level: Name of the level, for the error text.
+
+    Returns:
+        The loss, still attached to its graph, and every other one-element tensor of the mapping.
+
+    Raises:
+        SettingsError: There is no loss in it, or the loss is not a scalar.
+
+    Example:
+        >>> import torch
+        >>> loss, parts = read_loss({"loss": torch.tensor(2.0), "penalty": torch.tensor(0.5)}, level="lower")
+        >>> loss.item(), parts["penalty"].item()
+        (2.0, 0.5)
+    """
+    parts: dict[str, Tensor] = {}
+    loss = output
+    if isinstance(output, Mapping):
+        loss = output.get("loss")
+        parts = {
+            key: value.detach().reshape(())
+            for key, value in output.items()
+            if key != "loss" and isinstance(value, Tensor) and value.numel() == 1
+        }
+    if not isinstance(loss, Tensor):
+        raise SettingsError(
+            f"training_step of level {level!r} returned {type(output).__name__} without a loss tensor; return "
+            "the loss, or a mapping with the key 'loss' (transformers models give one when the batch has 'labels')"
+        )
+    if loss.numel() != 1:
+        raise SettingsError(
+            f"the loss of level {level!r} has shape {tuple(loss.shape)}; reduce it to one number, "
+            "for example with .mean()"
+        )
+    return loss.reshape(()), parts

@@ -1,0 +1,90 @@
+"""The upper level: it trains on D2 through the lower level's answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from bilora.aliases import Tensors
+from bilora.errors import DivergedError, SettingsError
+from bilora.problems.hypergradient import Hypergradient
+from bilora.problems.level import Level
+from bilora.problems.lower import LowerProblem
+
+
+class UpperProblem(Level):
+    """The upper level of a bi-level problem.
+
+    It minimises ``L2(V*(E), E) = loss(D2) + penalty(E)`` in its own parameters E. Its gradient is the direct
+    part plus the implicit term of ``hypergradient``, which the engine sets.
+
+    Attributes:
+        direct_norm: Norm of the direct gradient d_E L2 at the latest upper step.
+        implicit_norm: Norm of the implicit term at the latest upper step.
+    """
+
+    hypergradient: Hypergradient | None = None
+    direct_norm: float = math.nan
+    implicit_norm: float = math.nan
+
+    def backward(
+        self,
+        loss: Tensor,
+        params: Sequence[nn.Parameter],
+        paths: Any,
+        create_graph: bool = False,
+        retain_graph: bool = False,
+        allow_unused: bool = True,
+    ) -> None:
+        """Add the hypergradient to ``.grad``: one backward pass for the direct gradient and v, then the implicit term.
+
+        Betty walks the graph twice (and so needs retain_graph), and takes the approximation from the lower
+        level's config.
+        """
+        lower = self.lower_level()
+        below = lower.trainable_parameters()
+        gradients = self.scaled_gradients(loss, [*params, *below])
+        direct = self.unscaled(gradients[: len(params)], params)
+        vector = self.unscaled(gradients[len(params) :], below)
+        if not self._is_finite(loss, vector):
+            # An overflow in fp16: optimizer_step sees it in .grad, lowers the loss scale and tries again.
+            self.set_grads(params, [torch.full_like(each, math.inf) for each in params])
+            return
+        implicit = self._hypergradient().implicit_term(vector, lower)
+        self._note_norms(direct, implicit)
+        scale = 1.0 if self.scaler is None else self.scaler.get_scale()
+        self.set_grads(params, [(d + i) * scale for d, i in zip(direct, implicit, strict=True)])
+
+    def lower_level(self) -> LowerProblem:
+        """Return the level below, of which there is exactly one."""
+        (lower,) = self.children
+        if not isinstance(lower, LowerProblem):
+            raise SettingsError(f"the level below {self.name!r} is a {type(lower).__name__}; it must be a LowerProblem")
+        return lower
+
+    def _hypergradient(self) -> Hypergradient:
+        if self.hypergradient is None:
+            raise SettingsError(f"level {self.name!r} has no hypergradient; run it in a BilevelEngine, which sets it")
+        return self.hypergradient
+
+    def _is_finite(self, loss: Tensor, vector: Tensors) -> bool:
+        """Refuse a loss or a v that is not finite before any parameter is perturbed; False for an fp16 overflow."""
+        norm = get_total_norm(list(vector))
+        value, size = torch.stack([loss.detach().float(), norm.float()]).tolist()
+        if math.isfinite(value) and math.isfinite(size):
+            return True
+        if math.isfinite(value) and self.scaler is not None:
+            return False
+        raise DivergedError(
+            f"level {self.name!r}, step {-(-self._count // self.gas)}: loss {value}, norm of its gradient in the lower "
+            f"parameters {size}; no parameter was moved by this step. Lower the learning rates, or look at the batch"
+        )
+
+    def _note_norms(self, direct: Tensors, implicit: Tensors) -> None:
+        norms = torch.stack([get_total_norm(list(direct)), get_total_norm(list(implicit))])
+        self.direct_norm, self.implicit_norm = norms.tolist()

@@ -1,0 +1,76 @@
+"""What a variant is: two level classes, its settings, and the adapter they train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from peft import PeftModel
+
+from bilora.errors import SettingsError
+from bilora.problems.lower import LowerProblem
+from bilora.problems.upper import UpperProblem
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """What every low-rank adapter has, in PEFT's terms.
+
+    Args:
+        rank: Rank r of every adapted layer.
+        alpha: The update is scaled by alpha / rank.
+        dropout: Dropout on the input of the adapter, from 0 to 1.
+        target_modules: Names (or one regular expression, or ``all-linear``) of the layers to adapt; None takes
+            PEFT's choice for the architecture, which is query and value.
+
+    Raises:
+        SettingsError: A value is out of range; all faults are told together.
+
+    Example:
+        >>> AdapterSettings(rank=0, dropout=2.0)
+        Traceback (most recent call last):
+            ...
+        bilora.errors.SettingsError: adapter: rank is 0, it must be at least 1; dropout is 2.0, it must be in [0, 1)
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: str | list[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        faults = self.faults()
+        if faults:
+            raise SettingsError("adapter: " + "; ".join(faults))
+
+    def faults(self) -> list[str]:
+        """Return what is wrong with the values; a subclass adds its own."""
+        faults = []
+        if self.rank < 1:
+            faults.append(f"rank is {self.rank}, it must be at least 1")
+        if not 0 < self.alpha < float("inf"):
+            faults.append(f"alpha is {self.alpha}, it must be positive")
+        if not 0 <= self.dropout < 1:
+            faults.append(f"dropout is {self.dropout}, it must be in [0, 1)")
+        return faults
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method as data: what the engine needs to build and run it.
+
+    Args:
+        name: How it is called in tables and files.
+        lower: The lower level, or the only one.
+        upper: The upper level; None for a single-level method, which then trains on all the data.
+        settings: A frozen dataclass of the variant's settings; both levels get it as ``cfg``.
+        adapt: ``adapt(model, settings, task_type=..., steps=...)`` returns the model with the adapter on it.
+    """
+
+    name: str
+    lower: type[LowerProblem]
+    upper: type[UpperProblem] | None
+    settings: Callable[..., Any]
+    adapt: Callable[..., PeftModel]
