@@ -1,0 +1,35 @@
+"""How it is optimised: the engine, the hypergradients, and the road from data to adapter."""
+
+if __name__ != "bilora.engines":
+    raise ImportError("this folder is imported as bilora.engines; run 'pip install -e .' in the checkout once")
+
+from bilora.engines.bilevel import BilevelEngine
+from bilora.engines.callbacks import Callback
+from bilora.engines.early_stopping import EarlyStopping
+from bilora.engines.fit import FitResult, fit
+from bilora.engines.hypergradients import HYPERGRADIENTS, build_hypergradient
+from bilora.engines.keep_best import KeepBest
+from bilora.engines.metrics_file import MetricsFile
+from bilora.engines.monitor import Monitor
+from bilora.engines.progress import Progress
+from bilora.engines.settings import FitSettings, LevelSettings
+from bilora.engines.step_record import StepRecord, UpperRecord, ValidationRecord
+
+__all__ = [
+    "HYPERGRADIENTS",
+    "BilevelEngine",
+    "Callback",
+    "EarlyStopping",
+    "FitResult",
+    "FitSettings",
+    "KeepBest",
+    "LevelSettings",
+    "MetricsFile",
+    "Monitor",
+    "Progress",
+    "StepRecord",
+    "UpperRecord",
+    "ValidationRecord",
+    "build_hypergradient",
+    "fit",
+]

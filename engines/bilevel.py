@@ -1,0 +1,233 @@
+"""The engine: Betty's graph and schedule, with callbacks, validation and devices."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from betty.configs import EngineConfig
+from betty.engine import Engine
+from betty.logging import get_logger
+
+from bilora.engines.callbacks import Callback
+from bilora.engines.devices import choose_device
+from bilora.engines.hypergradients import build_hypergradient
+from bilora.engines.step_record import StepRecord, UpperRecord, ValidationRecord
+from bilora.errors import SettingsError
+from bilora.problems.hypergradient import Hypergradient
+from bilora.problems.level import Level
+from bilora.problems.lower import LowerProblem
+from bilora.problems.random_state import RandomState
+from bilora.problems.upper import UpperProblem
+
+Metrics = Mapping[str, float | None]
+
+
+class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
+    """Run a lower level, and an upper level over it, to the end.
+
+    The dependency graph and the schedule are Betty's: ``unroll_steps``, ``warmup_steps`` and
+    ``gradient_accumulation`` of the levels' configs say when which level steps.
+
+    Args:
+        lower: The lower level, or the only one.
+        upper: The upper level; None trains ``lower`` alone, through the same code.
+        steps: Lower optimizer steps in all.
+        hypergradient: Name, mapping or object, see :func:`~bilora.engines.hypergradients.build_hypergradient`.
+        validate: Returns metrics by name; called without gradients, in eval mode, and its random draws are undone.
+        validate_every: Lower steps between two validations; 0 validates at the end only.
+        callbacks: Called in this order.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises:
+        SettingsError: A setting is out of range, the levels share a parameter, or the upper level would never step.
+    """
+
+    def __init__(
+        self,
+        lower: LowerProblem,
+        upper: UpperProblem | None = None,
+        *,
+        steps: int,
+        hypergradient: str | Mapping[str, Any] | Hypergradient = "darts",
+        validate: Callable[[], Metrics] | None = None,
+        validate_every: int = 0,
+        callbacks: Sequence[Callback] = (),
+        device: str = "auto",
+    ) -> None:
+        _check_schedule(lower, upper, steps, validate_every)
+        self.lower_level = lower
+        self.upper_level = upper
+        self.levels: tuple[Level, ...] = (lower,) if upper is None else (lower, upper)
+        self._check_names()
+        self.steps = steps
+        self.validate = validate
+        self.validate_every = validate_every
+        self.callbacks = tuple(callbacks)
+        self.stop_reason: str | None = None
+        self.last_validation: ValidationRecord | None = None
+        self._device_name = device
+        if upper is not None:
+            upper.hypergradient = build_hypergradient(hypergradient)
+            lower.needs = upper.hypergradient.needs
+        graph = {} if upper is None else {"u2l": {upper: [lower]}, "l2u": {lower: [upper]}}
+        config = EngineConfig(train_iters=steps * lower.gas, valid_step=max(validate_every, 1))
+        super().__init__(list(self.levels), config, graph or {"u2l": {}, "l2u": {}})
+        _check_disjoint(lower, upper)
+
+    # ---- the run ------------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """Lower optimizer steps made so far."""
+        return int(self.global_step // self.lower_level.gas)
+
+    @property
+    def upper_step(self) -> int:
+        """Upper optimizer steps made so far."""
+        upper = self.upper_level
+        return 0 if upper is None else int(upper.count // upper.gas)
+
+    def stop(self, reason: str) -> None:
+        """End the run after the step it is in; callbacks call this."""
+        self.stop_reason = reason
+
+    def run(self) -> None:
+        """Step until the steps are made or a callback stops the run, then validate once more.
+
+        Raises:
+            DivergedError: A loss or gradient is not finite; the parameters are those before that step.
+        """
+        self.train()
+        try:
+            self._tell(lambda callback: callback.on_run_start(self))
+            while self.global_step < self.train_iters and self.stop_reason is None:
+                self._one_iteration()
+            if self.last_validation is None or self.last_validation.step != self.step:
+                self._validate()
+            self._tell(lambda callback: callback.on_run_end(self))
+        finally:
+            self._tell(lambda callback: callback.on_close(self))
+        self.eval()
+
+    def _one_iteration(self) -> None:
+        """Run one micro-batch of the lower level and whatever it sets off."""
+        upper_steps_before = self.upper_step
+        self.global_step += 1
+        self.train_step()
+        if self.global_step % self.lower_level.gas != 0:
+            return
+        record = self._record(upper_stepped=self.upper_step > upper_steps_before)
+        self._tell(lambda callback: callback.on_step(self, record))
+        if self.validate_every and self.step % self.validate_every == 0:
+            self._validate()
+
+    def _validate(self) -> None:
+        if self.validate is None:
+            return
+        self.eval()
+        # What a validation draws, if only the seed of a data loader, must not change the training after it.
+        with torch.no_grad(), RandomState.take(self.device).replayed():
+            metrics = dict(self.validate())
+        self.train()
+        record = ValidationRecord(self.step, metrics)
+        self.last_validation = record
+        self._tell(lambda callback: callback.on_validation(self, record))
+
+    def _tell(self, hook: Callable[[Callback], None]) -> None:
+        for callback in self.callbacks:
+            hook(callback)
+
+    # ---- records ------------------------------------------------------------------------------------
+
+    def _record(self, *, upper_stepped: bool) -> StepRecord:
+        report = self.lower_level.report
+        return StepRecord(
+            step=self.step,
+            loss=report.loss,
+            parts=report.parts,
+            gradient_norm=report.gradient_norm,
+            learning_rates=report.learning_rates,
+            upper=self._upper_record() if upper_stepped else None,
+        )
+
+    def _upper_record(self) -> UpperRecord:
+        upper = self.upper_level
+        assert upper is not None  # it has just stepped
+        return UpperRecord(
+            step=self.upper_step,
+            loss=upper.report.loss,
+            parts=upper.report.parts,
+            hypergradient_norm=upper.report.gradient_norm,
+            direct_norm=upper.direct_norm,
+            implicit_norm=upper.implicit_norm,
+            learning_rates=upper.report.learning_rates,
+        )
+
+    # ---- what Betty's engine does on its way ---------------------------------------------------------
+
+    def initialize(self) -> None:
+        """Wire and set up the levels; Betty would print its set-up to the standard output, which is the user's."""
+        with _quiet_betty():
+            super().initialize()
+
+    def configure_systems(self) -> dict[str, Any]:
+        """Place the run on the chosen device; Betty knows CUDA and CPU only."""
+        systems: dict[str, Any] = super().configure_systems()
+        self.device = choose_device(self._device_name)
+        return systems
+
+    def _check_names(self) -> None:
+        """Refuse level names that Betty would set as attributes over existing ones."""
+        for level in self.levels:
+            others = [each for each in self.levels if each is not level]
+            if hasattr(self, level.name) or any(hasattr(each, level.name) for each in others):
+                raise SettingsError(
+                    f"a level cannot be called {level.name!r}: Betty makes each name an attribute of the engine and of "
+                    "the other level, and this one is taken; choose another, such as 'lower' and 'upper'"
+                )
+
+
+@contextmanager
+def _quiet_betty() -> Iterator[None]:
+    logger = get_logger()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _check_schedule(lower: LowerProblem, upper: UpperProblem | None, steps: int, validate_every: int) -> None:
+    if steps < 1:
+        raise SettingsError(f"steps is {steps}; it counts lower optimizer steps and must be at least 1")
+    if validate_every < 0:
+        raise SettingsError(f"validate_every is {validate_every}; it must be positive, or 0 for the end only")
+    if upper is None:
+        return
+    unroll = lower.config.unroll_steps
+    warmup = math.floor(lower.config.warmup_steps / lower.gas)
+    first = (warmup // unroll + 1) * unroll * upper.gas
+    if steps < first:
+        raise SettingsError(
+            f"steps is {steps}, but with unroll_steps={unroll}, warmup_steps={lower.config.warmup_steps} and "
+            f"gradient_accumulation={upper.gas} above, the upper level steps for the first time at step {first}: "
+            "it would never be trained; raise steps or lower unroll_steps"
+        )
+
+
+def _check_disjoint(lower: LowerProblem, upper: UpperProblem | None) -> None:
+    if upper is None:
+        return
+    above = {id(each) for each in upper.trainable_parameters()}
+    shared = [name for name, each in lower.named_level_parameters().items() if id(each) in above]
+    if shared:
+        raise SettingsError(
+            f"the two levels share {len(shared)} parameters, {', '.join(shared[:3])} among them; a parameter belongs "
+            "to one level: override level_parameters()"
+        )

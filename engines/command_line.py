@@ -1,0 +1,86 @@
+"""From a command line to a config: YAML files with dotted overrides, strict keys, one-line errors."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn, TypeVar
+
+from jsonargparse import ArgumentParser
+
+from bilora.lookup import did_you_mean
+
+Config = TypeVar("Config")
+
+BAD_INPUT = 2
+"""Exit code for anything wrong with what the user gave."""
+
+
+class OneLineParser(ArgumentParser):
+    """An argument parser whose errors are one line with a suggestion, instead of the whole usage."""
+
+    def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
+        """Print what is wrong and end with exit code 2."""
+        known = [option for action in self._actions for option in action.option_strings]
+        words = re.findall(r"--[\w.\-]+|'[\w.]+'", message)
+        asked = [word if word.startswith("--") else "--" + word.strip("'") for word in words]
+        near = [did_you_mean(word, known) for word in asked[:1] if word not in known]
+        print(f"{self.prog}: error: {' '.join(message.split())}{''.join(near)}", file=sys.stderr)
+        raise SystemExit(BAD_INPUT)
+
+
+def parse_config(kind: type[Config], argv: Sequence[str], *, prog: str, description: str) -> Config:
+    """Return the config that the words of a command line make.
+
+    ``--config FILE`` reads YAML; every field is an option with hyphens or underscores, a nested one with a
+    dot (``--lower.learning-rate 5e-4``); a list takes several words (``--seeds 0 1 2``). What stands later wins.
+
+    Args:
+        kind: A dataclass of dataclasses.
+        argv: The words, without the program's name.
+        prog: Name of the program, for help and errors.
+        description: One line for the help.
+
+    Raises:
+        SystemExit: With code 2 after an error message, or 0 after ``--help`` or ``--print_config``.
+        SettingsError: From the checks of the dataclasses themselves.
+
+    Example:
+        >>> from bilora.engines.settings import FitSettings
+        >>> argv = ["--steps", "10", "--lower.batch-size", "4"]
+        >>> parse_config(FitSettings, argv, prog="example", description="").lower.batch_size
+        4
+    """
+    # An abbreviated option would be taken without a word, and could mean another one tomorrow.
+    parser = OneLineParser(prog=prog, description=description, default_env=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="A YAML file of settings; later words override it.")
+    parser.add_class_arguments(kind, None, as_group=False)
+    values = parser.parse_args(_normal_form(list(argv)))
+    del values["config"]
+    instantiated = parser.instantiate(values)
+    return kind(**instantiated.as_dict() if hasattr(instantiated, "as_dict") else vars(instantiated))
+
+
+def _normal_form(argv: list[str]) -> list[str]:
+    """Return the words with underscores in option names, and the words of a list joined to ``[a, b]``."""
+    words: list[str] = []
+    for word in argv:
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            words.append("--" + name[2:].replace("-", "_") + equals + value)
+        elif words and _is_list_item(words, word):
+            words[-1] = f"{words[-1][:-1]}, {word}]"
+        elif words and words[-1] in LISTS and not word.startswith("["):
+            words.append(f"[{word}]")
+        else:
+            words.append(word)
+    return words
+
+
+LISTS = ("--seeds", "--method")
+"""Options that take several words."""
+
+
+def _is_list_item(words: list[str], word: str) -> bool:
+    return len(words) > 1 and words[-2] in LISTS and words[-1].endswith("]") and not word.startswith("[")

@@ -1,0 +1,152 @@
+"""The configuration of a run: what a YAML file or a command line may say."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bilora.engines.settings import FitSettings, LevelSettings, refuse_faults, resolved
+from bilora.errors import SettingsError
+from bilora.lookup import did_you_mean
+from bilora.problems.catalog import find_variant
+from bilora.sections import build_section
+from bilora.tasks import find_task
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Methods to compare on a task, and how each is trained.
+
+    Args:
+        task: A GLUE task (cola sst2 mrpc stsb qqp mnli qnli rte wnli), or ``rotten_tomatoes``, which is embedded.
+        data_dir: Folder with ``<task>/train.jsonl[.gz]`` and ``<task>/validation*.jsonl[.gz]``; None asks the hub.
+        model: Hub id or folder of a pre-trained model; None is the embedded MiniLM.
+        method: Names of variants, or ``package.module:NAME``; each is run with every seed.
+        method_settings: Settings of single methods, by method name.
+        formulation: Formulation of the singular values, for every method that has them.
+        train_rows: Training rows, drawn with the run's seed; None takes all.
+        max_length: Largest number of tokens of a row.
+        seeds: One run a seed and method.
+        steps: Lower optimizer steps.
+        unroll_steps: Lower steps an upper step.
+        warmup_steps: Lower steps before the upper level may step.
+        hypergradient: Name, or mapping with ``name`` and that approximation's own settings.
+        lower: Settings of the lower level, or of the only one.
+        upper: Settings of the upper level.
+        split_ratio: Share of the training rows that go to the lower level.
+        refresh: Draw a new split every so many epochs of the lower level; 0 keeps the first.
+        validate_every: Lower steps between two validations; 0 validates at the end only.
+        early_stopping: Validations without a better score before a run is stopped; 0 does not stop early.
+        keep_best: Whether to end with the parameters of the best validation instead of the last ones.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        output: Folder of the results; None takes the next free ``runs/<task>-N``.
+
+    Raises:
+        SettingsError: A value is unknown or out of range.
+
+    Example:
+        >>> RunConfig(method=["lora"], seeds=[0]).task
+        'rotten_tomatoes'
+    """
+
+    task: str = "rotten_tomatoes"
+    data_dir: str | None = None
+    model: str | None = None
+    method: list[str] = field(default_factory=lambda: ["bilora", "lora"])
+    method_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    formulation: str | None = None
+    train_rows: int | None = None
+    max_length: int = 128
+    seeds: list[int] = field(default_factory=lambda: [0, 1])
+    steps: int = 300
+    unroll_steps: int = 4
+    warmup_steps: int = 0
+    hypergradient: str | dict[str, Any] = "darts"
+    lower: LevelSettings = field(default_factory=LevelSettings)
+    upper: LevelSettings = field(default_factory=lambda: LevelSettings(learning_rate=1e-2))
+    split_ratio: float = 0.8
+    refresh: int = 0
+    validate_every: int = 0
+    early_stopping: int = 0
+    keep_best: bool = False
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    device: str = "auto"
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check everything that can be checked before any file is read."""
+        find_task(self.task)
+        checks = (
+            ("method", "give at least one", bool(self.method)),
+            ("method", "each may stand once", len(set(self.method)) == len(self.method)),
+            ("seeds", "give at least one", bool(self.seeds)),
+            ("seeds", "each may stand once, and none may be negative", _are_seeds(self.seeds)),
+            ("train_rows", "it must be at least 2, or none for all", self.train_rows is None or self.train_rows > 1),
+            ("max_length", "it must be at least 1", self.max_length >= 1),
+        )
+        refuse_faults("config", self, checks)
+        self.fit_settings(seed=self.seeds[0])
+        self._check_methods()
+
+    def fit_settings(self, *, seed: int) -> FitSettings:
+        """Return the part of the config that :func:`~bilora.engines.fit.fit` takes."""
+        names = [each.name for each in dataclasses.fields(FitSettings) if each.name != "seed"]
+        return FitSettings(seed=seed, **{name: getattr(self, name) for name in names})
+
+    def settings_of(self, method: str) -> Any:
+        """Return the settings object of a method: its own section, and the formulation where it has one."""
+        variant = find_variant(method)
+        own = dict(self.method_settings.get(method, {}))
+        if self.formulation is not None and has_formulation(method):
+            own.setdefault("formulation", self.formulation)
+        return build_section(variant.settings, own, kind=f"method {method!r}")
+
+    def of_run(self, method: str, seed: int) -> RunConfig:
+        """Return the config of one of the runs, without what only the other methods read."""
+        return dataclasses.replace(
+            self,
+            method=[method],
+            seeds=[seed],
+            method_settings={name: own for name, own in self.method_settings.items() if name == method},
+            formulation=self.formulation if has_formulation(method) else None,
+        )
+
+    def sha256(self, method: str, seed: int) -> str:
+        """Return the hash of everything that decides the numbers of one run: all settings but the output folder."""
+        said = {**resolved(self.of_run(method, seed)), "output": None}
+        said["method_settings"] = resolved(self.settings_of(method))
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    def _check_methods(self) -> None:
+        for method in self.method_settings:
+            if method not in self.method:
+                raise SettingsError(
+                    f"method_settings has a section {method!r}, but the methods of this run are "
+                    f"{', '.join(self.method)}.{did_you_mean(method, self.method)}"
+                )
+        if self.formulation is not None and not any(has_formulation(each) for each in self.method):
+            raise SettingsError(
+                f"formulation is {self.formulation!r}, but none of the methods {', '.join(self.method)} has singular "
+                "values; leave it out"
+            )
+        for method in self.method:
+            self.settings_of(method)
+
+
+def has_formulation(method: str) -> bool:
+    """Return whether a method has pseudo singular values.
+
+    Example:
+        >>> has_formulation("bilora"), has_formulation("lora")
+        (True, False)
+    """
+    settings = find_variant(method).settings
+    return dataclasses.is_dataclass(settings) and "formulation" in {each.name for each in dataclasses.fields(settings)}
+
+
+def _are_seeds(seeds: list[int]) -> bool:
+    return len(set(seeds)) == len(seeds) and all(each >= 0 for each in seeds)

@@ -1,0 +1,40 @@
+"""Stop a run whose metric no longer gets better."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bilora.engines.callbacks import Callback
+from bilora.engines.monitor import Monitor
+from bilora.engines.step_record import ValidationRecord
+from bilora.errors import SettingsError
+
+if TYPE_CHECKING:
+    from bilora.engines.bilevel import BilevelEngine
+
+
+class EarlyStopping(Callback):
+    """Stop after ``patience`` validations in a row without a better value.
+
+    Args:
+        monitor: The metric to watch.
+        patience: Validations, at least one.
+    """
+
+    def __init__(self, monitor: Monitor, *, patience: int) -> None:
+        if patience < 1:
+            raise SettingsError(f"patience is {patience}; it counts validations and must be at least 1")
+        self.monitor = monitor
+        self.patience = patience
+        self.best: float | None = None
+        self.without_gain = 0
+
+    def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
+        """Count, and stop the engine when patience is spent."""
+        value = self.monitor.read(record)
+        if self.monitor.is_better(value, than=self.best):
+            self.best, self.without_gain = value, 0
+            return
+        self.without_gain += 1
+        if self.without_gain >= self.patience:
+            engine.stop(f"{self.monitor.metric} was not better than {self.best} for {self.patience} validations")

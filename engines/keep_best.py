@@ -1,0 +1,52 @@
+"""End a run with the parameters of its best validation."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from bilora.engines.callbacks import Callback
+from bilora.engines.monitor import Monitor
+from bilora.engines.step_record import ValidationRecord
+from bilora.engines.vectors import place
+
+if TYPE_CHECKING:
+    from bilora.engines.bilevel import BilevelEngine
+
+
+class KeepBest(Callback):
+    """Copy the trainable parameters at every better validation, and put the best ones back at the end.
+
+    Where no validation was defined, the last parameters stay.
+
+    Args:
+        monitor: The metric to watch.
+    """
+
+    def __init__(self, monitor: Monitor) -> None:
+        self.monitor = monitor
+        self.best: float | None = None
+        self.best_step: int | None = None
+        self._parameters: list[list[Tensor]] = []
+        self._extra: list[dict[str, Any]] = []
+
+    def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
+        """Copy the parameters if this validation is the best so far."""
+        value = self.monitor.read(record)
+        if not self.monitor.is_better(value, than=self.best):
+            return
+        self.best, self.best_step = value, record.step
+        self._parameters = [
+            [each.detach().to("cpu", copy=True) for each in level.trainable_parameters()] for level in engine.levels
+        ]
+        self._extra = [copy.deepcopy(level.extra_state()) for level in engine.levels]
+
+    def on_run_end(self, engine: BilevelEngine) -> None:
+        """Put the best parameters back."""
+        if self.best_step is None:
+            return
+        for level, values, extra in zip(engine.levels, self._parameters, self._extra, strict=True):
+            place(level.trainable_parameters(), values)
+            level.load_extra_state(extra)

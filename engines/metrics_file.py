@@ -1,0 +1,86 @@
+"""``metrics.jsonl``: every number of a run, one strict JSON object a line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from bilora.engines.callbacks import Callback
+from bilora.engines.step_record import StepRecord, ValidationRecord
+
+if TYPE_CHECKING:
+    from bilora.engines.bilevel import BilevelEngine
+
+
+class MetricsFile(Callback):
+    """Write losses, norms and learning rates of every step, and every validation.
+
+    No line holds a time or anything else that differs between two runs of the same command, so that two
+    such files can be compared byte by byte. A number that is not finite is written as null.
+
+    Args:
+        path: The file; one that exists is refused, never overwritten.
+        every: Lower steps between two step lines; a step with an upper step is always written.
+    """
+
+    def __init__(self, path: Path, *, every: int = 1) -> None:
+        self.path = path
+        self.every = every
+        self._file: TextIO | None = None
+
+    def on_run_start(self, engine: BilevelEngine) -> None:
+        """Open the file, line by line so that a killed run leaves whole lines."""
+        self._file = self.path.open("x", encoding="utf-8", buffering=1)
+
+    def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
+        """Write a step."""
+        if record.upper is None and record.step % self.every != 0:
+            return
+        line: dict[str, Any] = {
+            "step": record.step,
+            "lower_loss": record.loss,
+            **{f"lower_{name}": value for name, value in record.parts.items()},
+            "lower_gradient_norm": record.gradient_norm,
+            "lower_learning_rates": list(record.learning_rates),
+        }
+        if record.upper is not None:
+            line |= {
+                "upper_step": record.upper.step,
+                "upper_loss": record.upper.loss,
+                **{f"upper_{name}": value for name, value in record.upper.parts.items()},
+                "hypergradient_norm": record.upper.hypergradient_norm,
+                "direct_norm": record.upper.direct_norm,
+                "implicit_norm": record.upper.implicit_norm,
+                "upper_learning_rates": list(record.upper.learning_rates),
+            }
+        self._write(line)
+
+    def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
+        """Write a validation."""
+        self._write({"step": record.step, "validation": record.metrics})
+
+    def on_close(self, engine: BilevelEngine) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        assert self._file is not None  # opened in on_run_start
+        self._file.write(json.dumps(finite_or_null(line), allow_nan=False) + "\n")
+
+
+def finite_or_null(value: Any) -> Any:
+    """Return ``value`` with every float that JSON cannot hold replaced by None.
+
+    Example:
+        >>> finite_or_null({"a": float("nan"), "b": [1.0, float("inf")]})
+        {'a': None, 'b': [1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {key: finite_or_null(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_null(each) for each in value]
+    if isinstance(value, float) and not (-float("inf") < value < float("inf")):
+        return None
+    return value

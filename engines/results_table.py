@@ -1,0 +1,79 @@
+"""The rows of several runs as one table: mean and spread over seeds."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+UNLIMITED = 10_000
+"""Columns; more than any table has."""
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return one line of text cells a method, in the order in which the methods first appear.
+
+    Args:
+        rows: Rows of results, as :func:`~bilora.engines.run.run_once` returns them.
+
+    Returns:
+        Cells by column: means, with the sample standard deviation over seeds after ``+-`` where there are two
+        or more; ``undefined`` where a run has no value.
+
+    Example:
+        >>> row = {"method": "lora", "metric": "accuracy", "score": 0.5, "train_loss": 0.25, "validation_loss": 0.75}
+        >>> row |= {"seconds": 9.0, "peak_memory_mb": 800.0, "trainable_parameters": 1000}
+        >>> summarise([row, {**row, "score": 0.7}])[0]["accuracy"]
+        '0.600 +- 0.141'
+    """
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    return [_line([row for row in rows if row["method"] == method]) for method in methods]
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
+    """Print the summary of the rows to the standard output."""
+    lines = summarise(rows)
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(lines[0]):
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+    for line in lines:
+        table.add_row(*line.values())
+    console = Console(file=sys.stdout)
+    # Where the output is a file or a pipe, rich takes 80 columns and would cut the numbers.
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, width=Console(width=UNLIMITED).measure(table).maximum)
+    console.print(table)
+
+
+def _line(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    gaps = [_gap(run) for run in runs]
+    return {
+        "method": str(runs[0]["method"]),
+        "seeds": str(len(runs)),
+        str(runs[0]["metric"]): _spread(run["score"] for run in runs),
+        "train loss": _spread(run["train_loss"] for run in runs),
+        "validation loss": _spread(run["validation_loss"] for run in runs),
+        "gap": _spread(gaps),
+        "parameters": f"{runs[0]['trainable_parameters']:,}",
+        "seconds": _spread((run["seconds"] for run in runs), digits=0),
+        "peak MB": _spread((run["peak_memory_mb"] for run in runs), digits=0),
+    }
+
+
+def _gap(run: Mapping[str, Any]) -> float | None:
+    if run["validation_loss"] is None or run["train_loss"] is None:
+        return None
+    return float(run["validation_loss"] - run["train_loss"])
+
+
+def _spread(values: Iterable[float | None], *, digits: int = 3) -> str:
+    numbers = list(values)
+    known = [each for each in numbers if each is not None]
+    if len(known) < len(numbers):
+        return "undefined"
+    mean = f"{statistics.mean(known):.{digits}f}"
+    return mean if len(known) == 1 else f"{mean} +- {statistics.stdev(known):.{digits}f}"

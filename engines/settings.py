@@ -1,0 +1,157 @@
+"""The settings of training: of one level, and of a whole fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bilora.engines.hypergradients import build_hypergradient
+from bilora.errors import SettingsError
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+@dataclass(frozen=True)
+class LevelSettings:
+    """How one level is trained: AdamW with a schedule.
+
+    Args:
+        learning_rate: Peak learning rate.
+        weight_decay: Decoupled weight decay.
+        batch_size: Rows a micro-batch.
+        accumulation: Micro-batches an optimizer step.
+        schedule: What follows the warm-up: ``constant``, ``linear`` (to zero) or ``cosine`` (to zero).
+        warmup: Share of this level's steps over which the learning rate rises.
+        gradient_clipping: Largest gradient norm; 0 does not clip.
+
+    Raises:
+        SettingsError: A value is out of range; all faults are told together.
+
+    Example:
+        >>> LevelSettings(batch_size=0)
+        Traceback (most recent call last):
+            ...
+        bilora.errors.SettingsError: level: batch_size is 0, it must be at least 1
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    batch_size: int = 16
+    accumulation: int = 1
+    schedule: Schedule = "linear"
+    warmup: float = 0.06
+    gradient_clipping: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        checks = (
+            ("learning_rate", "it must not be negative", 0 <= self.learning_rate < math.inf),
+            ("weight_decay", "it must not be negative", 0 <= self.weight_decay < math.inf),
+            ("batch_size", "it must be at least 1", self.batch_size >= 1),
+            ("accumulation", "it must be at least 1", self.accumulation >= 1),
+            ("schedule", "allowed: constant, linear, cosine", self.schedule in ("constant", "linear", "cosine")),
+            ("warmup", "it is a share of the steps, in [0, 1)", 0 <= self.warmup < 1),
+            ("gradient_clipping", "it must be positive, or 0 for none", 0 <= self.gradient_clipping < math.inf),
+        )
+        refuse_faults("level", self, checks)
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a model is trained; what only bi-level methods use is ignored by the single-level ones.
+
+    Args:
+        steps: Lower optimizer steps.
+        unroll_steps: Lower steps an upper step.
+        warmup_steps: Lower steps before the upper level may step.
+        hypergradient: Name, or mapping with ``name`` and that approximation's own settings.
+        lower: Settings of the lower level, or of the only one.
+        upper: Settings of the upper level.
+        split_ratio: Share of the training rows that go to the lower level.
+        refresh: Draw a new split every so many epochs of the lower level; 0 keeps the first.
+        validate_every: Lower steps between two validations; 0 validates at the end only.
+        early_stopping: Validations without a better score before the run is stopped; 0 does not stop early.
+        keep_best: Whether to end with the parameters of the best validation instead of the last ones.
+        precision: ``fp32``, ``bf16`` or ``fp16``, by autocast; trainable parameters stay in float32.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        seed: Of the split, the data order and the dropout masks.
+
+    Raises:
+        SettingsError: A value is out of range, or two do not fit each other; all faults are told together.
+
+    Example:
+        >>> FitSettings(steps=100, unroll_steps=4).hypergradient
+        'darts'
+    """
+
+    steps: int = 300
+    unroll_steps: int = 4
+    warmup_steps: int = 0
+    hypergradient: str | dict[str, Any] = "darts"
+    lower: LevelSettings = field(default_factory=LevelSettings)
+    upper: LevelSettings = field(default_factory=lambda: LevelSettings(learning_rate=1e-2))
+    split_ratio: float = 0.8
+    refresh: int = 0
+    validate_every: int = 0
+    early_stopping: int = 0
+    keep_best: bool = False
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values, the hypergradient's own among them."""
+        build_hypergradient(self.hypergradient)
+        watched = self.early_stopping > 0 or self.keep_best
+        checks = (
+            ("steps", "it must be at least 1", self.steps >= 1),
+            ("unroll_steps", "it must be at least 1", self.unroll_steps >= 1),
+            ("warmup_steps", "it must not be negative", self.warmup_steps >= 0),
+            ("split_ratio", "it must be above 0 and below 1", 0 < self.split_ratio < 1),
+            ("refresh", "it must be positive, or 0 for never", self.refresh >= 0),
+            ("validate_every", "it must be positive, or 0 for the end only", self.validate_every >= 0),
+            ("early_stopping", "it must be positive, or 0 for never", self.early_stopping >= 0),
+            ("precision", "allowed: fp32, bf16, fp16", self.precision in ("fp32", "bf16", "fp16")),
+            (
+                "validate_every",
+                "early_stopping and keep_best look at validations during the run; set it",
+                self.validate_every > 0 or not watched,
+            ),
+        )
+        refuse_faults("settings", self, checks)
+
+
+def refuse_faults(what: str, settings: Any, checks: tuple[tuple[str, str, bool], ...]) -> None:
+    """Raise one error for all the checks ``(field, what is allowed, whether it holds)`` that do not hold.
+
+    Raises:
+        SettingsError: With field, value and what is allowed of each.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> refuse_faults("level", SimpleNamespace(rate=-1), (("rate", "it must not be negative", False),))
+        Traceback (most recent call last):
+            ...
+        bilora.errors.SettingsError: level: rate is -1, it must not be negative
+    """
+    faults = [f"{name} is {getattr(settings, name)!r}, {allowed}" for name, allowed, holds in checks if not holds]
+    if faults:
+        raise SettingsError(f"{what}: " + "; ".join(faults))
+
+
+def resolved(settings: Any) -> Any:
+    """Return settings as plain dicts, lists and numbers, for YAML and JSON.
+
+    Example:
+        >>> resolved(FitSettings())["lower"]["batch_size"]
+        16
+    """
+    if hasattr(settings, "__dataclass_fields__"):
+        return {name: resolved(getattr(settings, name)) for name in settings.__dataclass_fields__}
+    if isinstance(settings, Mapping):
+        return {str(key): resolved(value) for key, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [resolved(each) for each in settings]
+    return settings if settings is None or isinstance(settings, bool | int | float | str) else str(settings)

@@ -1,0 +1,97 @@
+"""Arithmetic over tuples of tensors, one tensor a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from bilora.aliases import Tensors
+
+
+def norm(vector: Tensors) -> float:
+    """Return the Euclidean norm over all tensors together, computed in float64 for float64 tensors.
+
+    Example:
+        >>> norm((torch.tensor([3.0]), torch.tensor([4.0])))
+        5.0
+    """
+    if not vector:
+        return 0.0
+    norms = torch._foreach_norm(list(vector))
+    return float(torch.stack([each.double() for each in norms]).norm())
+
+
+def dot(left: Tensors, right: Tensors) -> float:
+    """Return the inner product over all tensors together.
+
+    Example:
+        >>> dot((torch.ones(2), torch.ones(1)), (torch.ones(2), 3 * torch.ones(1)))
+        5.0
+    """
+    return float(sum((a.double() * b.double()).sum() for a, b in zip(left, right, strict=True)))
+
+
+def scaled(vector: Tensors, factors: Sequence[float] | float) -> Tensors:
+    """Return the vector times one factor, or each tensor times its own.
+
+    Example:
+        >>> scaled((torch.ones(1), torch.ones(1)), [2.0, 3.0])
+        (tensor([2.]), tensor([3.]))
+    """
+    if isinstance(factors, float):
+        return tuple(torch._foreach_mul(list(vector), factors))
+    return tuple(each * factor for each, factor in zip(vector, factors, strict=True))
+
+
+def difference(left: Tensors, right: Tensors, *, over: float) -> Tensors:
+    """Return ``(left - right) / over``.
+
+    Example:
+        >>> difference((torch.tensor([3.0]),), (torch.tensor([1.0]),), over=2.0)
+        (tensor([1.]),)
+    """
+    return tuple(torch._foreach_div(torch._foreach_sub(list(left), list(right)), over))
+
+
+def zeros_like(parameters: Sequence[Tensor]) -> Tensors:
+    """Return a zero for every parameter.
+
+    Example:
+        >>> zeros_like([torch.ones(2)])
+        (tensor([0., 0.]),)
+    """
+    return tuple(torch.zeros_like(each) for each in parameters)
+
+
+@contextmanager
+def restored(parameters: Sequence[Tensor]) -> Iterator[Tensors]:
+    """Run the block with a copy of the parameters at hand, and set them back to it bit for bit, come what may.
+
+    Example:
+        >>> weight = torch.ones(1)
+        >>> with restored([weight]) as (copy,):
+        ...     _ = weight.add_(5)
+        >>> weight
+        tensor([1.])
+    """
+    copy = tuple(each.detach().clone() for each in parameters)
+    try:
+        yield copy
+    finally:
+        place(parameters, copy)
+
+
+def place(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Write the values into the parameters, without a trace in any graph.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.ones(1))
+        >>> place([weight], [torch.zeros(1)])
+        >>> weight.item()
+        0.0
+    """
+    with torch.no_grad():
+        torch._foreach_copy_([each.detach() for each in parameters], list(values))
