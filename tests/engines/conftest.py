@@ -1,0 +1,314 @@
+"""Bi-level problems with known hypergradients: a ridge regression, and tiny transformers with adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from betty.configs import Config
+from peft import get_peft_model
+from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
+
+from bilora import BiloraConfig
+from bilora.engines.bilevel import BilevelEngine
+from bilora.engines.callbacks import Callback
+from bilora.engines.fit import FitResult, fit
+from bilora.engines.settings import FitSettings, LevelSettings
+from bilora.problems import LowerProblem, UpperProblem
+from bilora.problems.bilora import BiloraLower, BiloraSettings, BiloraUpper
+from bilora.problems.variant import Variant
+
+FEATURES = 20
+
+
+class Vector(nn.Module):
+    """One float64 vector as a module."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = nn.Parameter(value.clone())
+
+
+class RidgeLower(LowerProblem):
+    """Mean squared error plus ``sum(exp(E) V^2)``: ridge regression with a log-regularisation a feature."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        """Return L1."""
+        inputs, targets = batch
+        weights, log_penalty = self.module.value, self.upper.module.value
+        return ((inputs @ weights - targets) ** 2).mean() + (log_penalty.exp() * weights**2).sum()
+
+
+class RidgeUpper(UpperProblem):
+    """Mean squared error on the other data, plus a direct dependence on E."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        """Return L2."""
+        inputs, targets = batch
+        return ((inputs @ self.lower.module.value - targets) ** 2).mean() + 0.1 * (self.module.value**2).sum()
+
+
+@dataclass
+class Ridge:
+    """A wired ridge problem, and what is needed for its closed forms."""
+
+    engine: BilevelEngine
+    lower: RidgeLower
+    upper: RidgeUpper
+    lower_data: tuple[Tensor, Tensor]
+    upper_data: tuple[Tensor, Tensor]
+
+    def v(self) -> Tensor:
+        """Return d_V L2 at the lower parameters as they are now."""
+        inputs, targets = self.upper_data
+        return 2 * inputs.T @ (inputs @ self.lower.module.value.detach() - targets) / len(targets)
+
+
+@pytest.fixture
+def make_ridge() -> Callable[..., Ridge]:
+    """Make a ridge problem; nothing of it has stepped yet."""
+
+    def make(hypergradient: Any, *, learning_rate: float = 0.05, lower_config: Config | None = None) -> Ridge:
+        torch.manual_seed(0)
+        data = [(torch.randn(40, FEATURES).double(), torch.randn(40).double()) for _ in range(2)]
+        below = Vector(torch.randn(FEATURES).double())
+        above = Vector(0.3 * torch.randn(FEATURES).double())
+        lower = RidgeLower(
+            "lower",
+            lower_config or Config(),
+            below,
+            torch.optim.SGD(below.parameters(), lr=learning_rate),
+            None,
+            [data[0]],
+        )
+        upper = RidgeUpper("upper", Config(), above, torch.optim.SGD(above.parameters(), lr=0.0), None, [data[1]])
+        engine = BilevelEngine(lower, upper, steps=4, hypergradient=hypergradient, device="cpu")
+        return Ridge(engine, lower, upper, *data)
+
+    return make
+
+
+def tiny_bert(dropout: float) -> nn.Module:
+    """Return a random two-layer BERT with eager attention, which has second derivatives."""
+    config = BertConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=32,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        classifier_dropout=dropout,
+        attn_implementation="eager",
+    )
+    return BertForSequenceClassification(config)
+
+
+def tiny_gpt2(dropout: float) -> nn.Module:
+    """Return a random two-layer GPT-2 (Conv1D layers) with eager attention."""
+    config = GPT2Config(
+        vocab_size=64,
+        n_positions=32,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        bos_token_id=0,
+        eos_token_id=0,
+        attn_implementation="eager",
+    )
+    return GPT2LMHeadModel(config)
+
+
+def _bert_batch(seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(1, 64, (8, 12), generator=generator)
+    return {"input_ids": tokens, "labels": torch.randint(0, 2, (8,), generator=generator)}
+
+
+def _gpt2_batch(seed: int) -> dict[str, Tensor]:
+    tokens = torch.randint(1, 64, (8, 12), generator=torch.Generator().manual_seed(seed))
+    return {"input_ids": tokens, "labels": tokens.clone()}
+
+
+@dataclass
+class Transformer:
+    """A tiny transformer with a BILORA adapter, wired as a bi-level problem."""
+
+    engine: BilevelEngine
+    lower: BiloraLower
+    upper: BiloraUpper
+    model: nn.Module
+
+    def run_to_upper_step(self) -> tuple[Tensor, ...]:
+        """Run the engine's steps and return v of the upper batch at the parameters as they then are."""
+        self.engine.run()
+        self.engine.train()
+        batch = next(iter(self.upper.train_data_loader[0]))
+        return torch.autograd.grad(self.upper.training_step_exec(batch), self.lower.trainable_parameters())
+
+
+MODELS = {"bert": (tiny_bert, _bert_batch, "SEQ_CLS"), "gpt2": (tiny_gpt2, _gpt2_batch, "CAUSAL_LM")}
+
+
+@pytest.fixture
+def make_transformer() -> Callable[..., Transformer]:
+    """Make a tiny transformer whose levels both step with SGD, the upper one at rate zero."""
+
+    def make(
+        name: str,
+        *,
+        dropout: float,
+        hypergradient: Any = "darts",
+        steps: int = 3,
+        accumulation: int = 1,
+        adapter_dropout: float = 0.0,
+        callbacks: Any = (),
+    ) -> Transformer:
+        torch.manual_seed(0)
+        base, make_batch, task_type = MODELS[name]
+        config = BiloraConfig(task_type=task_type, r=4, init_weights=False, dropout=adapter_dropout)
+        model = get_peft_model(base(dropout), config)
+        settings = BiloraSettings(rank=4)
+        below = Config(unroll_steps=steps, gradient_accumulation=accumulation)
+        lower = BiloraLower("lower", below, model, extra_config=settings)
+        upper = BiloraUpper("upper", Config(), model, extra_config=settings)
+        lower.optimizer = torch.optim.SGD(lower.trainable_parameters(), lr=0.1)
+        upper.optimizer = torch.optim.SGD(upper.trainable_parameters(), lr=0.0)
+        lower.train_data_loader = [make_batch(seed) for seed in range(4)]
+        upper.train_data_loader = [make_batch(100)]
+        engine = BilevelEngine(
+            lower, upper, steps=steps, hypergradient=hypergradient, device="cpu", callbacks=callbacks
+        )
+        return Transformer(engine, lower, upper, model)
+
+    return make
+
+
+# ---- the road from rows to parameters, on a model of two vectors ------------------------------------------------------
+
+
+class Pair(nn.Module):
+    """One float64 vector a level, and the row ids of every batch that a level was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.below = nn.Parameter(torch.linspace(-1.0, 1.0, 4).double())
+        self.above = nn.Parameter(torch.full((4,), 0.5).double())
+        self.seen: dict[str, list[list[int]]] = {"lower": [], "upper": []}
+
+
+class PairLower(LowerProblem):
+    """A quadratic whose target is the batch's mean label plus noise, so that the random state matters."""
+
+    def level_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the lower vector."""
+        return {"below": self.module.below}
+
+    def training_step(self, batch: Any) -> Tensor:
+        """Return L1."""
+        self.module.seen["lower"].append(batch["row"].tolist())
+        target = batch["labels"].double().mean() + torch.rand_like(self.module.below)
+        return ((self.module.below - self.module.above - target) ** 2).mean()
+
+
+class PairUpper(UpperProblem):
+    """A quadratic in the sum of both vectors."""
+
+    def level_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the upper vector."""
+        return {"above": self.module.above}
+
+    def training_step(self, batch: Any) -> Tensor:
+        """Return L2."""
+        self.module.seen["upper"].append(batch["row"].tolist())
+        return ((self.module.below + self.module.above - batch["labels"].double().mean()) ** 2).mean()
+
+
+def collate_pair(rows: Any) -> dict[str, Tensor]:
+    """Return row ids and labels as tensors."""
+    return {name: torch.tensor([row[name] for row in rows]) for name in ("row", "labels")}
+
+
+@pytest.fixture
+def make_engine() -> Callable[..., BilevelEngine]:
+    """Make an engine over a fresh pair of vectors; both levels step with SGD."""
+
+    def make(
+        *,
+        single: bool = False,
+        names: tuple[str, str] = ("lower", "upper"),
+        lower_config: Config | None = None,
+        upper_config: Config | None = None,
+        lower_class: type[LowerProblem] = PairLower,
+        upper_class: type[UpperProblem] = PairUpper,
+        **options: Any,
+    ) -> BilevelEngine:
+        torch.manual_seed(0)
+        pair = Pair()
+        batches = [collate_pair([{"row": row, "labels": row % 3}]) for row in range(5)]
+        lower = lower_class(names[0], lower_config or Config(unroll_steps=2), pair)
+        upper = upper_class(names[1], upper_config or Config(), pair)
+        lower.optimizer = torch.optim.SGD(lower.trainable_parameters(), lr=0.1)
+        upper.optimizer = torch.optim.SGD(upper.trainable_parameters(), lr=0.1)
+        lower.train_data_loader = upper.train_data_loader = batches
+        options = {"steps": 5, "hypergradient": "first_order", "device": "cpu", **options}
+        return BilevelEngine(lower, None if single else upper, **options)
+
+    return make
+
+
+class Records(Callback):
+    """Keeps every record."""
+
+    def __init__(self) -> None:
+        self.steps: list[Any] = []
+        self.validations: list[Any] = []
+
+    def on_step(self, engine: BilevelEngine, record: Any) -> None:
+        """Keep a step."""
+        self.steps.append(record)
+
+    def on_validation(self, engine: BilevelEngine, record: Any) -> None:
+        """Keep a validation."""
+        self.validations.append(record)
+
+
+@dataclass
+class FittedPair:
+    """What came of a fit."""
+
+    model: Pair
+    result: FitResult
+    records: Records
+
+
+@pytest.fixture
+def fit_pair() -> Callable[..., FittedPair]:
+    """Fit a fresh pair to ``rows`` rows of two classes; words that ``fit`` does not know are settings."""
+
+    def run(*, rows: int = 40, single: bool = False, callbacks: Any = (), **options: Any) -> FittedPair:
+        known = {name: options.pop(name) for name in ("validate", "monitor") if name in options}
+        batches = LevelSettings(batch_size=4)
+        settings = {"steps": 8, "unroll_steps": 2, "hypergradient": "first_order", "device": "cpu"}
+        settings |= {"lower": batches, "upper": batches, **options}
+        model, records = Pair(), Records()
+        result = fit(
+            model,  # type: ignore[arg-type]  # a user's own variant may train any module
+            [{"row": row, "labels": row % 2} for row in range(rows)],
+            collate=collate_pair,
+            variant=Variant("pair", PairLower, None if single else PairUpper, dict, lambda model, *_, **__: model),
+            settings=FitSettings(**settings),  # type: ignore[arg-type]
+            callbacks=(records, *callbacks),
+            **known,
+        )
+        return FittedPair(model, result, records)
+
+    return run
