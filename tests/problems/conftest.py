@@ -1,0 +1,248 @@
+"""A ridge problem with closed forms, tiny BERTs with each variant's adapter, and Betty's own engine to run them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from betty.configs import Config, EngineConfig
+from betty.engine import Engine
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification
+
+from bilora.aliases import Tensors
+from bilora.problems import VARIANTS, LowerProblem, Needs, UpperProblem
+
+FEATURES = 5
+DIRECT = 0.1
+RATE = 0.05
+CPU = torch.device("cpu")
+
+
+class CpuEngine(Engine):  # type: ignore[misc]  # Betty carries no types
+    """Betty's engine as it is, but for the device: ours are ``torch.device`` objects."""
+
+    def configure_systems(self) -> dict[str, Any]:
+        systems: dict[str, Any] = super().configure_systems()
+        self.device = CPU
+        return systems
+
+
+class Vector(nn.Module):
+    """One float64 vector as a module."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = nn.Parameter(value.clone())
+
+
+class LowerLoss:
+    """L1(V, E) = mean (X V - y)^2 + sum_j exp(E_j) V_j^2, a ridge regression with a log-penalty a feature."""
+
+    module: Vector
+    upper: Any
+
+    def training_step(self, batch: Any) -> Any:
+        inputs, targets = batch
+        penalty = (self.upper.module.value.exp() * self.module.value**2).sum()
+        return ((inputs @ self.module.value - targets) ** 2).mean() + penalty
+
+
+class UpperLoss:
+    """L2(V, E) = mean (Z V - t)^2 + DIRECT |E|^2."""
+
+    module: Vector
+    lower: Any
+
+    def training_step(self, batch: Any) -> Any:
+        inputs, targets = batch
+        direct = DIRECT * (self.module.value**2).sum()
+        return ((inputs @ self.lower.module.value - targets) ** 2).mean() + direct
+
+
+@dataclass
+class Stub:
+    """A hypergradient that returns ``answer(vector, lower)``, zeros unless given, and remembers its calls."""
+
+    needs: Needs = Needs()
+    answer: Callable[[Tensors, LowerProblem], Tensors] | None = None
+    vectors: list[Tensors] = field(default_factory=list)
+
+    def implicit_term(self, vector: Tensors, lower: LowerProblem) -> Tensors:
+        self.vectors.append(vector)
+        if self.answer is not None:
+            return self.answer(vector, lower)
+        return tuple(torch.zeros_like(each) for each in lower.upper_parameters())
+
+
+@dataclass
+class Ridge:
+    """Both levels, wired and ready to step."""
+
+    engine: CpuEngine
+    lower: Any
+    upper: Any
+    lower_batches: list[tuple[Tensor, Tensor]]
+    upper_batches: list[tuple[Tensor, Tensor]]
+
+    @property
+    def V(self) -> Tensor:
+        """The lower parameters."""
+        value: Tensor = self.lower.module.value
+        return value
+
+    @property
+    def E(self) -> Tensor:
+        """The upper parameters."""
+        value: Tensor = self.upper.module.value
+        return value
+
+    def run(self, micro_batches: int = 1) -> None:
+        """Give the lower level so many micro-batches, and the upper level what follows from them."""
+        run(self.engine, micro_batches)
+
+    def error_gradient(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """The gradient of the mean squared error in V; on the upper data this is v = d_V L2."""
+        inputs, targets = batch
+        return 2 * inputs.T @ (inputs @ self.V.detach() - targets) / len(targets)
+
+    def lower_gradient(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """d_V L1."""
+        return self.error_gradient(batch) + 2 * self.E.detach().exp() * self.V.detach()
+
+
+def run(engine: CpuEngine, micro_batches: int) -> None:
+    """Step Betty's engine; its own ``run`` would also close it."""
+    engine.train()
+    for _ in range(micro_batches):
+        engine.global_step += 1
+        engine.train_step()
+
+
+def connect(lower: Any, upper: Any = None) -> CpuEngine:
+    """Put the levels into Betty's graph, which sets them up."""
+    graph = {"u2l": {upper: [lower]}, "l2u": {lower: [upper]}} if upper else {"u2l": {}, "l2u": {}}
+    return CpuEngine([lower, upper] if upper else [lower], EngineConfig(), graph)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def train() -> Callable[..., None]:
+    """Give a lower level, alone or under an upper one, so many micro-batches; the first call sets it up."""
+    engines: dict[int, CpuEngine] = {}
+
+    def go(lower: LowerProblem, micro_batches: int, upper: UpperProblem | None = None) -> None:
+        engine = engines.get(id(lower)) or engines.setdefault(id(lower), connect(lower, upper))
+        run(engine, micro_batches)
+
+    return go
+
+
+@pytest.fixture
+def stub() -> type[Stub]:
+    """The class of stand-ins for a hypergradient."""
+    return Stub
+
+
+@pytest.fixture
+def make_ridge() -> Callable[..., Ridge]:
+    """Make a ridge problem of two classes of problems, ours or Betty's; the same numbers every time."""
+
+    def make(
+        *,
+        lower_config: Config | None = None,
+        upper_config: Config | None = None,
+        hypergradient: Any = None,
+        kinds: tuple[type, type] = (LowerProblem, UpperProblem),
+    ) -> Ridge:
+        generator = torch.Generator().manual_seed(1)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        def level(name: str, kind: type, loss: type, value: Tensor, config: Config | None) -> Any:
+            module = Vector(value)
+            optimizer = torch.optim.SGD(module.parameters(), lr=RATE)
+            made = type("Ridge", (loss, kind), {})
+            batches = [(draw(8, FEATURES), draw(8)) for _ in range(4)]
+            return made(name, config or Config(), module, optimizer, train_data_loader=batches)
+
+        lower = level("lower", kinds[0], LowerLoss, draw(FEATURES), lower_config)
+        upper = level("upper", kinds[1], UpperLoss, 0.3 * draw(FEATURES), upper_config)
+        if isinstance(upper, UpperProblem):
+            upper.hypergradient = hypergradient or Stub()
+            lower.needs = upper.hypergradient.needs
+        data = lower.train_data_loader, upper.train_data_loader
+        return Ridge(connect(lower, upper), lower, upper, *data)
+
+    return make
+
+
+# ---- transformers ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def make_bert() -> Callable[[], BertForSequenceClassification]:
+    """Build a tiny random BERT with two labels and eager attention; each call gives the same weights."""
+    layers: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 2}
+    config = BertConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, max_position_embeddings=16, **layers
+    )
+    config._attn_implementation = "eager"
+
+    def build() -> BertForSequenceClassification:
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            return BertForSequenceClassification(config)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def adapted(make_bert: Callable[[], BertForSequenceClassification]) -> Callable[..., PeftModel]:
+    """Return a tiny BERT with a variant's adapter on it; the same weights every time."""
+
+    def build(name: str, *, settings: Any = None, steps: int = 6) -> PeftModel:
+        variant = VARIANTS[name]
+        with torch.random.fork_rng():
+            torch.manual_seed(4)
+            chosen = variant.settings(rank=4) if settings is None else settings
+            return variant.adapt(make_bert(), chosen, task_type="SEQ_CLS", steps=steps)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def bert_batches() -> list[dict[str, Tensor]]:
+    """Three batches of random tokens with labels."""
+    generator = torch.Generator().manual_seed(5)
+    return [
+        {
+            "input_ids": torch.randint(3, 64, (4, 7), generator=generator),
+            "attention_mask": torch.ones(4, 7, dtype=torch.long),
+            "labels": torch.randint(0, 2, (4,), generator=generator),
+        }
+        for _ in range(3)
+    ]
+
+
+@pytest.fixture(scope="session")
+def digest() -> Callable[[Sequence[Tensor]], str]:
+    """The sha256 of some tensors, bit for bit."""
+
+    def sha(tensors: Sequence[Tensor]) -> str:
+        whole = hashlib.sha256()
+        for each in tensors:
+            whole.update(each.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        return whole.hexdigest()
+
+    return sha

@@ -1,0 +1,236 @@
+"""The user's module, optimizer, scheduler and loaders are used as they are, or refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import BatchEncoding
+
+from bilora.errors import DataError, SettingsError
+from bilora.problems import LowerProblem
+from bilora.problems.kept_problem import is_placed, number_of_batches
+
+Train = Callable[[LowerProblem, int], None]
+
+
+class Body(nn.Module):
+    """Two layers that are trained on top of one that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.Linear(3, 4).requires_grad_(False)
+        self.middle = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        prediction = self.head(torch.tanh(self.middle(self.frozen(x))))
+        return {"loss": ((prediction.squeeze(-1) - y) ** 2).mean()}
+
+
+@pytest.fixture
+def module() -> Body:
+    return Body().double()
+
+
+@pytest.fixture
+def batches() -> list[dict[str, Tensor]]:
+    return [{"x": torch.randn(6, 3).double(), "y": torch.randn(6).double()} for _ in range(4)]
+
+
+def two_groups(module: Body) -> AdamW:
+    groups = [
+        {"params": list(module.middle.parameters()), "lr": 1e-2, "weight_decay": 0.1},
+        {"params": list(module.head.parameters()), "lr": 1e-3, "weight_decay": 0.0},
+    ]
+    return AdamW(groups)
+
+
+def one_cycle(optimizer: Optimizer) -> OneCycleLR:
+    return OneCycleLR(optimizer, max_lr=[1e-2, 1e-3], total_steps=12)
+
+
+def level(module: nn.Module, batches: Any, optimizer: Optimizer | None = None) -> Any:
+    if optimizer is None:
+        optimizer = SGD([each for each in module.parameters() if each.requires_grad], lr=0.1)
+    return LowerProblem("lower", None, module, optimizer, train_data_loader=batches)
+
+
+# ---- parameters -----------------------------------------------------------------------------------------
+
+
+def test_trainable_parameters_only(module: Body, batches: Any, train: Train) -> None:
+    lower = level(module, batches)
+    frozen = module.frozen.weight.clone()
+    expected = [*module.middle.parameters(), *module.head.parameters()]
+    assert [id(each) for each in lower.trainable_parameters()] == [id(each) for each in expected]
+    assert [id(each) for each in lower.parameters()] == [id(each) for each in expected]
+    train(lower, 3)
+    assert torch.equal(module.frozen.weight, frozen)
+    assert all(each.grad is None for each in module.frozen.parameters())
+
+
+def test_level_without_trainable_parameters_is_refused(module: Body, batches: Any) -> None:
+    lower = LowerProblem("lower", None, module.requires_grad_(False))
+    with pytest.raises(SettingsError, match="'lower' has no trainable parameters.*is_trainable=True"):
+        lower.trainable_parameters()
+
+
+# ---- optimizer and scheduler ----------------------------------------------------------------------------
+
+
+def test_param_groups_and_scheduler_train_as_in_a_plain_loop(batches: Any, train: Train) -> None:
+    """AdamW with two groups and OneCycleLR are the very objects given, and step as torch alone steps them."""
+    torch.manual_seed(1)
+    module, twin = Body().double(), Body().double()
+    twin.load_state_dict(module.state_dict())
+    optimizer = two_groups(module)
+    scheduler = one_cycle(optimizer)
+    lower = LowerProblem("lower", None, module, optimizer, scheduler, batches)
+    trace = []
+    for _ in range(10):
+        train(lower, 1)
+        trace.append(lower.report.learning_rates)
+    assert lower.optimizer is optimizer
+    assert lower.learning_rate_scheduler is scheduler
+    assert trace == plain_loop(twin, batches, steps=10)
+    assert all(
+        torch.equal(ours, theirs) for ours, theirs in zip(module.parameters(), twin.parameters(), strict=True)
+    )
+
+
+def plain_loop(module: Body, batches: list[dict[str, Tensor]], *, steps: int) -> list[tuple[float, ...]]:
+    optimizer = two_groups(module)
+    scheduler = one_cycle(optimizer)
+    trace = []
+    for step in range(steps):
+        trace.append(tuple(group["lr"] for group in optimizer.param_groups))
+        optimizer.zero_grad()
+        module(**batches[step % len(batches)])["loss"].backward()
+        optimizer.step()
+        scheduler.step()
+    return trace
+
+
+def test_level_without_optimizer_is_refused(module: Body, batches: Any, train: Train) -> None:
+    lower = LowerProblem("lower", None, module, train_data_loader=batches)
+    with pytest.raises(SettingsError, match="'lower' has no optimizer.*configure_optimizer"):
+        train(lower, 1)
+
+
+def test_optimizer_that_lacks_parameters_is_refused(module: Body, batches: Any, train: Train) -> None:
+    lower = level(module, batches, SGD(module.head.parameters(), lr=0.1))
+    with pytest.raises(SettingsError, match=r"lacks 2 .*\(middle.weight, middle.bias\) and holds 0 that"):
+        train(lower, 1)
+
+
+def test_optimizer_with_foreign_parameters_is_refused(module: Body, batches: Any, train: Train) -> None:
+    lower = level(module, batches, SGD(module.parameters(), lr=0.1))
+    with pytest.raises(SettingsError, match=r"lacks 0 .* and holds 2 that are not the level's"):
+        train(lower, 1)
+
+
+# ---- module ---------------------------------------------------------------------------------------------
+
+
+class Placed(Body):
+    """A model that has placed itself, such as a quantised one; moving it would break it."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("moved")
+
+
+@pytest.mark.parametrize("mark", ["is_quantized", "hf_device_map"])
+def test_placed_model_is_not_moved(batches: Any, train: Train, mark: str) -> None:
+    module = Placed()
+    module.double()
+    assert not is_placed(module)
+    with pytest.raises(AssertionError, match="moved"):
+        train(level(module, batches), 1)
+    setattr(module, mark, {"": 0})
+    assert is_placed(module)
+    train(level(module, batches), 1)
+
+
+# ---- loaders --------------------------------------------------------------------------------------------
+
+
+def test_empty_loader_is_refused_by_name(module: Body, train: Train) -> None:
+    rows: Any = [{"x": torch.ones(3), "y": torch.ones(())}] * 3
+    lower = level(module, DataLoader(rows, batch_size=4, drop_last=True))
+    with pytest.raises(DataError, match="data loader of level 'lower' gives no batch.*drop_last"):
+        train(lower, 1)
+
+
+def test_exhausted_generator_is_refused(module: Body, batches: Any, train: Train) -> None:
+    lower = level(module, (each for each in batches))
+    train(lower, 4)
+    before = module.head.weight.clone()
+    with pytest.raises(DataError, match="'lower' gave nothing when opened again.*such as a DataLoader"):
+        train(lower, 1)
+    assert torch.equal(module.head.weight, before)
+
+
+class Stream(IterableDataset[dict[str, Tensor]]):
+    """Rows without a number of rows."""
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return iter([{"x": torch.ones(3).double(), "y": torch.ones(()).double()}] * 3)
+
+
+def test_loader_over_a_stream_is_opened_again(module: Body, train: Train) -> None:
+    loader: Any = DataLoader(Stream(), batch_size=1)
+    assert number_of_batches(loader) is None
+    lower = level(module, loader)
+    train(lower, 7)
+    assert lower.epoch_counter == [2]
+
+
+def test_every_end_of_an_epoch_is_told(module: Body, batches: Any, train: Train) -> None:
+    lower = level(module, batches)
+    ends: list[int] = []
+    lower.epoch_listeners.append(lambda: ends.append(lower.count))
+    train(lower, 9)
+    assert ends == [5, 9]  # the count of the step that found the loader of four at its end
+
+
+def test_restarted_loader_begins_again(module: Body, batches: Any, train: Train) -> None:
+    lower = level(module, batches)
+    train(lower, 2)
+    lower.restart_loader()
+    train(lower, 1)
+    assert torch.equal(lower.cur_batch["x"], batches[0]["x"])
+
+
+def test_two_loaders_give_a_pair(module: Body, batches: Any, train: Train) -> None:
+    lower = level(module, (batches, batches[:1]))
+    lower.training_step = lambda pair: module(**pair[0])["loss"] + module(**pair[1])["loss"]
+    train(lower, 2)
+    first, second = lower.cur_batch
+    assert torch.equal(first["x"], batches[1]["x"])
+    assert torch.equal(second["x"], batches[0]["x"])
+    assert lower.epoch_counter == [0, 1]
+
+
+def test_loaders_batch_is_left_alone(module: Body, train: Train) -> None:
+    """A BatchEncoding arrives as a mapping; what a training step does to its batch stays its own affair."""
+    encoding = BatchEncoding({"x": torch.ones(2, 3).double(), "y": torch.ones(2).double()})
+    lower = level(module, [encoding])
+    seen: list[type] = []
+
+    def training_step(batch: Any) -> Tensor:
+        seen.append(type(batch))
+        loss: Tensor = module(x=batch.pop("x"), y=batch.pop("y"))["loss"]
+        return loss
+
+    lower.training_step = training_step
+    train(lower, 2)
+    assert seen == [dict, dict]
+    assert type(encoding) is BatchEncoding
+    assert sorted(encoding) == ["x", "y"]
