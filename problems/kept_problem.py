@@ -36,6 +36,7 @@ class KeptProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no ty
         config = Config() if config is None else config
         check_config(config, level=name)
         super().__init__(name, config, module, optimizer, scheduler, train_data_loader, extra_config)
+        self._refuse_idle_hooks()
         self.autocast_dtype = autocast_dtype(config.precision)
         # Betty's own mixed precision knows CUDA only: bf16 does nothing on a CPU, fp16 is an assert there.
         self.precision = "fp32"
@@ -43,6 +44,13 @@ class KeptProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no ty
         self.learning_rate_scheduler: Any = None
         self.epoch_listeners: list[Callable[[], None]] = []
         self._named_parameters: dict[str, nn.Parameter] | None = None
+
+    def _refuse_idle_hooks(self) -> None:
+        """Refuse what Betty would look for on a subclass and this one would never call."""
+        replaced = {"custom_optimizer_step": "take_step()", "param_groups": "an optimizer with param groups"}
+        for hook, instead in replaced.items():
+            if self.is_implemented(hook):
+                raise SettingsError(f"level {self.name!r} defines {hook}(), which is not called here; use {instead}")
 
     # ---- parameters ---------------------------------------------------------------------------------
 

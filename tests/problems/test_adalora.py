@@ -19,7 +19,8 @@ Adapted = Callable[..., PeftModel]
 Batches = list[dict[str, Tensor]]
 Train = Callable[[Any, int], None]
 STEPS = 20
-SETTINGS = AdaloraSettings(rank=2, initial_rank=4, target_modules=["query", "value"])
+# A weight that is not PEFT's default.
+SETTINGS = AdaloraSettings(rank=2, initial_rank=4, orthogonality=0.3, target_modules=["query", "value"])
 LAYERS = 4  # query and value of two blocks
 
 

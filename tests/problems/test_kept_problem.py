@@ -211,7 +211,10 @@ def test_restarted_loader_begins_again(module: Body, batches: Any, train: Train)
 def test_two_loaders_give_a_pair(module: Body, batches: Any, train: Train) -> None:
     lower = level(module, (batches, batches[:1]))
     lower.training_step = lambda pair: module(**pair[0])["loss"] + module(**pair[1])["loss"]
+    ends: list[int] = []
+    lower.epoch_listeners.append(lambda: ends.append(lower.count))
     train(lower, 2)
+    assert ends == []  # an epoch is one of the first loader
     first, second = lower.cur_batch
     assert torch.equal(first["x"], batches[1]["x"])
     assert torch.equal(second["x"], batches[0]["x"])
@@ -232,5 +235,14 @@ def test_loaders_batch_is_left_alone(module: Body, train: Train) -> None:
     lower.training_step = training_step
     train(lower, 2)
     assert seen == [dict, dict]
+    assert type(lower.cur_batch) is dict
+    assert sorted(lower.cur_batch) == ["x", "y"]
     assert type(encoding) is BatchEncoding
     assert sorted(encoding) == ["x", "y"]
+
+
+@pytest.mark.parametrize("hook", ["custom_optimizer_step", "param_groups"])
+def test_hooks_of_betty_that_are_never_called_are_refused(hook: str) -> None:
+    kind = type("Own", (LowerProblem,), {hook: lambda self: None})
+    with pytest.raises(SettingsError, match=rf"defines {hook}\(\), which is not called here; use "):
+        kind("lower")
