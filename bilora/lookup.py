@@ -61,6 +61,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def _import(path: str, kind: str) -> Any:
     module_name, _, attribute = path.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+        raise SettingsError(f"{kind} {path!r} is not of the form 'package.module:NAME'")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -46,6 +48,7 @@ def build_section(factory: Callable[..., T], settings: Mapping[str, Any], *, kin
             raise SettingsError(
                 f"{kind} has no setting {key!r}; known: {', '.join(known) or 'none'}.{did_you_mean(key, known)}"
             )
+    refuse_nulls(factory, settings, what=kind)
     parser = ArgumentParser(exit_on_error=False)
     added = parser.add_function_arguments if inspect.isfunction(factory) else parser.add_class_arguments
     added(factory, None, as_group=False)
@@ -54,6 +57,50 @@ def build_section(factory: Callable[..., T], settings: Mapping[str, Any], *, kin
     except ArgumentError as error:
         raise SettingsError(f"{kind}: {_first_words(str(error))}") from error
     return factory(**{key: checked[key] for key in known})
+
+
+def refuse_nulls(factory: Callable[..., Any], settings: Mapping[str, Any], *, what: str) -> None:
+    """Raise if a value is None where its annotation has no None.
+
+    An empty line of YAML (``steps:``) is None, which jsonargparse takes for "not given" and hands on.
+
+    Args:
+        factory: A dataclass, a class or a function with annotated arguments.
+        settings: Its values; those of an argument that is a dataclass, as a mapping, are looked into.
+        what: What the settings are of, for the error text.
+
+    Raises:
+        SettingsError: With the dotted names of all such values.
+
+    Example:
+        >>> def move(steps: int, direction: str | None = None): ...
+        >>> refuse_nulls(move, {"steps": None, "direction": None}, what="move")
+        Traceback (most recent call last):
+            ...
+        bilora.errors.SettingsError: move: no value for steps; give one, or leave the line out
+    """
+    empty = _nulls(factory, settings)
+    if empty:
+        raise SettingsError(f"{what}: no value for {', '.join(empty)}; give one, or leave the line out")
+
+
+def _nulls(factory: Callable[..., Any], settings: Mapping[str, Any]) -> list[str]:
+    found = []
+    for key, hint in _annotations(factory).items():
+        value = settings.get(key, hint)
+        if value is None and hint is not Any and NoneType not in get_args(hint):
+            found.append(key)
+        elif dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+            found += [f"{key}.{name}" for name in _nulls(hint, value)]
+    return found
+
+
+def _annotations(factory: Callable[..., Any]) -> dict[str, Any]:
+    own = factory.__init__ if inspect.isclass(factory) and not dataclasses.is_dataclass(factory) else factory
+    try:
+        return get_type_hints(own)
+    except NameError:  # an annotation that only a type checker can resolve: nothing is known of it
+        return {}
 
 
 def _first_words(message: str) -> str:

@@ -3,6 +3,8 @@
 if __name__ != "bilora.engines":
     raise ImportError("this folder is imported as bilora.engines; run 'pip install -e .' in the checkout once")
 
+import bilora.problems  # noqa: F401, I001  (first of all: it says what to do where Betty is missing)
+
 from bilora.engines.bilevel import BilevelEngine
 from bilora.engines.callbacks import Callback
 from bilora.engines.early_stopping import EarlyStopping

@@ -63,7 +63,6 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         self.lower_level = lower
         self.upper_level = upper
         self.levels: tuple[Level, ...] = (lower,) if upper is None else (lower, upper)
-        self._check_names()
         self.steps = steps
         self.validate = validate
         self.validate_every = validate_every
@@ -181,15 +180,16 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         self.device = choose_device(self._device_name)
         return systems
 
-    def _check_names(self) -> None:
-        """Refuse level names that Betty would set as attributes over existing ones."""
-        for level in self.levels:
-            others = [each for each in self.levels if each is not level]
-            if hasattr(self, level.name) or any(hasattr(each, level.name) for each in others):
-                raise SettingsError(
-                    f"a level cannot be called {level.name!r}: Betty makes each name an attribute of the engine and of "
-                    "the other level, and this one is taken; choose another, such as 'lower' and 'upper'"
-                )
+    def set_problem_attr(self, problem: Level) -> str:
+        """Make a level an attribute of the engine and of the other level, unless the name is taken there."""
+        others = [each for each in self.levels if each is not problem]
+        if any(hasattr(each, problem.name) for each in (self, *others)):
+            raise SettingsError(
+                f"a level cannot be called {problem.name!r}: Betty makes each name an attribute of the engine and of "
+                "the other level, and this one is taken; choose another, such as 'lower' and 'upper'"
+            )
+        name: str = super().set_problem_attr(problem)
+        return name
 
 
 @contextmanager
@@ -212,7 +212,8 @@ def _check_schedule(lower: LowerProblem, upper: UpperProblem | None, steps: int,
         return
     unroll = lower.config.unroll_steps
     warmup = math.floor(lower.config.warmup_steps / lower.gas)
-    first = (warmup // unroll + 1) * unroll * upper.gas
+    # An upper micro-batch at every multiple of unroll_steps after the warm-up, a step when they are enough.
+    first = (warmup // unroll + upper.gas) * unroll
     if steps < first:
         raise SettingsError(
             f"steps is {steps}, but with unroll_steps={unroll}, warmup_steps={lower.config.warmup_steps} and "

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 from jsonargparse import ArgumentParser
 
 from bilora.lookup import did_you_mean
+from bilora.sections import refuse_nulls
 
 Config = TypeVar("Config")
 
@@ -23,11 +24,19 @@ class OneLineParser(ArgumentParser):
     def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
         """Print what is wrong and end with exit code 2."""
         known = [option for action in self._actions for option in action.option_strings]
-        words = re.findall(r"--[\w.\-]+|'[\w.]+'", message)
-        asked = [word if word.startswith("--") else "--" + word.strip("'") for word in words]
-        near = [did_you_mean(word, known) for word in asked[:1] if word not in known]
-        print(f"{self.prog}: error: {' '.join(message.split())}{''.join(near)}", file=sys.stderr)
+        asked = _option_in(message)
+        near = "" if asked in known else did_you_mean(asked, known)
+        print(f"{self.prog}: error: {' '.join(message.split())}{near}", file=sys.stderr)
         raise SystemExit(BAD_INPUT)
+
+
+def _option_in(message: str) -> str:
+    """Return the option that a message of jsonargparse is about, or an empty string."""
+    inside = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
+    if inside:
+        return f"--{inside[1]}.{inside[2]}"
+    found = re.search(r"--[\w.\-]+|'[\w.]+'", message)
+    return "" if found is None else "--" + found[0].strip("'").removeprefix("--")
 
 
 def parse_config(kind: type[Config], argv: Sequence[str], *, prog: str, description: str) -> Config:
@@ -58,6 +67,7 @@ def parse_config(kind: type[Config], argv: Sequence[str], *, prog: str, descript
     parser.add_class_arguments(kind, None, as_group=False)
     values = parser.parse_args(_normal_form(list(argv)))
     del values["config"]
+    refuse_nulls(kind, values.as_dict(), what="config")
     instantiated = parser.instantiate(values)
     return kind(**instantiated.as_dict() if hasattr(instantiated, "as_dict") else vars(instantiated))
 

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from bilora.engines.settings import FitSettings, LevelSettings, refuse_faults, resolved
 from bilora.errors import SettingsError
-from bilora.lookup import did_you_mean
 from bilora.problems.catalog import find_variant
 from bilora.sections import build_section
 from bilora.tasks import find_task
@@ -122,18 +121,13 @@ class RunConfig:
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     def _check_methods(self) -> None:
-        for method in self.method_settings:
-            if method not in self.method:
-                raise SettingsError(
-                    f"method_settings has a section {method!r}, but the methods of this run are "
-                    f"{', '.join(self.method)}.{did_you_mean(method, self.method)}"
-                )
         if self.formulation is not None and not any(has_formulation(each) for each in self.method):
             raise SettingsError(
                 f"formulation is {self.formulation!r}, but none of the methods {', '.join(self.method)} has singular "
                 "values; leave it out"
             )
-        for method in self.method:
+        # A section of a method that is not run is allowed: a file may hold settings for all that are compared.
+        for method in (*self.method, *self.method_settings):
             self.settings_of(method)
 
 

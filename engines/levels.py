@@ -82,8 +82,10 @@ def _level(
     level = kind(name, config=config, module=model, extra_config=cfg)
     parameters = level.trainable_parameters()
     level.optimizer = torch.optim.AdamW(parameters, lr=own.learning_rate, weight_decay=own.weight_decay)
+    # What transformers calls constant has no warm-up.
+    schedule = "constant_with_warmup" if own.schedule == "constant" else own.schedule
     level.scheduler = get_scheduler(
-        own.schedule, level.optimizer, num_warmup_steps=math.ceil(own.warmup * steps), num_training_steps=steps
+        schedule, level.optimizer, num_warmup_steps=math.ceil(own.warmup * steps), num_training_steps=steps
     )
     return level
 

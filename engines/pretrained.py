@@ -43,7 +43,10 @@ def load_tokenizer(model: str | None, task: Task, *, max_length: int) -> tuple[s
 
 
 def load_model(place: str, task: Task) -> Any:
-    """Return the model with a new head for the task, drawn from torch's global random state.
+    """Return the model with a head for the task.
+
+    A head of that size which the model was saved with is kept; else a new one is drawn from torch's global
+    random state.
 
     Raises:
         DataError: The model cannot be found or has no form for this task.
@@ -55,8 +58,12 @@ def load_model(place: str, task: Task) -> Any:
         heads["id2label"] = dict(enumerate(task.label_names))
         heads["label2id"] = {name: index for index, name in enumerate(task.label_names)}
     with _named_failure(place):
-        here = must_be_here(place)
-        return AutoModelForSequenceClassification.from_pretrained(place, local_files_only=here, **heads)
+        return AutoModelForSequenceClassification.from_pretrained(
+            place,
+            local_files_only=must_be_here(place),
+            ignore_mismatched_sizes=True,  # a head for another task gives way to a new one
+            **heads,
+        )
 
 
 @functools.cache

@@ -107,7 +107,7 @@ def run_once(config: RunConfig, prepared: Prepared, *, method: str, seed: int, f
     megabytes = memory.megabytes()
     _save(model, rows, result, folder)
     row = _row(config, prepared, method=method, seed=seed) | {
-        **evaluation.final(),
+        **evaluation.final(result),
         "steps": result.steps,
         "seconds": round(result.seconds, 2),
         "peak_memory_mb": round(megabytes, 1),
@@ -130,7 +130,9 @@ class Evaluation:
         collate = Collator(prepared.tokenizer)
 
         def loader(rows: list[dict[str, Any]]) -> Any:
-            return make_loader(rows, batch_size=VALIDATION_BATCH, seed=0, collate=collate, shuffle=False)
+            # Rows of one length together need less padding, and no metric depends on their order.
+            by_length = sorted(rows, key=lambda row: len(row["input_ids"]))
+            return make_loader(by_length, batch_size=VALIDATION_BATCH, seed=0, collate=collate, shuffle=False)
 
         self.validation_loaders = {name: loader(rows) for name, rows in prepared.validation.items()}
         self.train_loaders = {"train": loader(encoded)}
@@ -139,9 +141,10 @@ class Evaluation:
         """Return loss and metrics on the validation sets."""
         return evaluate_loaders(self.model, self.validation_loaders, self.task, autocast_dtype=self.autocast)
 
-    def final(self) -> dict[str, Any]:
-        """Return the score and both losses, without dropout, of the parameters as they are now."""
-        metrics = self.validation()
+    def final(self, result: FitResult) -> dict[str, Any]:
+        """Return the score and both losses, without dropout, of the parameters that the fit ended with."""
+        # The last validation is of these parameters, unless better ones were put back after it.
+        metrics = self.validation() if result.metrics is None or result.best_step is not None else result.metrics
         train = evaluate_loaders(self.model, self.train_loaders, self.task, autocast_dtype=self.autocast)
         return {
             "score": metrics[self.task.metric],

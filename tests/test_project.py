@@ -47,9 +47,7 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, (
-                f"{path}:{node.lineno}: a relative import, which mypy and doctest do not follow"
-            )
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import, which mypy and doctest do not follow"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
@@ -65,16 +63,13 @@ def repository_files() -> list[Path]:
         for path in ROOT.rglob("*")
         if path.is_file()
         and not any(
-            part in GENERATED or part.endswith(("_cache", ".egg-info"))
-            for part in path.relative_to(ROOT).parts
+            part in GENERATED or part.endswith(("_cache", ".egg-info")) for part in path.relative_to(ROOT).parts
         )
     ]
 
 
 def run(code: str, *, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
-    )
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
 
 
 def test_version_is_the_installed_one() -> None:

@@ -20,6 +20,7 @@ from bilora.engines.fit import FitResult, fit
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.problems import LowerProblem, UpperProblem
 from bilora.problems.bilora import BiloraLower, BiloraSettings, BiloraUpper
+from bilora.problems.catalog import find_variant
 from bilora.problems.variant import Variant
 
 FEATURES = 20
@@ -192,7 +193,7 @@ def make_transformer() -> Callable[..., Transformer]:
     return make
 
 
-# ---- the road from rows to parameters, on a model of two vectors ------------------------------------------------------
+# ---- the road from rows to parameters, on a model of two vectors ----------------------------------
 
 
 class Pair(nn.Module):
@@ -212,7 +213,7 @@ class PairLower(LowerProblem):
         """Return the lower vector."""
         return {"below": self.module.below}
 
-    def training_step(self, batch: Any) -> Tensor:
+    def training_step(self, batch: Any) -> Any:
         """Return L1."""
         self.module.seen["lower"].append(batch["row"].tolist())
         target = batch["labels"].double().mean() + torch.rand_like(self.module.below)
@@ -226,7 +227,7 @@ class PairUpper(UpperProblem):
         """Return the upper vector."""
         return {"above": self.module.above}
 
-    def training_step(self, batch: Any) -> Tensor:
+    def training_step(self, batch: Any) -> Any:
         """Return L2."""
         self.module.seen["upper"].append(batch["row"].tolist())
         return ((self.module.below + self.module.above - batch["labels"].double().mean()) ** 2).mean()
@@ -312,3 +313,60 @@ def fit_pair() -> Callable[..., FittedPair]:
         return FittedPair(model, result, records)
 
     return run
+
+
+@dataclass
+class FittedAdapter:
+    """A tiny BERT with an adapter, after a fit."""
+
+    model: Any
+    result: FitResult
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return what is trained, by name."""
+        return {name: each.detach() for name, each in self.model.named_parameters() if each.requires_grad}
+
+
+@pytest.fixture
+def fit_adapter() -> Callable[..., FittedAdapter]:
+    """Fit a variant's adapter on a fresh tiny BERT, with dropout, to 40 rows of synthetic ids."""
+
+    def run(
+        method: str,
+        *,
+        settings: dict[str, Any] | None = None,
+        base_dropout: float = 0.1,
+        dtype: torch.dtype = torch.float32,
+        callbacks: Any = (),
+        **options: Any,
+    ) -> FittedAdapter:
+        known = {name: options.pop(name) for name in ("validate", "monitor") if name in options}
+        variant = find_variant(method)
+        own = variant.settings(rank=2, **options)
+        batches = LevelSettings(batch_size=8, learning_rate=1e-2)
+        fit_settings = FitSettings(
+            **{"steps": 4, "unroll_steps": 2, "lower": batches, "upper": batches, "device": "cpu", **(settings or {})}
+        )
+        torch.manual_seed(0)
+        base: Any = tiny_bert(base_dropout)
+        model = variant.adapt(base, own, task_type="SEQ_CLS", steps=fit_settings.steps).to(dtype)
+        tokens = torch.randint(1, 64, (40, 6), generator=torch.Generator().manual_seed(1))
+        data = [{"input_ids": ids, "labels": index % 2} for index, ids in enumerate(tokens.tolist())]
+        result = fit(
+            model,
+            data,
+            collate=collate_tokens,
+            variant=variant,
+            variant_settings=own,
+            settings=fit_settings,
+            callbacks=callbacks,
+            **known,
+        )
+        return FittedAdapter(model, result)
+
+    return run
+
+
+def collate_tokens(rows: Any) -> dict[str, Tensor]:
+    """Return ids and labels as tensors."""
+    return {name: torch.tensor([row[name] for row in rows]) for name in ("input_ids", "labels")}

@@ -194,9 +194,7 @@ def make_ridge() -> Callable[..., Ridge]:
 def make_bert() -> Callable[[], BertForSequenceClassification]:
     """Build a tiny random BERT with two labels and eager attention; each call gives the same weights."""
     layers: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 2}
-    config = BertConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, max_position_embeddings=16, **layers
-    )
+    config = BertConfig(vocab_size=64, hidden_size=32, intermediate_size=48, max_position_embeddings=16, **layers)
     config._attn_implementation = "eager"
 
     def build() -> BertForSequenceClassification:

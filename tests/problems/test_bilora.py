@@ -38,9 +38,7 @@ def test_parameters_are_those_the_layers_name(adapted: Adapted) -> None:
 
 
 @pytest.mark.parametrize("weight", [0.1, 0.7])
-def test_lower_loss_has_the_orthogonality_penalty(
-    adapted: Adapted, bert_batches: Batches, weight: float
-) -> None:
+def test_lower_loss_has_the_orthogonality_penalty(adapted: Adapted, bert_batches: Batches, weight: float) -> None:
     settings = BiloraSettings(rank=4, orthogonality=weight)
     model = adapted("bilora", settings=settings).eval()
     task = model(**bert_batches[0]).loss.item()

@@ -131,9 +131,7 @@ def test_one_seed_gives_the_same_parameters(name: str, adapted: Adapted, bert_ba
 
 
 @every_variant
-def test_loss_falls_when_one_batch_is_learnt_by_heart(
-    name: str, adapted: Adapted, bert_batches: Batches
-) -> None:
+def test_loss_falls_when_one_batch_is_learnt_by_heart(name: str, adapted: Adapted, bert_batches: Batches) -> None:
     """Against the loss of the same adapter untrained, in eval mode."""
     model = adapted(name)
     before = model.eval()(**bert_batches[0]).loss.item()

@@ -100,9 +100,7 @@ def test_param_groups_and_scheduler_train_as_in_a_plain_loop(batches: Any, train
     assert lower.optimizer is optimizer
     assert lower.learning_rate_scheduler is scheduler
     assert trace == plain_loop(twin, batches, steps=10)
-    assert all(
-        torch.equal(ours, theirs) for ours, theirs in zip(module.parameters(), twin.parameters(), strict=True)
-    )
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(module.parameters(), twin.parameters(), strict=True))
 
 
 def plain_loop(module: Body, batches: list[dict[str, Tensor]], *, steps: int) -> list[tuple[float, ...]]:

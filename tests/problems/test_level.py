@@ -57,9 +57,7 @@ def whole(batches: list[Batch]) -> Batch:
 
 
 @pytest.mark.parametrize("clipping", [0.0, 0.05])
-def test_accumulated_gradient_is_the_full_batch_gradient(
-    batches: list[Batch], train: Train, clipping: float
-) -> None:
+def test_accumulated_gradient_is_the_full_batch_gradient(batches: list[Batch], train: Train, clipping: float) -> None:
     small = make(batches, gradient_accumulation=4, gradient_clipping=clipping)
     large = make([whole(batches[:4]), whole(batches[4:])], gradient_clipping=clipping)
     start = weights(small)
@@ -131,9 +129,7 @@ def test_plateau_scheduler_sees_the_mean_loss_of_the_step(batches: list[Batch], 
     level = make(
         batches[:2],
         rate=1e-12,
-        scheduler=lambda optimizer: ReduceLROnPlateau(
-            optimizer, patience=2, factor=0.5, threshold=1e-6, eps=0
-        ),
+        scheduler=lambda optimizer: ReduceLROnPlateau(optimizer, patience=2, factor=0.5, threshold=1e-6, eps=0),
         gradient_accumulation=2,
     )
     expected_best = sum(level.module(**each)["loss"].item() for each in batches[:2]) / 2
@@ -156,12 +152,8 @@ def answers(module: nn.Module) -> dict[str, Callable[[Batch], Any]]:
     }
 
 
-@pytest.mark.parametrize(
-    ("kind", "parts"), [("tensor", {}), ("dict", {"constant": 2.0}), ("ModelOutput", {})]
-)
-def test_training_step_may_return(
-    batches: list[Batch], train: Train, kind: str, parts: dict[str, float]
-) -> None:
+@pytest.mark.parametrize(("kind", "parts"), [("tensor", {}), ("dict", {"constant": 2.0}), ("ModelOutput", {})])
+def test_training_step_may_return(batches: list[Batch], train: Train, kind: str, parts: dict[str, float]) -> None:
     level, plain = make(batches), make(batches)
     level.training_step = answers(level.module)[kind]
     train(level, 2)

@@ -71,9 +71,7 @@ def test_all_faults_are_told_together() -> None:
 
 def test_good_configs_pass() -> None:
     check_config(Config(), level="lower")
-    read = Config(
-        unroll_steps=4, gradient_accumulation=2, gradient_clipping=1.0, precision="bf16", warmup_steps=8
-    )
+    read = Config(unroll_steps=4, gradient_accumulation=2, gradient_clipping=1.0, precision="bf16", warmup_steps=8)
     check_config(read, level="lower")
 
 

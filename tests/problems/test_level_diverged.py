@@ -97,9 +97,7 @@ def test_v_that_is_not_finite_never_reaches_the_hypergradient(make_ridge: MakeRi
         return loss
 
     ridge.upper.training_step = training_step
-    with pytest.raises(
-        DivergedError, match="level 'upper', step 1: loss .*gradient in the lower parameters (nan|inf)"
-    ):
+    with pytest.raises(DivergedError, match="level 'upper', step 1: loss .*gradient in the lower parameters (nan|inf)"):
         ridge.run(1)
     assert ridge.upper.hypergradient.vectors == []
     torch.testing.assert_close(state(ridge.upper), before, rtol=0, atol=0)

@@ -71,9 +71,7 @@ def test_modules_run_in_the_dtype_of_the_precision(
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("config", [{}, {"gradient_accumulation": 2}, {"gradient_clipping": 0.1}])
-def test_half_precision_moves_as_fp32(
-    batches: Any, train: Train, precision: str, config: dict[str, Any]
-) -> None:
+def test_half_precision_moves_as_fp32(batches: Any, train: Train, precision: str, config: dict[str, Any]) -> None:
     half, full = make(batches, precision, **config), make(batches, "fp32", **config)
     ours, theirs = moved(half, train, 4), moved(full, train, 4)
     assert not torch.equal(ours, theirs)

@@ -17,15 +17,11 @@ from bilora.problems.pseudo_svd import PseudoSvd
 Adapted = Callable[..., PeftModel]
 
 
-@pytest.mark.parametrize(
-    ("orthogonality", "entropy"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.5), (0.3, 0.5), (0.3, None)]
-)
+@pytest.mark.parametrize(("orthogonality", "entropy"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.5), (0.3, 0.5), (0.3, None)])
 def test_loss_has_both_penalties(
     adapted: Adapted, bert_batches: list[dict[str, Tensor]], orthogonality: float, entropy: float | None
 ) -> None:
-    settings = BiloraSettings(
-        rank=4, formulation="binary", orthogonality=orthogonality, binary_entropy=entropy
-    )
+    settings = BiloraSettings(rank=4, formulation="binary", orthogonality=orthogonality, binary_entropy=entropy)
     model = adapted("pseudo_svd", settings=settings).eval()
     level = PseudoSvd("lower", None, model, extra_config=settings)
     loss, parts = read_loss(level.training_step(bert_batches[0]), level="lower")

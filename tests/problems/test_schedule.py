@@ -49,9 +49,7 @@ def upper_steps(ridge: Any) -> list[int]:
 
 def rule(unroll: int, warmup: int, below: int, above: int) -> list[int]:
     """At every (unroll * below)-th micro-batch past the warm-up an upper batch; every above-th one a step."""
-    turns = [
-        micro for micro in range(1, MICRO_BATCHES + 1) if micro % (unroll * below) == 0 and micro > warmup
-    ]
+    turns = [micro for micro in range(1, MICRO_BATCHES + 1) if micro % (unroll * below) == 0 and micro > warmup]
     return [micro // below for micro in turns[above - 1 :: above]]
 
 

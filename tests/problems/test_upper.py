@@ -39,9 +39,7 @@ def test_step_is_direct_gradient_plus_implicit_term(make_ridge: MakeRidge, stub:
     assert ridge.upper.report.gradient_norm == pytest.approx(whole, rel=1e-13)
 
 
-def test_one_backward_pass_for_direct_gradient_and_v(
-    make_ridge: MakeRidge, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_backward_pass_for_direct_gradient_and_v(make_ridge: MakeRidge, monkeypatch: pytest.MonkeyPatch) -> None:
     ridge = make_ridge()
     passes: list[list[Any]] = []
     original = torch.autograd.grad

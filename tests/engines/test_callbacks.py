@@ -1,0 +1,151 @@
+"""Every hook, at its time, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from betty.configs import Config
+from torch import nn
+
+from bilora.engines.bilevel import BilevelEngine
+from bilora.engines.callbacks import Callback
+from bilora.problems import LowerProblem
+
+Make = Callable[..., BilevelEngine]
+
+
+class Diary(Callback):
+    """Writes down every hook, with the step it was called at."""
+
+    def __init__(self, events: list[str], name: str = "", fail_at: str | None = None) -> None:
+        self.events = events
+        self.name = name
+        self.fail_at = fail_at
+
+    def write(self, event: str) -> None:
+        self.events.append(self.name + event)
+        if event == self.fail_at:
+            raise OSError(f"failed at {event}")
+
+    def on_run_start(self, engine: BilevelEngine) -> None:
+        assert engine.step == 0
+        self.write("start")
+
+    def on_step(self, engine: BilevelEngine, record: Any) -> None:
+        assert engine.step == record.step
+        above = "" if record.upper is None else f" upper {record.upper.step}"
+        self.write(f"step {record.step}{above}")
+
+    def on_validation(self, engine: BilevelEngine, record: Any) -> None:
+        assert (engine.step, engine.last_validation) == (record.step, record)
+        self.write(f"validation {record.step}")
+
+    def on_run_end(self, engine: BilevelEngine) -> None:
+        self.write("end")
+
+    def on_close(self, engine: BilevelEngine) -> None:
+        self.write("close")
+
+
+def hooks(kind: type) -> set[str]:
+    return {name for name in vars(kind) if name.startswith("on_")}
+
+
+def test_the_diary_keeps_every_hook() -> None:
+    assert hooks(Diary) == hooks(Callback)
+
+
+def test_order_of_the_hooks(make_engine: Make) -> None:
+    events: list[str] = []
+    make_engine(steps=5, callbacks=[Diary(events)], validate=lambda: {"loss": 1.0}, validate_every=2).run()
+    assert events == [
+        "start",
+        "step 1",
+        "step 2 upper 1",
+        "validation 2",
+        "step 3",
+        "step 4 upper 2",
+        "validation 4",
+        "step 5",
+        "validation 5",
+        "end",
+        "close",
+    ]
+
+
+def test_without_validation_its_hook_is_silent(make_engine: Make) -> None:
+    events: list[str] = []
+    make_engine(steps=2, callbacks=[Diary(events)]).run()
+    assert events == ["start", "step 1", "step 2 upper 1", "end", "close"]
+
+
+def test_a_step_is_an_optimizer_step_not_a_micro_batch(make_engine: Make) -> None:
+    events: list[str] = []
+    config = Config(unroll_steps=1, gradient_accumulation=3)
+    engine = make_engine(steps=2, callbacks=[Diary(events)], lower_config=config)
+    engine.run()
+    assert events == ["start", "step 1 upper 1", "step 2 upper 2", "end", "close"]
+    assert engine.global_step == 6
+
+
+def test_callbacks_are_called_in_the_order_given(make_engine: Make) -> None:
+    events: list[str] = []
+    make_engine(steps=2, single=True, callbacks=[Diary(events, "a "), Diary(events, "b ")]).run()
+    hooks_in_order = ("start", "step 1", "step 2", "end", "close")
+    assert events == [f"{name} {hook}" for hook in hooks_in_order for name in ("a", "b")]
+
+
+@pytest.mark.parametrize("where", ["start", "step 2 upper 1", "validation 2", "end"])
+def test_close_comes_also_when_something_raises(make_engine: Make, where: str) -> None:
+    events: list[str] = []
+    engine = make_engine(steps=2, callbacks=[Diary(events), Diary([], fail_at=where)], validate=lambda: {"loss": 1.0})
+    with pytest.raises(OSError, match=f"failed at {where}"):
+        engine.run()
+    assert events[-2:] == [where, "close"]
+
+
+def test_close_comes_when_a_training_step_raises(make_engine: Make) -> None:
+    class Failing(LowerProblem):
+        def level_parameters(self) -> dict[str, nn.Parameter]:
+            return {"below": self.module.below}
+
+        def training_step(self, batch: Any) -> Any:
+            if self.count == 3:
+                raise OSError("the disk is gone")
+            return self.module.below.sum()
+
+    events: list[str] = []
+    engine = make_engine(single=True, lower_class=Failing, callbacks=[Diary(events)])
+    with pytest.raises(OSError, match="the disk is gone"):
+        engine.run()
+    assert events == ["start", "step 1", "step 2", "close"]
+
+
+def test_base_hooks_do_nothing(make_engine: Make) -> None:
+    ends = []
+    for callbacks in ([], [Callback()]):
+        engine = make_engine(callbacks=callbacks, validate=lambda: {}, validate_every=1)
+        engine.run()
+        ends.append((engine.step, engine.stop_reason, engine.lower_level.module.below.tolist()))
+    assert ends[0] == ends[1]
+
+
+def test_mode_of_the_model_at_each_hook(make_engine: Make) -> None:
+    modes: dict[str, bool] = {}
+
+    class Modes(Callback):
+        def on_run_start(self, engine: BilevelEngine) -> None:
+            modes["start"] = engine.lower_level.module.training
+
+        def on_step(self, engine: BilevelEngine, record: Any) -> None:
+            modes["step"] = engine.lower_level.module.training
+
+        def on_validation(self, engine: BilevelEngine, record: Any) -> None:
+            modes["validation"] = engine.lower_level.module.training
+
+    engine = make_engine(callbacks=[Modes()], validate=lambda: {})
+    engine.run()
+    assert modes == {"start": True, "step": True, "validation": True}
+    assert not engine.lower_level.module.training, "a trained model is left ready for use"

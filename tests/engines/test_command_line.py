@@ -1,0 +1,204 @@
+"""The words of a command line: every way to say a setting, and one line for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bilora.engines.command_line import parse_config
+from bilora.engines.config import RunConfig
+from bilora.engines.settings import LevelSettings
+from bilora.errors import SettingsError
+
+
+def parse(*words: str) -> RunConfig:
+    return parse_config(RunConfig, words, prog="program", description="A program.")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Return what is said on the one line of the standard error."""
+    with pytest.raises(SystemExit) as ended:
+        parse(*words)
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("program: error: ")
+    return line.removeprefix("program: error: ")
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_no_words_are_the_defaults() -> None:
+    assert parse() == RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "value"),
+    [
+        (["--steps", "10"], "steps", 10),
+        (["--steps=10"], "steps", 10),
+        (["--unroll-steps", "3"], "unroll_steps", 3),
+        (["--unroll_steps", "3"], "unroll_steps", 3),
+        (["--unroll-steps=3"], "unroll_steps", 3),
+        (["--seeds", "4"], "seeds", [4]),
+        (["--seeds", "4", "5", "6"], "seeds", [4, 5, 6]),
+        (["--seeds", "[4, 5]"], "seeds", [4, 5]),
+        (["--seeds=[4,5]"], "seeds", [4, 5]),
+        (["--method", "lora"], "method", ["lora"]),
+        (["--method", "lora", "pseudo_svd", "--steps", "3"], "method", ["lora", "pseudo_svd"]),
+        (["--data-dir", "a-b_c"], "data_dir", "a-b_c"),
+        (["--model", "org/a-model"], "model", "org/a-model"),
+        (["--keep-best", "true", "--validate-every", "1"], "keep_best", True),
+        (["--lower.learning-rate", "5e-4"], "lower", LevelSettings(learning_rate=5e-4)),
+        (["--lower.learning_rate=5e-4", "--lower.batch-size", "4"], "lower", LevelSettings(5e-4, batch_size=4)),
+        (["--hypergradient", "first_order"], "hypergradient", "first_order"),
+        (
+            ["--hypergradient.name", "darts", "--hypergradient.finite_difference", "forward"],
+            "hypergradient",
+            {"name": "darts", "finite_difference": "forward"},
+        ),
+        (["--method-settings.bilora.rank", "4"], "method_settings", {"bilora": {"rank": 4}}),
+        (["--steps", "3", "--steps", "4"], "steps", 4),
+        (["--seeds", "1", "2", "--seeds", "3"], "seeds", [3]),
+    ],
+)
+def test_ways_to_say_a_setting(words: list[str], field: str, value: Any) -> None:
+    assert getattr(parse(*words), field) == value
+
+
+def test_dotted_words_leave_the_rest_of_the_section() -> None:
+    config = parse("--upper.batch-size", "4")
+    assert config.upper == LevelSettings(learning_rate=1e-2, batch_size=4)
+    assert config.lower == LevelSettings()
+
+
+# ---- files ----------------------------------------------------------------------------------------
+
+
+def test_what_stands_later_wins(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.yaml", "steps: 10\nunroll_steps: 2\nlower: {learning_rate: 5e-4}\n")
+    second = write(tmp_path / "b.yaml", "unroll_steps: 5\n")
+    config = parse("--config", first, "--config", second, "--lower.batch-size", "4")
+    assert (config.steps, config.unroll_steps) == (10, 5)
+    assert config.lower == LevelSettings(learning_rate=5e-4, batch_size=4)
+    assert parse("--config", first, "--steps", "20").steps == 20
+    assert parse("--steps", "20", "--config", first).steps == 10
+
+
+def test_numbers_in_scientific_form_are_numbers(tmp_path: Path) -> None:
+    """PyYAML alone would read 5e-4 as a string."""
+    path = write(tmp_path / "a.yaml", "lower: {learning_rate: 5e-4}\nupper: {learning_rate: 1E-2}\n")
+    config = parse("--config", path)
+    assert (config.lower.learning_rate, config.upper.learning_rate) == (5e-4, 1e-2)
+
+
+def test_printed_config_loads_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["--seeds", "3", "--lower.learning-rate", "5e-4", "--hypergradient.name", "darts", "--method", "lora"]
+    with pytest.raises(SystemExit) as ended:
+        parse(*words, "--print_config")
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["seeds"] == [3]
+    assert parse("--config", write(tmp_path / "a.yaml", printed)) == parse(*words)
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse("--help")
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "A program." in text
+    for option in ("--config", "--task", "--seeds", "--lower.learning_rate", "--hypergradient", "--print_config"):
+        assert option in text
+
+
+# ---- mistakes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--stepps", "4"], "unrecognized arguments: --stepps 4 Did you mean '--steps'?"),
+        (["--step", "4"], "unrecognized arguments: --step 4 Did you mean '--steps'?"),  # no abbreviations
+        (["--seed", "4"], "unrecognized arguments: --seed 4 Did you mean '--seeds'?"),
+        (["--lower.learning-rat", "4"], "Did you mean '--lower.learning_rate'?"),
+        (["--bogus", "4"], "unrecognized arguments: --bogus 4"),
+        (["bogus"], "unrecognized arguments: bogus"),
+        (["--steps", "many"], "Parser key \"steps\": Expected a <class 'int'>. Got value: many"),
+        (["--steps", "1.5"], "Got value: 1.5"),
+        (["--seeds", "0", "x"], "Got value: x"),
+        (["--precision", "fp17"], "Got value: fp17"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    assert said in refused(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--steps", "0"], "settings: steps is 0, it must be at least 1"),
+        (["--method", "bilroa"], "Did you mean 'bilora'?"),
+        (["--task", "mrcp"], "Did you mean 'mrpc'?"),
+        (["--hypergradient", "drats"], "Did you mean 'darts'?"),
+        (["--hypergradient.name", "darts", "--hypergradient.radiuss", "1"], "Did you mean 'radius'?"),
+        (["--method_settings.bilora.rankk", "4"], "Did you mean 'rank'?"),
+        (["--lower.batch-size", "0"], "level: batch_size is 0, it must be at least 1"),
+    ],
+)
+def test_a_value_that_the_config_refuses(words: list[str], said: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        parse(*words)
+    assert said in str(raised.value)
+
+
+def test_an_option_without_its_value_is_not_told_its_own_name(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "--seeds")
+    assert "--seeds" in said
+    assert "Did you mean" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stepz: 3\n", "'stepz' is not accepted Did you mean '--steps'?"),
+        ("lower: {batchsize: 3}\n", "Did you mean '--lower.batch_size'?"),
+        ("steps: many\n", "Got value: many"),
+        ("steps: [3\n", "while parsing a flow sequence"),
+        ("steps:\n\t- 3\n", "cannot start any token"),
+        ("just a sentence\n", "config"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, said: str
+) -> None:
+    assert said in refused(capsys, "--config", write(tmp_path / "a.yaml", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("seeds: [0]\nsteps:\n", "steps"),
+        ("steps:\nlower:\n  batch_size:\n", "steps, lower.batch_size"),
+        ("seeds: [0]\nlower:\n", "lower"),
+    ],
+)
+def test_an_empty_line_of_a_file(tmp_path: Path, text: str, names: str) -> None:
+    with pytest.raises(SettingsError, match=f"^config: no value for {names}; give one, or leave the line out"):
+        parse("--config", write(tmp_path / "a.yaml", text))
+
+
+def test_null_where_it_means_something(tmp_path: Path) -> None:
+    assert parse("--config", write(tmp_path / "a.yaml", "train_rows: null\nmodel:\n")) == RunConfig()
+
+
+def test_a_missing_file_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = refused(capsys, "--config", str(tmp_path / "none.yaml"))
+    assert "none.yaml" in said

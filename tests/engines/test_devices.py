@@ -1,0 +1,53 @@
+"""Which device is chosen, and what is said when there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bilora.engines.devices import choose_device
+from bilora.errors import SettingsError
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """What a machine has; a test sets it."""
+    has = {"cuda": 0, "mps": 0}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has["cuda"] > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: has["cuda"])
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has["mps"] > 0)
+    return has
+
+
+@pytest.mark.parametrize(
+    ("has", "best"),
+    [({}, "cpu"), ({"mps": 1}, "mps"), ({"cuda": 1}, "cuda"), ({"cuda": 2, "mps": 1}, "cuda")],
+)
+def test_auto_takes_the_best_there_is(machine: dict[str, int], has: dict[str, int], best: str) -> None:
+    machine |= has
+    assert choose_device("auto") == torch.device(best)
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1", "mps"])
+def test_a_device_that_is_there(machine: dict[str, int], name: str) -> None:
+    machine |= {"cuda": 2, "mps": 1}
+    assert choose_device(name) == torch.device(name)
+
+
+@pytest.mark.parametrize(
+    ("has", "name", "message"),
+    [
+        ({}, "tpu", "device is 'tpu'; allowed: auto, cpu, cuda, cuda:N, mps"),
+        ({}, "", "device is ''; allowed"),
+        ({}, "cpu:one", "device is 'cpu:one'; allowed"),
+        ({"cuda": 1}, "cuda:x", "device is 'cuda:x'; allowed"),
+        ({}, "cuda", "device is 'cuda', which this machine does not have; here: cpu"),
+        ({"mps": 1}, "cuda:0", "here: cpu, mps"),
+        ({"cuda": 2}, "cuda:2", "device is 'cuda:2', but this machine has 2 of them, from cuda:0"),
+        ({"cuda": 1}, "mps", "here: cpu, cuda"),
+    ],
+)
+def test_a_device_that_is_not(machine: dict[str, int], has: dict[str, int], name: str, message: str) -> None:
+    machine |= has
+    with pytest.raises(SettingsError, match=message):
+        choose_device(name)

@@ -1,0 +1,91 @@
+"""When a run is stopped early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from bilora.engines.bilevel import BilevelEngine
+from bilora.engines.early_stopping import EarlyStopping
+from bilora.engines.monitor import Monitor
+from bilora.errors import SettingsError
+
+Values = list[float | None]
+
+
+def run(make_engine: Callable[..., BilevelEngine], values: Values, *, patience: int, greater: bool) -> BilevelEngine:
+    """Run an engine with a step a value; each validation gives the next one."""
+    script: Iterator[float | None] = iter(values)
+    engine = make_engine(
+        steps=len(values),
+        validate=lambda: {"score": next(script)},
+        validate_every=1,
+        callbacks=[EarlyStopping(Monitor("score", greater_is_better=greater), patience=patience)],
+    )
+    engine.run()
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "greater", "stops_at"),
+    [
+        ([0.1, 0.2, 0.2, 0.3, 0.4], 1, True, 3),  # equal is not better
+        ([0.1, 0.2, 0.2, 0.3, 0.4], 2, True, None),
+        ([0.5, 0.4, 0.3, 0.2, 0.1], 3, True, 4),
+        ([0.5, 0.4, 0.3, 0.2, 0.1], 1, False, None),
+        ([0.5, 0.6, 0.4, 0.6, 0.5, 0.1], 2, False, 5),  # the count starts again after a gain
+        ([0.1, None, 0.2, None, None, 0.3], 2, True, 5),  # undefined is never a gain
+        ([None, None, None, 0.3], 3, True, 3),
+        ([0.1, float("nan"), 0.2, 0.3], 1, True, 2),
+    ],
+)
+def test_stops_after_so_many_validations_without_a_gain(
+    make_engine: Callable[..., BilevelEngine], values: Values, patience: int, greater: bool, stops_at: int | None
+) -> None:
+    engine = run(make_engine, values, patience=patience, greater=greater)
+    assert engine.step == (stops_at or len(values))
+    assert (engine.stop_reason is not None) == (stops_at is not None)
+
+
+def test_reason_names_metric_best_value_and_patience(make_engine: Callable[..., BilevelEngine]) -> None:
+    engine = run(make_engine, [0.5, 0.25, 0.25, 0.0], patience=2, greater=True)
+    assert engine.stop_reason == "score was not better than 0.5 for 2 validations"
+
+
+def test_a_misspelt_metric_stops_the_run_at_the_first_validation(make_engine: Callable[..., BilevelEngine]) -> None:
+    watch = EarlyStopping(Monitor("scroe", greater_is_better=True), patience=1)
+    engine = make_engine(validate=lambda: {"score": 1.0}, validate_every=1, callbacks=[watch])
+    with pytest.raises(SettingsError, match="'scroe' is not among the validation's: score"):
+        engine.run()
+    assert engine.step == 1
+
+
+@pytest.mark.parametrize("patience", [0, -1])
+def test_patience_must_be_positive(patience: int) -> None:
+    with pytest.raises(SettingsError, match=f"patience is {patience}; it counts validations"):
+        EarlyStopping(Monitor("score", greater_is_better=True), patience=patience)
+
+
+def test_through_fit(fit_pair: Callable[..., Any]) -> None:
+    script = iter([0.5, 0.25, 0.125, 1.0])
+    fitted = fit_pair(
+        validate=lambda: {"score": next(script)},
+        monitor=Monitor("score", greater_is_better=True),
+        validate_every=2,
+        early_stopping=2,
+    )
+    assert fitted.result.steps == 6
+    assert fitted.result.stop_reason == "score was not better than 0.5 for 2 validations"
+    assert fitted.result.metrics == {"score": 0.125}
+
+
+def test_running_out_of_patience_at_the_last_step_stops_nothing(fit_pair: Callable[..., Any]) -> None:
+    fitted = fit_pair(
+        validate=lambda: {"score": 0.5},
+        monitor=Monitor("score", greater_is_better=True),
+        validate_every=4,
+        early_stopping=1,
+    )
+    assert (fitted.result.steps, fitted.result.stop_reason) == (8, None)

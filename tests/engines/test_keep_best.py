@@ -1,0 +1,111 @@
+"""A run ends with the parameters of its best validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bilora.engines.bilevel import BilevelEngine
+from bilora.engines.callbacks import Callback
+from bilora.engines.keep_best import KeepBest
+from bilora.engines.monitor import Monitor
+from bilora.errors import SettingsError
+
+
+class Snapshots(Callback):
+    """Copies all parameters at every validation."""
+
+    def __init__(self) -> None:
+        self.at: dict[int, list[Tensor]] = {}
+
+    def on_validation(self, engine: BilevelEngine, record: Any) -> None:
+        self.at[record.step] = everything(engine)
+
+
+def everything(engine: BilevelEngine) -> list[Tensor]:
+    return [each.detach().clone() for level in engine.levels for each in level.trainable_parameters()]
+
+
+def run(make_engine: Callable[..., BilevelEngine], values: list[float | None], *, greater: bool) -> Any:
+    script = iter(values)
+    keep, snapshots = KeepBest(Monitor("score", greater_is_better=greater)), Snapshots()
+    engine = make_engine(
+        steps=2 * len(values),
+        validate=lambda: {"score": next(script)},
+        validate_every=2,
+        callbacks=[snapshots, keep],
+    )
+    engine.run()
+    return engine, keep, snapshots
+
+
+@pytest.mark.parametrize(
+    ("values", "greater", "best_step"),
+    [
+        ([0.1, 0.9, 0.5], True, 4),
+        ([0.1, 0.9, 0.05], False, 6),
+        ([0.9, 0.9, 0.5], True, 2),  # the first of equals
+        ([None, 0.1, None], True, 4),
+        ([float("nan"), 0.1, float("nan")], False, 4),
+        ([0.1, 0.2, 0.3], True, 6),
+    ],
+)
+def test_parameters_of_the_best_validation_bit_for_bit(
+    make_engine: Callable[..., BilevelEngine], values: list[float | None], greater: bool, best_step: int
+) -> None:
+    engine, keep, snapshots = run(make_engine, values, greater=greater)
+    assert keep.best_step == best_step
+    for step, parameters in snapshots.at.items():
+        same = [torch.equal(a, b) for a, b in zip(everything(engine), parameters, strict=True)]
+        # Both levels move between any two validations, so that nothing but the right step passes.
+        assert all(same) if step == best_step else not any(same)
+
+
+def test_the_last_parameters_stay_where_nothing_was_defined(make_engine: Callable[..., BilevelEngine]) -> None:
+    engine, keep, snapshots = run(make_engine, [None, None, None], greater=True)
+    assert keep.best_step is None
+    assert all(torch.equal(a, b) for a, b in zip(everything(engine), snapshots.at[6], strict=True))
+
+
+def test_what_a_level_has_beside_parameters_comes_back_too(make_engine: Callable[..., BilevelEngine]) -> None:
+    """A copy, not the object: the state of the best step must not change with later steps."""
+    state = {"ranks": [8, 8]}
+    loaded: list[Any] = []
+    script = iter([0.1, 0.9, 0.5])
+    keep = KeepBest(Monitor("score", greater_is_better=True))
+    engine = make_engine(steps=3, validate=lambda: {"score": next(script)}, validate_every=1, callbacks=[keep])
+    lower: Any = engine.lower_level
+    lower.extra_state = lambda: state
+    lower.load_extra_state = loaded.append
+
+    class Prune(Callback):
+        def on_step(self, engine: BilevelEngine, record: Any) -> None:
+            state["ranks"][0] -= 1
+
+    engine.callbacks = (Prune(), keep)
+    engine.run()
+    assert loaded == [{"ranks": [6, 8]}]
+
+
+def test_through_fit(fit_pair: Callable[..., Any]) -> None:
+    script = iter([0.5, 0.75, 0.25, 0.25])
+    watched = {"validate": lambda: {"score": next(script)}, "monitor": Monitor("score", greater_is_better=True)}
+    snapshots = Snapshots()
+    fitted = fit_pair(validate_every=2, keep_best=True, callbacks=[snapshots], **watched)
+    assert fitted.result.best_step == 4
+    assert torch.equal(fitted.model.below, snapshots.at[4][0])
+    assert torch.equal(fitted.model.above, snapshots.at[4][1])
+
+
+def test_a_misspelt_metric(fit_pair: Callable[..., Any]) -> None:
+    with pytest.raises(SettingsError, match="'scroe' is not among the validation's: score"):
+        fit_pair(
+            validate=lambda: {"score": 1.0},
+            monitor=Monitor("scroe", greater_is_better=True),
+            validate_every=2,
+            keep_best=True,
+        )

@@ -1,0 +1,109 @@
+"""Levels from settings: the schedules of their learning rates, and how often the upper one steps."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import get_scheduler
+
+from bilora.engines.levels import upper_step_count
+from bilora.engines.settings import FitSettings, LevelSettings
+from bilora.errors import SettingsError
+
+Fit = Callable[..., Any]
+
+
+def rates_of_a_plain_loop(schedule: str, *, rate: float, steps: int, warmup: int) -> list[float]:
+    """The learning rate of each step of ``optimizer.step(); scheduler.step()``."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+    scheduler = get_scheduler(schedule, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_learning_rates_are_those_of_a_plain_loop(fit_pair: Fit, schedule: str, accumulation: int) -> None:
+    own = {"schedule": schedule, "accumulation": accumulation, "batch_size": 4, "warmup": 0.0}
+    fitted = fit_pair(
+        steps=24,
+        unroll_steps=3,
+        lower=LevelSettings(learning_rate=0.25, **own),  # type: ignore[arg-type]
+        upper=LevelSettings(learning_rate=0.5, **own),  # type: ignore[arg-type]
+    )
+    below = [record.learning_rates for record in fitted.records.steps]
+    above = [record.upper.learning_rates for record in fitted.records.steps if record.upper]
+    upper_steps = 8 // accumulation
+    assert below == [(rate,) for rate in rates_of_a_plain_loop(schedule, rate=0.25, steps=24, warmup=0)]
+    assert above == [(rate,) for rate in rates_of_a_plain_loop(schedule, rate=0.5, steps=upper_steps, warmup=0)]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_warm_up_is_a_share_of_the_level_s_own_steps(fit_pair: Fit, schedule: str) -> None:
+    own = {"schedule": schedule, "batch_size": 4, "warmup": 0.25, "learning_rate": 0.5}
+    fitted = fit_pair(steps=24, unroll_steps=3, lower=LevelSettings(**own), upper=LevelSettings(**own))  # type: ignore[arg-type]
+    below = [record.learning_rates[0] for record in fitted.records.steps]
+    above = [record.upper.learning_rates[0] for record in fitted.records.steps if record.upper]
+    assert below == rates_of_a_plain_loop(schedule, rate=0.5, steps=24, warmup=6)
+    assert above == rates_of_a_plain_loop(schedule, rate=0.5, steps=8, warmup=2)
+
+
+def test_a_constant_schedule_warms_up_too(fit_pair: Fit) -> None:
+    own = {"schedule": "constant", "batch_size": 4, "warmup": 0.25, "learning_rate": 0.5}
+    fitted = fit_pair(steps=8, lower=LevelSettings(**own))  # type: ignore[arg-type]
+    below = [record.learning_rates[0] for record in fitted.records.steps]
+    assert below == rates_of_a_plain_loop("constant_with_warmup", rate=0.5, steps=8, warmup=2)
+
+
+def test_levels_take_their_own_settings(fit_pair: Fit) -> None:
+    seen: dict[str, Any] = {}
+
+    class Watch:
+        def __getattr__(self, hook: str) -> Any:
+            return lambda engine, *_: seen.update({level.name: level for level in engine.levels})
+
+    fit_pair(
+        lower=LevelSettings(batch_size=4, weight_decay=0.5, gradient_clipping=0.25),
+        upper=LevelSettings(batch_size=2, accumulation=2, weight_decay=0.0, gradient_clipping=0.0),
+        callbacks=[Watch()],
+    )
+    lower, upper = seen["lower"], seen["upper"]
+    assert [type(level.optimizer) for level in (lower, upper)] == [torch.optim.AdamW] * 2
+    assert [level.optimizer.param_groups[0]["weight_decay"] for level in (lower, upper)] == [0.5, 0.0]
+    assert [level.gradient_clipping for level in (lower, upper)] == [0.25, 0.0]
+    assert [level.gas for level in (lower, upper)] == [1, 2]
+
+
+GRID = list(itertools.product([6, 11, 12], [1, 3, 4], [0, 3, 4, 5], [1, 2], [1, 2]))
+
+
+@pytest.mark.parametrize(("steps", "unroll", "warmup", "below", "above"), GRID)
+def test_upper_step_count_is_what_the_engine_makes(
+    fit_pair: Fit, steps: int, unroll: int, warmup: int, below: int, above: int
+) -> None:
+    own = {
+        "steps": steps,
+        "unroll_steps": unroll,
+        "warmup_steps": warmup,
+        "lower": LevelSettings(batch_size=2, accumulation=below),
+        "upper": LevelSettings(batch_size=2, accumulation=above),
+    }
+    expected = upper_step_count(FitSettings(**own))  # type: ignore[arg-type]
+    if expected == 0:
+        with pytest.raises(SettingsError, match="the upper level steps for the first time at step"):
+            fit_pair(**own)
+        return
+    assert fit_pair(**own).result.upper_steps == expected
+
+
+def test_warm_up_holds_the_upper_level_back(fit_pair: Fit) -> None:
+    fitted = fit_pair(steps=12, unroll_steps=3, warmup_steps=5)
+    assert [record.step for record in fitted.records.steps if record.upper] == [6, 9, 12]

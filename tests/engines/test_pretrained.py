@@ -1,0 +1,162 @@
+"""The tokenizer and the model of a run, from a folder or the hub."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import BertConfig, BertForSequenceClassification
+
+from bilora.embedded import embedded_model_folder
+from bilora.engines import pretrained
+from bilora.engines.pretrained import load_model, load_tokenizer, must_be_here, quiet_peft
+from bilora.errors import DataError
+from bilora.tasks import TASKS
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A tiny random BERT with the embedded tokenizer."""
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=32,
+    )
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copy(embedded_model_folder() / name, tmp_path)
+    return tmp_path
+
+
+def test_tokenizer_of_a_folder(folder: Path) -> None:
+    place, tokenizer = load_tokenizer(str(folder), TASKS["mrpc"], max_length=32)
+    assert place == str(folder)
+    assert tokenizer("good")["input_ids"] == [101, 2204, 102]
+
+
+def test_none_is_the_embedded_model() -> None:
+    place, _ = load_tokenizer(None, TASKS["mrpc"], max_length=128)
+    assert Path(place) == embedded_model_folder()
+
+
+def test_a_length_beyond_the_positions_is_told_before_weights_are_read(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(DataError, match="max_length is 33, but the bert model has 32 positions"):
+        load_tokenizer(str(folder), TASKS["mrpc"], max_length=33)
+
+
+@pytest.mark.parametrize(("task", "outputs", "kind"), [("mnli", 3, None), ("mrpc", 2, None), ("stsb", 1, "regression")])
+def test_the_head_fits_the_task(folder: Path, task: str, outputs: int, kind: str | None) -> None:
+    model = load_model(str(folder), TASKS[task])
+    assert model.classifier.out_features == outputs
+    assert model.config.problem_type == kind
+    names = TASKS[task].label_names
+    if names is not None:
+        assert model.config.id2label == dict(enumerate(names))
+        assert model.config.label2id == {name: index for index, name in enumerate(names)}
+
+
+def test_the_head_comes_from_the_random_state(folder: Path) -> None:
+    heads = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        heads.append(load_model(str(folder), TASKS["mnli"]).classifier.weight.detach())
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+# ---- what cannot be loaded ------------------------------------------------------------------------
+
+
+def test_a_hub_id_without_network_is_one_message() -> None:
+    with pytest.raises(
+        DataError, match=r"from the hub id \(or missing folder\) 'org/model': .*; give --model a folder"
+    ):
+        load_tokenizer("org/model", TASKS["mrpc"], max_length=32)
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"from the folder '{tmp_path}': "):
+        load_tokenizer(str(tmp_path), TASKS["mrpc"], max_length=32)
+
+
+def test_broken_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match="no model can be loaded from the folder"):
+        load_tokenizer(str(folder), TASKS["mrpc"], max_length=32)
+
+
+def test_truncated_weights(folder: Path) -> None:
+    os.truncate(folder / "model.safetensors", 1000)
+    with pytest.raises(DataError, match="no model can be loaded from the folder"):
+        load_model(str(folder), TASKS["mrpc"])
+
+
+def test_missing_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(DataError, match="no model can be loaded from the folder"):
+        load_model(str(folder), TASKS["mrpc"])
+
+
+# ---- the hub, without a hub -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+    """A hub that may be asked; what is asked of it. A test says what it answers."""
+    questions: list[tuple[str, float]] = []
+    monkeypatch.setattr(pretrained, "is_offline_mode", lambda: False)
+    must_be_here.cache_clear()
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "model_info", lambda self, name, *, timeout: questions.append((name, timeout))
+    )
+    return questions
+
+
+def test_a_hub_that_answers_is_asked_once_and_shortly(asked: list[tuple[str, float]]) -> None:
+    assert [must_be_here("org/model"), must_be_here("org/model")] == [False, False]
+    assert asked == [("org/model", 3.0)]
+
+
+def test_a_folder_is_not_asked_for(asked: list[tuple[str, float]], tmp_path: Path) -> None:
+    assert must_be_here(str(tmp_path))
+    assert asked == []
+
+
+def test_a_hub_that_does_not_answer_leaves_the_cache(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without this, each of the files is tried for 23 seconds."""
+
+    def silent(self: Any, name: str, *, timeout: float) -> NoReturn:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", silent)
+    assert must_be_here("org/model")
+
+
+def test_what_is_wrong_with_the_id_is_told_by_the_loader(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answer:
+        headers: dict[str, str] = {}
+        request = None
+
+    def refused(self: Any, name: str, *, timeout: float) -> NoReturn:
+        raise HfHubHTTPError("404", response=Answer())  # type: ignore[arg-type]
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refused)
+    assert not must_be_here("org/model")
+
+
+def test_only_the_one_warning_of_peft_is_kept_from_the_user() -> None:
+    with quiet_peft():
+        warnings.warn("`is_gradient_checkpointing` is deprecated, ...", FutureWarning, stacklevel=1)
+        with pytest.raises(FutureWarning, match="something else"):
+            warnings.warn("something else is deprecated", FutureWarning, stacklevel=1)

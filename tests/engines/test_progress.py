@@ -1,0 +1,52 @@
+"""The progress bar: what it shows, and that it is silent where nobody looks."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bilora.engines.bilevel import BilevelEngine
+from bilora.engines.progress import Progress
+
+Make = Callable[..., BilevelEngine]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_silent_where_the_output_is_not_a_terminal(make_engine: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    make_engine(callbacks=[Progress("a run")], validate=lambda: {"loss": 1.0}).run()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_shows_steps_losses_and_metrics(make_engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    bars: list[str] = []
+
+    class Watched(Progress):
+        def on_run_end(self, engine: BilevelEngine) -> None:
+            bars.append(str(self._bar))
+
+        def on_validation(self, engine: BilevelEngine, record: Any) -> None:
+            super().on_validation(engine, record)
+            self._bar.set_postfix(self._shown)
+
+    metrics = {"accuracy": 0.875, "f1": None}
+    make_engine(steps=4, callbacks=[Watched("a run")], validate=lambda: metrics).run()
+    (bar,) = bars
+    assert bar.startswith("a run: 100%")
+    assert "4/4" in bar
+    for shown in ("lower=", "upper=", "accuracy=0.875", "f1=undefined"):
+        assert shown in bar
+    assert "a run" in terminal.getvalue()
+
+
+def test_a_run_that_fails_at_the_start_closes_without_a_bar() -> None:
+    Progress().on_close(None)  # type: ignore[arg-type]

@@ -1,0 +1,146 @@
+"""D1 and D2 as loaders, drawn once or anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from bilora.engines.callbacks import Callback
+from bilora.engines.settings import FitSettings, LevelSettings
+from bilora.engines.split_loaders import Part, SplitLoaders, whole_loader
+from bilora.split import Split, split_rows
+
+Fit = Callable[..., Any]
+LABELS = [row % 2 for row in range(40)]
+
+
+def settings(**own: Any) -> FitSettings:
+    level = LevelSettings(batch_size=4)
+    return FitSettings(**{"lower": level, "upper": level, **own})
+
+
+def rows() -> list[dict[str, Any]]:
+    return [{"row": row, "labels": label} for row, label in enumerate(LABELS)]
+
+
+def order(loader: Any) -> list[int]:
+    return [row["row"] for batch in loader for row in batch]
+
+
+# ---- refresh --------------------------------------------------------------------------------------
+
+
+class SplitInUse(Callback):
+    """Notes how many splits there were when each batch of D2 was read."""
+
+    def __init__(self, loaders: list[Any]) -> None:
+        self.loaders = loaders
+        self.of_upper_batch: list[tuple[int, list[int]]] = []
+        self.of_lower_batch: list[tuple[int, list[int]]] = []
+
+    def on_step(self, engine: Any, record: Any) -> None:
+        seen = engine.lower_level.module.seen
+        self.of_lower_batch.append((len(self.loaders[0].splits) - 1, seen["lower"][-1]))
+        if record.upper is not None:
+            self.of_upper_batch.append((len(self.loaders[0].splits) - 1, seen["upper"][-1]))
+
+
+@pytest.mark.parametrize("refresh", [1, 2])
+def test_refresh_draws_disjoint_stratified_splits_and_batches_follow(
+    fit_pair: Fit, monkeypatch: pytest.MonkeyPatch, refresh: int
+) -> None:
+    loaders: list[SplitLoaders] = []
+    original = SplitLoaders.follow
+
+    def follow(self: SplitLoaders, *levels: Any) -> None:
+        loaders.append(self)
+        original(self, *levels)
+
+    monkeypatch.setattr(SplitLoaders, "follow", follow)
+    watch = SplitInUse(loaders)
+    # 32 rows below in batches of 4: an epoch is 8 steps. 8 rows above: its epochs end at other steps.
+    fitted = fit_pair(steps=40, unroll_steps=3, refresh=refresh, callbacks=[watch])
+    splits = fitted.result.splits
+    assert len(splits) == 1 + (40 - 1) // (8 * refresh)
+    assert len({split.upper for split in splits}) == len(splits)
+    for split in splits:
+        assert sorted((*split.lower, *split.upper)) == list(range(40))
+        assert sum(LABELS[row] for row in split.upper) == 4
+    for draw, batch in watch.of_lower_batch:
+        assert set(batch) <= set(splits[draw].lower)
+    for draw, batch in watch.of_upper_batch:
+        assert set(batch) <= set(splits[draw].upper)
+    # Every epoch below reads the whole of the split it belongs to.
+    for epoch in range(5):
+        read = [row for _, batch in watch.of_lower_batch[8 * epoch : 8 * epoch + 8] for row in batch]
+        assert sorted(read) == sorted(splits[epoch // refresh].lower)
+
+
+def test_without_refresh_the_first_split_stays(fit_pair: Fit) -> None:
+    assert len(fit_pair(steps=40).result.splits) == 1
+
+
+def test_later_draws_depend_on_the_seed(fit_pair: Fit) -> None:
+    first, same, other = (fit_pair(steps=40, refresh=1, seed=seed).result.splits for seed in (0, 0, 1))
+    assert first == same
+    assert [split.upper for split in first] != [split.upper for split in other]
+
+
+# ---- the loaders ----------------------------------------------------------------------------------
+
+
+def test_first_split_is_that_of_the_seed_and_ratio() -> None:
+    loaders = SplitLoaders(rows(), settings(seed=5, split_ratio=0.6), collate=list)
+    assert loaders.splits == [split_rows(LABELS, ratio=0.6, seed=5)]
+    assert sorted(order(loaders.lower)) == list(loaders.splits[0].lower)
+    assert sorted(order(loaders.upper)) == list(loaders.splits[0].upper)
+
+
+def test_batch_sizes_are_the_levels_own() -> None:
+    sizes = settings(lower=LevelSettings(batch_size=8), upper=LevelSettings(batch_size=2))
+    loaders = SplitLoaders(rows(), sizes, collate=list)
+    assert [len(batch) for batch in loaders.lower] == [8] * 4
+    assert [len(batch) for batch in loaders.upper] == [2] * 4
+
+
+def test_orders_of_the_levels_are_not_the_same_permutation() -> None:
+    halves = SplitLoaders(rows(), settings(split_ratio=0.5), collate=list)
+    positions = {"lower": halves.splits[0].lower, "upper": halves.splits[0].upper}
+    permutations = [
+        [positions[name].index(row) for row in order(loader)]
+        for name, loader in (("lower", halves.lower), ("upper", halves.upper))
+    ]
+    assert sorted(permutations[0]) == sorted(permutations[1])
+    assert permutations[0] != permutations[1]
+
+
+def test_order_depends_on_the_seed_alone() -> None:
+    orders = []
+    for seed in (0, 0, 1):
+        torch.rand(3)
+        orders.append(order(whole_loader(rows(), settings(seed=seed), collate=list)))
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == list(range(40))
+
+
+def test_labels_that_are_numbers_are_stratified_by_size() -> None:
+    numbers = [{"row": row, "labels": float(row)} for row in range(40)]
+    (split,) = SplitLoaders(numbers, settings(), collate=list).splits
+    assert split == split_rows([float(row) for row in range(40)], ratio=0.8, seed=0)
+    assert sum(row < 20 for row in split.upper) == 4
+
+
+def test_labels_of_tokens_are_not_stratified() -> None:
+    tokens = [{"row": row, "labels": [row, -100]} for row in range(40)]
+    (split,) = SplitLoaders(tokens, settings(), collate=list).splits
+    assert split == split_rows([None] * 40, ratio=0.8, seed=0)
+
+
+def test_a_part_follows_its_positions() -> None:
+    part = Part("abcdef", (1, 3))
+    assert (len(part), list(part), part[-1]) == (2, ["b", "d"], "d")
+    part.positions = Split((0, 2, 4), (1, 3, 5), seed=0, ratio=0.5).upper
+    assert list(part) == ["b", "d", "f"]
