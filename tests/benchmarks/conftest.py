@@ -1,0 +1,143 @@
+"""The benchmark as a module, a tiny model for it, and small pieces of the real data."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import importlib.util
+import io
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from bilora.embedded import embedded_model_folder
+
+KEYS = {
+    "task",
+    "method",
+    "formulation",
+    "hypergradient",
+    "seed",
+    "metric",
+    "score",
+    "train_loss",
+    "validation_loss",
+    "steps",
+    "seconds",
+    "peak_memory_mb",
+    "trainable_parameters",
+    "config_sha256",
+    "versions",
+}
+EXTRA = {"metrics"}
+"""What a row of results must have, and what it may have beside."""
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="session")
+def run_glue() -> Any:
+    """The program, imported and not run."""
+    spec = importlib.util.spec_from_file_location("run_glue", BENCHMARKS / "run_glue.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def run_command(run_glue: Any) -> Callable[[Sequence[str]], Ended]:
+    """Run the program in this process."""
+
+    def run(argv: Sequence[str]) -> Ended:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = run_glue.main(list(argv))
+            except SystemExit as ended:
+                code = ended.code
+        return Ended(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def read_results() -> Callable[[Path], list[dict[str, Any]]]:
+    """Read results.jsonl as strict JSON, each row with exactly the keys it must have."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise AssertionError(f"{constant} is not JSON")
+
+    def read(folder: Path) -> list[dict[str, Any]]:
+        lines = (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line, parse_constant=refuse) for line in lines]
+        for row in rows:
+            assert set(row) - EXTRA == KEYS
+        return rows
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random one-layer BERT with the tokenizer of the embedded model; its outputs differ well between rows."""
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+    )
+    with contextlib.redirect_stderr(io.StringIO()):
+        BertModel(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copy(embedded_model_folder() / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(tiny_model: Path) -> list[str]:
+    """The words that make any run of the program a run of a second."""
+    words = f"--model {tiny_model} --train-rows 40 --steps 4 --unroll-steps 2 --max-length 32 --device cpu"
+    batches = "--lower.batch-size 8 --upper.batch-size 8 --lower.learning-rate 0.05"
+    return [*words.split(), *batches.split()]
+
+
+@pytest.fixture
+def few_rows(glue_folder: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Copy the first rows of a real task to a folder for ``--data-dir``."""
+
+    def copy(task: str) -> Path:
+        target = tmp_path / "glue" / task
+        target.mkdir(parents=True)
+        for path in sorted((glue_folder / task).iterdir()):
+            if not path.name.startswith(("train", "validation")):
+                continue
+            opened: Any = gzip.open if path.suffix == ".gz" else open
+            with opened(path, "rt", encoding="utf-8") as file:
+                rows = [line for _, line in zip(range(60), file, strict=False)]
+            (target / path.name.removesuffix(".gz")).write_text("".join(rows), encoding="utf-8")
+        return target.parent
+
+    return copy

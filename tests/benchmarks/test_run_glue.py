@@ -1,0 +1,214 @@
+"""The main job from end to end, with a tiny model: what it prints and every file that it writes."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
+from bilora.batches import Collator, make_loader
+from bilora.engines.command_line import parse_config
+from bilora.engines.config import RunConfig
+from bilora.engines.run import Prepared, prepare
+from bilora.engines.validation import evaluate_loaders
+from bilora.problems.catalog import VARIANTS
+from bilora.sources import load_task_rows, take_rows
+
+Results = list[dict[str, Any]]
+METHODS = ["bilora", "lora", "adalora", "pseudo_svd"]
+RUNS = [(method, seed) for method in METHODS for seed in (0, 1)]
+
+
+def strict(text: str) -> Any:
+    def refuse(constant: str) -> NoReturn:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("results") / "new"
+
+
+@pytest.fixture(scope="module")
+def words(small: list[str], folder: Path) -> list[str]:
+    return [*small, "--seeds", "0", "1", "--method", *METHODS, "--validate-every", "2", "--output", str(folder)]
+
+
+@pytest.fixture(scope="module")
+def ended(run_command: Callable[..., Any], words: list[str]) -> Any:
+    """All four methods with two seeds on the embedded sentences, once for the whole file."""
+    return run_command(words)
+
+
+@pytest.fixture(scope="module")
+def rows(ended: Any, folder: Path, read_results: Callable[[Path], Results]) -> Results:
+    assert ended.code == 0, ended.err
+    return read_results(folder)
+
+
+@pytest.fixture(scope="module")
+def prepared(run_glue: Any, words: list[str]) -> Prepared:
+    config = parse_config(RunConfig, run_glue.with_default_config(words), prog="", description="")
+    return prepare(config, load_task_rows("rotten_tomatoes"))
+
+
+def test_every_variant_is_run() -> None:
+    assert set(METHODS) == set(VARIANTS)
+
+
+# ---- what is printed ------------------------------------------------------------------------------
+
+
+def test_prints_the_command_the_table_and_the_folder(ended: Any, words: list[str], folder: Path) -> None:
+    assert (ended.code, ended.err) == (0, "")
+    first, *_ = ended.out.splitlines()
+    assert first == f"command: python benchmarks/run_glue.py {' '.join(words)}"
+    assert "rotten_tomatoes: 2 seeds" in ended.out
+    for column in ("accuracy", "train loss", "validation loss", "gap", "parameters", "seconds", "peak MB"):
+        assert column in ended.out
+    for method in METHODS:
+        assert f"│ {method} " in ended.out
+    assert "…" not in ended.out
+    assert ended.out.splitlines()[-1].endswith(str(folder))
+
+
+# ---- results.jsonl --------------------------------------------------------------------------------
+
+
+def test_one_row_a_run(rows: Results) -> None:
+    assert sorted((row["method"], row["seed"]) for row in rows) == sorted(RUNS)
+    assert [row["seed"] for row in rows] == [0] * 4 + [1] * 4, "methods alternate within a seed"
+
+
+def test_rows_say_what_was_run(rows: Results) -> None:
+    for row in rows:
+        assert (row["task"], row["metric"], row["steps"]) == ("rotten_tomatoes", "accuracy", 4)
+        assert (row["formulation"] is not None) == (row["method"] in ("bilora", "pseudo_svd"))
+        assert (row["hypergradient"] is not None) == (row["method"] == "bilora")
+        assert row["score"] == row["metrics"]["accuracy"]
+        assert row["validation_loss"] == row["metrics"]["loss"]
+        assert row["seconds"] > 0
+        assert row["peak_memory_mb"] > 50
+        assert set(row["versions"]) >= {"python", "bilora", "torch", "transformers", "peft", "betty-ml"}
+
+
+def test_methods_and_seeds_make_a_difference(rows: Results) -> None:
+    assert len({row["validation_loss"] for row in rows}) == len(RUNS)
+    assert len({row["config_sha256"] for row in rows}) == len(RUNS)
+
+
+def test_trainable_parameters_are_those_of_the_adapter_and_the_head(rows: Results) -> None:
+    """Query and value of one layer of width 16 at rank 8, and a head of 2 x 16 weights and 2 biases."""
+    head, vectors = 2 * 16 + 2, 2 * (16 * 8 + 8 * 16)
+    found = {row["method"]: row["trainable_parameters"] for row in rows}
+    assert found["lora"] == vectors + head
+    assert found["bilora"] == found["pseudo_svd"] == vectors + 2 * 8 + head
+    assert found["adalora"] == 2 * (16 * 12 + 12 * 16 + 12) + head, "it starts with one and a half times the rank"
+
+
+# ---- the folder of a run --------------------------------------------------------------------------
+
+
+def test_files_of_a_comparison(rows: Results, folder: Path) -> None:
+    expected = {"results.jsonl", *(f"loss-{method}.png" for method in METHODS)}
+    assert {path.name for path in folder.iterdir()} == expected | {f"{name}-seed{seed}" for name, seed in RUNS}
+    for method in METHODS:
+        assert (folder / f"loss-{method}.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.mark.parametrize(("method", "seed"), RUNS)
+def test_files_of_a_run(rows: Results, folder: Path, method: str, seed: int) -> None:
+    run = folder / f"{method}-seed{seed}"
+    (row,) = [each for each in rows if (each["method"], each["seed"]) == (method, seed)]
+    always = {"config.yaml", "metrics.jsonl", "adapter", "all_results.json"}
+    own = {"bilora": {"lora", "split.json"}, "pseudo_svd": {"lora"}}
+    assert {path.name for path in run.iterdir()} == always | own.get(method, set())
+    assert strict((run / "all_results.json").read_text(encoding="utf-8")).items() >= row.items()
+    config = parse_config(RunConfig, ["--config", str(run / "config.yaml")], prog="", description="")
+    assert (config.method, config.seeds) == ([method], [seed])
+    assert config.sha256(method, seed) == row["config_sha256"]
+
+
+@pytest.mark.parametrize(("method", "seed"), RUNS)
+def test_metrics_of_a_run(rows: Results, folder: Path, method: str, seed: int) -> None:
+    (row,) = [each for each in rows if (each["method"], each["seed"]) == (method, seed)]
+    text = (folder / f"{method}-seed{seed}" / "metrics.jsonl").read_text(encoding="utf-8")
+    lines = [strict(line) for line in text.splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 2, 3, 4, 4]
+    assert ["validation" in line for line in lines] == [False, False, True, False, False, True]
+    assert lines[-1]["validation"] == row["metrics"]
+    assert ("upper_loss" in lines[1]) == (method == "bilora")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_split_holds_row_ids_of_the_data_set(rows: Results, folder: Path, prepared: Prepared, seed: int) -> None:
+    splits = strict((folder / f"bilora-seed{seed}" / "split.json").read_text(encoding="utf-8"))
+    taken = take_rows(prepared.rows.train, 40, seed=seed)
+    labels = dict(zip(taken.ids, taken.labels, strict=True))
+    for split in splits:
+        assert (len(split["lower"]), len(split["upper"])) == (32, 8)
+        assert not set(split["lower"]) & set(split["upper"])
+        assert {*split["lower"], *split["upper"]} == set(taken.ids)
+        assert sum(labels[row] for row in split["upper"]) == 4
+
+
+@pytest.mark.parametrize("form", ["adapter", "lora"])
+@pytest.mark.parametrize("method", METHODS)
+def test_saved_adapters_give_the_same_scores(
+    rows: Results, folder: Path, prepared: Prepared, tiny_model: Path, method: str, form: str
+) -> None:
+    saved = folder / f"{method}-seed0" / form
+    if form == "lora" and method in ("lora", "adalora"):
+        assert not saved.exists(), "they need no export"
+        return
+    (row,) = [each for each in rows if (each["method"], each["seed"]) == (method, 0)]
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2)
+    loader = make_loader(
+        prepared.validation["validation"],
+        batch_size=64,
+        seed=0,
+        collate=Collator(prepared.tokenizer),
+        shuffle=False,
+    )
+    without = evaluate_loaders(base, {"validation": loader}, prepared.task)
+    with warnings.catch_warnings():
+        # PEFT 0.21 does not know AdaLoRA's own keys when it reads them back.
+        warnings.filterwarnings("ignore", message="The following rank_pattern keys", category=RuntimeWarning)
+        model = PeftModel.from_pretrained(base, saved)
+    found = evaluate_loaders(model, {"validation": loader}, prepared.task)
+    assert found["accuracy"] == row["score"]
+    assert found["loss"] == pytest.approx(row["validation_loss"], abs=1e-6)
+    assert without["loss"] != pytest.approx(row["validation_loss"], abs=1e-3), "the adapter changes nothing"
+    if form == "lora":
+        config = json.loads((saved / "adapter_config.json").read_text(encoding="utf-8"))
+        assert config["peft_type"] == "LORA"
+
+
+# ---- the same again -------------------------------------------------------------------------------
+
+
+def test_the_same_command_twice_writes_the_same_numbers(
+    rows: Results,
+    run_command: Callable[..., Any],
+    read_results: Callable[[Path], Results],
+    words: list[str],
+    folder: Path,
+    tmp_path: Path,
+) -> None:
+    again = tmp_path / "again"
+    assert run_command([*words, "--method", "bilora", "--seeds", "1", "--output", str(again)]).code == 0
+    (row,) = read_results(again)
+    (before,) = [each for each in rows if (each["method"], each["seed"]) == ("bilora", 1)]
+    changing = {"seconds", "peak_memory_mb"}
+    assert {key: row[key] for key in row.keys() - changing} == {key: before[key] for key in row.keys() - changing}
+    for name in ("metrics.jsonl", "split.json", "adapter/adapter_model.safetensors"):
+        once, twice = (root / "bilora-seed1" / name for root in (folder, again))
+        assert once.read_bytes() == twice.read_bytes(), name

@@ -1,0 +1,135 @@
+"""The README: its commands are ones that exist, its code runs and prints what it says, its files are there."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bilora.engines.command_line import parse_config
+from bilora.engines.config import RunConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Return the words of every command of the bash blocks, comments left out and chains taken apart."""
+    found = []
+    for block in blocks("bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in line.split(" && "):
+                words = shlex.split(part, comments=True)
+                if words:
+                    found.append(words)
+    return found
+
+
+def names(words: list[str]) -> str:
+    return " ".join(words)
+
+
+def pinned() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def check_make(words: list[str]) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([\w-]+):(?!=)", makefile, flags=re.MULTILINE))
+    variables = set(re.findall(r"^(\w+) \?=", makefile, flags=re.MULTILINE))
+    for word in words[1:]:
+        name, is_setting, _ = word.partition("=")
+        assert name in (variables if is_setting else targets), f"the Makefile has no {name}"
+
+
+def check_run_glue(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    argv = words[words.index("benchmarks/run_glue.py") + 1 :]
+    if "--help" in argv:
+        with pytest.raises(SystemExit) as ended:
+            parse_config(RunConfig, argv, prog="run_glue.py", description="")
+        assert ended.value.code == 0
+        return
+    assert parse_config(RunConfig, argv, prog="run_glue.py", description="").method
+
+
+def check_install(words: list[str]) -> None:
+    """Files, extras and versions that a pip or uv line names are those of the project."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    for before, word in zip(words, words[1:], strict=False):
+        if before in ("--constraint", "-c", "--requirement", "-r"):
+            assert (ROOT / word).is_file()
+        elif word.startswith(".["):
+            assert set(word[2:-1].split(",")) <= set(config["options.extras_require"])
+        elif "==" in word:
+            name, version = word.split("==")
+            assert pinned()[name] == version
+        elif re.fullmatch(r"[a-z][\w-]*", word) and word not in ("pip", "install"):
+            assert word in pinned() or word == "bilora", f"{word} has no tested version"
+
+
+@pytest.mark.parametrize("words", commands(), ids=names)
+def test_command(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    program = Path(words[0]).name
+    if program == "make":
+        check_make(words)
+    elif "benchmarks/run_glue.py" in words:
+        check_run_glue(words, monkeypatch)
+    elif words[:2] == ["pip", "install"] or words[:3] == ["uv", "pip", "install"]:
+        check_install(words)
+    else:
+        harmless = (["python3", "-m", "venv"], [".", ".venv/bin/activate"], ["uv", "venv"], ["git", "clone"], ["cd"])
+        assert any(words[: len(each)] == each for each in harmless), f"no test knows how to check {names(words)!r}"
+
+
+def test_there_is_something_to_check() -> None:
+    checked = {words[0] for words in commands()}
+    assert "make" in checked
+    assert any("benchmarks/run_glue.py" in words for words in commands())
+    assert blocks("python")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0])
+def test_code_runs_and_prints_what_it_says(code: str, tmp_path: Path) -> None:
+    """What stands in a comment behind a print is in what is printed."""
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    for said in re.findall(r"^print\(.*\)  # (.*)$", code, flags=re.MULTILINE):
+        assert said in ended.stdout
+
+
+def test_files_that_are_named_exist() -> None:
+    paths = set(re.findall(r"`((?:bilora|problems|engines|benchmarks|tests)/[\w./-]+)`", README))
+    paths |= set(re.findall(r"`([A-Z]+\.md)`", README))
+    assert paths
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+
+
+def test_options_that_are_named_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_config(RunConfig, ["--help"], prog="run_glue.py", description="")
+    known = set(re.findall(r"--[\w.]+", capsys.readouterr().out))
+    text = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+    named = {word.replace("-", "_").replace("__", "--", 1) for word in re.findall(r"`(--[a-z][\w.-]*)", text)}
+    assert named
+    assert named - known == set()
