@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -110,7 +110,10 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
                 self._validate()
             self._tell(lambda callback: callback.on_run_end(self))
         finally:
-            self._tell(lambda callback: callback.on_close(self))
+            # Each is closed even if an earlier one cannot be.
+            with ExitStack() as closing:
+                for callback in reversed(self.callbacks):
+                    closing.callback(callback.on_close, self)
         self.eval()
 
     def _one_iteration(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bilora.engines.darts import Darts
 from bilora.engines.first_order import FirstOrder
+from bilora.errors import SettingsError
 from bilora.lookup import find
 from bilora.problems.hypergradient import Hypergradient
 from bilora.sections import build_section
@@ -42,6 +43,11 @@ finite_difference, radius, scale. Did you mean 'radius'?
     if not isinstance(chosen, Mapping):
         return chosen
     settings = dict(chosen)
-    name = str(settings.pop("name", "darts"))
+    if "name" not in settings:
+        raise SettingsError(
+            f"hypergradient has settings ({', '.join(settings)}) but no name; give it, as in "
+            f"{{name: darts, {', '.join(settings)}: ...}} or --hypergradient.name darts"
+        )
+    name = str(settings.pop("name"))
     factory = find(HYPERGRADIENTS, name, kind="hypergradient")
     return build_section(factory, settings, kind=f"hypergradient {name!r}")

@@ -209,7 +209,7 @@ def _spoken(config: RunConfig) -> str:
     chosen = config.hypergradient
     if isinstance(chosen, str):
         return chosen
-    name = str(chosen.get("name", "darts"))
+    name = str(chosen["name"])
     default = resolved(build_hypergradient(name))
     own = resolved(build_hypergradient(chosen))
     if not isinstance(own, dict):

@@ -73,7 +73,7 @@ class SplitLoaders:
         split = self._draw(len(self.splits))
         self.splits.append(split)
         self.lower_part.positions, self.upper_part.positions = split.lower, split.upper
-        # The rest of the upper level's epoch holds rows that are now the lower level's.
+        # So that each epoch of D2 reads the whole of one D2.
         upper.restart_loader()
 
     def _draw(self, draw: int) -> Split:

@@ -149,3 +149,20 @@ def test_mode_of_the_model_at_each_hook(make_engine: Make) -> None:
     engine.run()
     assert modes == {"start": True, "step": True, "validation": True}
     assert not engine.lower_level.module.training, "a trained model is left ready for use"
+
+
+def test_all_are_closed_even_if_one_cannot_be(make_engine: Callable[..., Any]) -> None:
+    closed = []
+
+    class Broken(Callback):
+        def on_close(self, engine: Any) -> None:
+            raise OSError("disk full")
+
+    class Last(Callback):
+        def on_close(self, engine: Any) -> None:
+            closed.append(engine)
+
+    engine = make_engine(callbacks=[Broken(), Last()])
+    with pytest.raises(OSError, match="disk full"):
+        engine.run()
+    assert closed == [engine]

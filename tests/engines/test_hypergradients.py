@@ -150,6 +150,7 @@ def test_half_precision_parameters_are_refused(make_ridge: Callable[..., Any]) -
         ({"name": "dart"}, "hypergradient 'dart' is unknown; known: darts, first_order.*Did you mean 'darts'"),
         ({"name": "first_order", "radius": 1.0}, "hypergradient 'first_order' has no setting 'radius'; known: none"),
         ({"name": "darts", "radiuss": 1.0}, "Did you mean 'radius'"),
+        ({"radius": 1.0}, r"has settings \(radius\) but no name; give it"),
         ({"name": "darts", "radius": 0.0}, "radius is 0.0; it must be positive"),
         ({"name": "darts", "radius": float("nan")}, "radius is nan"),
         ({"name": "darts", "scale": "two"}, "scale: Expected"),

@@ -104,6 +104,9 @@ def test_upper_step_count_is_what_the_engine_makes(
     assert fit_pair(**own).result.upper_steps == expected
 
 
-def test_warm_up_holds_the_upper_level_back(fit_pair: Fit) -> None:
-    fitted = fit_pair(steps=12, unroll_steps=3, warmup_steps=5)
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_warm_up_holds_the_upper_level_back(fit_pair: Fit, accumulation: int) -> None:
+    """It counts optimizer steps, not Betty's micro-batches."""
+    lower = LevelSettings(batch_size=4, accumulation=accumulation)
+    fitted = fit_pair(steps=12, unroll_steps=3, warmup_steps=5, lower=lower)
     assert [record.step for record in fitted.records.steps if record.upper] == [6, 9, 12]

@@ -48,7 +48,7 @@ class SplitInUse(Callback):
             self.of_upper_batch.append((len(self.loaders[0].splits) - 1, seen["upper"][-1]))
 
 
-@pytest.mark.parametrize("refresh", [1, 2])
+@pytest.mark.parametrize("refresh", [1, 2, 3])
 def test_refresh_draws_disjoint_stratified_splits_and_batches_follow(
     fit_pair: Fit, monkeypatch: pytest.MonkeyPatch, refresh: int
 ) -> None:
@@ -77,6 +77,15 @@ def test_refresh_draws_disjoint_stratified_splits_and_batches_follow(
     for epoch in range(5):
         read = [row for _, batch in watch.of_lower_batch[8 * epoch : 8 * epoch + 8] for row in batch]
         assert sorted(read) == sorted(splits[epoch // refresh].lower)
+
+
+def test_the_upper_level_starts_its_new_rows_from_the_beginning(fit_pair: Fit) -> None:
+    """Its epoch is cut short by a refresh; the next four batches of two are the whole of the new D2."""
+    fitted = fit_pair(steps=32, unroll_steps=3, refresh=2, upper=LevelSettings(batch_size=2))
+    first, second = fitted.result.splits
+    batches = fitted.model.seen["upper"]  # of steps 3, 6, ... 15 before the refresh, and 18, 21, ... after it
+    assert sorted(row for batch in batches[:4] for row in batch) == list(first.upper)
+    assert sorted(row for batch in batches[5:9] for row in batch) == list(second.upper)
 
 
 def test_without_refresh_the_first_split_stays(fit_pair: Fit) -> None:
