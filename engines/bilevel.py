@@ -16,6 +16,7 @@ from betty.logging import get_logger
 from bilora.engines.callbacks import Callback
 from bilora.engines.devices import choose_device
 from bilora.engines.hypergradients import build_hypergradient
+from bilora.engines.quality_meter import QualityMeter
 from bilora.engines.step_record import StepRecord, UpperRecord, ValidationRecord
 from bilora.errors import SettingsError
 from bilora.problems.hypergradient import Hypergradient
@@ -42,6 +43,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         validate_every: Lower steps between two validations; 0 validates at the end only.
         callbacks: Called in this order.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        meter: Upper steps between two readings of the quality meter; 0 takes none.
 
     Raises:
         SettingsError: A setting is out of range, the levels share a parameter, or the upper level would never step.
@@ -58,7 +60,12 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         validate_every: int = 0,
         callbacks: Sequence[Callback] = (),
         device: str = "auto",
+        meter: int = 0,
     ) -> None:
+        if upper is not None:
+            chosen = build_hypergradient(hypergradient)
+            upper.hypergradient = QualityMeter(chosen, every=meter) if meter else chosen
+            lower.needs = upper.hypergradient.needs
         _check_schedule(lower, upper, steps, validate_every)
         self.lower_level = lower
         self.upper_level = upper
@@ -70,9 +77,6 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         self.stop_reason: str | None = None
         self.last_validation: ValidationRecord | None = None
         self._device_name = device
-        if upper is not None:
-            upper.hypergradient = build_hypergradient(hypergradient)
-            lower.needs = upper.hypergradient.needs
         graph = {} if upper is None else {"u2l": {upper: [lower]}, "l2u": {lower: [upper]}}
         config = EngineConfig(train_iters=steps * lower.gas, valid_step=max(validate_every, 1))
         super().__init__(list(self.levels), config, graph or {"u2l": {}, "l2u": {}})
@@ -168,6 +172,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
             direct_norm=upper.direct_norm,
             implicit_norm=upper.implicit_norm,
             learning_rates=upper.report.learning_rates,
+            meter=upper.hypergradient.reading if isinstance(upper.hypergradient, QualityMeter) else None,
         )
 
     # ---- what Betty's engine does on its way ---------------------------------------------------------
@@ -214,6 +219,11 @@ def _check_schedule(lower: LowerProblem, upper: UpperProblem | None, steps: int,
     if upper is None:
         return
     unroll = lower.config.unroll_steps
+    if lower.needs.steps > unroll:
+        raise SettingsError(
+            f"the hypergradient looks {lower.needs.steps} lower steps back, but unroll_steps is {unroll}: before "
+            "that the upper level had other values; raise unroll_steps, or let it look back less far"
+        )
     warmup = math.floor(lower.config.warmup_steps / lower.gas)
     # An upper micro-batch at every multiple of unroll_steps after the warm-up, a step when they are enough.
     first = (warmup // unroll + upper.gas) * unroll

@@ -33,6 +33,7 @@ class RunConfig:
         unroll_steps: Lower steps an upper step.
         warmup_steps: Lower steps before the upper level may step.
         hypergradient: Name, or mapping with ``name`` and that approximation's own settings.
+        meter: Upper steps between two readings of the hypergradient's quality; 0 takes none.
         lower: Settings of the lower level, or of the only one.
         upper: Settings of the upper level.
         split_ratio: Share of the training rows that go to the lower level.
@@ -65,6 +66,7 @@ class RunConfig:
     unroll_steps: int = 4
     warmup_steps: int = 0
     hypergradient: str | dict[str, Any] = "darts"
+    meter: int = 0
     lower: LevelSettings = field(default_factory=LevelSettings)
     upper: LevelSettings = field(default_factory=lambda: LevelSettings(learning_rate=1e-2))
     split_ratio: float = 0.8

@@ -1,30 +1,33 @@
-"""The mixed product d2_{E,V} L1 . w by finite differences of first-order gradients."""
+"""Second-derivative products by finite differences of first-order gradients."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from bilora.aliases import Tensors
 from bilora.engines.vectors import difference, norm, place, restored, zeros_like
 from bilora.errors import DivergedError, SettingsError
 from bilora.problems.lower import LowerProblem
-from bilora.problems.lower_step import Needs
+from bilora.problems.lower_step import Around, LowerStep, Needs
 
 Scheme = Literal["central", "forward"]
-Around = Literal["before_step", "after_step"]
 
 
 @dataclass(frozen=True)
 class FiniteDifference:
-    """Mixed products by a finite difference along w (DARTS, arXiv 1806.09055, eq. 8).
+    """Products by a finite difference along x (DARTS, arXiv 1806.09055, eq. 8).
 
-    With ``eps = radius / |w|`` and g(V) = d_E L1(V, E) on the batch and masks of the recorded lower step::
+    With ``eps = radius / |x|`` and g(V) the gradient of the lower loss, in the lower parameters for a Hessian
+    product or in the upper ones for a mixed one, on the batch and masks of the recorded lower step::
 
-        central:  (g(V + eps w) - g(V - eps w)) / (2 eps)     error O(eps^2), two forward-backward passes
-        forward:  (g(V + eps w) - g(V)) / eps                 error O(eps),   one: the step itself yields g(V)
+        central:  (g(V + eps x) - g(V - eps x)) / (2 eps)     error O(eps^2), two forward-backward passes
+        forward:  (g(V + eps x) - g(V)) / eps                 error O(eps),   one: the step itself yields g(V)
 
     Only first derivatives are taken, so fused attention kernels and gradient checkpointing work.
 
@@ -67,51 +70,62 @@ class FiniteDifference:
     @property
     def needs(self) -> Needs:
         """What the lower step has to leave behind for these products."""
+        forward = self.scheme == "forward"
         return Needs(
-            step=True,
+            steps=1,
             parameters_before=self.around == "before_step",
-            upper_gradient=self.scheme == "forward",
+            upper_gradient=forward,
+            lower_gradient=forward,
         )
 
-    def mixed_product(self, direction: Tensors, lower: LowerProblem) -> Tensors:
-        """Return ``d2_{E,V} L1 . w`` for ``direction`` = w; the lower level is afterwards as it was, bit for bit.
-
-        Args:
-            direction: w, one tensor a lower parameter.
-            lower: The lower level with its recorded step.
-
-        Returns:
-            One tensor an upper parameter; zeros for a zero direction.
-
-        Raises:
-            DivergedError: The direction is not finite; nothing has been moved.
-        """
-        upper = lower.upper_parameters()
-        length = norm(direction)
-        if not length < float("inf"):
-            raise DivergedError(f"the direction of a finite difference has norm {length}; no parameter was moved")
-        if length == 0.0:
-            return zeros_like(upper)
-        _refuse_half_precision(lower)
-        step_size = self.radius / length
+    @contextlib.contextmanager
+    def at(self, lower: LowerProblem, step: LowerStep) -> Iterator[DisplacedPoint]:
+        """Open the point of the recorded step; on leaving, the lower parameters are as they were, bit for bit."""
+        refuse_half_precision(lower)
         with restored(lower.trainable_parameters()) as now:
-            base = lower.recorded_step().parameters_before if self.around == "before_step" else now
-            assert base is not None  # asked for in `needs`
-            ahead = _gradient_at(lower, base, direction, step_size)
-            if self.scheme == "forward":
-                here = lower.recorded_step().upper_gradient
-                assert here is not None  # asked for in `needs`
-                return difference(ahead, here, over=step_size)
-            behind = _gradient_at(lower, base, direction, -step_size)
-            return difference(ahead, behind, over=2 * step_size)
+            yield DisplacedPoint(self, lower, step, base=step.parameters(self.around, now=now))
 
 
-def _gradient_at(lower: LowerProblem, base: Tensors, direction: Tensors, step_size: float) -> Tensors:
-    place(lower.trainable_parameters(), torch._foreach_add(list(base), list(direction), alpha=step_size))
-    return lower.replayed_gradient(lower.upper_parameters())
+class DisplacedPoint:
+    """Products around one point."""
+
+    def __init__(self, how: FiniteDifference, lower: LowerProblem, step: LowerStep, *, base: Tensors) -> None:
+        self._how, self._lower, self._step, self._base = how, lower, step, base
+
+    def hessian(self, vector: Tensors) -> Tensors:
+        """Return ``d2_{V,V} L1 . x``."""
+        return self._product(vector, self._lower.trainable_parameters(), known=self._step.lower_gradient)
+
+    def mixed(self, vector: Tensors) -> Tensors:
+        """Return ``d2_{E,V} L1 . x``."""
+        return self._product(vector, self._lower.upper_parameters(), known=self._step.upper_gradient)
+
+    def _product(self, vector: Tensors, inputs: Sequence[Tensor], *, known: Tensors | None) -> Tensors:
+        length = norm(vector)
+        if not length < float("inf"):
+            raise DivergedError(f"the direction of a finite difference has norm {length}; no parameter was stepped")
+        if length == 0.0:
+            return zeros_like(inputs)
+        step_size = self._how.radius / length
+        ahead = self._gradient(vector, step_size, inputs)
+        if self._how.scheme == "forward":
+            assert known is not None  # asked for in `needs`
+            return difference(ahead, known, over=step_size)
+        behind = self._gradient(vector, -step_size, inputs)
+        return difference(ahead, behind, over=2 * step_size)
+
+    def _gradient(self, vector: Tensors, step_size: float, inputs: Sequence[Tensor]) -> Tensors:
+        displaced = torch._foreach_add(list(self._base), list(vector), alpha=step_size)
+        place(self._lower.trainable_parameters(), displaced)
+        return self._lower.replayed_gradient(inputs, step=self._step)
 
 
-def _refuse_half_precision(lower: LowerProblem) -> None:
+def refuse_half_precision(lower: LowerProblem) -> None:
+    """Refuse lower parameters whose rounding is coarser than a displacement.
+
+    Raises:
+        SettingsError: With the parameter's name.
+    """
     for name, parameter in lower.named_level_parameters().items():
         if parameter.dtype in (torch.float16, torch.bfloat16):
             raise SettingsError(

@@ -17,8 +17,8 @@ class FirstOrder:
     Costs nothing beyond the upper level's own pass, and forgets how the lower level answers to the upper one.
 
     Example:
-        >>> FirstOrder().needs.step
-        False
+        >>> FirstOrder().needs.steps
+        0
     """
 
     @property

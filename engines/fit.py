@@ -104,6 +104,7 @@ def fit(
         validate_every=settings.validate_every,
         callbacks=(*callbacks, *watchers),
         device=settings.device,
+        meter=settings.meter,
     )
     started = time.perf_counter()
     engine.run()

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bilora.engines.adaptive import Adaptive
+from bilora.engines.conjugate_gradient import ConjugateGradient
 from bilora.engines.darts import Darts
 from bilora.engines.first_order import FirstOrder
+from bilora.engines.neumann import Neumann
+from bilora.engines.nystrom import Nystrom
+from bilora.engines.unrolled import Unrolled
 from bilora.errors import SettingsError
 from bilora.lookup import find
 from bilora.problems.hypergradient import Hypergradient
@@ -15,8 +20,16 @@ from bilora.sections import build_section
 HYPERGRADIENTS: dict[str, Callable[..., Hypergradient]] = {
     "first_order": FirstOrder,
     "darts": Darts,
+    "neumann": Neumann,
+    "conjugate_gradient": ConjugateGradient,
+    "nystrom": Nystrom,
+    "adaptive": Adaptive,
+    "unrolled": Unrolled,
 }
 """Every approximation by name. A new one is a file with a frozen dataclass and a row here."""
+
+ALIASES = {"cg": "conjugate_gradient", "sama": "adaptive"}
+"""Betty's names for two of them."""
 
 
 def build_hypergradient(chosen: str | Mapping[str, Any] | Hypergradient) -> Hypergradient:
@@ -36,7 +49,7 @@ def build_hypergradient(chosen: str | Mapping[str, Any] | Hypergradient) -> Hype
         Traceback (most recent call last):
             ...
         bilora.errors.SettingsError: hypergradient 'darts' has no setting 'radiuss'; known: around, \
-finite_difference, radius, scale. Did you mean 'radius'?
+finite_difference, products, radius, scale. Did you mean 'radius'?
     """
     if isinstance(chosen, str):
         chosen = {"name": chosen}
@@ -49,5 +62,6 @@ finite_difference, radius, scale. Did you mean 'radius'?
             f"{{name: darts, {', '.join(settings)}: ...}} or --hypergradient.name darts"
         )
     name = str(settings.pop("name"))
+    name = ALIASES.get(name, name)
     factory = find(HYPERGRADIENTS, name, kind="hypergradient")
     return build_section(factory, settings, kind=f"hypergradient {name!r}")

@@ -54,6 +54,8 @@ class MetricsFile(Callback):
                 "implicit_norm": record.upper.implicit_norm,
                 "upper_learning_rates": list(record.upper.learning_rates),
             }
+            if record.upper.meter is not None:
+                line |= {"meter_cosine": record.upper.meter.cosine, "meter_norm_ratio": record.upper.meter.norm_ratio}
         self._write(line)
 
     def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:

@@ -67,6 +67,7 @@ class FitSettings:
         unroll_steps: Lower steps an upper step.
         warmup_steps: Lower steps before the upper level may step.
         hypergradient: Name, or mapping with ``name`` and that approximation's own settings.
+        meter: Upper steps between two readings of the hypergradient's quality; 0 takes none.
         lower: Settings of the lower level, or of the only one.
         upper: Settings of the upper level.
         split_ratio: Share of the training rows that go to the lower level.
@@ -90,6 +91,7 @@ class FitSettings:
     unroll_steps: int = 4
     warmup_steps: int = 0
     hypergradient: str | dict[str, Any] = "darts"
+    meter: int = 0
     lower: LevelSettings = field(default_factory=LevelSettings)
     upper: LevelSettings = field(default_factory=lambda: LevelSettings(learning_rate=1e-2))
     split_ratio: float = 0.8
@@ -109,6 +111,7 @@ class FitSettings:
             ("steps", "it must be at least 1", self.steps >= 1),
             ("unroll_steps", "it must be at least 1", self.unroll_steps >= 1),
             ("warmup_steps", "it must not be negative", self.warmup_steps >= 0),
+            ("meter", "it must be positive, or 0 for no readings", self.meter >= 0),
             ("split_ratio", "it must be above 0 and below 1", 0 < self.split_ratio < 1),
             ("refresh", "it must be positive, or 0 for never", self.refresh >= 0),
             ("validate_every", "it must be positive, or 0 for the end only", self.validate_every >= 0),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bilora.engines.quality_meter import MeterReading
+
 
 @dataclass(frozen=True)
 class UpperRecord:
@@ -17,6 +19,7 @@ class UpperRecord:
         direct_norm: Norm of its direct part d_E L2.
         implicit_norm: Norm of its implicit part.
         learning_rates: One a param group of the upper optimizer.
+        meter: The quality meter's reading, where one was taken.
     """
 
     step: int
@@ -26,6 +29,7 @@ class UpperRecord:
     direct_norm: float
     implicit_norm: float
     learning_rates: tuple[float, ...]
+    meter: MeterReading | None = None
 
 
 @dataclass(frozen=True)

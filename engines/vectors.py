@@ -20,8 +20,8 @@ def norm(vector: Tensors) -> float:
     """
     if not vector:
         return 0.0
-    norms = torch._foreach_norm(list(vector))
-    return float(torch.stack([each.double() for each in norms]).norm())
+    norms = [wide(each) for each in torch._foreach_norm(list(vector))]
+    return float(torch.stack(norms).norm())
 
 
 def dot(left: Tensors, right: Tensors) -> float:
@@ -31,7 +31,59 @@ def dot(left: Tensors, right: Tensors) -> float:
         >>> dot((torch.ones(2), torch.ones(1)), (torch.ones(2), 3 * torch.ones(1)))
         5.0
     """
-    return float(sum((a.double() * b.double()).sum() for a, b in zip(left, right, strict=True)))
+    return float(sum((wide(a) * wide(b)).sum() for a, b in zip(left, right, strict=True)))
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Return the tensor in float64, or in float32 on devices that have no float64 (MPS).
+
+    Example:
+        >>> wide(torch.ones(1)).dtype
+        torch.float64
+    """
+    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+
+
+def add(left: Tensors, right: Tensors, *, scale: float = 1.0) -> Tensors:
+    """Return ``left + scale * right``.
+
+    Example:
+        >>> add((torch.ones(1),), (torch.ones(1),), scale=2.0)
+        (tensor([3.]),)
+    """
+    return tuple(torch._foreach_add(list(left), list(right), alpha=scale))
+
+
+def flatten(vector: Tensors) -> Tensor:
+    """Return all tensors one after another, as one vector.
+
+    Example:
+        >>> flatten((torch.ones(1, 2), torch.zeros(1)))
+        tensor([1., 1., 0.])
+    """
+    return torch.cat([each.reshape(-1) for each in vector])
+
+
+def split_like(flat: Tensor, vector: Tensors) -> Tensors:
+    """Return what :func:`flatten` was given, with the values of ``flat``.
+
+    Example:
+        >>> split_like(torch.tensor([1.0, 2.0, 3.0]), (torch.ones(1, 2), torch.zeros(1)))
+        (tensor([[1., 2.]]), tensor([3.]))
+    """
+    parts = torch.split(flat, [each.numel() for each in vector])
+    return tuple(part.reshape(each.shape).to(each.dtype) for part, each in zip(parts, vector, strict=True))
+
+
+def random_like(vector: Tensors, *, seed: int) -> Tensors:
+    """Return normal numbers from a generator of its own, so that no random state of the run moves.
+
+    Example:
+        >>> random_like((torch.ones(2),), seed=0)[0].shape
+        torch.Size([2])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(each.shape, generator=generator, dtype=torch.float64).to(each) for each in vector)
 
 
 def scaled(vector: Tensors, factors: Sequence[float] | float) -> Tensors:

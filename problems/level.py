@@ -101,7 +101,9 @@ class Level(KeptProblem):
         self.report.add(loss.detach(), parts)
         return loss / self.gas, {"loss": loss.detach()}
 
-    def scaled_gradients(self, loss: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    def scaled_gradients(
+        self, loss: Tensor, inputs: Sequence[Tensor], *, create_graph: bool = False
+    ) -> tuple[Tensor | None, ...]:
         """Return the gradients of ``loss``, times the loss scale in fp16; None where an input is not used."""
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
         if not scaled.requires_grad:
@@ -109,7 +111,7 @@ class Level(KeptProblem):
                 f"the loss of level {self.name!r} depends on no trainable parameter; compute it with the model and "
                 "outside torch.no_grad(), without .item() or .detach()"
             )
-        return torch.autograd.grad(scaled, inputs, allow_unused=True)
+        return torch.autograd.grad(scaled, inputs, allow_unused=True, create_graph=create_graph)
 
     def unscaled(self, gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensors:
         """Return the gradients without the loss scale, zeros where there is none."""
@@ -135,10 +137,13 @@ class Level(KeptProblem):
         parameters = self.trainable_parameters()
         norm = get_total_norm([each.grad for each in parameters if each.grad is not None])
         self.report.close(norm)
-        if not self._may_step():
+        self.report.taken = self._may_step()
+        if not self.report.taken:
             return
         if self.gradient_clipping > 0.0:
             clip_grads_with_norm_(parameters, self.gradient_clipping, norm)
+            # The factor that torch's function applies.
+            self.report.clip = min(1.0, self.gradient_clipping / (self.report.gradient_norm + 1e-6))
         self.report.learning_rates = tuple(group["lr"] for group in self.optimizer.param_groups)
         self.take_step()
         if self.scaler is not None:

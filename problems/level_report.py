@@ -27,6 +27,8 @@ class LevelReport:
     loss: float = math.nan
     parts: dict[str, float] = field(default_factory=dict)
     gradient_norm: float = math.nan
+    clip: float = 1.0
+    taken: bool = True
     learning_rates: tuple[float, ...] = ()
     _gathered: list[tuple[Tensor, dict[str, Tensor]]] = field(default_factory=list)
 

@@ -1,17 +1,19 @@
-"""The lower level: it trains on D1 and remembers the step that an upper step will differentiate."""
+"""The lower level: it trains on D1 and remembers the steps that an upper step will differentiate."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bilora.aliases import Tensors
+from bilora.problems.changing_buffers import ChangingBuffers
 from bilora.problems.level import Level
 from bilora.problems.lower_step import LowerStep, MicroBatch, Needs
+from bilora.problems.optimizer_snapshot import take_snapshot
 from bilora.problems.random_state import RandomState
 
 
@@ -23,9 +25,11 @@ class LowerProblem(Level):
     """
 
     needs: Needs = Needs()
-    last_step: LowerStep | None = None
     _recorded: LowerStep | None = None
-    _changing_buffers: frozenset[str] = frozenset()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._steps: deque[LowerStep] = deque()
 
     # ---- what a hypergradient asks ------------------------------------------------------------------
 
@@ -33,47 +37,63 @@ class LowerProblem(Level):
         """Return the parameters of the level above."""
         return [each for upper in self.parents for each in upper.trainable_parameters()]
 
-    def replayed_gradient(self, inputs: Sequence[Tensor]) -> Tensors:
-        """Return the gradient of the lower loss of ``last_step`` in ``inputs``, at the parameters as they are now.
+    def replayed_gradient(
+        self, inputs: Sequence[Tensor], *, step: LowerStep | None = None, create_graph: bool = False
+    ) -> Tensors:
+        """Return the gradient of a recorded step's loss in ``inputs``, at the parameters as they are now.
 
         Every micro-batch of the step enters, each under the dropout masks it had: one forward and one
         backward pass a micro-batch. Random state and buffers are afterwards as before.
 
         Args:
             inputs: Parameters of either level.
+            step: The step; None is the last one.
+            create_graph: Whether the gradient shall be differentiated again.
 
         Returns:
             One tensor an input; zeros where the loss does not depend on it.
         """
-        step = self.recorded_step()
+        step = self.recorded_step() if step is None else step
         total: list[Tensor] | None = None
         for micro_batch in step.micro_batches:
-            with micro_batch.random_state.replayed(), self._unchanged_buffers():
+            with micro_batch.random_state.replayed(), self._buffers.unchanged():
                 loss = self.training_step_exec(micro_batch.batch) / len(step.micro_batches)
-                gradient = self.unscaled(self.scaled_gradients(loss, inputs), inputs)
+                gradient = self.unscaled(self.scaled_gradients(loss, inputs, create_graph=create_graph), inputs)
             total = list(gradient) if total is None else [a + b for a, b in zip(total, gradient, strict=True)]
         return tuple(total or ())
 
+    @property
+    def last_step(self) -> LowerStep | None:
+        """The last recorded step."""
+        return self._steps[-1] if self._steps else None
+
     def recorded_step(self) -> LowerStep:
         """Return ``last_step``, which must be there by the time a hypergradient asks."""
-        if self.last_step is None:
-            raise RuntimeError(f"level {self.name!r} has recorded no step; set its 'needs' before stepping")
-        return self.last_step
+        return self.recorded_steps(1)[0]
+
+    def recorded_steps(self, count: int) -> list[LowerStep]:
+        """Return the last ``count`` steps, the last one last."""
+        if len(self._steps) < count:
+            raise RuntimeError(
+                f"level {self.name!r} has recorded {len(self._steps)} steps, not {count}; set its 'needs' "
+                "before stepping"
+            )
+        return list(self._steps)[-count:]
 
     # ---- recording ----------------------------------------------------------------------------------
 
     def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss as every level does; remember batch and random state where this step will be replayed."""
-        if not self._ends_unroll():
+        if not self._is_recorded():
             return super().get_loss(batch)
         if self._recorded is None:
-            before = tuple(each.detach().clone() for each in self.trainable_parameters())
-            self._recorded = LowerStep(parameters_before=before if self.needs.parameters_before else None)
+            self._recorded = LowerStep()
+            if self.needs.parameters_before:
+                copies = tuple(each.detach().clone() for each in self.trainable_parameters())
+                self._recorded.parameters_before = copies
         self._recorded.micro_batches.append(MicroBatch(batch, RandomState.take(self.device)))
-        held = {name: (each, each._version) for name, each in self.module.named_buffers()}
-        result = super().get_loss(batch)
-        self._note_changed_buffers(held)
-        return result
+        with self._buffers.noted():
+            return super().get_loss(batch)
 
     def backward(
         self,
@@ -85,55 +105,45 @@ class LowerProblem(Level):
         allow_unused: bool = True,
     ) -> None:
         """Add the gradient to ``.grad``; on a recorded step the same pass yields the upper gradient as well."""
-        upper = self.upper_parameters() if self._recorded is not None and self.needs.upper_gradient else []
+        step = self._recorded
+        upper = self.upper_parameters() if step is not None and self.needs.upper_gradient else []
         gradients = self.scaled_gradients(loss, [*params, *upper])
         self.set_grads(params, gradients[: len(params)])
-        if self._recorded is not None and self.needs.upper_gradient:
-            self._recorded.add_upper_gradient(self.unscaled(gradients[len(params) :], upper))
+        if step is not None:
+            below = None
+            if self.needs.lower_gradient:
+                # Copies: clipping works in place on what has just become .grad.
+                below = tuple(each.clone() for each in self.unscaled(gradients[: len(params)], params))
+            above = self.unscaled(gradients[len(params) :], upper) if self.needs.upper_gradient else None
+            step.add_gradients(below, above)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step as every level does, then hand over what was recorded, with the learning rates it was taken at."""
-        if self._recorded is not None:
-            self._recorded.learning_rates = self._learning_rates()
-            self.last_step, self._recorded = self._recorded, None
+        """Step as every level does, and keep what was recorded, with what the optimizer knew before it."""
+        step, self._recorded = self._recorded, None
+        if step is None:
+            super().optimizer_step(*args, **kwargs)
+            return
+        step.learning_rates = self._learning_rates()
+        if self.needs.optimizer:
+            step.optimizer = take_snapshot(self.optimizer, self.trainable_parameters())
         super().optimizer_step(*args, **kwargs)
+        step.clip, step.taken = self.report.clip, self.report.taken
+        self._steps.append(step)
+        while len(self._steps) > self.needs.steps:
+            self._steps.popleft()
 
-    def _ends_unroll(self) -> bool:
-        """Return whether the optimizer step that this micro-batch belongs to is followed by an upper step."""
-        if not (self.needs.step and self.parents):
+    def _is_recorded(self) -> bool:
+        """Return whether this micro-batch's optimizer step is among the last before an upper step."""
+        if not (self.needs.steps and self.parents):
             return False
-        step_end = -(-self._count // self.gas) * self.gas
-        return bool(step_end % (self._unroll_steps * self.gas) == 0 and step_end > self.warmup_steps)
+        step = -(-self._count // self.gas)
+        end = -(-step // self._unroll_steps) * self._unroll_steps
+        return bool(end - step < self.needs.steps and end * self.gas > self.warmup_steps)
 
     def _learning_rates(self) -> tuple[float, ...]:
         rate = {id(each): group["lr"] for group in self.optimizer.param_groups for each in group["params"]}
         return tuple(float(rate[id(each)]) for each in self.trainable_parameters())
 
-    # ---- buffers: batch-norm statistics and the like move in every training forward -------------------
-
-    def _note_changed_buffers(self, held: dict[str, tuple[Tensor, int]]) -> None:
-        # Only those that a forward pass was seen to change are saved later: a quantised base keeps its
-        # weights in buffers, which nobody wants to copy at every upper step.
-        changed = {
-            name.rpartition(".")[0]
-            for name, each in self.module.named_buffers()
-            if name not in held or held[name][0] is not each or held[name][1] != each._version
-        }
-        # All buffers of such a module: batch norm's kernel moves its statistics without a version count.
-        self._changing_buffers |= {
-            name for name, _ in self.module.named_buffers() if name.rpartition(".")[0] in changed
-        }
-
-    @contextmanager
-    def _unchanged_buffers(self) -> Iterator[None]:
-        buffers = dict(self.module.named_buffers())
-        saved = {name: (buffers[name], buffers[name].clone()) for name in self._changing_buffers if name in buffers}
-        try:
-            yield
-        finally:
-            for name, (buffer, value) in saved.items():
-                owner, _, key = name.rpartition(".")
-                # A forward pass may also have put another tensor in its place.
-                setattr(self.module.get_submodule(owner), key, buffer)
-                with torch.no_grad():
-                    buffer.copy_(value)
+    @cached_property
+    def _buffers(self) -> ChangingBuffers:
+        return ChangingBuffers(self.module)

@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from bilora.aliases import Tensors
+from bilora.problems.optimizer_snapshot import OptimizerSnapshot
 from bilora.problems.random_state import RandomState
+
+Around = Literal["before_step", "after_step"]
+"""At which lower parameters a derivative is taken: those of the gradient, or those the step arrived at."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a hypergradient approximation wants remembered of the last lower step before an upper one.
+    """What a hypergradient approximation wants remembered of the last lower steps before an upper one.
 
     Attributes:
-        step: The micro-batches with the random states under which they were run.
-        parameters_before: A copy of the lower parameters at which the step took its gradient.
+        steps: How many of them; each with its micro-batches and the random states they were run under.
+        parameters_before: A copy of the lower parameters at which a step took its gradient.
+        lower_gradient: That gradient, before clipping.
         upper_gradient: The gradient of the lower loss in the upper parameters at that point, which the
             lower step's own backward pass yields without another pass.
+        optimizer: What the optimizer knew of each parameter before the step.
 
     Example:
-        >>> Needs().step
-        False
+        >>> Needs(steps=1).joined(Needs(steps=2, optimizer=True)).steps
+        2
     """
 
-    step: bool = False
+    steps: int = 0
     parameters_before: bool = False
+    lower_gradient: bool = False
     upper_gradient: bool = False
+    optimizer: bool = False
+
+    def joined(self, other: Needs) -> Needs:
+        """Return what satisfies both."""
+        return Needs(
+            steps=max(self.steps, other.steps),
+            parameters_before=self.parameters_before or other.parameters_before,
+            lower_gradient=self.lower_gradient or other.lower_gradient,
+            upper_gradient=self.upper_gradient or other.upper_gradient,
+            optimizer=self.optimizer or other.optimizer,
+        )
 
 
 @dataclass(frozen=True)
@@ -41,26 +59,44 @@ class MicroBatch:
 
 @dataclass
 class LowerStep:
-    """The last lower step before an upper one.
+    """One of the last lower steps before an upper one; what was not needed is None or empty.
 
     Attributes:
         micro_batches: All the micro-batches whose gradients the step accumulated.
-        parameters_before: Lower parameters before the step, where they are needed.
-        upper_gradient: d_E L1 at ``parameters_before``, mean over the micro-batches, where it is needed.
+        parameters_before: Lower parameters before the step.
+        lower_gradient: d_V L1 there, mean over the micro-batches, before clipping.
+        upper_gradient: d_E L1 there, mean over the micro-batches.
+        optimizer: What the optimizer knew of each lower parameter before the step.
+        clip: The factor that clipping put on the gradient; 1 where it did not clip.
+        taken: Whether the optimizer stepped; False where fp16 skipped the step.
         learning_rates: The learning rate with which the step moved each lower parameter.
     """
 
     micro_batches: list[MicroBatch] = field(default_factory=list)
     parameters_before: Tensors | None = None
+    lower_gradient: Tensors | None = None
     upper_gradient: Tensors | None = None
+    optimizer: tuple[OptimizerSnapshot, ...] = ()
+    clip: float = 1.0
+    taken: bool = True
     learning_rates: tuple[float, ...] = ()
 
-    def add_upper_gradient(self, gradient: Tensors) -> None:
-        """Add one micro-batch's share of the upper gradient."""
-        held = self.upper_gradient
-        self.upper_gradient = gradient if held is None else _sum(held, gradient)
+    def parameters(self, around: Around, *, now: Tensors) -> Tensors:
+        """Return the lower parameters to differentiate at; ``now`` are those that the step arrived at."""
+        if around == "after_step":
+            return now
+        if self.parameters_before is None:
+            raise RuntimeError("the step was recorded without its parameters; ask for them in 'needs'")
+        return self.parameters_before
+
+    def add_gradients(self, lower: Tensors | None, upper: Tensors | None) -> None:
+        """Add one micro-batch's share of the gradients that are needed."""
+        self.lower_gradient = _sum(self.lower_gradient, lower)
+        self.upper_gradient = _sum(self.upper_gradient, upper)
 
 
-def _sum(left: Tensors, right: Tensors) -> Tensors:
-    added: list[Tensor] = [a + b for a, b in zip(left, right, strict=True)]
+def _sum(held: Tensors | None, more: Tensors | None) -> Tensors | None:
+    if held is None or more is None:
+        return more
+    added: list[Tensor] = [a + b for a, b in zip(held, more, strict=True)]
     return tuple(added)

@@ -17,6 +17,7 @@ from bilora import BiloraConfig
 from bilora.engines.bilevel import BilevelEngine
 from bilora.engines.callbacks import Callback
 from bilora.engines.fit import FitResult, fit
+from bilora.engines.hypergradients import build_hypergradient
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.problems import LowerProblem, UpperProblem
 from bilora.problems.bilora import BiloraLower, BiloraSettings, BiloraUpper
@@ -80,7 +81,7 @@ def make_ridge() -> Callable[..., Ridge]:
         above = Vector(0.3 * torch.randn(FEATURES).double())
         lower = RidgeLower(
             "lower",
-            lower_config or Config(),
+            lower_config or Config(unroll_steps=max(1, build_hypergradient(hypergradient).needs.steps)),
             below,
             torch.optim.SGD(below.parameters(), lr=learning_rate),
             None,
@@ -172,22 +173,23 @@ def make_transformer() -> Callable[..., Transformer]:
         accumulation: int = 1,
         adapter_dropout: float = 0.0,
         callbacks: Any = (),
+        unroll: int | None = None,
+        meter: int = 0,
     ) -> Transformer:
         torch.manual_seed(0)
         base, make_batch, task_type = MODELS[name]
         config = BiloraConfig(task_type=task_type, r=4, init_weights=False, dropout=adapter_dropout)
         model = get_peft_model(base(dropout), config)
         settings = BiloraSettings(rank=4)
-        below = Config(unroll_steps=steps, gradient_accumulation=accumulation)
+        below = Config(unroll_steps=unroll or steps, gradient_accumulation=accumulation)
         lower = BiloraLower("lower", below, model, extra_config=settings)
         upper = BiloraUpper("upper", Config(), model, extra_config=settings)
         lower.optimizer = torch.optim.SGD(lower.trainable_parameters(), lr=0.1)
         upper.optimizer = torch.optim.SGD(upper.trainable_parameters(), lr=0.0)
         lower.train_data_loader = [make_batch(seed) for seed in range(4)]
         upper.train_data_loader = [make_batch(100)]
-        engine = BilevelEngine(
-            lower, upper, steps=steps, hypergradient=hypergradient, device="cpu", callbacks=callbacks
-        )
+        options = {"hypergradient": hypergradient, "callbacks": callbacks, "meter": meter}
+        engine = BilevelEngine(lower, upper, steps=steps, device="cpu", **options)
         return Transformer(engine, lower, upper, model)
 
     return make

@@ -63,7 +63,7 @@ def test_a_single_level_method_needs_room_for_one_batch_only(reviews: TaskRows) 
         ({"name": "darts"}, "darts"),
         ({"name": "darts", "radius": 0.01, "finite_difference": "central"}, "darts"),
         ({"name": "darts", "finite_difference": "forward"}, "darts(finite_difference=forward)"),
-        ({"name": "darts", "radius": 0.1, "scale": "learning_rate"}, "darts(scale=learning_rate, radius=0.1)"),
+        ({"name": "darts", "radius": 0.1, "scale": "learning_rate"}, "darts(radius=0.1, scale=learning_rate)"),
         ({"name": "bilora.engines.darts:Darts", "radius": 0.1}, "bilora.engines.darts:Darts(radius=0.1)"),
     ],
 )

@@ -14,7 +14,7 @@ from torch.optim import SGD
 from bilora.problems import LowerProblem, Needs
 
 MakeRidge = Callable[..., Any]
-EVERYTHING = Needs(step=True, parameters_before=True, upper_gradient=True)
+EVERYTHING = Needs(steps=1, parameters_before=True, upper_gradient=True)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_only_steps_that_an_upper_step_follows_are_recorded(
 ) -> None:
     """All micro-batches of the last optimizer step before an upper step, and no other."""
     config = Config(unroll_steps=unroll, gradient_accumulation=gas, warmup_steps=warmup)
-    ridge = make_ridge(lower_config=config, hypergradient=stub(needs=Needs(step=True)))
+    ridge = make_ridge(lower_config=config, hypergradient=stub(needs=Needs(steps=1)))
     recorded = []
     for _ in range(24):
         before = len(taken)
@@ -54,7 +54,7 @@ def test_nothing_is_recorded_unless_asked_for(make_ridge: MakeRidge, taken: list
     ridge.run(3)
     assert taken == []
     assert ridge.lower.last_step is None
-    with pytest.raises(RuntimeError, match="level 'lower' has recorded no step; set its 'needs'"):
+    with pytest.raises(RuntimeError, match="level 'lower' has recorded 0 steps, not 1; set its 'needs'"):
         ridge.lower.replayed_gradient([ridge.V])
 
 
@@ -88,9 +88,9 @@ def test_recorded_step_in_closed_form(make_ridge: MakeRidge, stub: Any) -> None:
 @pytest.mark.parametrize(
     ("needs", "before", "gradient"),
     [
-        (Needs(step=True), False, False),
-        (Needs(step=True, parameters_before=True), True, False),
-        (Needs(step=True, upper_gradient=True), False, True),
+        (Needs(steps=1), False, False),
+        (Needs(steps=1, parameters_before=True), True, False),
+        (Needs(steps=1, upper_gradient=True), False, True),
     ],
 )
 def test_only_what_is_needed_is_held(
@@ -131,7 +131,7 @@ def test_upper_gradient_costs_no_pass_of_its_own(
 
 def test_learning_rates_follow_the_param_groups(make_ridge: MakeRidge, stub: Any) -> None:
     """One rate a parameter, in the order of the parameters, as it was when the step was taken."""
-    ridge = make_ridge(hypergradient=stub(needs=Needs(step=True)))
+    ridge = make_ridge(hypergradient=stub(needs=Needs(steps=1)))
     second = nn.Parameter(torch.zeros(2, dtype=torch.float64))
     ridge.lower._named_parameters = {"first": ridge.V, "second": second}
     groups = [{"params": [second], "lr": 0.3}, {"params": [ridge.V], "lr": 0.2}]
@@ -146,7 +146,7 @@ def test_learning_rates_follow_the_param_groups(make_ridge: MakeRidge, stub: Any
 def test_gradient_in_parameters_of_either_level(make_ridge: MakeRidge, stub: Any) -> None:
     """d_V L1 and d_E L1 of the recorded step at the parameters as they are now; zeros for a stranger."""
     config = Config(gradient_accumulation=2)
-    ridge = make_ridge(lower_config=config, hypergradient=stub(needs=Needs(step=True)))
+    ridge = make_ridge(lower_config=config, hypergradient=stub(needs=Needs(steps=1)))
     ridge.run(2)
     stranger = nn.Parameter(torch.ones(3))
     with torch.no_grad():

@@ -16,7 +16,7 @@ from torch.optim import SGD
 from bilora.problems import LowerProblem, Needs, UpperProblem
 from bilora.problems.random_state import RandomState
 
-NEEDS = Needs(step=True, parameters_before=True, upper_gradient=True)
+NEEDS = Needs(steps=1, parameters_before=True, upper_gradient=True)
 CPU = torch.device("cpu")
 
 
@@ -170,4 +170,4 @@ def compare(ours: list[Any], theirs: list[Any]) -> None:
 def test_only_buffers_that_move_are_saved(lower: Lower) -> None:
     """A quantised base keeps its weights in buffers; copying them at every upper step would cost dear."""
     moving = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked", "average.mean"}
-    assert lower._changing_buffers == moving
+    assert lower._buffers.names == moving

@@ -1,0 +1,199 @@
+"""What is measured of a hypergradient approximation: its error, its passes and its time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from known_problems import KnownProblem
+from stock_betty import StockBetty
+
+from bilora.aliases import Tensors
+from bilora.engines.hypergradients import build_hypergradient
+from bilora.engines.settings import resolved
+from bilora.engines.vectors import add, dot, norm, restored
+from bilora.errors import BiloraError
+from bilora.problems.lower_step import Around
+
+
+@dataclass(frozen=True)
+class Method:
+    """An approximation with its settings, ours or stock Betty's.
+
+    Attributes:
+        by: ``bilora`` or ``betty``.
+        name: Its name there.
+        chosen: The settings that were chosen; the others are the defaults.
+        products: The way products are taken, for ours.
+        optimizer: The lower optimizer it is made for.
+    """
+
+    by: str
+    name: str
+    chosen: dict[str, Any] = field(default_factory=dict)
+    products: str | None = None
+    optimizer: str = "sgd"
+
+    def implicit_term(self, problem: KnownProblem) -> Tensors:
+        """Return its implicit term for the problem's v."""
+        if self.by == "betty":
+            return self._stock(problem).implicit_term(problem.vector)
+        found: Tensors = self._ours().implicit_term(problem.vector, problem.lower)
+        return found
+
+    def hypergradient(self, problem: KnownProblem) -> Callable[[], None]:
+        """Return what takes everything that an upper step takes before its optimizer steps, from its loss on."""
+        if self.by == "betty":
+            return self._stock(problem).hypergradient
+        upper = problem.upper
+        upper.hypergradient = self._ours()
+
+        def take() -> None:
+            upper.backward(upper.training_step_exec(upper.cur_batch), upper.trainable_parameters(), None)
+            upper.zero_grad()
+
+        return take
+
+    @property
+    def around(self) -> Around:
+        """Where it takes its derivatives: Betty does after the lower step, and ours before it by default."""
+        return "after_step" if self.by == "betty" else "before_step"
+
+    def settings(self) -> dict[str, Any]:
+        """Return all its settings, defaults among them; of stock Betty the chosen ones."""
+        return self.chosen if self.by == "betty" else dict(resolved(self._ours()))
+
+    def _ours(self) -> Any:
+        return build_hypergradient({"name": self.name, **self.chosen, **PRODUCTS[self.products]})
+
+    def _stock(self, problem: KnownProblem) -> StockBetty:
+        known = {"1/L": 1.0 / problem.curvature}
+        return StockBetty(problem, self.name, {key: known.get(each, each) for key, each in self.chosen.items()})
+
+
+PRODUCTS: dict[str | None, dict[str, Any]] = {
+    None: {},
+    "exact": {"products": "exact"},
+    "central": {"products": "finite_difference", "finite_difference": "central"},
+    "forward": {"products": "finite_difference", "finite_difference": "forward"},
+}
+"""The ways to take products, as settings."""
+
+
+@dataclass
+class Passes:
+    """Forward and backward passes; the graph of a gradient counts as a pass like any other, though it is larger."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+@contextmanager
+def counted(problem: KnownProblem) -> Iterator[Passes]:
+    """Count the evaluations of both levels' losses and the calls of autograd in the block."""
+    passes = Passes()
+    lower, upper, grad = problem.lower.training_step, problem.upper.training_step, torch.autograd.grad
+
+    def forward(loss: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def call(batch: Any) -> Any:
+            passes.forward += 1
+            return loss(batch)
+
+        return call
+
+    def backward(*args: Any, **kwargs: Any) -> Any:
+        passes.backward += 1
+        return grad(*args, **kwargs)
+
+    with (
+        patch.object(problem.lower, "training_step", forward(lower)),
+        patch.object(problem.upper, "training_step", forward(upper)),
+        patch.object(torch.autograd, "grad", backward),
+    ):
+        yield passes
+
+
+def agreement(method: Method, problem: KnownProblem, *, seed: int) -> dict[str, Any]:
+    """Return cosine, norm ratio and relative error of the implicit term, or the error that came instead.
+
+    A zero vector has no cosine. The parameters are left as they were, which stock Betty alone would not do.
+    """
+    expected = problem.reference(method.around)
+    torch.manual_seed(seed)
+    with restored(problem.lower.trainable_parameters()):
+        try:
+            found = method.implicit_term(problem)
+        except FAILURES as error:
+            return {"error": _told(error)}
+    length, known = norm(found), norm(expected)
+    return {
+        "cosine": dot(found, expected) / (length * known) if length > 0 else None,
+        "norm_ratio": length / known,
+        "relative_error": norm(add(found, expected, scale=-1.0)) / known,
+    }
+
+
+def over_draws(drawn: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the means, and the error of the draws that failed; with one of those there are no means.
+
+    Example:
+        >>> over_draws([{"error": "DivergedError: far off"}, {"cosine": 1.0, "norm_ratio": 1.0}])
+        {'error': 'DivergedError in 1 of 2: far off'}
+    """
+    errors = [each["error"] for each in drawn if "error" in each]
+    if errors:
+        kind, _, text = errors[0].partition(": ")
+        return {"error": f"{kind} in {len(errors)} of {len(drawn)}: {text}"}
+    cosines = [each["cosine"] for each in drawn if each["cosine"] is not None]
+    return {
+        "cosine": statistics.mean(cosines) if cosines else None,
+        "lowest_cosine": min(cosines, default=None),
+        "norm_ratio": statistics.mean(each["norm_ratio"] for each in drawn),
+        "relative_error": statistics.mean(each["relative_error"] for each in drawn),
+        "error": None,
+    }
+
+
+def passes_of(method: Method, problem: KnownProblem, *, seed: int) -> dict[str, int]:
+    """Return the passes of one hypergradient; nothing where it fails."""
+    take = method.hypergradient(problem)
+    torch.manual_seed(seed)
+    with restored(problem.lower.trainable_parameters()), counted(problem) as passes:
+        try:
+            take()
+        except FAILURES:
+            return {}
+    return {"forward": passes.forward, "backward": passes.backward}
+
+
+def seconds_of(pairs: Sequence[tuple[Method, KnownProblem]], *, seed: int, repeats: int) -> list[float]:
+    """Return the median CPU seconds of one hypergradient of each method on its problem.
+
+    The methods take turns, so that a machine that slows down slows all of them down.
+    """
+    taken: list[list[float]] = [[] for _ in pairs]
+    for _ in range(repeats):
+        for (method, problem), seconds in zip(pairs, taken, strict=True):
+            take = method.hypergradient(problem)
+            # The same masks each time: with others an approximation may stop earlier, or fail.
+            torch.manual_seed(seed)
+            with restored(problem.lower.trainable_parameters()):
+                # Of this process alone: on a shared machine the wall clock measures the others too.
+                start = time.process_time()
+                take()
+                seconds.append(time.process_time() - start)
+    return [statistics.median(each) for each in taken]
+
+
+FAILURES = (BiloraError, RuntimeError)
+"""That an approximation fails is a result; RuntimeError is what autograd raises through stock Betty."""
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0]}"

@@ -1,0 +1,186 @@
+"""The roads that the speed benchmark compares: the same training step, driven in different ways.
+
+Every road makes ``clock.total`` lower steps on the same batches, with AdamW at one constant learning rate and without
+gradient clipping (stock Betty: Adam), and ticks after each.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from betty.configs import Config
+from peft import PeftModel
+from speed_bench import RATE, Bench, Clock, unseen_terminal
+from speed_betty import stock_betty
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from bilora.engines.bilevel import BilevelEngine
+from bilora.engines.callbacks import Callback
+from bilora.engines.metrics_file import MetricsFile
+from bilora.engines.progress import Progress
+from bilora.engines.step_record import StepRecord
+from bilora.problems.catalog import find_variant
+from bilora.problems.level import Level
+
+AnyLevel = TypeVar("AnyLevel", bound=Level)
+
+
+@dataclass(frozen=True)
+class Road:
+    """A way to train.
+
+    Args:
+        name: How it is called in tables and options.
+        run: Makes the steps.
+        cost: Time of a lower step in PEFT's LoRA steps, as the cost model has it.
+        cycle: Lower steps an upper step; 1 where there is none.
+        compiled: Whether it runs compiled where that is asked for.
+    """
+
+    name: str
+    run: Callable[[Bench, Clock], None]
+    cost: float
+    cycle: int = 1
+    compiled: bool = False
+
+
+# ---- the plain loop, and transformers' ---------------------------------------------------------------------
+
+
+def bare_loop(bench: Bench, clock: Clock, *, compiled: bool = False) -> None:
+    """Train PEFT's LoRA in a loop of six lines."""
+    model = bench.adapted("lora", compiled=compiled)
+    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=RATE)
+    for batch in itertools.islice(itertools.cycle(bench.batches), clock.total):
+        with bench.autocast():
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        clock.tick()
+
+
+def trainer(bench: Bench, clock: Clock) -> None:
+    """Train PEFT's LoRA with transformers' Trainer and its own fused AdamW, progress bar on."""
+    with tempfile.TemporaryDirectory() as folder, unseen_terminal():
+        arguments = TrainingArguments(
+            output_dir=folder,
+            max_steps=clock.total,
+            learning_rate=RATE,
+            lr_scheduler_type="constant",
+            max_grad_norm=0.0,
+            bf16=bench.precision == "bf16",
+            use_cpu=bench.device.type == "cpu",
+            dataloader_pin_memory=False,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=False,
+        )
+        # Its own model: for bf16 accelerate wraps the forward of the one it is given, for good.
+        model = bench.adapted("lora", owner="trainer")
+        _GivenBatches(model, arguments, bench=bench, callbacks=[_TrainerTicks(clock)]).train()
+
+
+class _GivenBatches(Trainer):
+    """A Trainer that collates nothing: it takes the same batches as the other roads."""
+
+    def __init__(self, model: PeftModel, arguments: TrainingArguments, *, bench: Bench, callbacks: list[Any]) -> None:
+        super().__init__(model, arguments, callbacks=callbacks)
+        self.batches = bench.batches
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the batches as they are."""
+        return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]  # a list is a map-style data set
+
+
+class _TrainerTicks(TrainerCallback):
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.clock.tick()
+
+
+# ---- ours --------------------------------------------------------------------------------------------------
+
+
+def ours(
+    bench: Bench,
+    clock: Clock,
+    *,
+    variant: str,
+    unroll_steps: int = 1,
+    hypergradient: str | Mapping[str, Any] = "darts",
+) -> None:
+    """Train a variant in our engine, ``metrics.jsonl`` and progress bar on."""
+    chosen = find_variant(variant)
+    model = bench.adapted(variant, compiled=True)
+    below = Config(unroll_steps=unroll_steps, precision=bench.precision)
+    lower = _ready(chosen.lower("lower", below, model, extra_config=chosen.settings()), bench)
+    upper = None
+    if chosen.upper is not None:
+        above = Config(precision=bench.precision)
+        upper = _ready(chosen.upper("upper", above, model, extra_config=chosen.settings()), bench)
+    with tempfile.TemporaryDirectory() as folder, unseen_terminal():
+        BilevelEngine(
+            lower,
+            upper,
+            steps=clock.total,
+            hypergradient=hypergradient,
+            callbacks=(MetricsFile(Path(folder) / "metrics.jsonl"), Progress(variant), _EngineTicks(clock)),
+            device=str(bench.device),
+        ).run()
+    model.train()
+
+
+def _ready(level: AnyLevel, bench: Bench) -> AnyLevel:
+    level.optimizer = torch.optim.AdamW(level.trainable_parameters(), lr=RATE)
+    level.train_data_loader = bench.batches
+    return level
+
+
+class _EngineTicks(Callback):
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
+        self.clock.tick()
+
+
+# ---- the table ---------------------------------------------------------------------------------------------
+
+
+def _bilevel(name: str, scheme: str, k: int, passes: float) -> Road:
+    def run(bench: Bench, clock: Clock) -> None:
+        chosen = {"name": "darts", "finite_difference": scheme}
+        ours(bench, clock, variant="bilora", unroll_steps=k, hypergradient=chosen)
+
+    return Road(f"{name}_k{k}", run, 1 + passes / k, k, compiled=True)
+
+
+def _betty(k: int) -> Road:
+    return Road(f"betty_k{k}", lambda bench, clock: stock_betty(bench, clock, unroll_steps=k), 1 + 3.5 / k, k)
+
+
+BASELINE = "peft"
+
+ROADS: dict[str, Road] = {
+    each.name: each
+    for each in (
+        Road(BASELINE, bare_loop, 1.0),
+        Road("peft_compiled", lambda bench, clock: bare_loop(bench, clock, compiled=True), 1.0, compiled=True),
+        Road("trainer", trainer, 1.0),
+        Road("lora", lambda bench, clock: ours(bench, clock, variant="lora"), 1.0, compiled=True),
+        *(_betty(k) for k in (1, 2, 4)),
+        *(_bilevel("forward", "forward", k, 2.0) for k in (1, 2, 4, 8)),
+        *(_bilevel("central", "central", k, 3.0) for k in (1, 2, 4, 8)),
+    )
+}
+"""Every road by name. ``peft`` is what the others are measured in; it is never compiled."""

@@ -1,0 +1,97 @@
+"""What all approximations share that first find ``w ~ H^-1 v`` and then take one mixed product."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from bilora.aliases import Tensors
+from bilora.engines.exact import ExactProducts
+from bilora.engines.finite_difference import FiniteDifference, Scheme
+from bilora.engines.products import Point, Products
+from bilora.engines.vectors import norm, scaled
+from bilora.errors import DivergedError, SettingsError
+from bilora.problems.lower import LowerProblem
+from bilora.problems.lower_step import Around, LowerStep, Needs
+
+
+@dataclass(frozen=True)
+class ProductSettings:
+    """How an approximation takes its products of second derivatives.
+
+    Args:
+        products: ``finite_difference`` or ``exact`` (double backward).
+        finite_difference: Scheme of finite differences, ``central`` or ``forward``.
+        radius: Length of their displacement of the lower parameters.
+        around: Whether products are taken at the lower parameters ``before_step`` or ``after_step``.
+
+    Raises:
+        SettingsError: A value is not allowed, or a setting of finite differences is given for exact products.
+    """
+
+    products: Literal["finite_difference", "exact"] = "finite_difference"
+    finite_difference: Scheme = "central"
+    radius: float = 0.01
+    around: Around = "before_step"
+
+    def __post_init__(self) -> None:
+        """Check the settings of the products before a run starts."""
+        if self.products not in PRODUCTS:
+            raise SettingsError(f"products is {self.products!r}; allowed: {', '.join(PRODUCTS)}")
+        # Built here so that its own checks speak now.
+        self.product_method()
+        default = {each.name: each.default for each in fields(self)}
+        idle = [name for name in ("finite_difference", "radius") if getattr(self, name) != default[name]]
+        if self.products == "exact" and idle:
+            raise SettingsError(f"products 'exact' takes no finite difference: leave out {', '.join(idle)}")
+
+    def product_method(self) -> Products:
+        """Return how the products are taken."""
+        return PRODUCTS[self.products](self)
+
+    @property
+    def needs(self) -> Needs:
+        """What the products need of the last lower step."""
+        return self.product_method().needs
+
+
+@dataclass(frozen=True)
+class ImplicitHypergradient(ProductSettings, abc.ABC):
+    """``dL2/dE ~ d_E L2 - d2_{E,V} L1 . w`` by the implicit function theorem; a subclass says how w is found."""
+
+    def implicit_term(self, vector: Tensors, lower: LowerProblem) -> Tensors:
+        """Return ``-d2_{E,V} L1 . w``."""
+        refuse_not_finite(vector)
+        step = lower.recorded_step()
+        with self.product_method().at(lower, step) as point:
+            return scaled(point.mixed(self.solve(vector, point, step)), -1.0)
+
+    @abc.abstractmethod
+    def solve(self, vector: Tensors, point: Point, step: LowerStep) -> Tensors:
+        """Return w for ``vector`` = v."""
+
+
+def refuse_not_finite(vector: Tensors) -> None:
+    """Refuse a v that is not finite before anything is perturbed.
+
+    Raises:
+        DivergedError: With its norm.
+    """
+    length = norm(vector)
+    if not length < float("inf"):
+        raise DivergedError(
+            f"the upper loss has a gradient of norm {length} in the lower parameters; no parameter was moved"
+        )
+
+
+def _finite_difference(chosen: ProductSettings) -> Products:
+    return FiniteDifference(scheme=chosen.finite_difference, radius=chosen.radius, around=chosen.around)
+
+
+def _exact(chosen: ProductSettings) -> Products:
+    return ExactProducts(around=chosen.around)
+
+
+PRODUCTS = {"finite_difference": _finite_difference, "exact": _exact}
+"""Every way to take products by name; a new one is a file and a row here."""

@@ -1,0 +1,67 @@
+"""Buffers that a forward pass changes, such as the statistics of a batch norm, saved around a replay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+Held = dict[str, tuple[Tensor, int]]
+
+
+class ChangingBuffers:
+    """Notes which buffers of a module a forward pass changes, and puts just those back.
+
+    Not all: a quantised base keeps its weights in buffers, which nobody wants to copy at every upper step.
+
+    Args:
+        module: The model.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> buffers = ChangingBuffers(norm)
+        >>> with buffers.noted():
+        ...     _ = norm(torch.randn(4, 2))
+        >>> before = norm.running_mean.clone()
+        >>> with buffers.unchanged():
+        ...     _ = norm(torch.randn(4, 2))
+        >>> bool((norm.running_mean == before).all())
+        True
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.names: frozenset[str] = frozenset()
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Run a forward pass and note what it changes."""
+        held = {name: (each, each._version) for name, each in self.module.named_buffers()}
+        yield
+        changed = {
+            name.rpartition(".")[0]
+            for name, each in self.module.named_buffers()
+            if name not in held or held[name][0] is not each or held[name][1] != each._version
+        }
+        # All buffers of such a module: batch norm's kernel moves its statistics without a version count.
+        self.names |= {name for name, _ in self.module.named_buffers() if name.rpartition(".")[0] in changed}
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Run a forward pass and put back what it changed, also when it raises."""
+        if not self.names:
+            yield
+            return
+        buffers = dict(self.module.named_buffers())
+        saved = {name: (buffers[name], buffers[name].clone()) for name in self.names if name in buffers}
+        try:
+            yield
+        finally:
+            for name, (buffer, value) in saved.items():
+                owner, _, key = name.rpartition(".")
+                # A forward pass may also have put another tensor in its place.
+                setattr(self.module.get_submodule(owner), key, buffer)
+                with torch.no_grad():
+                    buffer.copy_(value)

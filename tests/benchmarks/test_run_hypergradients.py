@@ -1,0 +1,250 @@
+"""The measurements of hypergradients: their references against independent numbers, and what the command writes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import itertools
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from betty.hypergradient import jvp_fn_mapping
+
+from bilora.engines.hypergradients import HYPERGRADIENTS, build_hypergradient
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+COMMITTED = BENCHMARKS / "results"
+MODULES = ("known_problems", "measured_methods", "run_hypergradients")
+
+
+@pytest.fixture(scope="module")
+def program() -> Any:
+    """The program and the modules beside it, imported and not run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        return Namespace(**{name: importlib.import_module(name) for name in MODULES})
+
+
+def strict(text: str) -> Any:
+    def refuse(constant: str) -> NoReturn:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    return [strict(line) for line in (folder / "hypergradients.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def key(line: dict[str, Any]) -> str:
+    return json.dumps([line[name] for name in ("by", "name", "chosen", "products")])
+
+
+# ---- what is measured ------------------------------------------------------------------------------------------------
+
+
+def test_every_approximation_is_run_with_every_product(program: Any) -> None:
+    methods = program.run_hypergradients.methods()
+    ours = {(each.name, each.products) for each in methods if each.by == "bilora"}
+    products = ("exact", "central", "forward")
+    expected = {(name, how) for name in HYPERGRADIENTS for how in products if name != "first_order"}
+    assert ours == expected | {("first_order", None)}
+    # Betty's fifth one has no code in it.
+    assert {each.name for each in methods if each.by == "betty"} == set(jvp_fn_mapping) - {"reinforce"}
+
+
+@pytest.mark.parametrize("condition", [1.0, 100.0])
+def test_ridge_reference_is_the_derivative_of_the_upper_loss_at_the_lower_optimum(
+    program: Any, condition: float
+) -> None:
+    problem = program.known_problems.make_ridge(condition=condition, optimizer="sgd", seed=3)
+    (inputs, targets), (upper_inputs, upper_targets) = problem.lower.cur_batch, problem.upper.cur_batch
+
+    def upper_loss(log_penalty: torch.Tensor) -> torch.Tensor:
+        hessian = inputs.T @ inputs / len(targets) + log_penalty.exp().diag()
+        optimum = torch.linalg.solve(hessian, inputs.T @ targets / len(targets))
+        return ((upper_inputs @ optimum - upper_targets) ** 2).mean()
+
+    start = problem.upper.module.value.detach()
+    moves = 1e-5 * torch.eye(len(start)).double()
+    measured = torch.stack([(upper_loss(start + each) - upper_loss(start - each)) / 2e-5 for each in moves])
+    (found,) = problem.reference("before_step")
+    torch.testing.assert_close(found, measured, rtol=1e-5, atol=1e-7 * measured.norm().item())
+
+
+def test_ridge_is_at_its_optimum_where_the_last_step_took_its_gradient(program: Any) -> None:
+    for optimizer in ("sgd", "adamw"):
+        problem = program.known_problems.make_ridge(condition=100.0, optimizer=optimizer, seed=0)
+        step = problem.lower.recorded_step()
+        assert step.lower_gradient[0].norm() < 1e-12
+        (state,) = step.optimizer
+        assert ("exp_avg_sq" in state.state) == (optimizer == "adamw")
+
+
+@pytest.mark.parametrize("condition", [1.0, 100.0, 1e4])
+def test_ridge_has_the_curvature_and_condition_it_says(program: Any, condition: float) -> None:
+    data = program.known_problems.RidgeData.draw(condition, seed=0)
+    eigenvalues = torch.linalg.eigvalsh(data.hessian)
+    problem = program.known_problems.make_ridge(condition=condition, optimizer="sgd", seed=0)
+    assert problem.curvature == pytest.approx(eigenvalues[-1].item())
+    assert condition / 2 <= (eigenvalues[-1] / eigenvalues[0]).item() <= 2 * condition
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("around", ["before_step", "after_step"])
+def test_transformer_reference_is_the_difference_of_gradients_under_the_same_masks(
+    program: Any, around: str, dropout: float
+) -> None:
+    problem = program.known_problems.make_bert(dropout=dropout, optimizer="sgd", seed=0)
+    lower, step = problem.lower, problem.lower.recorded_step()
+    below = lower.trainable_parameters()
+    base = [each.detach().clone() for each in (below if around == "after_step" else step.parameters_before)]
+    now = [each.detach().clone() for each in below]
+    size = 0.02 / torch.cat([each.flatten() for each in problem.vector]).norm().item()
+    gradients = []
+    for sign in (1.0, -1.0):
+        for parameter, value, along in zip(below, base, problem.vector, strict=True):
+            parameter.data.copy_(value + sign * size * along)
+        gradients.append(torch.cat([each.flatten() for each in lower.replayed_gradient(lower.upper_parameters())]))
+    for parameter, value in zip(below, now, strict=True):
+        parameter.data.copy_(value)
+    measured = -(gradients[0] - gradients[1]) / (2 * size)
+    found = torch.cat([each.flatten() for each in problem.reference(around)])
+    assert torch.nn.functional.cosine_similarity(found, measured, dim=0) > 0.999
+    assert found.norm().item() == pytest.approx(measured.norm().item(), rel=0.02)
+
+
+PASSES = [
+    ("bilora", "first_order", None, (1, 1)),
+    ("bilora", "darts", "forward", (2, 2)),
+    ("bilora", "darts", "central", (3, 3)),
+    ("bilora", "darts", "exact", (2, 3)),
+    ("betty", "darts", None, (3, 4)),
+    ("betty", "neumann", None, (2, 5)),
+]
+
+
+@pytest.mark.parametrize(("by", "name", "products", "expected"), PASSES)
+def test_passes_are_those_of_the_cost_model(
+    program: Any, by: str, name: str, products: str | None, expected: tuple[int, int]
+) -> None:
+    problem = program.known_problems.make_bert(dropout=0.1, optimizer="sgd", seed=0)
+    method = program.measured_methods.Method(by, name, {}, products)
+    assert program.measured_methods.passes_of(method, problem, seed=0) == {
+        "forward": expected[0],
+        "backward": expected[1],
+    }
+
+
+def test_measuring_leaves_the_problem_as_it_was(program: Any) -> None:
+    problem = program.known_problems.make_bert(dropout=0.1, optimizer="adamw", seed=0)
+    before = [each.detach().clone() for each in problem.lower.module.parameters()]
+    for method in program.run_hypergradients.methods(["sama", "darts"]):
+        program.measured_methods.agreement(method, problem, seed=0)
+        program.measured_methods.seconds_of([(method, problem)], seed=0, repeats=1)
+    for parameter, value in zip(problem.lower.module.parameters(), before, strict=True):
+        assert torch.equal(parameter, value)
+
+
+# ---- what the command does -------------------------------------------------------------------------------------------
+
+WORDS = ["--only", "darts", "unrolled", "cg", "--draws", "1", "--repeats", "1", "--seed", "7"]
+
+
+@pytest.fixture(scope="module")
+def folders(program: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The results of two runs of the same command, and beside them what it printed."""
+    made = []
+    for _ in range(2):
+        folder = tmp_path_factory.mktemp("runs") / "results"
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            assert program.run_hypergradients.main([*WORDS, "--output", str(folder)]) == 0
+        (folder.parent / "printed").write_text(out.getvalue(), encoding="utf-8")
+        made.append(folder)
+    return made
+
+
+def test_two_runs_differ_in_their_times_alone(folders: list[Path]) -> None:
+    first, second = ([{**line, "seconds": None, "command": None} for line in read(each)] for each in folders)
+    assert first == second
+    timed = [line for line in read(folders[0]) if "seconds" in line]
+    assert timed
+    assert all(line["seconds"] > 0 for line in timed)
+
+
+def test_every_line_says_how_it_came_about(folders: list[Path]) -> None:
+    for line in read(folders[0]):
+        assert line["seed"] == 7
+        assert line["command"].startswith("python benchmarks/run_hypergradients.py --only darts")
+        assert line["versions"]["betty-ml"] == "0.2.1"
+        if line["by"] == "bilora":
+            assert build_hypergradient({"name": line["name"], **line["settings"]}).needs.steps >= 1
+
+
+def test_a_failure_is_a_result_with_its_reason(folders: list[Path]) -> None:
+    failed = [line for line in read(folders[0]) if line["by"] == "betty" and line["name"] == "cg"]
+    on_bert = [line for line in failed if line["problem"] == "bert"]
+    assert on_bert
+    for line in on_bert:
+        assert line["error"].startswith("RuntimeError in 1 of 1: One of the differentiated Tensors")
+        assert "cosine" not in line
+    # There it runs, and is wrong: no error, and a number.
+    assert all(line["error"] is None and line["cosine"] < 1.0 for line in failed if line["problem"] == "ridge")
+
+
+def test_what_is_printed_is_whole_and_kept(folders: list[Path]) -> None:
+    text = (folders[0] / "hypergradients.txt").read_text(encoding="utf-8")
+    assert text == (folders[0].parent / "printed").read_text(encoding="utf-8")
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    for words in ("command: python", "versions: python 3", "unrolled, steps 4", "Betty cg, iterations 20", "CPU ms"):
+        assert words in text
+    assert (folders[0] / "hypergradients.png").read_bytes().startswith(b"\x89PNG")
+    for line in read(folders[0]):
+        if line.get("cosine") is not None:
+            assert f"{line['cosine']:.4f}" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--draws", "0"], "--draws is 0 and --repeats is 5; each must be at least 1"),
+        (["--only", "neuman"], "invalid choice: 'neuman'"),
+        (["--output", __file__], "--output cannot be made"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_runs(
+    program: Any, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        program.run_hypergradients.main(words)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+# ---- the committed results -------------------------------------------------------------------------------------------
+
+
+def test_committed_results_are_of_these_settings(program: Any) -> None:
+    lines = read(COMMITTED)
+    wanted = {key(vars(each)) for each in program.run_hypergradients.methods()}
+    assert {key(line) for line in lines} == wanted
+    places = len(program.run_hypergradients.CONDITIONS) + len(program.run_hypergradients.DROPOUTS)
+    assert len(lines) == places * len(wanted)
+
+
+def test_committed_results_can_be_had_again(program: Any) -> None:
+    options = Namespace(only=["darts"], seed=0, draws=5, repeats=1)
+    committed = {(key(line), line.get("condition")): line for line in read(COMMITTED) if line["problem"] == "ridge"}
+    lines = program.run_hypergradients.measure(options)
+    again = list(itertools.takewhile(lambda line: line["problem"] == "ridge", lines))
+    assert len(again) == 4 * 3
+    for line in again:
+        old = committed[key(line), line["condition"]]
+        for name in ("cosine", "relative_error", "norm_ratio"):
+            # Betty's parameters drift by rounding, and differences of gradients magnify it.
+            assert line[name] == pytest.approx(old[name], rel=1e-6)

@@ -1,0 +1,203 @@
+"""Every approximation against what it approximates: a ridge problem whose Hessian is known, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bilora.engines.hypergradients import build_hypergradient
+from bilora.errors import DivergedError
+
+FEATURES = 20
+CONDITIONS = (1.0, 1e2, 1e4)
+
+
+class KnownRidge:
+    """A ridge problem with data of a given condition, its Hessian and mixed derivative."""
+
+    def __init__(self, ridge: Any, condition: float) -> None:
+        self.ridge = ridge
+        self.lower = ridge.lower
+        eigenvalues = torch.logspace(0, -torch.log10(torch.tensor(condition)).item(), FEATURES).double()
+        torch.manual_seed(1)
+        left = torch.linalg.qr(torch.randn(40, FEATURES).double()).Q
+        right = torch.linalg.qr(torch.randn(FEATURES, FEATURES).double()).Q
+        inputs = left * (40 * eigenvalues).sqrt() @ right.T
+        self.lower.train_data_loader[0] = [(inputs, ridge.lower_data[1])]
+        self.lower.restart_loader()
+        with torch.no_grad():
+            ridge.upper.module.value.copy_(torch.full((FEATURES,), -14.0).double())
+        ridge.engine.run()
+        self.vector = ridge.v()
+        penalty = ridge.upper.module.value.detach().exp()
+        (self.weights,) = self.lower.recorded_step().parameters_before
+        self.hessian = 2 * inputs.T @ inputs / 40 + 2 * torch.diag(penalty)
+        self.mixed = 2 * penalty * self.weights  # diagonal of d2_{E,V} L1
+
+    def implicit_term(self) -> Tensor:
+        """Return what the approximation gives."""
+        (term,) = self.ridge.upper.hypergradient.implicit_term((self.vector,), self.lower)
+        return term
+
+    def term_of(self, solution: Tensor) -> Tensor:
+        """Return the implicit term of a given w."""
+        return -self.mixed * solution
+
+
+@pytest.fixture
+def make_known(make_ridge: Callable[..., Any]) -> Callable[..., KnownRidge]:
+    """Make a known ridge problem for a hypergradient setting and a condition number."""
+
+    def make(settings: dict[str, Any], condition: float, learning_rate: float = 0.05) -> KnownRidge:
+        return KnownRidge(make_ridge(settings, learning_rate=learning_rate), condition)
+
+    return make
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize(("condition", "allowed"), [(1.0, 1e-6), (1e2, 1e-5), (1e4, 1e-2)])
+def test_conjugate_gradient_is_exact_after_as_many_iterations_as_dimensions(
+    make_known: Callable[..., KnownRidge], condition: float, allowed: float
+) -> None:
+    settings = {"name": "conjugate_gradient", "iterations": FEATURES, "tolerance": 0.0, "products": "exact"}
+    known = make_known(settings, condition)
+    expected = known.term_of(torch.linalg.solve(known.hessian, known.vector))
+    assert relative_error(known.implicit_term(), expected) <= allowed
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_conjugate_gradient_with_damping_solves_the_damped_system(
+    make_known: Callable[..., KnownRidge], condition: float
+) -> None:
+    settings = {"name": "cg", "iterations": 60, "damping": 0.5, "tolerance": 1e-12, "products": "exact"}
+    known = make_known(settings, condition)
+    damped = known.hessian + 0.5 * torch.eye(FEATURES).double()
+    assert relative_error(known.implicit_term(), known.term_of(torch.linalg.solve(damped, known.vector))) < 1e-9
+
+
+@pytest.mark.parametrize("products", ["exact", "finite_difference"])
+def test_conjugate_gradient_stops_at_its_tolerance(make_known: Callable[..., KnownRidge], products: str) -> None:
+    settings = {"name": "conjugate_gradient", "iterations": 100, "tolerance": 1e-3, "products": products}
+    known = make_known(settings, 10.0)
+    solution = -known.implicit_term() / known.mixed
+    residual = known.vector - known.hessian @ solution
+    assert residual.norm() <= 1.1e-3 * known.vector.norm()
+
+
+@pytest.mark.parametrize("scheme", ["central", "forward"])
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_finite_differences_of_a_quadratic_solve_as_exact_products_do(
+    make_known: Callable[..., KnownRidge], condition: float, scheme: str
+) -> None:
+    # The gradient in V is linear in V, so its difference has no truncation error; the mixed one has, in `forward`.
+    settings = {"name": "neumann", "terms": 4, "step_size": 0.3}
+    exact = make_known({**settings, "products": "exact"}, condition).implicit_term()
+    radius = 1e-5 if scheme == "forward" else 1e-2
+    found = make_known({**settings, "finite_difference": scheme, "radius": radius}, condition).implicit_term()
+    assert relative_error(found, exact) < (1e-4 if scheme == "forward" else 1e-9)
+
+
+@pytest.mark.parametrize("terms", [1, 2, 7, 50])
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_neumann_is_its_partial_sum(make_known: Callable[..., KnownRidge], condition: float, terms: int) -> None:
+    size = 0.4
+    known = make_known({"name": "neumann", "terms": terms, "step_size": size, "products": "exact"}, condition)
+    step = torch.eye(FEATURES).double() - size * known.hessian
+    total = size * sum(torch.linalg.matrix_power(step, power) @ known.vector for power in range(terms))
+    assert relative_error(known.implicit_term(), known.term_of(total)) <= 1e-10
+
+
+def test_neumann_by_power_iteration_uses_one_over_the_largest_eigenvalue(
+    make_known: Callable[..., KnownRidge],
+) -> None:
+    settings = {"name": "neumann", "terms": 1, "step_size": "power_iteration", "power_iterations": 200}
+    known = make_known({**settings, "products": "exact"}, 100.0)
+    largest = torch.linalg.eigvalsh(known.hessian)[-1]
+    assert relative_error(known.implicit_term(), known.term_of(known.vector / largest)) < 1e-6
+
+
+def test_neumann_refuses_to_diverge(make_ridge: Callable[..., Any]) -> None:
+    ridge = make_ridge({"name": "neumann", "terms": 40, "step_size": 2.2, "products": "exact"})
+    with pytest.raises(DivergedError, match="neumann diverges: term .* set a smaller step_size"):
+        ridge.engine.run()
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("damping", [1e-3, 1.0])
+def test_nystrom_of_full_rank_is_the_damped_inverse(
+    make_known: Callable[..., KnownRidge], condition: float, damping: float
+) -> None:
+    settings = {"name": "nystrom", "rank": FEATURES, "damping": damping, "products": "exact"}
+    known = make_known(settings, condition)
+    damped = known.hessian + damping * torch.eye(FEATURES).double()
+    assert relative_error(known.implicit_term(), known.term_of(torch.linalg.solve(damped, known.vector))) <= 1e-8
+
+
+def test_nystrom_of_low_rank_is_exact_on_a_hessian_of_low_rank(make_known: Callable[..., KnownRidge]) -> None:
+    known = make_known({"name": "nystrom", "rank": 3, "damping": 0.1}, 1.0)
+
+    class LowRank:
+        def hessian(self, vector: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (matrix @ vector[0],)
+
+    root = torch.randn(FEATURES, 3, generator=torch.Generator().manual_seed(0)).double()
+    matrix = root @ root.T
+    method = known.ridge.upper.hypergradient
+    (found,) = method.solve((known.vector,), LowRank(), known.lower.recorded_step())
+    expected = torch.linalg.solve(matrix + 0.1 * torch.eye(FEATURES).double(), known.vector)
+    assert relative_error(found, expected) < 1e-10
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_unrolled_sgd_equals_neumann_of_as_many_terms(make_known: Callable[..., KnownRidge], steps: int) -> None:
+    # Equal only where the mixed derivative is the same at every step: at the lower optimum, where nothing moves.
+    rate = 0.2
+
+    def at_optimum(settings: dict[str, Any]) -> Tensor:
+        known = make_known(settings, 100.0, learning_rate=rate)
+        inputs, targets = known.lower.train_data_loader[0][0]
+        optimum = torch.linalg.solve(known.hessian, 2 * inputs.T @ targets / 40)
+        with torch.no_grad():
+            known.lower.module.value.copy_(optimum)
+        known.ridge.engine.train_iters += 8
+        known.ridge.engine.run()
+        torch.testing.assert_close(known.lower.module.value.detach(), optimum, rtol=1e-9, atol=1e-12)
+        return known.implicit_term()
+
+    unrolled = at_optimum({"name": "unrolled", "steps": steps, "products": "exact"})
+    neumann = at_optimum({"name": "neumann", "terms": steps, "step_size": "learning_rate", "products": "exact"})
+    assert relative_error(unrolled, neumann) <= 1e-8
+
+
+class Indefinite:
+    """Products with a Hessian that curves downwards."""
+
+    def __init__(self, eigenvalues: list[float]) -> None:
+        self.eigenvalues = torch.tensor(eigenvalues).double()
+
+    def hessian(self, vector: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return H x."""
+        return (self.eigenvalues * vector[0],)
+
+
+def test_conjugate_gradient_stops_on_negative_curvature() -> None:
+    method = build_hypergradient({"name": "conjugate_gradient", "iterations": 5})
+    ones = (torch.ones(3).double(),)
+    assert method.solve(ones, Indefinite([-1.0, -1.0, -1.0]), None) is ones
+    # One step along v is possible (v H v > 0); the next direction curves downwards, and the step is kept.
+    (found,) = method.solve(ones, Indefinite([4.0, 1.0, -1.0]), None)
+    torch.testing.assert_close(found, torch.full((3,), 3.0 / 4.0).double())
+
+
+@pytest.mark.parametrize("name", ["conjugate_gradient", "nystrom", "neumann"])
+def test_zero_vector_never_gives_nan(make_known: Callable[..., KnownRidge], name: str) -> None:
+    known = make_known({"name": name, "products": "exact"}, 100.0)
+    known.vector = torch.zeros_like(known.vector)
+    assert torch.equal(known.implicit_term(), torch.zeros(FEATURES).double())
