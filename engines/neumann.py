@@ -73,8 +73,8 @@ class Neumann(ImplicitHypergradient):
             length = norm(term)
             if not length <= limit:
                 raise DivergedError(
-                    f"neumann diverges: term {index + 1} has norm {length:.3g}, v has {limit / GROWTH:.3g}; set a "
-                    "smaller step_size (power_iteration finds one), fewer terms, or conjugate_gradient with damping"
+                    f"neumann diverges: term {index + 1} has norm {length:.3g}, v has {limit / GROWTH:.3g}; take "
+                    "fewer terms, a smaller step_size if it is a number, or conjugate_gradient with damping"
                 )
             total = add(total, term)
         return scaled(total, sizes)

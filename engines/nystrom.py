@@ -27,7 +27,8 @@ class Nystrom(ImplicitHypergradient):
 
     Args:
         rank: Columns of the sketch.
-        damping: Added to every eigenvalue; it alone acts outside the sketch, so it must not be zero.
+        damping: Added to every eigenvalue; it alone acts outside the sketch, where w = v / damping. With a low rank
+            a small damping therefore makes w very long: take one of the size of the eigenvalues that are left out.
         seed: Of the sketch, drawn from a generator of its own.
 
     Raises:

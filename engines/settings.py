@@ -64,7 +64,8 @@ class FitSettings:
 
     Args:
         steps: Lower optimizer steps.
-        unroll_steps: Lower steps an upper step.
+        unroll_steps: Lower steps an upper step. Only the last of them is differentiated (``unrolled`` goes further
+            back), so with rows in a fixed order some would never be seen by the upper level; the loaders here shuffle.
         warmup_steps: Lower steps before the upper level may step.
         hypergradient: Name, or mapping with ``name`` and that approximation's own settings.
         meter: Upper steps between two readings of the hypergradient's quality; 0 takes none.

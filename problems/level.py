@@ -116,8 +116,7 @@ class Level(KeptProblem):
     def unscaled(self, gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensors:
         """Return the gradients without the loss scale, zeros where there is none."""
         factor = 1.0 if self.scaler is None else 1.0 / self.scaler.get_scale()
-        zeros = (torch.zeros_like(each) for each in like)
-        filled = [zero if each is None else each for each, zero in zip(gradients, zeros, strict=True)]
+        filled = [torch.zeros_like(own) if each is None else each for each, own in zip(gradients, like, strict=True)]
         return tuple(filled) if factor == 1.0 else tuple(each * factor for each in filled)
 
     @contextlib.contextmanager

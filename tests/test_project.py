@@ -159,7 +159,7 @@ def test_folder_is_not_imported_by_its_own_name(folder: str) -> None:
 
 def test_no_file_names_a_machine_or_a_registry() -> None:
     pattern = re.compile(
-        r"(?<![\w.>})])/(?:work|root|home|tmp/w)/\w|(?:pypi|npmjs|debian)[.]org|pythonhosted[.]org|download[.]pytorch"
+        r"(?<![\w.>})])/(?:wor[k]|roo[t]|home|tmp/w)/\w|(?:pyp[i]|npmj[s]|debia[n])[.]org|python[h]osted[.]org|download[.]pytorch"
     )
     found = []
     for path in repository_files():
