@@ -12,8 +12,13 @@ from bilora.engines.comparison_config import ComparisonConfig
 from bilora.engines.config import RunConfig
 
 ALL = sorted((Path(__file__).resolve().parents[2] / "benchmarks" / "configs").rglob("*.yaml"))
-COMPARISONS = [path for path in ALL if path.stem.startswith("results_")]
+RESULTS = [path for path in ALL if path.stem.startswith("results_")]
+COMPARISONS = [*RESULTS, *(path for path in ALL if path.stem.startswith("decays_"))]
 CONFIGS = [path for path in ALL if path not in COMPARISONS]
+
+
+def comparison(path: Path) -> ComparisonConfig:
+    return parse_config(ComparisonConfig, ["--config", str(path)], prog="test", description="")
 
 
 def test_there_are_configs() -> None:
@@ -30,18 +35,28 @@ def test_config_loads_with_every_setting_that_it_names(path: Path) -> None:
         assert loaded.sha256(method, loaded.seeds[0])
 
 
-@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
-def test_comparison_loads_and_is_fair(path: Path) -> None:
-    loaded = parse_config(ComparisonConfig, ["--config", str(path)], prog="test", description="")
-    said = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert loaded.methods == said["methods"]
-    assert set(loaded.entries) >= set(loaded.methods) - {"lora", "adalora", "pseudo_svd"}
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_results_have_the_seeds_and_candidates_of_the_page(path: Path) -> None:
+    loaded = comparison(path)
     assert loaded.run.task == path.stem.removeprefix("results_")
     assert loaded.seed_list == list(range(5))
     assert {len(loaded.candidates(label)) for label in loaded.methods} == {3}
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
+def test_comparison_loads_and_is_fair(path: Path) -> None:
+    loaded = comparison(path)
+    said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert loaded.methods == said["methods"]
+    assert set(loaded.entries) >= set(loaded.methods) - {"lora", "adalora", "pseudo_svd"}
     budgets = {(run.steps, run.train_rows, run.lower.batch_size) for run in map(loaded.config_of, loaded.methods)}
     assert len(budgets) == 1
 
 
+def test_comparisons_do_not_write_over_each_other() -> None:
+    places = [(loaded.output, loaded.run.task) for loaded in map(comparison, COMPARISONS)]
+    assert len(set(places)) == len(places)
+
+
 def test_there_are_comparisons_on_four_tasks() -> None:
-    assert [path.stem for path in COMPARISONS] == [f"results_{task}" for task in ("cola", "mrpc", "sst2", "stsb")]
+    assert [path.stem for path in RESULTS] == [f"results_{task}" for task in ("cola", "mrpc", "sst2", "stsb")]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,26 @@ LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture
-def calm_model(tiny_model: Path, tmp_path: Path) -> Path:
+# Long enough to be ended in the middle.
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def calm_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model without dropout, whose masks are each process's own."""
-    folder = tmp_path / "calm"
+    folder = tmp_path_factory.mktemp("calm") / "model"
     shutil.copytree(tiny_model, folder)
     config = json.loads((folder / "config.json").read_text())
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+@pytest.fixture(scope="module")
+def words(small: list[str], calm_model: Path) -> list[str]:
+    """The words of every run of this file, the batches aside."""
+    every = ["--validate-every", "20", "--save-every", "20", "--steps", str(STEPS)]
+    return [*small, "--model", str(calm_model), "--method", "bilora", "--seeds", "0", *every]
 
 
 def torchrun(words: list[str]) -> subprocess.CompletedProcess[str]:
@@ -41,34 +53,48 @@ def torchrun(words: list[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
+@dataclass
+class Whole:
+    """A run of two processes from its start to its end."""
+
+    folder: Path
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The run that the others are held against."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    ended = torchrun([*words, *BATCHES, "--output", str(folder)])
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return Whole(folder, ended.stdout)
+
+
 def numbers(folder: Path) -> list[dict[str, float]]:
     """Return the numbers of every line of metrics.jsonl, those of lists and validations aside."""
     lines = (folder / "bilora-seed0" / "metrics.jsonl").read_text().splitlines()
     found = [{key: value for key, value in json.loads(line).items() if isinstance(value, float)} for line in lines]
-    assert sum("lower_loss" in each for each in found) == 4
-    assert sum("hypergradient_norm" in each for each in found) == 2
+    assert sum("lower_loss" in each for each in found) == STEPS
+    assert sum("hypergradient_norm" in each for each in found) == STEPS // 2
     return found
 
 
 @pytest.mark.slow
 def test_two_processes_give_one_set_of_files_and_the_numbers_of_one(
-    small: list[str],
-    calm_model: Path,
+    words: list[str],
+    whole: Whole,
     tmp_path: Path,
     run_command: Callable[..., Any],
     read_results: Callable[..., Any],
 ) -> None:
-    words = [*small, "--model", str(calm_model), "--method", "bilora", "--seeds", "0", "--validate-every", "2"]
-    together, alone = tmp_path / "together", tmp_path / "alone"
-    ended = torchrun([*words, *BATCHES, "--output", str(together)])
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    together, alone = whole.folder, tmp_path / "alone"
     single = run_command([*words, "--output", str(alone)])
     assert single.code == 0, single.err
 
     files = [sorted(str(each.relative_to(folder)) for each in folder.rglob("*")) for folder in (together, alone)]
     assert files[0] == files[1]
-    assert ended.stdout.count("results, plots and adapters") == 1
-    assert ended.stdout.count("training") == 1
+    assert whole.printed.count("results, plots and adapters") == 1
+    assert whole.printed.count("training") == 1
     (row,), (expected,) = read_results(together), read_results(alone)
     assert row["score"] == expected["score"]
     for name in ("train_loss", "validation_loss"):
@@ -97,12 +123,13 @@ def weights(folder: Path) -> bytes:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_ended_goes_on_to_the_same_bits(small: list[str], tmp_path: Path) -> None:
-    words = [*small, *BATCHES, "--method", "bilora", "--seeds", "0", "--steps", "40"]
-    whole, ended = tmp_path / "whole", tmp_path / "ended"
-    assert torchrun([*words, "--output", str(whole)]).returncode == 0
+def test_a_run_that_is_ended_goes_on_to_the_same_bits(words: list[str], whole: Whole, tmp_path: Path) -> None:
+    ended = tmp_path / "ended"
     process = subprocess.Popen(
-        [*LAUNCHER, str(PROGRAM), *words, "--output", str(ended)], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+        [*LAUNCHER, str(PROGRAM), *words, *BATCHES, "--output", str(ended)],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     metrics = ended / "bilora-seed0" / "metrics.jsonl"
     end = time.monotonic() + 120
@@ -114,20 +141,18 @@ def test_a_run_that_is_ended_goes_on_to_the_same_bits(small: list[str], tmp_path
     _, errors = process.communicate(timeout=60)
     assert "SIGTERM: stopped after step" in errors
     assert f"go on with --resume {ended}" in errors
-    ((step, _),) = checkpoints(ended / "bilora-seed0")
-    assert 0 < step < 40
+    step = checkpoints(ended / "bilora-seed0")[0][0]
+    assert 0 < step < STEPS
     again = torchrun(["--resume", str(ended)])
     assert again.returncode == 0, again.stderr[-3000:]
-    assert weights(ended) == weights(whole)
+    assert weights(ended) == weights(whole.folder)
 
 
 @pytest.mark.slow
-def test_a_sharded_base_is_trained_saved_and_scored(small: list[str], calm_model: Path, tmp_path: Path) -> None:
-    words = [*small, *BATCHES, "--model", str(calm_model), "--method", "bilora", "--seeds", "0", "--save-every", "2"]
-    folders = tmp_path / "sharded", tmp_path / "whole"
-    for folder, more in zip(folders, (["--shard-base"], []), strict=True):
-        ended = torchrun([*words, *more, "--output", str(folder)])
-        assert ended.returncode == 0, ended.stderr[-3000:]
+def test_a_sharded_base_is_trained_saved_and_scored(words: list[str], whole: Whole, tmp_path: Path) -> None:
+    folders = tmp_path / "sharded", whole.folder
+    ended = torchrun([*words, *BATCHES, "--shard-base", "--output", str(folders[0])])
+    assert ended.returncode == 0, ended.stderr[-3000:]
     for own, other in zip(*map(numbers, folders), strict=True):
         assert own == pytest.approx(other, abs=1e-5)
     marks = [json.loads((each / "bilora-seed0" / "adapter" / FINGERPRINT).read_text()) for each in folders]

@@ -1,0 +1,41 @@
+"""The benchmark of batches of nearly one length: it reads the rows it says, and counts what it says."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "run_length_groups.py"
+
+
+@pytest.fixture(scope="module")
+def program() -> Any:
+    spec = importlib.util.spec_from_file_location("run_length_groups", PATH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_grouping_saves_padding_and_is_written_down(program: Any, tmp_path: Path) -> None:
+    output = tmp_path / "found.jsonl"
+    words = ["--rows", "60", "--batch-size", "8", "--steps", "6", "--rounds", "1", "--output", str(output)]
+    assert program.main(words) == 0
+    (found,) = map(json.loads, output.read_text(encoding="utf-8").splitlines())
+    assert found["token_ratio"] < 1.0
+    assert found["ratio"] > 0.0
+    assert found["command"] == "python benchmarks/run_length_groups.py " + " ".join(words)
+    assert found["versions"]["torch"]
+
+
+def test_bad_numbers_are_refused(program: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        program.main(["--rounds", "0"])
+    assert ended.value.code == 2
+    assert "must be at least 1" in capsys.readouterr().err
