@@ -9,9 +9,10 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ DATA = (
 
 ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 """Environment of the processes of several jobs: one thread each, and no progress bars over each other."""
+
+
+PATIENCE = 1.0
+"""Seconds between two signals to a process that is to end."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,7 @@ def run_jobs(jobs: Iterable[Job], folder: Path, *, at_once: int) -> Iterator[tup
 def _in_processes(jobs: list[Job], folder: Path, at_once: int) -> Iterator[tuple[Job, dict[str, Any]]]:
     # Spawned, not forked: a fork of a process with torch's threads may hang.
     context = multiprocessing.get_context("spawn")
+    others = multiprocessing.active_children()
     with _environment(ALONE), ProcessPoolExecutor(at_once, mp_context=context) as pool:
         futures = {pool.submit(run_job, job, folder): job for job in jobs}
         try:
@@ -157,7 +163,17 @@ def _in_processes(jobs: list[Job], folder: Path, at_once: int) -> Iterator[tuple
                 yield futures[future], future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            _end([each for each in multiprocessing.active_children() if each not in others])
             raise
+
+
+def _end(workers: Sequence[BaseProcess]) -> None:
+    """End the processes of a pool: each saves the run it is in, at its next step, and begins no other."""
+    while alive := [each for each in workers if each.is_alive()]:
+        # Again and again: one that has saved takes the job that was waiting for it, before it comes to the end.
+        for each in alive:
+            each.terminate()
+        alive[0].join(PATIENCE)
 
 
 @contextlib.contextmanager

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import io
+import itertools
 import json
+import multiprocessing
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -225,12 +229,24 @@ def test_a_folder_with_something_else_is_left_alone(inputs: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_two_jobs_at_once_give_the_numbers_of_one(inputs: Path, done: Path, tmp_path: Path) -> None:
+def test_two_jobs_at_once_give_the_numbers_of_one_and_end_when_told(inputs: Path, done: Path, tmp_path: Path) -> None:
     config = small(inputs, tmp_path)
-    records = {job.name: record for job, record in run_jobs(choice_jobs(config), tmp_path, at_once=2)}
+    jobs = choice_jobs(config)
+    endless = [
+        dataclasses.replace(job, config=dataclasses.replace(job.config, steps=100_000), seed=seed)
+        for seed, job in enumerate(jobs[:3])
+    ]
+    running = run_jobs([*jobs, *endless], tmp_path, at_once=2)
+    records = {job.name: record for job, record in itertools.islice(running, len(jobs))}
     assert "OMP_NUM_THREADS" not in os.environ or os.environ["OMP_NUM_THREADS"] == "1"
-    for job in choice_jobs(config):
+    for job in jobs:
         before = comparison_jobs.finished(job, done)
         assert before is not None
         assert records[job.name]["row"]["score"] == before["row"]["score"]
         assert records[job.name]["row"]["validation_loss"] == before["row"]["validation_loss"]
+
+    began = time.monotonic()
+    running.close()  # type: ignore[attr-defined]  # as an error does, a signal among them
+    assert time.monotonic() - began < 10.0
+    assert not multiprocessing.active_children()
+    assert not any(comparison_jobs.finished(job, tmp_path) for job in endless)
