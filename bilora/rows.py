@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Rows:
-    """An immutable sequence of checked rows; every ``label`` is a class index, a finite float or None.
+    """An immutable sequence of checked rows; a ``label`` is a class index, a finite float, or says nothing of the row.
 
     Args:
         rows: Field name to value, read-only.
@@ -56,7 +56,8 @@ class Rows:
             >>> Rows((), "empty", (), ()).labels
             ()
         """
-        return tuple(row["label"] for row in self.rows)
+        # Tags may stand in a field of that name too; the rows are not stratified by them.
+        return tuple(label if isinstance(label := row["label"], int | float) else None for row in self.rows)
 
     def origin(self, index: int) -> str:
         """Return where a row came from, as ``source:line``.
