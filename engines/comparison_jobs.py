@@ -36,6 +36,7 @@ DATA = (
     "validation_file",
     "validation_share",
     "task_type",
+    "on_bad_row",
     "data_dir",
 )
 """Settings of a run that say which rows are read."""
