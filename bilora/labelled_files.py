@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from bilora.errors import DataError
 from bilora.labelled_tasks import TASK_TYPES, LabelledFiles, described, guess_task_type, typed
 from bilora.lookup import did_you_mean
 from bilora.record_files import Record, is_untyped, read_records
+from bilora.row_checks import refuse
 from bilora.row_sets import TaskRows, join_sets, take_validation
-from bilora.rows import Rows, check_records
+from bilora.rows import Rows, check_record, check_records
 from bilora.task_protocol import AnyTask
 from bilora.tasks import Task
 
@@ -40,14 +42,23 @@ def load_labelled_files(files: LabelledFiles) -> TaskRows:
         (('ham', 'spam'), 16, 4)
     """
     records = read_labelled(files.train, files)
-    labels = [row[files.label_column] for _, row, faults in records if not faults and files.label_column in row]
+    labels = _labels(records, files)
     task_type = files.task_type or guess_task_type(labels, files)
     task = TASK_TYPES[task_type](files, labels)
-    train = check_records(records, task, source=files.train, split="train")
+    if files.on_bad_row == "skip":
+        usable = [record for record in records if not check_record(record, task)[1]]
+        # What only rows that are left out are labelled with is no class.
+        labels = _labels(usable, files) if usable else labels
+        task = TASK_TYPES[task_type](files, labels)
+    train = check_records(records, task, source=files.train, split="train", on_bad_row=files.on_bad_row)
     notices = [] if files.task_type else [f"{described(labels, files)} make it {task_type}; --task-type says otherwise"]
     if files.validation is not None:
         validation = check_records(
-            read_labelled(files.validation, files), task, source=files.validation, split="validation"
+            read_labelled(files.validation, files),
+            task,
+            source=files.validation,
+            split="validation",
+            on_bad_row=files.on_bad_row,
         )
     else:
         train, validation = take_validation(train, files.validation_share)
@@ -56,6 +67,20 @@ def load_labelled_files(files: LabelledFiles) -> TaskRows:
             "a fixed seed; the others are for training"
         )
     return join_sets(task, train, {"validation": validation}, [*notices, *_rare_classes(task, train)])
+
+
+def _labels(records: Sequence[Record], files: LabelledFiles) -> list[Any]:
+    """Return the labels of the records that could be read.
+
+    Raises:
+        DataError: None could.
+    """
+    if all(faults for _, _, faults in records):
+        refuse(
+            [fault.at(files.train, line) for line, _, faults in records for fault in faults],
+            source=f"{files.train}: no row can be used",
+        )
+    return [row[files.label_column] for _, row, faults in records if not faults and files.label_column in row]
 
 
 def _rare_classes(task: AnyTask, train: Rows) -> list[str]:

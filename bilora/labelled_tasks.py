@@ -10,7 +10,7 @@ from typing import Any
 
 from bilora.errors import DataError, SettingsError
 from bilora.lookup import did_you_mean
-from bilora.row_checks import class_name
+from bilora.row_checks import OnBadRow, class_name
 from bilora.task_protocol import AnyTask
 from bilora.tasks import Task
 from bilora.token_tasks import TokenTask, tags_in_order
@@ -33,6 +33,7 @@ class LabelledFiles:
         validation: Validation file; None takes a share of the training file.
         validation_share: That share, above 0 and below 1.
         task_type: A key of ``TASK_TYPES``; None lets the labels decide.
+        on_bad_row: ``error`` refuses a file with rows that cannot be used, ``skip`` leaves them out with a warning.
 
     Raises:
         SettingsError: Names are missing or a value is unknown; all faults are told together.
@@ -51,6 +52,7 @@ validation_share is 2.0, it must be above 0 and below 1
     validation: str | None = None
     validation_share: float = 0.1
     task_type: str | None = None
+    on_bad_row: OnBadRow = "error"
 
     def __post_init__(self) -> None:
         faults = []
@@ -63,6 +65,8 @@ validation_share is 2.0, it must be above 0 and below 1
         if self.task_type is not None and self.task_type not in TASK_TYPES:
             near = did_you_mean(self.task_type, TASK_TYPES)
             faults.append(f"task_type is {self.task_type!r}, known: {', '.join(TASK_TYPES)}.{near}")
+        if self.on_bad_row not in ("error", "skip"):
+            faults.append(f"on_bad_row is {self.on_bad_row!r}; allowed: error, skip")
         if faults:
             raise SettingsError(f"train_file {self.train!r}: " + "; ".join(faults))
 
@@ -98,10 +102,13 @@ def guess_task_type(labels: Sequence[Any], files: LabelledFiles) -> str:
         ('classification', 'regression', 'classification')
     """
     given = [label for label in labels if label is not None and label != ""]
-    if any(isinstance(label, list) for label in given):
+    lists = sum(isinstance(label, list) for label in given)
+    if lists and 2 * lists >= len(given):  # fewer are rows at fault
         return "token_classification"
     text = [label for label in given if isinstance(label, str)]
     if text and any(isinstance(label, float) for label in given):
+        if files.on_bad_row == "skip" and 2 * len(text) < len(given):
+            return "regression"
         raise DataError(
             f"{files.train}: the labels in {files.label_column!r} are numbers, but {text[0]!r} is among them; mend "
             "it, or say with --task-type what they are"

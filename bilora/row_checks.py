@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import reprlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any, Literal, Never
 
 from bilora.errors import DataError
 from bilora.lookup import did_you_mean
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from bilora.tasks import Task  # which asks this module to check its rows
 
 SHOWN = 5
+
+OnBadRow = Literal["error", "skip"]
+"""What is done with rows that cannot be used: all are refused together, or they are left out."""
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60  # a row may hold a megabyte of text
@@ -121,10 +125,18 @@ def refuse(faults: Sequence[str], *, source: str) -> Never:
           a.jsonl:1: x
     """
     count = len(faults)
-    lines = [f"{source}: {count:,} {'fault' if count == 1 else 'faults'} in the rows", *faults[:SHOWN]]
-    if count > SHOWN:
-        lines.append(f"and {count - SHOWN:,} more")
-    raise DataError("\n  ".join(lines))
+    raise DataError(_with_first(f"{source}: {count:,} {'fault' if count == 1 else 'faults'} in the rows", faults))
+
+
+def warn_of_skipped(faults: Sequence[str], *, rows: int, of: int, source: str) -> None:
+    """Warn that so many rows are left out, with the first five faults and the count of the rest."""
+    said = f"{source}: {rows:,} of {of:,} rows {'is' if rows == 1 else 'are'} left out (on_bad_row: skip)"
+    warnings.warn(_with_first(said, faults), RuntimeWarning, stacklevel=3)
+
+
+def _with_first(said: str, faults: Sequence[str]) -> str:
+    rest = [f"and {len(faults) - SHOWN:,} more"] if len(faults) > SHOWN else []
+    return "\n  ".join([said, *faults[:SHOWN], *rest])
 
 
 class _Literal(str):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bilora.errors import DataError
@@ -34,23 +36,57 @@ class TaskRows:
     notices: tuple[str, ...] = ()
     upper: Rows | None = None
 
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Rows left out because they cannot be used, by file; files without such rows are not in it."""
+        return {each.source: each.skipped for each in (self.train, *self.validation.values()) if each.skipped}
+
 
 def join_sets(task: AnyTask, train: Rows, validation: dict[str, Rows], notices: list[str]) -> TaskRows:
     """Return the sets of a task as one, with a notice of texts that are in both.
 
+    Raises:
+        DataError: The very same rows are in both.
+
     Example:
-        >>> from bilora.embedded import embedded_reviews
-        >>> from bilora.tasks import find_task
-        >>> rows = embedded_reviews()
-        >>> sets = {"validation": rows.select([0, 1])}
-        >>> join_sets(find_task("rotten_tomatoes"), rows.select([1, 2]), sets, []).notices
-        ('1 of 2 validation rows have the text of a training row',)
+        >>> from bilora.rows import check_rows
+        >>> from bilora.tasks import TASKS
+        >>> row = {"sentence": "A fine film.", "label": 1}
+        >>> train, own = (check_rows([(1, row)], TASKS["sst2"], source=name, split=name) for name in ("a", "b"))
+        >>> join_sets(TASKS["sst2"], train, {"validation": own}, []).notices
+        ('1 of 1 validation rows have the text of a training row',)
     """
+    refuse_same_rows(train, validation)
     for name, rows in validation.items():
         shared = shared_texts(task, train, rows)
         if shared:
             notices.append(f"{shared} of {len(rows)} {name} rows have the text of a training row")
     return TaskRows(task, train, validation, tuple(notices))
+
+
+def refuse_same_rows(train: Rows, validation: Mapping[str, Rows]) -> None:
+    """Refuse sets that share rows: those of one place in one file.
+
+    Raises:
+        DataError: They do; says which row, and how many.
+
+    Example:
+        >>> rows = Rows(({"label": 0}, {"label": 1}), "all.csv", (2, 3), (0, 1))
+        >>> refuse_same_rows(rows.select([0]), {"validation": rows.select([1])})
+        >>> refuse_same_rows(rows, {"validation": rows.select([1])})
+        Traceback (most recent call last):
+            ...
+        bilora.errors.DataError: all.csv:3 is a row of training and of validation, as 1 of 1 validation rows are; give \
+validation rows of their own, or leave them out, which takes a share of the training rows
+    """
+    there = set(train.ids)
+    for name, rows in validation.items():
+        same = [index for index, own in enumerate(rows.ids) if own in there]
+        if same and os.path.realpath(rows.source) == os.path.realpath(train.source):
+            raise DataError(
+                f"{rows.origin(same[0])} is a row of training and of {name}, as {len(same)} of {len(rows)} {name} rows "
+                "are; give validation rows of their own, or leave them out, which takes a share of the training rows"
+            )
 
 
 def take_validation(rows: Rows, share: float) -> tuple[Rows, Rows]:

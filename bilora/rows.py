@@ -10,7 +10,7 @@ from typing import Any
 
 from bilora.errors import DataError
 from bilora.record_files import Record, read_records
-from bilora.row_checks import refuse
+from bilora.row_checks import Fault, OnBadRow, refuse, warn_of_skipped
 from bilora.task_protocol import AnyTask
 
 Row = Mapping[str, Any]
@@ -18,13 +18,14 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Rows:
-    """An immutable sequence of checked rows; every ``label`` is a class index, a finite float or None.
+    """An immutable sequence of checked rows; a ``label`` is a class index, a finite float, or says nothing of the row.
 
     Args:
         rows: Field name to value, read-only.
         source: File or set the rows came from.
         lines: Line of each row in ``source``, counted from 1.
         ids: Position of each row in ``source``, counted from 0; stays with the row through ``select``.
+        skipped: Rows of ``source`` that are left out because they cannot be used.
 
     Example:
         >>> from bilora.tasks import TASKS
@@ -38,6 +39,7 @@ class Rows:
     source: str
     lines: tuple[int, ...]
     ids: tuple[int, ...]
+    skipped: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -56,7 +58,8 @@ class Rows:
             >>> Rows((), "empty", (), ()).labels
             ()
         """
-        return tuple(row["label"] for row in self.rows)
+        # Tags may stand in a field of that name too; the rows are not stratified by them.
+        return tuple(label if isinstance(label := row["label"], int | float) else None for row in self.rows)
 
     def origin(self, index: int) -> str:
         """Return where a row came from, as ``source:line``.
@@ -87,6 +90,7 @@ class Rows:
             self.source,
             tuple(self.lines[index] for index in chosen),
             tuple(self.ids[index] for index in chosen),
+            self.skipped,
         )
 
 
@@ -141,8 +145,18 @@ def check_rows(rows: Iterable[tuple[int, Row]], task: AnyTask, *, source: str, s
     return check_records([(number, dict(row), []) for number, row in rows], task, source=source, split=split)
 
 
-def check_records(records: Sequence[Record], task: AnyTask, *, source: str, split: str) -> Rows:
-    """Return the records of a file as checked rows; arguments and errors are those of :func:`check_rows`.
+def check_records(
+    records: Sequence[Record], task: AnyTask, *, source: str, split: str, on_bad_row: OnBadRow = "error"
+) -> Rows:
+    """Return the records of a file as checked rows; the other arguments and errors are those of :func:`check_rows`.
+
+    Args:
+        records: What was read of the file.
+        task: As there.
+        source: As there.
+        split: As there.
+        on_bad_row: ``error`` refuses the records that are at fault, ``skip`` leaves them out with a warning; their
+            ids are then missing among those of the rows.
 
     Example:
         >>> from bilora.tasks import TASKS
@@ -151,14 +165,34 @@ def check_records(records: Sequence[Record], task: AnyTask, *, source: str, spli
     """
     if not records:
         raise DataError(f"{source}: the {split} set has no row; at least one is needed")
-    good: list[Row] = []
+    good: list[tuple[Row, int, int]] = []
     faults: list[str] = []
-    for number, row, found in records:
-        whole_line = any(fault.field is None for fault in found)  # then there are no fields to check
-        checked, more = ({}, []) if whole_line else task.check_row(row)
-        faults += [fault.at(source, number) for fault in (*found, *more)]
-        good.append(MappingProxyType(checked))
-    if faults:
+    for position, record in enumerate(records):
+        row, found = check_record(record, task)
+        faults += [fault.at(source, record[0]) for fault in found]
+        if not found:
+            good.append((MappingProxyType(row), record[0], position))
+    if not good and on_bad_row == "skip":
+        refuse(faults, source=f"{source}: no row can be used")
+    if faults and on_bad_row == "error":
         refuse(faults, source=source)
-    lines = tuple(number for number, _, _ in records)
-    return Rows(tuple(good), source, lines, tuple(range(len(good))))
+    skipped = len(records) - len(good)
+    if skipped:
+        warn_of_skipped(faults, rows=skipped, of=len(records), source=source)
+    rows, lines, ids = zip(*good, strict=True)
+    return Rows(rows, source, lines, ids, skipped)
+
+
+def check_record(record: Record, task: AnyTask) -> tuple[dict[str, Any], list[Fault]]:
+    """Return the row as the task uses it, and everything that is wrong with it, its form included.
+
+    Example:
+        >>> from bilora.tasks import TASKS
+        >>> check_record((3, {"sentence": "good", "label": 1}, [Fault(None, "is cut")]), TASKS["sst2"])
+        ({}, [Fault(field=None, text='is cut')])
+    """
+    _, row, found = record
+    if any(fault.field is None for fault in found):  # of the whole line: there are no fields to check
+        return {}, found
+    checked, more = task.check_row(row)
+    return checked, [*found, *more]

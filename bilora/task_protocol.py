@@ -43,7 +43,8 @@ class AnyTask(Protocol):
     def check_row(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
         """Return the row as the library uses it, and everything that is wrong with it.
 
-        The row returned always has ``label``: a class index or a number, by which rows are stratified, or None.
+        The row returned always has ``label``: a class index or a number, by which rows are stratified, or something
+        else (None, tags), by which they are not.
         """
 
     def text_of(self, row: Mapping[str, Any]) -> Hashable:

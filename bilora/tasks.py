@@ -101,13 +101,13 @@ class Task:
         return {**row, "label": label}, faults
 
     def text_of(self, row: Mapping[str, Any]) -> Hashable:
-        """Return the texts of a row.
+        """Return the texts of a row, without the white space around them.
 
         Example:
             >>> TASKS["sst2"].text_of({"sentence": "A fine film.", "label": 1})
             ('A fine film.',)
         """
-        return tuple(row[field] for field in self.text_fields)
+        return tuple(row[field].strip() for field in self.text_fields)
 
 
 def _faults(task: Task) -> list[str]:

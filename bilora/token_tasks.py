@@ -100,7 +100,7 @@ class TokenTask:
             return {}, faults
         tags, faults = self._indices(given)
         faults = faults or self._order_faults([self.label_names[tag] for tag in tags])
-        return {**row, self.tokens_field: tuple(tokens), self.tags_field: tuple(tags), "label": None}, faults
+        return {**row, "label": None, self.tokens_field: tuple(tokens), self.tags_field: tuple(tags)}, faults
 
     def text_of(self, row: Mapping[str, Any]) -> Hashable:
         """Return the tokens of a row."""

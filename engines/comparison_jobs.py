@@ -37,6 +37,7 @@ DATA = (
     "validation_file",
     "validation_share",
     "task_type",
+    "on_bad_row",
     "data_dir",
 )
 """Settings of a run that say which rows are read."""

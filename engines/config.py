@@ -19,6 +19,7 @@ from bilora.engines.task_kinds import build_kind
 from bilora.errors import SettingsError
 from bilora.labelled_tasks import LabelledFiles
 from bilora.problems.catalog import find_variant
+from bilora.row_checks import OnBadRow
 from bilora.sections import build_section
 from bilora.sources import EMBEDDED_TASK
 from bilora.tasks import find_task
@@ -38,6 +39,8 @@ class RunConfig:
         validation_file: The validation rows that belong to ``train_file``; None takes a share of its rows.
         validation_share: That share.
         task_type: ``classification``, ``regression`` or ``token_classification``; None lets the labels decide.
+        on_bad_row: Rows of these files that cannot be used: ``error`` refuses them, ``skip`` counts them, warns and
+            leaves them out.
         data_dir: Folder with ``<task>/train.jsonl[.gz]`` and ``<task>/validation*.jsonl[.gz]``; None asks the hub.
         model: Hub id or folder of a pre-trained model, or ``smollm2``, which is embedded; None is the embedded MiniLM,
             and for data-to-text tasks ``smollm2``.
@@ -94,6 +97,7 @@ class RunConfig:
     validation_file: str | None = None
     validation_share: float = 0.1
     task_type: str | None = None
+    on_bad_row: OnBadRow = "error"
     data_dir: str | None = None
     model: str | None = None
     method: list[str] = field(default_factory=lambda: ["bilora", "lora"])
@@ -173,6 +177,7 @@ class RunConfig:
             validation=self.validation_file,
             validation_share=self.validation_share,
             task_type=self.task_type,
+            on_bad_row=self.on_bad_row,
         )
 
     def settings_of(self, method: str) -> Any:
@@ -226,6 +231,7 @@ class RunConfig:
             ("text_columns", with_file, given or self.text_columns is None),
             ("validation_file", with_file, given or self.validation_file is None),
             ("task_type", with_file, given or self.task_type is None),
+            ("on_bad_row", with_file, given or self.on_bad_row == "error"),
         )
 
     def _check_methods(self) -> None:

@@ -10,6 +10,8 @@ from bilora.errors import CheckpointError
 FREE = frozenset(
     ("save_every", "save_total_limit", "on_save_error", "on_out_of_memory")
     + ("output", "resume", "allow_config_change", "debug")
+    # Where one value leaves rows out, the other refuses the file; and the rows themselves are compared.
+    + ("on_bad_row",)
 )
 """Settings that decide no number: they may differ without a word."""
 

@@ -46,7 +46,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Print the metrics of every set, write them where asked, and return them by set."""
     output = None if config.output is None else new_file(config.output)
     trained = open_trained(config.run, model=config.model, device=config.device)
-    found = {name: _metrics(trained, rows) for name, rows in _sets(config, trained).items()}
+    found = {name: _metrics(trained, rows, name) for name, rows in _sets(config, trained).items()}
     for name, metrics in found.items():
         _print(name, metrics)
     if output is not None:
@@ -69,12 +69,13 @@ def _sets(config: EvaluateConfig, trained: Trained) -> dict[str, Rows]:
     return {Path(config.data).name: check_records(records, task, source=config.data, split="evaluation")}
 
 
-def _metrics(trained: Trained, rows: Rows) -> dict[str, Any]:
+def _metrics(trained: Trained, rows: Rows, name: str) -> dict[str, Any]:
     kind, tokenizer = trained.kind, trained.tokenizer.own
     data = kind.encode(rows, tokenizer, max_length=trained.max_length)
     for notice in data.notices:
         print(f"note: {notice}")
     found = kind.evaluate(trained.model, data, tokenizer, autocast_dtype=None, validated=None)
+    found.warn(name)
     return {"rows": len(rows), **found.metrics}
 
 

@@ -87,6 +87,9 @@ class Evaluation:
             )
             for name, data in self.sets.items()
         }
+        for name, each in found.items():
+            if self.processes.is_first:
+                each.warn(name)
         metrics = _joined({name: each.metrics for name, each in found.items()})
         return Scores(
             metrics=metrics,

@@ -27,7 +27,7 @@ from bilora.engines.peak_memory import PeakMemory
 from bilora.engines.pretrained import Tokenizer, load_model, load_tokenizer
 from bilora.engines.progress import Progress
 from bilora.engines.put_adapter import put_adapter
-from bilora.engines.run_checks import check_room, check_shared, check_watched
+from bilora.engines.run_checks import check_room, check_shared, check_watched, shared_by_levels
 from bilora.engines.run_description import describe_run
 from bilora.engines.run_entry import enter_run_folder, write_json
 from bilora.engines.run_identity import run_identity
@@ -81,8 +81,9 @@ def prepare(config: RunConfig, rows: TaskRows, *, processes: Processes = ONE_PRO
     }
     upper = None if rows.upper is None else kind.encode(rows.upper, tokenizer.own, max_length=config.max_length)
     encoded = [*validation.values(), *([] if upper is None else [upper])]
-    notices = [*tokenizer.notices, *(notice for each in encoded for notice in each.notices)]
-    return Prepared(kind, rows, tokenizer, validation, upper, tuple(notices))
+    of_sets = (notice for each in encoded for notice in each.notices)
+    notices = (*shared_by_levels(config, rows), *tokenizer.notices, *of_sets)
+    return Prepared(kind, rows, tokenizer, validation, upper, notices)
 
 
 def run_once(
@@ -178,7 +179,7 @@ def run_once(
         "stop_reason": result.stop_reason,
     }
     more |= {"stages": [dataclasses.asdict(each) for each in result.stages], "processes": processes.count}
-    more["command"] = command()
+    more |= {"skipped_rows": prepared.rows.skipped, "command": command()}
     processes.first_only(lambda: _describe(config, prepared, rows, row | more, folder))
     return finite_or_null(row)  # type: ignore[no-any-return]
 

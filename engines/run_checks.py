@@ -14,8 +14,9 @@ from bilora.engines.task_kinds import find_kind
 from bilora.errors import SettingsError
 from bilora.problems.catalog import find_variant
 from bilora.problems.processes import ONE_PROCESS, Processes
-from bilora.row_sets import TaskRows
+from bilora.row_sets import TaskRows, shared_texts
 from bilora.rows import Rows
+from bilora.split import split_rows
 from bilora.task_protocol import AnyTask
 
 
@@ -46,6 +47,34 @@ def bare_examples(rows: Rows, task: AnyTask) -> list[dict[str, Any]]:
     """
     count = find_kind(task).examples
     return [{"labels": row["label"], "group": group} for group, row in enumerate(rows) for _ in range(count(row))]
+
+
+def shared_by_levels(config: RunConfig, rows: TaskRows) -> tuple[str, ...]:
+    """Return a notice of texts that are in D1 and in D2, where D2 is drawn.
+
+    It is of the first split of each seed; those that ``refresh`` draws later may share other texts.
+
+    Example:
+        >>> from bilora.engines.run_rows import load_run_rows
+        >>> shared_by_levels(RunConfig(), load_run_rows(RunConfig()))
+        ()
+    """
+    splitting = any(find_variant(method).splits_rows(config.settings_of(method)) for method in config.method)
+    if rows.upper is not None or not splitting:
+        return ()
+    found = []
+    for seed in config.seeds:
+        own = training_rows(config, rows.train, seed=seed)
+        split = split_rows(own.labels, ratio=config.split_ratio, seed=seed)
+        upper = own.select(split.upper)
+        found.append(shared_texts(rows.task, own.select(split.lower), upper))
+    if not any(found):
+        return ()
+    counts = " to ".join(f"{each:,}" for each in sorted({min(found), max(found)}))
+    return (
+        f"{counts} of {len(upper):,} rows of D2 have the text of a row of D1, so that the upper level partly sees what "
+        "the lower level has learned by heart; keep one row of each text",
+    )
 
 
 def check_watched(config: RunConfig, rows: TaskRows) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -43,11 +44,18 @@ class Evaluated:
         predictions: What the model gave for each row, in the order of the rows, ready for strict JSON; None where
             they are not kept.
         files: Text of other files for the run's folder, by name.
+        notices: What is wrong with the answers though the metrics have values, one sentence each.
     """
 
     metrics: Metrics
     predictions: list[dict[str, Any]] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+    def warn(self, name: str) -> None:
+        """Warn of each notice, with the name of the set before it."""
+        for each in self.notices:
+            warnings.warn(f"{name}: {each}", RuntimeWarning, stacklevel=3)
 
 
 class TaskKind(Protocol):

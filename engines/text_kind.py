@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification
 from bilora.batches import Collator, encode
 from bilora.engines.label_names import label_settings
 from bilora.engines.monitor import Monitor
+from bilora.engines.one_class import one_class
 from bilora.engines.split_loaders import Collate
 from bilora.engines.task_kind import EncodedRows, Evaluated, Metrics
 from bilora.engines.validation import length_order, ordered_loader, predict, score
@@ -113,7 +114,15 @@ class TextKind:
             validated = self.validate(model, data, tokenizer, autocast_dtype=autocast_dtype, processes=processes)
             _, logits = self._latest[id(data)]
         del self._latest[id(data)]
-        return Evaluated(validated, self._predictions(data, logits))
+        predictions = self._predictions(data, logits)
+        return Evaluated(validated, predictions, notices=self._notices(predictions))
+
+    def _notices(self, predictions: list[dict[str, Any]]) -> tuple[str, ...]:
+        if self.task.label_names is None:
+            return ()
+        return one_class(
+            (each["prediction"] for each in predictions), (each["label"] for each in predictions), of="rows"
+        )
 
     def _predictions(self, data: EncodedRows, logits: Tensor) -> list[dict[str, Any]]:
         """Return id, label and prediction of each row, classes by name."""

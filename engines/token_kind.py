@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import AutoModelForTokenClassification
 
 from bilora.engines.label_names import label_settings
 from bilora.engines.monitor import Monitor
+from bilora.engines.one_class import one_class
 from bilora.engines.split_loaders import Collate
 from bilora.engines.task_kind import EncodedRows, Evaluated, Metrics
 from bilora.engines.text_kind import NoSettings
@@ -117,7 +119,8 @@ class TokenKind:
         tags = self._tags(data, found)
         wanted = [[self.task.label_names[tag] for tag in row[self.task.tags_field]] for row in data.rows]
         metrics: Metrics = {"loss": total / count if count else None, **self._metrics(tags, wanted)}
-        return Evaluated(metrics, self._predictions(data.rows, tags, wanted))
+        said = one_class(chain.from_iterable(tags), chain.from_iterable(wanted), of="tokens")
+        return Evaluated(metrics, self._predictions(data.rows, tags, wanted), notices=said)
 
     def _tags(self, data: EncodedRows, found: Sequence[Sequence[int]]) -> list[list[str]]:
         """Return a tag for every token of every row, out of what was found for first pieces in order of length."""

@@ -101,6 +101,13 @@ def test_lists_of_tags_make_a_task_of_tokens(load: Load) -> None:
     assert rows.train.labels == (None,) * 9
 
 
+def test_tags_may_stand_in_the_column_that_is_read_by_default(load: Load) -> None:
+    lists = [{"tokens": ["in", "Rome"], "label": ["O", "B-town"]}] * 10
+    rows = load(lists, text_columns=("tokens",), label_column="label")
+    assert rows.train[0]["label"] == (0, 1)
+    assert rows.train.labels == (None,) * 9
+
+
 def test_pairs_of_texts(load: Load) -> None:
     rows = [{"a": f"x {i}", "b": f"y {i}", "y": i % 2} for i in range(20)]
     assert load(rows, "csv", text_columns=("a", "b")).task.text_fields == ("a", "b")  # type: ignore[attr-defined]

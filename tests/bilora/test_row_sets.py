@@ -12,9 +12,9 @@ from bilora.tasks import TASKS
 SST2, STSB = TASKS["sst2"], TASKS["stsb"]
 
 
-def rows_of(labels: list[int]) -> Rows:
+def rows_of(labels: list[int], *, source: str = "toy") -> Rows:
     pairs = [{"sentence": f"text {place}", "label": label} for place, label in enumerate(labels)]
-    return check_rows(enumerate(pairs, start=1), SST2, source="toy", split="train")
+    return check_rows(enumerate(pairs, start=1), SST2, source=source, split="train")
 
 
 def test_each_class_gives_its_share_and_the_draw_is_always_the_same() -> None:
@@ -43,7 +43,7 @@ def test_numbers_are_drawn_over_their_whole_range() -> None:
 def test_texts_in_both_are_counted() -> None:
     rows = rows_of([0, 1, 0, 1])
     assert shared_texts(SST2, rows.select([0, 1]), rows.select([1, 2, 3])) == 1
-    sets = {"validation": rows.select([2, 3]), "other": rows.select([0])}
+    sets = {"validation": rows.select([2, 3]), "other": rows_of([0], source="other")}
     joined = join_sets(SST2, rows.select([0, 1]), sets, ["first"])
     assert joined.notices == ("first", "1 of 1 other rows have the text of a training row")
     assert joined.task is SST2

@@ -193,6 +193,12 @@ def test_hash_knows_nothing_of_what_decides_no_number(own: dict[str, Any]) -> No
     assert RunConfig(**own).sha256("bilora", 0) == RunConfig().sha256("bilora", 0)
 
 
+def test_hash_knows_nothing_of_rows_that_are_left_out_or_refused() -> None:
+    """The rows are known by their own digest; a file with bad rows has runs under one of the two values only."""
+    left_out = RunConfig(**FILES, on_bad_row="skip")  # type: ignore[arg-type]
+    assert left_out.sha256("bilora", 0) == RunConfig(**FILES).sha256("bilora", 0)  # type: ignore[arg-type]
+
+
 def test_hash_knows_method_its_settings_and_seed_only() -> None:
     config = RunConfig(seeds=[0, 1])
     hashes = {config.sha256(method, seed) for method in ("bilora", "lora") for seed in (0, 1)}

@@ -112,16 +112,21 @@ def test_every_kind_of_adapter_passes(
     assert f"self-check of {tmp_path / 'run' / 'adapter'}: ok" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("always:.*left out:RuntimeWarning")
 def test_numbers_are_learned_from_a_csv_of_quantities(
     tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [f"word {number % 7} and more,{number % 7 / 2}\n" for number in range(60)]
     path = tmp_path / "sizes.csv"
-    path.write_text("body,label\n" + "".join(lines), encoding="utf-8")
+    path.write_text("body,label\n" + "".join(lines) + "cut\n", encoding="utf-8")
     words = ["--model", str(tiny_encoder), "--train-file", str(path), "--output", str(tmp_path / "run")]
+    words += ["--on-bad-row", "skip"]
     words += ["--max-length", "16", "--device", "cpu", "--steps", "8", "--lower.batch-size", "4", *LAST]
     assert TRAIN.run([*words, "--upper.batch-size", "4", "--lower.learning-rate", "0.05"]) == 0, capsys.readouterr().err
-    said = capsys.readouterr().out
+    said, warned = capsys.readouterr()
+    assert f"warning: {path}: 1 of 61 rows is left out (on_bad_row: skip)\n  {path}:62: has 1 fields" in warned
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text(encoding="utf-8"))
+    assert results["skipped_rows"] == {str(path): 1}
     assert "make it regression" in said
     assert "the text is in 'body'" in said
     assert said.count("self-check") == said.count(": ok") == 2

@@ -1,4 +1,4 @@
-"""Rows 9, 18 to 22, 26, 30, 31 and 34: folders, rows, words, callbacks, and a long run."""
+"""Rows 9, 18 to 21, 26, 30, 31 and 34: folders, rows, words, callbacks, and a long run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from bilora.engines.program import Program
 from bilora.engines.settings import FitSettings
 from bilora.errors import DataError, SettingsError
 from bilora.problems import LowerProblem, UpperProblem, Variant
-from bilora.row_sets import join_sets
 from bilora.rows import check_rows, read_rows
 from bilora.split import split_rows
 from bilora.tasks import TASKS
@@ -61,7 +60,7 @@ def test_row_09_checkpoints_of_an_earlier_run_are_not_written_over(run: Run) -> 
         run(save_every=4)
 
 
-# ---- rows 18 to 22: rows --------------------------------------------------------------------------
+# ---- rows 18 to 21: rows --------------------------------------------------------------------------
 
 GOOD = b'{"sentence": "fine", "label": 1}\n'
 
@@ -131,15 +130,6 @@ def test_row_21_a_rare_class_is_in_both_parts_or_refused() -> None:
     assert {198, 199} & set(split.upper)
     with pytest.raises(DataError, match="class 1 has one training row"):
         split_rows([0] * 99 + [1], seed=0)
-
-
-def test_row_22_texts_in_two_sets_are_counted() -> None:
-    def rows(*texts: str) -> Any:
-        pairs = [(line, {"sentence": text, "label": 1}) for line, text in enumerate(texts, start=1)]
-        return check_rows(pairs, SST2, source="toy", split="train")
-
-    found = join_sets(SST2, rows("a", "b", "c"), {"validation": rows("b", "d")}, [])
-    assert found.notices == ("1 of 2 validation rows have the text of a training row",)
 
 
 # ---- row 26: words --------------------------------------------------------------------------------
