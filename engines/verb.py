@@ -68,7 +68,7 @@ class Verb:
 
     def parse(self, argv: Sequence[str]) -> Any:
         """Return the config that the words make."""
-        words = [*self.before(argv), *(self._named(word) for word in argv)]
+        words = [self._named(word) for word in argv]
         if self.positional and words and not words[0].startswith("-"):
             words.insert(0, f"--{self.positional}")
         place = "" if self.positional is None else f" {self.positional.upper()}"
@@ -78,6 +78,7 @@ class Verb:
             prog=f"bilora {self.name}",
             description=self.help,
             usage=f"bilora {self.name}{place} [options]",
+            before=self.before(argv),
         )
 
     def _named(self, word: str) -> str:

@@ -109,7 +109,7 @@ def check_benchmark(path: str, argv: list[str], monkeypatch: pytest.MonkeyPatch)
     module = loaded(ROOT / path)
     read = {"run_hypergradients": "read_options", "run_speed": "_options"}.get(module.__name__)
     if read is None:
-        parse_config(RunConfig, module.PROGRAM.with_default_config(argv), prog=path, description="")
+        module.PROGRAM.parse(argv)
     else:
         getattr(module, read)(argv)
 
