@@ -176,6 +176,8 @@ def run_once(
         "upper_steps": result.upper_steps,
         "best_step": result.best_step,
         "stop_reason": result.stop_reason,
+        "skipped_steps": result.skipped_steps,
+        "skipped_upper_steps": result.skipped_upper_steps,
     }
     more |= {"stages": [dataclasses.asdict(each) for each in result.stages], "processes": processes.count}
     more["command"] = command()

@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +265,26 @@ def divergence(processes: Processes) -> dict[str, Any]:
         said = "nothing"
     except DivergedError as error:
         said = str(error)
-    return {"said": processes.gathered(said), "moved": processes.gathered(float((vector(model) - before).abs().max()))}
+    found = {"said": processes.gathered(said), "moved": processes.gathered(float((vector(model) - before).abs().max()))}
+    # Two rows of the second process's alone: the steps that read them are skipped by both.
+    few = [{**row, "inputs": row["inputs"] * float("nan")} if row["row"] < 2 else row for row in rows]
+    own = level(processes)
+    settings = FitSettings(steps=12, unroll_steps=2, lower=own, upper=own, device="cpu", skip_diverged=12)
+    model = LowRank()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        result = fit(
+            model,  # type: ignore[arg-type]
+            rows,
+            collate=lambda some: collate([(rows if processes.is_first else few)[row["row"]] for row in some]),
+            variant=VARIANT,
+            settings=settings,
+            processes=processes,
+        )
+    found["skipped"] = processes.gathered([result.skipped_steps, result.skipped_upper_steps])
+    found["warnings"] = processes.gathered(len(told))
+    first, second = processes.gathered(vector(model))
+    return found | {"same": torch.equal(first, second), "finite": bool(torch.isfinite(first).all())}
 
 
 def refusals(processes: Processes) -> dict[str, Any]:

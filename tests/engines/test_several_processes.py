@@ -111,6 +111,17 @@ def test_a_loss_that_is_not_finite_anywhere_ends_all_before_a_step(told: Callabl
 
 
 @pytest.mark.slow
+def test_all_skip_the_steps_that_are_not_finite_anywhere(told: Callable[[str], Told]) -> None:
+    found = told("divergence")
+    first, second = found["skipped"]
+    assert first == second
+    assert 0 < sum(first) < 12
+    assert found["warnings"] == [sum(first), 0]
+    assert found["same"]
+    assert found["finite"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "start"),
     [
