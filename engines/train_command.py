@@ -66,7 +66,9 @@ def _run(config: TrainConfig, run: RunConfig, prepared: Prepared, folder: Path, 
 
 def keep_train_config(folder: Path, config: TrainConfig) -> None:
     """Write the settings of the command, for ``--resume`` to read; not where it writes, since a folder may move."""
-    kept = dataclasses.replace(config, output=None, resume=None, allow_config_change=False, debug=False)
+    kept = dataclasses.replace(
+        config, output=None, overwrite=False, resume=None, allow_config_change=False, debug=False
+    )
     write_yaml(folder / TRAIN_FILE, resolved(kept))
 
 
