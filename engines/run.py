@@ -118,7 +118,9 @@ def run_once(
     Returns:
         The row, ready for strict JSON.
     """
-    resumed = processes.first_only(lambda: enter_run_folder(folder, config.of_run(method, seed)))
+    resumed = processes.first_only(
+        lambda: enter_run_folder(folder, config.of_run(method, seed), processes=processes.count)
+    )
     kind, tokenizer = prepared.kind, prepared.tokenizer.own
     rows = training_rows(config, prepared.rows.train, seed=seed)
     memory = PeakMemory(choose_device(config.device))

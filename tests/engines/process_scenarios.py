@@ -403,6 +403,32 @@ class Signalled(Callback):
             signal.raise_signal(signal.SIGTERM)
 
 
+def moved(processes: Processes, folder: Path, step: int) -> dict[str, Any]:
+    """Go on alone from a checkpoint of two processes, and in two from one of a process alone; without masks."""
+    # Of the two upper steps the first is the warm-up's, and moves nothing; the second comes after step 16.
+    options: dict[str, Any] = {"accumulation": 2, "steps": 18, "split_ratio": 0.5, "refresh": 1}
+    options |= {"unroll_steps": 4, "hypergradient": {"name": "unrolled", "steps": 4}}
+
+    def run(name: str, joined: Processes, *, start: str | None = None) -> tuple[Tensor, list[str]]:
+        where = {"save_every": step} if start is None else {"resume": folder / f"{start}-{step}" / f"checkpoint-{step}"}
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            model, *_ = trained(joined, folder=folder / f"{name}-{step}", **options, **where)
+        return vector(model), [str(each.message) for each in told]
+
+    together, _ = run("together", processes)
+    processes.first_only(lambda: run("alone", ONE_PROCESS))
+    fewer = processes.first_only(lambda: run("fewer", ONE_PROCESS, start="together"))
+    more = run("more", processes, start="alone")
+    return {
+        name: {
+            "apart": processes.gathered(float((found - together).abs().max())),
+            "told": processes.gathered(told),
+        }
+        for name, (found, told) in (("fewer", fewer), ("more", more))
+    }
+
+
 def saving(processes: Processes) -> dict[str, Any]:
     """Save between two unroll steps and inside the upper accumulation; go on, here and where that is refused."""
     folder = processes.first_only(lambda: Path(tempfile.mkdtemp()))
@@ -437,8 +463,7 @@ def saving(processes: Processes) -> dict[str, Any]:
     again, _ = run("ended", resume=True)
     found["ended_same"] = processes.gathered(torch.equal(vector(again), vector(whole)))
     found["halve"] = processes.gathered(refusal(processes, on_out_of_memory="halve"))
-    checkpoint = folder / "whole" / "checkpoint-3"
-    found["alone"] = refusal(ONE_PROCESS, resume=checkpoint) if processes.is_first else ""
+    found["elsewhere"] = {step: moved(processes, folder, step) for step in (3, 11, 14)}
     found["files"] = sorted(path.name for path in (folder / "ended").iterdir()) if processes.is_first else []
     return found
 

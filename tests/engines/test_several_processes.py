@@ -161,9 +161,23 @@ def test_a_signal_to_one_process_saves_and_ends_all(told: Callable[[str], Told])
 
 
 @pytest.mark.slow
-def test_checkpoints_of_several_processes_are_refused_where_they_do_not_fit(told: Callable[[str], Told]) -> None:
+@pytest.mark.parametrize("step", ["3", "11", "14"])
+def test_a_run_goes_on_with_other_processes_and_a_notice(told: Callable[[str], Told], step: str) -> None:
+    """Without masks, and with the same rows a step, it ends where it would have; all are in the middle of unrolling."""
+    found = told("saving")["elsewhere"][step]
+    for each in found.values():
+        assert max(each["apart"]) < 1e-12
+    [said], alone = found["fewer"]["told"]
+    assert said.startswith("the checkpoint is of a run on 2 processes, and this one is on 1; parameters")
+    assert alone == [said]  # what the first one gave
+    [said], nothing = found["more"]["told"]
+    assert said.startswith("the checkpoint is of a run on 1 process, and this one is on 2; parameters")
+    assert nothing == []
+
+
+@pytest.mark.slow
+def test_several_processes_do_not_halve_batches(told: Callable[[str], Told]) -> None:
     found = told("saving")
-    assert found["alone"].startswith("the checkpoint is of a run on 2 processes, and this one is on 1: ")
     first, second = found["halve"]
     assert first == second
     assert first.startswith("on_out_of_memory is 'halve', which one process alone can do, and there are 2")
