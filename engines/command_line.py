@@ -77,16 +77,23 @@ def parse_config(
     """
     parser, lists = _parser(kind, prog=prog, usage=usage, description=description), _list_options(kind)
     first, own = _normal_form(list(before), lists), _normal_form(list(argv), lists)
-    bare = _parser(kind, prog=prog)
-    bare.set_defaults({each.name: {} for each in dataclasses.fields(kind) if each.name in MAPPINGS})  # type: ignore[arg-type]
-    given = bare.parse_args([word for word in own if not word.startswith(("--print_config", "--help", "-h"))])
-    changed = given_way(parser.parse_args(first).as_dict(), given.as_dict())
-    between = [f"--{name}={json.dumps(left)}" for name, left in changed.items()]
+    between = [f"--{name}={json.dumps(left)}" for name, left in _given_way(kind, parser, first, own).items()]
     values = parser.parse_args([*first, *between, *own])
     del values["config"]
     refuse_nulls(kind, values.as_dict(), what="config")
     instantiated = parser.instantiate(values)
     return kind(**instantiated.as_dict() if hasattr(instantiated, "as_dict") else vars(instantiated))
+
+
+def _given_way(kind: type, parser: ArgumentParser, before: list[str], own: list[str]) -> dict[str, Any]:
+    """Return the settings of which a part of the default goes, since it does not fit the user's words."""
+    mappings = [each.name for each in dataclasses.fields(kind) if each.name in MAPPINGS]
+    if not mappings or {"-h", "--help"} & set(own):
+        return {}
+    bare = _parser(kind, prog=parser.prog)
+    bare.set_defaults({name: {} for name in mappings})
+    given = bare.parse_args([word for word in own if not word.startswith("--print_config")])
+    return given_way(parser.parse_args(before).as_dict(), given.as_dict())
 
 
 def _parser(kind: type, **words: Any) -> OneLineParser:

@@ -5,9 +5,12 @@ Run by two processes with torchrun's variables in the environment: ``process_sce
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -19,14 +22,16 @@ from typing import Any
 import torch
 from peft import get_peft_model
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from bilora import BiloraConfig
+from bilora.embedded import embedded_model_folder
 from bilora.engines.callbacks import Callback
 from bilora.engines.fit import fit
 from bilora.engines.process_group import join_processes
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.sharded_base import shard_base
+from bilora.engines.train_command import TRAIN
 from bilora.engines.validation import predict
 from bilora.errors import CheckpointError, DivergedError, InterruptedRun, ProcessesError, SettingsError
 from bilora.problems.lower import LowerProblem
@@ -468,10 +473,64 @@ def saving(processes: Processes) -> dict[str, Any]:
     return found
 
 
+def command_words(folder: Path) -> list[str]:
+    """Return what ``bilora train`` is given: a random one-layer BERT and a file, which are made in the folder."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=30522, max_position_embeddings=64, initializer_range=0.5, **sizes)
+    BertModel(config).save_pretrained(folder / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copy(embedded_model_folder() / name, folder / "model")
+    rows = [{"text": f"number {row % 7} of {row}", "label": ("even", "odd")[row % 2]} for row in range(80)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    given = {"--model": "model", "--train-file": "rows.jsonl", "--output": "run"}
+    words = [word for name, each in given.items() for word in (name, str(folder / each))]
+    return [
+        *words,
+        "--max-length",
+        "16",
+        "--device",
+        "cpu",
+        "--epochs",
+        "8",
+        "--lower.batch-size",
+        "4",
+        "--upper.batch-size",
+        "4",
+    ]
+
+
+def train_command(processes: Processes) -> dict[str, Any]:
+    """Run ``bilora train`` in both, and the verb that finds it finished."""
+    folder = processes.first_only(lambda: Path(tempfile.mkdtemp()))
+    words = processes.first_only(lambda: command_words(folder))
+    found: dict[str, Any] = {}
+    for name, own in (("trained", words), ("again", ["--resume", str(folder / "run")])):
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            code = TRAIN.run(own)
+        found[name] = {"codes": processes.gathered(code), "printed": processes.gathered(out.getvalue())}
+    if processes.is_first:
+        found["results"] = json.loads((folder / "run" / "all_results.json").read_text(encoding="utf-8"))
+        found["files"] = sorted(path.name for path in (folder / "run").iterdir())
+    return found
+
+
 SCENARIOS = {
     each.__name__: each
     for each in (
-        *(equality, rows_read, masks, stopping, metrics, divergence, refusals, validation, sharded_base, saving),
+        *(
+            equality,
+            rows_read,
+            masks,
+            stopping,
+            metrics,
+            divergence,
+            refusals,
+            validation,
+            sharded_base,
+            saving,
+            train_command,
+        ),
     )
 }
 

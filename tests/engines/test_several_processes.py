@@ -194,6 +194,22 @@ def test_a_sharded_base_halves_and_trains_as_a_whole_one(told: Callable[[str], T
 
 
 @pytest.mark.slow
+def test_the_command_trains_in_several_processes(told: Callable[[str], Told]) -> None:
+    found = told("train_command")
+    first, second = found["trained"]["printed"]
+    assert found["trained"]["codes"] == [0, 0], first
+    assert first.count("self-check of") == first.count(": ok") == 2
+    assert second == ""
+    # 8 epochs of 0.8 x 72 rows, in batches of 4 in each of the two.
+    assert "bilora: 58 steps on" in first
+    assert found["results"]["processes"] == 2
+    assert {"adapter", "lora", "train.yaml", "metrics.jsonl"} <= set(found["files"])
+    first, second = found["again"]["printed"]
+    assert first.endswith("(finished before)\n")
+    assert second == ""
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "asleep"])
 def test_a_lost_process_ends_the_others_with_its_number(tmp_path: Path, how: str) -> None:
     began = time.monotonic()
