@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from betty.configs import EngineConfig
 from betty.engine import Engine
-from betty.logging import get_logger
 
 from bilora.engines.callback_guard import CallbackGuard
 from bilora.engines.callbacks import Callback
@@ -18,6 +15,7 @@ from bilora.engines.devices import choose_device
 from bilora.engines.engine_checks import check_disjoint, check_equal_start, check_schedule
 from bilora.engines.hypergradients import build_hypergradient
 from bilora.engines.quality_meter import QualityMeter
+from bilora.engines.quiet_betty import quiet_betty
 from bilora.engines.stage_place import StagePlace
 from bilora.engines.step_record import StepRecord, UpperRecord, ValidationRecord
 from bilora.errors import SettingsError
@@ -47,6 +45,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         callbacks: Called in this order.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         meter: Upper steps between two readings of the quality meter; 0 takes none.
+        skip_diverged: Steps in a row of a level that may be skipped because they are not finite.
         place: Where this stands in a run of several stages; None for a run of its own.
         processes: The processes that train together; each makes an engine over equal levels.
 
@@ -67,6 +66,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         callbacks: Sequence[Callback] = (),
         device: str = "auto",
         meter: int = 0,
+        skip_diverged: int = 0,
         place: StagePlace | None = None,
         processes: Processes = ONE_PROCESS,
     ) -> None:
@@ -81,6 +81,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         self.processes = processes
         for each in self.levels:
             each.processes = processes
+            each.skipped.allowed = skip_diverged
         self.steps = self.place.steps_before + steps
         self.validate = validate
         self.validate_every = validate_every
@@ -123,7 +124,8 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         """Step until the steps are made or a callback stops the run, then validate once more.
 
         Raises:
-            DivergedError: A loss or gradient is not finite; the parameters are those before that step.
+            DivergedError: A loss or gradient is not finite, and the step may not be skipped; the parameters are those
+                before it.
         """
         self.train()
         ended = False
@@ -198,6 +200,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
             gradient_norm=report.gradient_norm,
             learning_rates=report.learning_rates,
             upper=self._upper_record() if upper_stepped else None,
+            skipped=report.skipped,
         )
 
     def _upper_record(self) -> UpperRecord:
@@ -212,13 +215,14 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
             implicit_norm=upper.implicit_norm,
             learning_rates=upper.report.learning_rates,
             meter=upper.hypergradient.reading if isinstance(upper.hypergradient, QualityMeter) else None,
+            skipped=upper.report.skipped,
         )
 
     # ---- what Betty's engine does on its way ---------------------------------------------------------
 
     def initialize(self) -> None:
         """Wire and set up the levels; Betty would print its set-up to the standard output, which is the user's."""
-        with _quiet_betty():
+        with quiet_betty():
             super().initialize()
 
     def configure_systems(self) -> dict[str, Any]:
@@ -237,14 +241,3 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
             )
         name: str = super().set_problem_attr(problem)
         return name
-
-
-@contextmanager
-def _quiet_betty() -> Iterator[None]:
-    logger = get_logger()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 import sys
 from collections.abc import Container, Sequence
@@ -9,6 +11,7 @@ from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 
+from bilora.engines.yielding_defaults import MAPPINGS, given_way
 from bilora.lookup import did_you_mean
 from bilora.sections import refuse_nulls
 
@@ -40,12 +43,19 @@ def _option_in(message: str) -> str:
 
 
 def parse_config(
-    kind: type[Config], argv: Sequence[str], *, prog: str, description: str, usage: str | None = None
+    kind: type[Config],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    usage: str | None = None,
+    before: Sequence[str] = (),
 ) -> Config:
     """Return the config that the words of a command line make.
 
     ``--config FILE`` reads YAML; every field is an option with hyphens or underscores, a nested one with a
-    dot (``--lower.learning-rate 5e-4``); a list takes several words (``--seeds 0 1 2``). What stands later wins.
+    dot (``--lower.learning-rate 5e-4``); a list takes several words (``--seeds 0 1 2``). What stands later wins. A
+    default gives way where it does not fit what the words say, see :func:`given_way`.
 
     Args:
         kind: A dataclass of dataclasses.
@@ -53,6 +63,7 @@ def parse_config(
         prog: Name of the program, for help and errors.
         description: One line for the help.
         usage: How it is called, in short; None lists every option.
+        before: Words that the program puts before those of the user: they are defaults.
 
     Raises:
         SystemExit: With code 2 after an error message, or 0 after ``--help`` or ``--print_config``.
@@ -64,15 +75,33 @@ def parse_config(
         >>> parse_config(FitSettings, argv, prog="example", description="").lower.batch_size
         4
     """
-    # An abbreviated option would be taken without a word, and could mean another one tomorrow.
-    parser = OneLineParser(prog=prog, usage=usage, description=description, default_env=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="A YAML file of settings; later words override it.")
-    parser.add_class_arguments(kind, None, as_group=False)
-    values = parser.parse_args(_normal_form(list(argv), _list_options(kind)))
+    parser, lists = _parser(kind, prog=prog, usage=usage, description=description), _list_options(kind)
+    first, own = _normal_form(list(before), lists), _normal_form(list(argv), lists)
+    between = [f"--{name}={json.dumps(left)}" for name, left in _given_way(kind, parser, first, own).items()]
+    values = parser.parse_args([*first, *between, *own])
     del values["config"]
     refuse_nulls(kind, values.as_dict(), what="config")
     instantiated = parser.instantiate(values)
     return kind(**instantiated.as_dict() if hasattr(instantiated, "as_dict") else vars(instantiated))
+
+
+def _given_way(kind: type, parser: ArgumentParser, before: list[str], own: list[str]) -> dict[str, Any]:
+    """Return the settings of which a part of the default goes, since it does not fit the user's words."""
+    mappings = [each.name for each in dataclasses.fields(kind) if each.name in MAPPINGS]
+    if not mappings or {"-h", "--help"} & set(own):
+        return {}
+    bare = _parser(kind, prog=parser.prog)
+    bare.set_defaults({name: {} for name in mappings})
+    given = bare.parse_args([word for word in own if not word.startswith("--print_config")])
+    return given_way(parser.parse_args(before).as_dict(), given.as_dict())
+
+
+def _parser(kind: type, **words: Any) -> OneLineParser:
+    # An abbreviated option would be taken without a word, and could mean another one tomorrow.
+    parser = OneLineParser(default_env=False, allow_abbrev=False, **words)
+    parser.add_argument("--config", action="config", help="A YAML file of settings; later words override it.")
+    parser.add_class_arguments(kind, None, as_group=False)
+    return parser
 
 
 def _normal_form(argv: list[str], lists: Container[str]) -> list[str]:
@@ -103,7 +132,7 @@ def _with_value(word: str, following: str) -> str:
 
 
 SWITCHES = {
-    **dict.fromkeys(("--debug", "--allow_config_change", "--keep_best", "--shard_base"), "true"),
+    **dict.fromkeys(("--debug", "--allow_config_change", "--keep_best", "--shard_base", "--overwrite"), "true"),
     "--resume": "auto",
 }
 """Options that may stand without a value, and the value they then have."""

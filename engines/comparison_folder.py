@@ -31,7 +31,7 @@ def comparison_folder(config: RunConfig, *, task: str) -> Path:
         SettingsError: The folder holds something else, or nothing to resume.
     """
     if config.resume is None:
-        return make_output_folder(config.output, task=task)
+        return make_output_folder(config.output, task=task, overwrite=config.overwrite)
     if config.resume == "auto":
         if config.output is None:
             raise SettingsError("resume is 'auto', which goes on in the folder that --output names; give --output")
@@ -67,7 +67,9 @@ def resumed_folder(argv: Sequence[str]) -> Path | None:
 
 def keep_config(folder: Path, config: RunConfig) -> None:
     """Write the settings of the command, for ``--resume`` to read; not where it writes, since a folder may move."""
-    kept = dataclasses.replace(config, output=None, resume=None, allow_config_change=False, debug=False)
+    kept = dataclasses.replace(
+        config, output=None, overwrite=False, resume=None, allow_config_change=False, debug=False
+    )
     write_yaml(folder / CONFIG, resolved(kept))
 
 

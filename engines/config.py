@@ -69,6 +69,8 @@ class RunConfig:
         keep_best: Whether to end with the parameters of the best validation instead of the last ones.
         save_every: Lower steps between two checkpoints; 0 saves only when a signal ends the run.
         save_total_limit: Newest checkpoints to keep; 0 keeps all.
+        skip_diverged: Steps in a row of a level that are skipped where a loss or gradient is not finite; one more ends
+            the run. 0 skips none.
         on_save_error: ``stop`` or ``warn`` and go on, where a checkpoint cannot be written.
         on_out_of_memory: ``stop``, or ``halve`` the level's batch, double its accumulation, and start the run again.
         precision: ``fp32``, ``bf16`` or ``fp16``.
@@ -77,6 +79,8 @@ class RunConfig:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         shard_base: Whether several processes cut the frozen base model up among them, instead of a copy in each.
         output: Folder of the results; None takes the next free ``runs/<task>-N``.
+        overwrite: Whether an earlier run in ``output`` is removed before this one begins; only the files that a run
+            writes are, and nothing is before everything that can be checked has been.
         resume: The output folder of an earlier command: finished runs are kept, the one that was interrupted goes on.
             ``auto`` does so with ``output`` if something is there, and starts anew if not.
         allow_config_change: Whether learning rates, schedules, clipping, steps and validation may differ on a resume.
@@ -123,6 +127,7 @@ class RunConfig:
     keep_best: bool = False
     save_every: int = 0
     save_total_limit: int = 0
+    skip_diverged: int = 0
     on_save_error: Literal["stop", "warn"] = "stop"
     on_out_of_memory: Literal["stop", "halve"] = "stop"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -131,6 +136,7 @@ class RunConfig:
     device: str = "auto"
     shard_base: bool = False
     output: str | None = None
+    overwrite: bool = False
     resume: str | None = None
     allow_config_change: bool = False
     debug: bool = False
@@ -147,6 +153,8 @@ class RunConfig:
             ("seeds", "each may stand once, and none may be negative", _are_seeds(self.seeds)),
             ("train_rows", "it must be at least 2, or none for all", self.train_rows is None or self.train_rows > 1),
             ("max_length", "it must be at least 1", self.max_length >= 1),
+            ("overwrite", "it belongs to output, which is not given", self.output is not None or not self.overwrite),
+            ("overwrite", "resume goes on with what it removes; take one", self.resume is None or not self.overwrite),
             (
                 "shard_base",
                 "a sharded model has no second derivative, and is not compiled; use products: finite_difference, no "
@@ -196,6 +204,8 @@ class RunConfig:
             seeds=[seed],
             method_settings={name: own for name, own in self.method_settings.items() if name == method},
             formulation=self.formulation if has_formulation(method) else None,
+            # A config that is written down and read again must not remove anything.
+            overwrite=False,
         )
 
     def sha256(self, method: str, seed: int) -> str:

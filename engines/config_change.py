@@ -9,7 +9,7 @@ from bilora.errors import CheckpointError
 
 FREE = frozenset(
     ("save_every", "save_total_limit", "on_save_error", "on_out_of_memory")
-    + ("output", "resume", "allow_config_change", "debug")
+    + ("output", "overwrite", "resume", "allow_config_change", "debug")
     # Where one value leaves rows out, the other refuses the file; and the rows themselves are compared.
     + ("on_bad_row",)
 )
@@ -17,7 +17,7 @@ FREE = frozenset(
 
 _OF_A_LEVEL = ("learning_rate", "weight_decay", "schedule", "warmup", "gradient_clipping")
 ALLOWED = frozenset(
-    ["steps", "validate_every", "early_stopping"]
+    ["steps", "validate_every", "early_stopping", "skip_diverged"]
     + [f"{level}.{name}" for level in ("lower", "upper") for name in _OF_A_LEVEL]
 )
 """Settings that may differ if the user says so; everything else would make the state of the checkpoint meaningless."""

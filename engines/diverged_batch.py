@@ -1,4 +1,4 @@
-"""What a run that diverged leaves behind: where, on which batch, and what is still good."""
+"""What a step that is not finite leaves behind: where, on which batches, and what is still good."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from bilora.engines.bilevel import BilevelEngine
+from bilora.engines.callbacks import Callback
 from bilora.engines.checkpoint_files import checkpoints
 from bilora.engines.metrics_file import finite_or_null
+from bilora.engines.step_record import StepRecord
 from bilora.engines.strict_json import dump_json
 from bilora.errors import DivergedError
+from bilora.problems.level import Level
 
 NAME = "diverged.json"
 
@@ -29,13 +32,42 @@ def divergence_told(engine: BilevelEngine, folder: Path | None) -> Iterator[None
     except DivergedError as error:
         if folder is None or not engine.processes.is_first:
             raise
-        batches = {level.name: _plain(level.cur_batch) for level in engine.levels}
-        found = {"step": engine.step, "error": str(error), "batches": batches}
-        (folder / NAME).write_text(dump_json(finite_or_null(found)), encoding="utf-8")
+        _write(folder / NAME, engine, error=str(error))
         saved = checkpoints(folder)
         last = f"the last checkpoint is {saved[0][1]}" if saved else "there is no checkpoint"
         whose = "" if engine.processes.count == 1 else ", those of process 0"
         raise DivergedError(f"{error}. The batches are in {folder / NAME}{whose}; {last}") from error
+
+
+class SkippedBatches(Callback):
+    """Write the batches of every step that was skipped, to ``skipped-<step>.json``.
+
+    Args:
+        folder: The folder of the run; the first of several processes writes its own batches there.
+    """
+
+    must_work = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
+        """Write them, if the step of a level was skipped."""
+        skipped = (record.skipped, record.upper is not None and record.upper.skipped)
+        if any(skipped) and engine.processes.is_first:
+            names = [level.name for level, each in zip(engine.levels, skipped, strict=False) if each]
+            _write(self.folder / f"skipped-{record.step}.json", engine, skipped=names)
+
+
+def _write(path: Path, engine: BilevelEngine, **more: Any) -> None:
+    batches = {level.name: _plain(_batch(level)) for level in engine.levels}
+    found = {"step": engine.step, **more, "batches": batches}
+    path.write_text(dump_json(finite_or_null(found)), encoding="utf-8")
+
+
+def _batch(level: Level) -> Any:
+    """Return the batch of a level's step; a list of them where the step has several micro-batches."""
+    return level.step_batches if len(level.step_batches) > 1 else level.cur_batch
 
 
 def _plain(value: Any) -> Any:

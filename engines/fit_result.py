@@ -19,6 +19,8 @@ class StageResult:
         upper_steps: Upper optimizer steps made in it.
         best_step: The step of the run whose parameters were kept, or None where the last ones were.
         stop_reason: Why it ended before its last step, or None.
+        skipped_steps: How many of its lower steps were skipped, since they were not finite.
+        skipped_upper_steps: The same of its upper steps.
     """
 
     name: str
@@ -26,6 +28,8 @@ class StageResult:
     upper_steps: int
     best_step: int | None
     stop_reason: str | None
+    skipped_steps: int = 0
+    skipped_upper_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class FitResult:
         stages: What came of each stage.
         spectrum: The magnitudes by which ranks were cut, or None where none were.
         learned: What the variant's companion has learned, as a JSON object; empty without one.
+        skipped_steps: Lower steps, of those made, that were skipped since they were not finite.
+        skipped_upper_steps: The same of the upper steps.
     """
 
     steps: int
@@ -55,3 +61,5 @@ class FitResult:
     stages: tuple[StageResult, ...] = ()
     spectrum: Spectrum | None = None
     learned: dict[str, Any] = field(default_factory=dict)
+    skipped_steps: int = 0
+    skipped_upper_steps: int = 0

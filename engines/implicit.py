@@ -61,9 +61,15 @@ class ImplicitHypergradient(ProductSettings, abc.ABC):
     """``dL2/dE ~ d_E L2 - d2_{E,V} L1 . w`` by the implicit function theorem; a subclass says how w is found."""
 
     def implicit_term(self, vector: Tensors, lower: LowerProblem) -> Tensors:
-        """Return ``-d2_{E,V} L1 . w``."""
+        """Return ``-d2_{E,V} L1 . w``.
+
+        Raises:
+            DivergedError: v is not finite, or the lower step was skipped because it was not.
+        """
         refuse_not_finite(vector)
         step = lower.recorded_step()
+        if step.skipped:
+            raise DivergedError("the lower step that the hypergradient comes back to was skipped: it is not finite")
         with self.product_method().at(lower, step) as point:
             return scaled(point.mixed(self.solve(vector, point, step)), -1.0)
 

@@ -22,7 +22,9 @@ def read_losses(metrics_file: Path) -> tuple[list[tuple[int, float]], list[tuple
     """
     lines = [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
     steps = [line for line in lines if "lower_loss" in line]
-    training = [(line["step"], line.get("lower_task_loss", line["lower_loss"])) for line in steps]
+    losses = [(line["step"], line.get("lower_task_loss", line["lower_loss"])) for line in steps]
+    # A step that was skipped has none.
+    training = [(step, loss) for step, loss in losses if loss is not None]
     validation = [(line["step"], line["validation"]["loss"]) for line in lines if "validation" in line]
     return training, validation
 

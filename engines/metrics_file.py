@@ -74,6 +74,7 @@ class MetricsFile(Callback):
             **{f"lower_{name}": value for name, value in record.parts.items()},
             "lower_gradient_norm": record.gradient_norm,
             "lower_learning_rates": list(record.learning_rates),
+            **({"lower_skipped": True} if record.skipped else {}),
         }
         if record.upper is not None:
             line |= {
@@ -84,6 +85,7 @@ class MetricsFile(Callback):
                 "direct_norm": record.upper.direct_norm,
                 "implicit_norm": record.upper.implicit_norm,
                 "upper_learning_rates": list(record.upper.learning_rates),
+                **({"upper_skipped": True} if record.upper.skipped else {}),
             }
             if record.upper.meter is not None:
                 line |= {"meter_cosine": record.upper.meter.cosine, "meter_norm_ratio": record.upper.meter.norm_ratio}

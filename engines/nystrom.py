@@ -12,7 +12,7 @@ from bilora.aliases import Tensors
 from bilora.engines.implicit import ImplicitHypergradient
 from bilora.engines.products import Point
 from bilora.engines.vectors import flatten, split_like
-from bilora.errors import SettingsError
+from bilora.errors import DivergedError, SettingsError
 from bilora.problems.lower_step import LowerStep
 
 
@@ -59,7 +59,10 @@ class Nystrom(ImplicitHypergradient):
         flat = flatten(vector)
         sketch = self._sketch(flat)
         images = [flatten(point.hessian(split_like(column, vector))) for column in sketch.T]
-        basis, eigenvalues = _sketched_eigenvectors(sketch, torch.stack(images, dim=1))
+        columns = torch.stack(images, dim=1)
+        if not torch.isfinite(columns).all():  # torch's eigh would end in an error of its own
+            raise DivergedError("nystrom: a product of the Hessian is not finite; no parameter was stepped")
+        basis, eigenvalues = _sketched_eigenvectors(sketch, columns)
         inside = basis.T @ flat
         # Inside the sketch 1 / (lambda + damping), outside 1 / damping.
         outside = (flat - basis @ inside) / self.damping

@@ -60,20 +60,24 @@ class Program:
         debug = any(word == "--debug" or word.lower() == "--debug=true" for word in argv)
         return exit_code(lambda: self._compare(argv), program=self.name, debug=debug)
 
-    def with_default_config(self, argv: Sequence[str]) -> list[str]:
-        """Return the words with the default config first, unless they name a config or where the rows are.
+    def default_words(self, argv: Sequence[str]) -> list[str]:
+        """Return the words that read the default config, unless the user's name a config or where the rows are.
 
         A command that is resumed has its settings in its output folder.
         """
         folder = resumed_folder(argv)
         if folder is not None:
-            return ["--config", str(folder / CONFIG), *argv]
+            return ["--config", str(folder / CONFIG)]
         named = any(word.split("=")[0] in self.naming for word in argv)
-        return list(argv) if named else ["--config", str(self.default_config), *argv]
+        return [] if named else ["--config", str(self.default_config)]
+
+    def parse(self, argv: Sequence[str]) -> RunConfig:
+        """Return the config that the words make."""
+        before = self.default_words(argv)
+        return parse_config(RunConfig, argv, prog=self.name, description=self.description, before=before)
 
     def _compare(self, argv: Sequence[str]) -> None:
-        words = self.with_default_config(argv)
-        config = parse_config(RunConfig, words, prog=self.name, description=self.description)
+        config = self.parse(argv)
         processes = join_processes(device=config.device)
         if argv and processes.is_first:
             # Not before the words are understood: what --print_config writes can be read back as YAML.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -151,7 +152,7 @@ class ReportTo(Callback):
         self._guarded(self._open)
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
-        """Log a step."""
+        """Log a step; of one that was skipped, what is a number."""
         values = {
             "train/lower_loss": record.loss,
             "train/lower_gradient_norm": record.gradient_norm,
@@ -163,7 +164,7 @@ class ReportTo(Callback):
                 "train/hypergradient_norm": record.upper.hypergradient_norm,
                 "train/upper_learning_rate": max(record.upper.learning_rates),
             }
-        self._log(values, record.step)
+        self._log({name: each for name, each in values.items() if math.isfinite(each)}, record.step)
 
     def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
         """Log a validation; metrics that are undefined are left out."""

@@ -119,7 +119,9 @@ def run_once(
     Returns:
         The row, ready for strict JSON.
     """
-    resumed = processes.first_only(lambda: enter_run_folder(folder, config.of_run(method, seed)))
+    resumed = processes.first_only(
+        lambda: enter_run_folder(folder, config.of_run(method, seed), processes=processes.count)
+    )
     kind, tokenizer = prepared.kind, prepared.tokenizer.own
     rows = training_rows(config, prepared.rows.train, seed=seed)
     memory = PeakMemory(choose_device(config.device))
@@ -177,6 +179,8 @@ def run_once(
         "upper_steps": result.upper_steps,
         "best_step": result.best_step,
         "stop_reason": result.stop_reason,
+        "skipped_steps": result.skipped_steps,
+        "skipped_upper_steps": result.skipped_upper_steps,
     }
     more |= {"stages": [dataclasses.asdict(each) for each in result.stages], "processes": processes.count}
     more |= {"skipped_rows": prepared.rows.skipped, "command": command()}

@@ -8,15 +8,19 @@ from typing import Any
 
 import yaml
 
-from bilora.engines.checkpoint_files import checkpoints
+from bilora.engines.checkpoint_files import MANIFEST, checkpoints
 from bilora.engines.config import RunConfig
 from bilora.engines.config_change import check_changes
+from bilora.engines.halved_batch import LEVELS
 from bilora.engines.metrics_file import finite_or_null
 from bilora.engines.settings import resolved
+from bilora.engines.strict_json import load_json
 from bilora.errors import CheckpointError
 
+BATCHES = ("batch_size", "accumulation")
 
-def enter_run_folder(folder: Path, config: RunConfig) -> bool:
+
+def enter_run_folder(folder: Path, config: RunConfig, *, processes: int = 1) -> bool:
     """Make the folder of a run, or check that what is in it is of this run; return whether there is one to go on with.
 
     A run that was interrupted before its first checkpoint begins again; what it had measured goes.
@@ -24,6 +28,8 @@ def enter_run_folder(folder: Path, config: RunConfig) -> bool:
     Args:
         folder: The folder of the run.
         config: The config of this run alone.
+        processes: How many processes train together. Where another number wrote the checkpoints, batches may differ:
+            whether those of this run fit is decided where the checkpoint is read.
 
     Raises:
         CheckpointError: The run in it has other settings.
@@ -34,6 +40,9 @@ def enter_run_folder(folder: Path, config: RunConfig) -> bool:
         write_yaml(folder / "config.yaml", settings)
         return False
     before = read_yaml(folder / "config.yaml")
+    if before and _processes(folder) not in (None, processes):
+        batches = {level: {name: settings[level][name] for name in BATCHES} for level in LEVELS}
+        before |= {level: before[level] | own for level, own in batches.items() if isinstance(before.get(level), dict)}
     try:
         # A run that was killed before it had written its settings has nothing to compare.
         check_changes(before or settings, settings, allow=config.allow_config_change)
@@ -44,6 +53,16 @@ def enter_run_folder(folder: Path, config: RunConfig) -> bool:
         for name in ("metrics.jsonl", "times.jsonl", "values.jsonl"):
             (folder / name).unlink(missing_ok=True)
     return True
+
+
+def _processes(folder: Path) -> int | None:
+    """Return how many processes wrote the newest checkpoint, None where there is none that says so."""
+    for _, checkpoint in checkpoints(folder):
+        try:
+            return int(load_json(checkpoint / MANIFEST)["processes"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # it is damaged, and will be skipped
+    return None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from bilora.problems.level_state import level_state, load_level_state
 from bilora.problems.random_state import RandomState
 from bilora.stateful import Stateful, check_keys
 
+CALLBACK = "callback."
+
 
 class RunState:
     """Takes the state of a run and gives it to another one that was built from the same settings.
@@ -71,6 +73,10 @@ class RunState:
         self._load_engine(found["engine"])
         RandomState.from_tree(found["random"], device=engine.device, part="random").put_back()
 
+    def without_foreign_callbacks(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parts without those of callbacks that this run does not have."""
+        return {name: each for name, each in parts.items() if not name.startswith(CALLBACK) or name in self._more}
+
     def _engine_state(self) -> dict[str, Any]:
         last = self.engine.last_validation
         return {
@@ -100,5 +106,5 @@ def _named(callbacks: tuple[Callback, ...]) -> dict[str, Stateful]:
             continue
         counts[kind.__name__] += 1
         number = counts[kind.__name__]
-        named[f"callback.{kind.__name__}" + (f"-{number}" if number > 1 else "")] = callback
+        named[f"{CALLBACK}{kind.__name__}" + (f"-{number}" if number > 1 else "")] = callback
     return named

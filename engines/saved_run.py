@@ -17,9 +17,10 @@ from bilora.engines.config_change import check_changes
 from bilora.engines.fingerprint import base_fingerprint, data_fingerprint
 from bilora.engines.fit_result import FitResult
 from bilora.engines.halved_batch import halved, taken_over, with_batches_of
+from bilora.engines.other_processes import notice, parts_elsewhere, rescaled_elsewhere
 from bilora.engines.run_folder import opened
 from bilora.engines.settings import FitSettings, resolved
-from bilora.engines.shared_state import check_same_processes, own_parts
+from bilora.engines.shared_state import own_parts
 from bilora.engines.stage_state import Resumed, staged_state
 from bilora.engines.staged_run import StagedRun
 from bilora.engines.stop_signals import StopSignals, agreed
@@ -77,12 +78,15 @@ class SavedRun:
 
     def _point(self, checkpoint: Checkpoint) -> Point:
         """Return the place of a checkpoint, with this process's own part of it where there are several."""
-        check_same_processes(checkpoint.manifest.get("processes", 1), self.processes)
-        if self.processes.count == 1:
+        saved, processes = checkpoint.manifest.get("processes", 1), self.processes
+        if saved == processes.count == 1:
             return Point.of(checkpoint)
         # Read by the first: the others may be on machines that do not see its folder.
-        parts = self.processes.first_only(lambda: read_parts(checkpoint.folder))
-        return Point(checkpoint.step, checkpoint.manifest, own_parts(parts, self.processes), checkpoint)
+        parts = processes.first_only(lambda: read_parts(checkpoint.folder))
+        own = (
+            own_parts(parts, processes) if saved == processes.count else parts_elsewhere(parts, processes, saved=saved)
+        )
+        return Point(checkpoint.step, checkpoint.manifest, own, checkpoint)
 
     def _until_it_fits(self, signals: StopSignals, point: Point | None) -> FitResult:
         settings = self.settings if point is None else taken_over(self.settings, point.about["run"])
@@ -116,14 +120,21 @@ class SavedRun:
     def _fitted(self, point: Point, run: StagedRun, checkpoints: Checkpoints) -> Resumed:
         """Return what the run goes on from, after comparing it with the run."""
         now = checkpoints.about()
-        before, factors = with_batches_of(point.about["run"], run.settings)
+        saved, processes = point.about.get("processes", 1), self.processes.count
+        if saved == processes:
+            before, counts = with_batches_of(point.about["run"], run.settings)
+        else:
+            before, counts = rescaled_elsewhere(point.about["run"], run.settings, before=saved, now=processes)
         changed = check_changes(before, now["run"], allow=self.allow_config_change)
         check_about(point.about, now)
         if changed and self.processes.is_first:
             said = "; ".join(map(str, changed))
             warnings.warn(f"the run goes on with other settings: {said}", RuntimeWarning, stacklevel=4)
+        if saved != processes and self.processes.is_first:
+            told = notice(point.about["run"], run.settings, before=saved, now=processes)
+            warnings.warn(told, RuntimeWarning, stacklevel=4)
         checkpoints.point, checkpoints.saved = point, point.folder
-        return Resumed(point.states(), factors=factors, keep_rates=bool(changed))
+        return Resumed(point.states(), counts, keep_rates=bool(changed), elsewhere=saved != processes)
 
 
 def check_halving(settings: FitSettings, processes: Processes) -> None:

@@ -84,6 +84,8 @@ class FitSettings:
         keep_best: Whether to end with the parameters of the best validation instead of the last ones.
         save_every: Lower steps between two checkpoints; 0 saves only when a signal ends the run.
         save_total_limit: Newest checkpoints to keep; 0 keeps all.
+        skip_diverged: Steps in a row of a level that are skipped where a loss or gradient is not finite; one more ends
+            the run. 0 skips none.
         on_save_error: ``stop`` or ``warn`` and go on, where a checkpoint cannot be written.
         on_out_of_memory: ``stop``, or ``halve`` the level's batch, double its accumulation, and start the run again.
         precision: ``fp32``, ``bf16`` or ``fp16``, by autocast; trainable parameters stay in float32.
@@ -115,6 +117,7 @@ class FitSettings:
     keep_best: bool = False
     save_every: int = 0
     save_total_limit: int = 0
+    skip_diverged: int = 0
     on_save_error: Literal["stop", "warn"] = "stop"
     on_out_of_memory: Literal["stop", "halve"] = "stop"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -141,6 +144,7 @@ class FitSettings:
             ("early_stopping", "it must be positive, or 0 for never", self.early_stopping >= 0),
             ("save_every", "it must be positive, or 0 for never", self.save_every >= 0),
             ("save_total_limit", "it must be positive, or 0 for all", self.save_total_limit >= 0),
+            ("skip_diverged", "it must be positive, or 0 for none", self.skip_diverged >= 0),
             ("on_save_error", "allowed: stop, warn", self.on_save_error in ("stop", "warn")),
             ("on_out_of_memory", "allowed: stop, halve", self.on_out_of_memory in ("stop", "halve")),
             ("precision", "allowed: fp32, bf16, fp16", self.precision in ("fp32", "bf16", "fp16")),

@@ -44,37 +44,23 @@ def own_parts(parts: Mapping[str, Packed], processes: Processes) -> dict[str, Pa
         >>> own_parts(gathered_parts(held, Processes()), Processes()) == held
         True
     """
-    if processes.count == 1:
-        return dict(parts)
-    if PROCESSES not in parts:
-        raise CheckpointError(f"checkpoint incomplete: {PROCESSES} is missing")
-    names = unpack(parts[PROCESSES], part=PROCESSES)[processes.rank]
-    found = {name: parts.get(_name(processes.rank, name), parts.get(name)) for name in names}
-    missing = [name for name, each in found.items() if each is None]
-    if missing:
-        raise CheckpointError(f"checkpoint incomplete: process {processes.rank}: {missing[0]} is missing")
-    return {name: each for name, each in found.items() if each is not None}
+    return dict(parts) if processes.count == 1 else rank_part(parts, processes.rank)
 
 
-def check_same_processes(saved: int, processes: Processes) -> None:
-    """Refuse a state of another number of processes.
-
-    Args:
-        saved: How many processes wrote it.
-        processes: Those of this run.
+def rank_part(parts: Mapping[str, Packed], rank: int) -> dict[str, Packed]:
+    """Return what of the state of several processes is that of one of them.
 
     Raises:
-        CheckpointError: With both numbers.
-
-    Example:
-        >>> check_same_processes(1, Processes())
+        CheckpointError: A part is missing.
     """
-    if saved != processes.count:
-        raise CheckpointError(
-            f"the checkpoint is of a run on {saved} process{'es' if saved > 1 else ''}, and this one is on "
-            f"{processes.count}: each has random states and a part of every batch of its own; go on "
-            + (f"with torchrun --nproc_per_node {saved}" if saved > 1 else "without torchrun")
-        )
+    if PROCESSES not in parts:
+        raise CheckpointError(f"checkpoint incomplete: {PROCESSES} is missing")
+    names = unpack(parts[PROCESSES], part=PROCESSES)[rank]
+    found = {name: parts.get(_name(rank, name), parts.get(name)) for name in names}
+    missing = [name for name, each in found.items() if each is None]
+    if missing:
+        raise CheckpointError(f"checkpoint incomplete: process {rank}: {missing[0]} is missing")
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def _name(rank: int, part: str) -> str:

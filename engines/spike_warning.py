@@ -30,7 +30,9 @@ class SpikeWarning(Callback):
         self._said = False
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
-        """Compare, then remember."""
+        """Compare, then remember; a step that was skipped has been told."""
+        if record.skipped:
+            return
         maxlen = self._losses.maxlen or 0
         median = statistics.median(self._losses) if len(self._losses) >= maxlen / 5 else None
         self._losses.append(record.loss)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from bilora.engines.fit_result import StageResult
-from bilora.engines.halved_batch import count_anew
+from bilora.engines.halved_batch import Rescaled, count_anew
 from bilora.engines.run_state import RunState
 from bilora.errors import CheckpointError
 from bilora.parameters import trainable_parameters
@@ -30,13 +30,15 @@ class Resumed:
 
     Args:
         parts: The state, by part.
-        factors: How many times smaller the micro-batches have become since, by level.
+        counts: How the counts of a level change, whose batches have another size since.
         keep_rates: Whether learning rates and weight decay are those of the settings, not of the state.
+        elsewhere: Whether another number of processes wrote it.
     """
 
     parts: Mapping[str, Any]
-    factors: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, Rescaled] = field(default_factory=dict)
     keep_rates: bool = False
+    elsewhere: bool = False
 
 
 def entry_values(model: nn.Module) -> dict[str, Tensor]:
@@ -87,8 +89,17 @@ def restore_staged(run: StagedRun, resumed: Resumed) -> int:
     _load_companion(run, state["companion"])
     assert run.levels is not None  # entered above
     rest = {name: each for name, each in resumed.parts.items() if name != "stages"}
-    counted = count_anew(rest, engine, resumed.factors)
-    RunState(engine, run.levels.loaders, run.buffers).restore(counted, keep_rates=resumed.keep_rates)
+    counts = resumed.counts
+    if run.stages[index].rows == "upper":  # its level is called lower, and has the batches of the upper one
+        counts = {"lower": counts["upper"]} if "upper" in counts else {}
+    counted = count_anew(rest, engine, counts)
+    own = RunState(engine, run.levels.loaders, run.buffers)
+    if resumed.elsewhere and not run.processes.is_first:
+        # What writes files hangs on the first process alone.
+        counted = own.without_foreign_callbacks(counted)
+    own.restore(counted, keep_rates=resumed.keep_rates)
+    if resumed.elsewhere:
+        run.processes.fork_random_state(run.settings.seed, engine.step)
     engine.begins_run = True
     return int(index)
 

@@ -16,7 +16,7 @@ from bilora.engines.bilevel import BilevelEngine, Metrics
 from bilora.engines.callbacks import Callback
 from bilora.engines.changed_buffers import ChangedBuffers
 from bilora.engines.compiled import compiled
-from bilora.engines.diverged_batch import divergence_told
+from bilora.engines.diverged_batch import SkippedBatches, divergence_told
 from bilora.engines.early_stopping import EarlyStopping
 from bilora.engines.engine_checks import sample_of
 from bilora.engines.fit_result import FitResult, StageResult
@@ -158,6 +158,8 @@ class StagedRun:
             best_step=kept[-1] if kept else None,
             # Stopping at the last step stops nothing.
             stop_reason=engine.stop_reason if engine.step < engine.steps else None,
+            skipped_steps=engine.lower_level.skipped.total,
+            skipped_upper_steps=0 if engine.upper_level is None else engine.upper_level.skipped.total,
         )
         self.done.append(found)
         # Stages that split draw the same split first.
@@ -178,6 +180,8 @@ class StagedRun:
             stages=tuple(self.done),
             spectrum=self.spectrum,
             learned={} if self.companion is None else self.companion.learned(),
+            skipped_steps=sum(each.skipped_steps for each in self.done),
+            skipped_upper_steps=sum(each.skipped_upper_steps for each in self.done),
         )
 
     def _build(self, index: int) -> BilevelEngine:
@@ -207,6 +211,7 @@ class StagedRun:
             callbacks=(*self.callbacks, *self.watchers),
             device=settings.device,
             meter=settings.meter,
+            skip_diverged=settings.skip_diverged,
             place=place_of(self.stages, index, self.done, settings),
             processes=self.processes,
         )
@@ -214,6 +219,8 @@ class StagedRun:
     def _watchers(self, stage: Stage, levels: Levels) -> tuple[Callback, ...]:
         """Return fresh watchers: the best of one stage is not the best of another."""
         settings, watchers = self.settings, list[Callback]()
+        if settings.skip_diverged and self.folder is not None:
+            watchers.append(SkippedBatches(self.folder))
         if self.monitor is not None and settings.keep_best:
             watchers.append(KeepBest(self.monitor))
         if self.monitor is not None and settings.early_stopping:

@@ -20,6 +20,7 @@ class UpperRecord:
         implicit_norm: Norm of its implicit part.
         learning_rates: One a param group of the upper optimizer.
         meter: The quality meter's reading, where one was taken.
+        skipped: Whether it was left out, since a number in it was not finite.
     """
 
     step: int
@@ -30,6 +31,7 @@ class UpperRecord:
     implicit_norm: float
     learning_rates: tuple[float, ...]
     meter: MeterReading | None = None
+    skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class StepRecord:
         gradient_norm: Norm of the lower gradient, before clipping.
         learning_rates: One a param group of the lower optimizer.
         upper: The upper step, or None.
+        skipped: Whether it was left out, since a number in it was not finite.
     """
 
     step: int
@@ -51,6 +54,7 @@ class StepRecord:
     gradient_norm: float
     learning_rates: tuple[float, ...]
     upper: UpperRecord | None = None
+    skipped: bool = False
 
 
 @dataclass(frozen=True)

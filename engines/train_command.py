@@ -10,6 +10,7 @@ from typing import Any
 from bilora.engines.comparison_folder import comparison_folder, resumed_folder
 from bilora.engines.config import RunConfig
 from bilora.engines.monitor import Monitor
+from bilora.engines.process_group import join_processes
 from bilora.engines.push_to_hub import push_to_hub
 from bilora.engines.report_to import ReportTo
 from bilora.engines.results_table import print_table
@@ -21,6 +22,7 @@ from bilora.engines.settings import resolved
 from bilora.engines.train_config import TrainConfig
 from bilora.engines.verb import Verb
 from bilora.errors import InterruptedRun, SettingsError
+from bilora.problems.processes import Processes
 from bilora.record_files import read_records
 from bilora.text_columns import guess_text_columns
 
@@ -29,36 +31,58 @@ TRAIN_FILE = "train.yaml"
 
 
 def train(config: TrainConfig) -> Path:
-    """Train, write the run's folder, check what was written, and return the folder."""
+    """Train, write the run's folder, check what was written, and return the folder.
+
+    Of the processes that torchrun has started all train, and the first alone writes, checks and prints.
+    """
+    processes = join_processes(device=config.device)
     columns = text_columns_of(config)
     rows = load_run_rows(config.run_config(text_columns=columns))
     count = len(rows.train) if config.train_rows is None else config.train_rows
-    run = config.run_config(steps=config.steps_for(count), text_columns=columns)
-    prepared = prepare(run, rows)
-    _say_plan(run, prepared, guessed=columns if config.text_columns is None else None)
-    folder = comparison_folder(config, task=rows.task.name)
-    if (folder / "all_results.json").is_file():
-        print(f"run: {folder} (finished before)")
+    steps = config.steps_for(count, processes=processes.count)
+    run = config.run_config(steps=steps, text_columns=columns)
+    prepared = prepare(run, rows, processes=processes)
+    guessed = columns if config.text_columns is None else None
+    processes.first_only(lambda: _say_plan(run, prepared, guessed=guessed))
+    folder = processes.first_only(lambda: comparison_folder(config, task=rows.task.name))
+    if processes.first_only(lambda: (folder / "all_results.json").is_file()):
+        processes.first_only(lambda: print(f"run: {folder} (finished before)"))
         return folder
     check = _self_check(run, prepared)
-    keep_train_config(folder, config)
-    row = _run(config, run, prepared, folder, check)
-    print_table([row], title=f"{rows.task.name}: validation")
+    processes.first_only(lambda: keep_train_config(folder, config))
+    row = _run(config, run, prepared, folder, check, processes)
+    processes.first_only(lambda: _finish(config, row, folder, check))
+    return folder
+
+
+def _finish(config: TrainConfig, row: dict[str, Any], folder: Path, check: SelfCheck) -> None:
+    print_table([row], title=f"{row['task']}: validation")
     print(f"run: {folder}")
     if config.self_check:
         require_passed(check.verdicts(folder))
     if config.push_to_hub:
         assert config.hub_model_id is not None  # the config has checked it
         print(f"uploaded: {push_to_hub(folder / 'adapter', repository=config.hub_model_id)}")
-    return folder
 
 
-def _run(config: TrainConfig, run: RunConfig, prepared: Prepared, folder: Path, check: SelfCheck) -> dict[str, Any]:
-    hooks = (*(ReportTo(name, folder, resolved(run)) for name in config.report_to), check)
+def _run(
+    config: TrainConfig, run: RunConfig, prepared: Prepared, folder: Path, check: SelfCheck, processes: Processes
+) -> dict[str, Any]:
+    checks = (check,) if config.self_check else ()
+    hooks = (*(ReportTo(name, folder, resolved(run)) for name in config.report_to), *checks)
     watched = Monitor("loss", greater_is_better=False) if config.watch == "loss" else None
     [method], [seed] = run.method, run.seeds
     try:
-        return run_once(run, prepared, method=method, seed=seed, folder=folder, callbacks=hooks, monitor=watched)
+        return run_once(
+            run,
+            prepared,
+            method=method,
+            seed=seed,
+            folder=folder,
+            callbacks=hooks,
+            monitor=watched,
+            processes=processes,
+        )
     except InterruptedRun as error:
         message = f"{error}; go on with bilora train --resume {folder}"
         raise InterruptedRun(message, number=error.number) from error
@@ -66,7 +90,9 @@ def _run(config: TrainConfig, run: RunConfig, prepared: Prepared, folder: Path, 
 
 def keep_train_config(folder: Path, config: TrainConfig) -> None:
     """Write the settings of the command, for ``--resume`` to read; not where it writes, since a folder may move."""
-    kept = dataclasses.replace(config, output=None, resume=None, allow_config_change=False, debug=False)
+    kept = dataclasses.replace(
+        config, output=None, overwrite=False, resume=None, allow_config_change=False, debug=False
+    )
     write_yaml(folder / TRAIN_FILE, resolved(kept))
 
 
@@ -128,4 +154,5 @@ TRAIN = Verb(
     train,
     aliases={"--seed": "--seeds"},
     before=resumed_words,
+    together=True,
 )

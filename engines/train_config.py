@@ -82,6 +82,11 @@ class TrainConfig(RunConfig):
             ("epochs", "it must be positive", 0 < self.epochs < math.inf),
             ("validate_every", "it must not be negative, but for -1", self.validate_every >= -1),
             ("watch", "allowed: loss, score", self.watch in ("loss", "score")),
+            (
+                "self_check",
+                "it runs the model in the first process alone, and shard_base cuts that up; set it to false",
+                not (self.self_check and self.shard_base),
+            ),
             ("hub_model_id", "push_to_hub needs it", self.hub_model_id is not None or not self.push_to_hub),
         )
         refuse_faults("config", self, checks)
@@ -104,15 +109,16 @@ class TrainConfig(RunConfig):
         """Return the files to read in place of a task, or None, also where the columns are not known yet."""
         return None if self.text_columns is None else super().labelled_files()
 
-    def steps_for(self, rows: int) -> int:
+    def steps_for(self, rows: int, *, processes: int = 1) -> int:
         """Return the lower steps for that many training rows: ``steps``, or as many as ``epochs`` makes.
 
         Args:
             rows: Training rows, D1 and D2 together.
+            processes: How many processes read them together, each in batches of its own.
         """
         if self.steps != -1:
             return self.steps
-        batch = self.lower.batch_size * self.lower.accumulation
+        batch = self.lower.batch_size * self.lower.accumulation * processes
         return max(LEAST_STEPS, round(self.epochs * self.split_ratio * rows / batch))
 
     def run_config(self, *, steps: int | None = None, text_columns: tuple[str, ...] | None = None) -> RunConfig:

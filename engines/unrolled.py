@@ -57,7 +57,7 @@ class Unrolled(ProductSettings):
         adjoints = tuple(Adjoint.of(each) for each in vector)
         recorded = lower.recorded_steps(self.steps)
         for index, step in enumerate(reversed(recorded)):
-            if not step.taken:  # fp16 skipped it: nothing moved
+            if not step.taken:  # it was skipped: nothing moved
                 continue
             adjoints, on_gradient = through_optimizer(adjoints, step)
             with self.product_method().at(lower, step) as point:

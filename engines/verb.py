@@ -29,6 +29,7 @@ class Verb:
         positional: The setting that the first word without a name gives.
         aliases: Other names of options.
         before: Words to put before those of the user, given these.
+        together: Whether the processes that torchrun starts do the work together; otherwise they are refused.
 
     Example:
         >>> from bilora.engines.settings import LevelSettings
@@ -45,6 +46,7 @@ class Verb:
     positional: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     before: Callable[[Sequence[str]], Sequence[str]] = _nothing
+    together: bool = False
 
     def run(self, argv: Sequence[str]) -> int:
         """Run the verb and return its exit code.
@@ -59,16 +61,16 @@ class Verb:
     def _work(self, argv: Sequence[str]) -> None:
         config = self.parse(argv)
         count = int(os.environ.get("WORLD_SIZE", "1"))
-        if count > 1:
+        if count > 1 and not self.together:
             raise SettingsError(
                 f"bilora {self.name} runs in one process, and torchrun has started {count}; several train together in "
-                "benchmarks/run_glue.py, and in fit()"
+                "bilora train, in the programs of benchmarks/, and in fit()"
             )
         self.work(config)
 
     def parse(self, argv: Sequence[str]) -> Any:
         """Return the config that the words make."""
-        words = [*self.before(argv), *(self._named(word) for word in argv)]
+        words = [self._named(word) for word in argv]
         if self.positional and words and not words[0].startswith("-"):
             words.insert(0, f"--{self.positional}")
         place = "" if self.positional is None else f" {self.positional.upper()}"
@@ -78,6 +80,7 @@ class Verb:
             prog=f"bilora {self.name}",
             description=self.help,
             usage=f"bilora {self.name}{place} [options]",
+            before=self.before(argv),
         )
 
     def _named(self, word: str) -> str:

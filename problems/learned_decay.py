@@ -117,7 +117,7 @@ class DecayUpper(UpperProblem):
         """Return the hypergradient's term, zero for the decays, with theirs added: no further pass."""
         *others, last = super().implicit_term(vector, lower)
         step = lower.recorded_step()
-        if not step.taken:  # fp16 skipped it: no decay either
+        if not step.taken:  # it was skipped: no decay either
             return (*others, last)
         assert step.parameters_before is not None  # asked for in needs
         own = decays_of(self).implicit_term(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from bilora.problems.level_report import LevelReport
 from bilora.problems.losses import read_loss
 from bilora.problems.processes import ONE_PROCESS, Processes
 from bilora.problems.shared_step import share_gradients
+from bilora.problems.skipped_steps import SkippedSteps
 
 
 class Level(KeptProblem):
@@ -45,6 +47,9 @@ class Level(KeptProblem):
     def __init__(self, name: str, config: Config | None = None, *args: Any, **kwargs: Any) -> None:
         super().__init__(name, config, *args, **kwargs)
         self.report = LevelReport()
+        self.skipped = SkippedSteps()
+        # The micro-batches of the step that is being made, or was made last.
+        self.step_batches: list[Any] = []
 
     # A CUDA graph overwrites what it gave when it is run again, and both losses and gradients outlive a pass.
     copies_outputs: bool = False
@@ -110,6 +115,9 @@ class Level(KeptProblem):
 
     def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss divided by the accumulation, and its parts; no ``.item()``, which would wait for the GPU."""
+        if (self._count - 1) % self.gas == 0:
+            self.step_batches = []
+        self.step_batches.append(batch)
         loss, parts = self.loss_and_parts(batch)
         self.report.add(loss.detach(), parts)
         return loss / self.gas, {"loss": loss.detach()}
@@ -160,6 +168,7 @@ class Level(KeptProblem):
         parameters = self.trainable_parameters()
         norm = gradient_norm([each.grad for each in parameters])
         self.report.close(norm, means)
+        self.report.learning_rates = tuple(group["lr"] for group in self.optimizer.param_groups)
         self.report.taken = self._may_step()
         if not self.report.taken:
             return
@@ -167,7 +176,6 @@ class Level(KeptProblem):
             clip_grads_with_norm_(parameters, self.gradient_clipping, norm)
             # The factor that torch's function applies.
             self.report.clip = min(1.0, self.gradient_clipping / (self.report.gradient_norm + 1e-6))
-        self.report.learning_rates = tuple(group["lr"] for group in self.optimizer.param_groups)
         self.take_step()
         if self.scaler is not None:
             self.scaler.update()
@@ -180,19 +188,53 @@ class Level(KeptProblem):
         return means
 
     def _may_step(self) -> bool:
-        """Return whether loss and gradient are finite; False only where fp16 may try again with a smaller scale."""
+        """Return whether loss and gradient are finite; False where the step is left out, by fp16 or by the user."""
         report = self.report
+        report.skipped = False
         if report.is_finite():
+            self.skipped.took()
             return True
-        if self.scaler is not None and report.loss_is_finite() and self.scaler.get_scale() > 1.0:
+        if self._is_overflow():
             # As GradScaler.step does on an overflow: leave the parameters; update() halves the scale.
             self.scaler.update()
             return False
-        raise DivergedError(
+        self._skip_or_raise()
+        report.skipped = True
+        if self.scaler is not None:
+            # So that it can unscale the next gradients; the scale is not at fault.
+            self.scaler.update(self.scaler.get_scale())
+        return False
+
+    def _is_overflow(self) -> bool:
+        """Return whether fp16 may try again with a smaller scale."""
+        return self.scaler is not None and self.report.loss_is_finite() and self.scaler.get_scale() > 1.0
+
+    def _not_finite(self) -> DivergedError:
+        """Return what is wrong with the step that is not finite."""
+        report = self.report
+        return DivergedError(
             f"level {self.name!r}, step {self._count // self.gas}: loss {report.loss}, gradient norm "
             f"{report.gradient_norm}; no parameter was moved by this step. Lower the learning rate of this level, "
             "clip its gradient, or look at the batch"
         )
+
+    def _skip_or_raise(self) -> None:
+        """Count the step as skipped, with a warning from the first process; raise if there were as many in a row.
+
+        All processes see the same averaged numbers, and so decide alike.
+        """
+        error, skipped = self._not_finite(), self.skipped
+        if not skipped.skip():
+            if skipped.in_row == 0:
+                raise error
+            raise DivergedError(f"{error}. The {skipped.in_row} steps of it before were skipped already") from error
+        if self.processes.is_first:
+            warnings.warn(
+                f"step {self._count // self.gas} of level {self.name!r} is skipped, {skipped.in_row} in a row of "
+                f"at most {skipped.allowed} (skip_diverged): {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _step_scheduler(self) -> None:
         scheduler = self.learning_rate_scheduler

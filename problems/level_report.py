@@ -29,6 +29,7 @@ class LevelReport:
     gradient_norm: float = math.nan
     clip: float = 1.0
     taken: bool = True
+    skipped: bool = False
     learning_rates: tuple[float, ...] = ()
     _names: tuple[str, ...] = ()
     _gathered: list[tuple[Tensor, dict[str, Tensor]]] = field(default_factory=list)

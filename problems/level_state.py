@@ -26,7 +26,8 @@ def level_state(level: Level) -> dict[str, Any]:
     """Return the state of a level, by part.
 
     ``parameters`` by name, ``optimizer``, ``scheduler`` and ``scaler`` as their ``state_dict`` has them (None
-    where there is none), ``progress`` (counter, phase of the unroll, gradients accumulated so far, last report),
+    where there is none), ``progress`` (counter, phase of the unroll, gradients accumulated so far, last report,
+    steps skipped),
     ``loaders`` (epoch and position of each), ``extra`` (:meth:`Level.extra_state`), and of a lower level
     ``recorded``: the steps that the next upper step will come back to.
     """
@@ -129,12 +130,13 @@ def _progress(level: Level) -> dict[str, Any]:
         "at_unroll_start": level._inner_loop_start,
         "gradients": {name: each.grad for name, each in named.items() if each.grad is not None},
         "report": report,
+        "skipped": level.skipped.state(),
     }
 
 
 def _load_progress(level: Level, state: Any) -> None:
     part = f"{level.name}.progress"
-    found = check_keys(state, ("count", "at_unroll_start", "gradients", "report"), part=part)
+    found = check_keys(state, ("count", "at_unroll_start", "gradients", "report", "skipped"), part=part)
     named = level.named_level_parameters()
     unknown = sorted(set(found["gradients"]) - set(named))
     if unknown:
@@ -145,6 +147,7 @@ def _load_progress(level: Level, state: Any) -> None:
             parameter.grad = found["gradients"][name].to(parameter.device)
     fields = [field.name for field in dataclasses.fields(LevelReport)]
     level.report = LevelReport(**to_device(check_keys(found["report"], fields, part=part), level.device))
+    level.skipped.load_state(found["skipped"], part=part)
     level._count, level._inner_loop_start = found["count"], found["at_unroll_start"]
 
 

@@ -134,7 +134,7 @@ class LowerProblem(Level):
             super().optimizer_step(*args, **kwargs)
         finally:
             self._recorded = None
-        step.clip, step.taken = self.report.clip, self.report.taken
+        step.clip, step.taken, step.skipped = self.report.clip, self.report.taken, self.report.skipped
         self._steps.append(step)
         while len(self._steps) > self.needs.steps:
             self._steps.popleft()

@@ -68,7 +68,8 @@ class LowerStep:
         upper_gradient: d_E L1 there, mean over the micro-batches.
         optimizer: What the optimizer knew of each lower parameter before the step.
         clip: The factor that clipping put on the gradient; 1 where it did not clip.
-        taken: Whether the optimizer stepped; False where fp16 skipped the step.
+        taken: Whether the optimizer stepped; False where fp16 skipped the step, or where it was not finite.
+        skipped: Whether the step was not finite, so that there is nothing to come back to.
         learning_rates: The learning rate with which the step moved each lower parameter.
     """
 
@@ -79,6 +80,7 @@ class LowerStep:
     optimizer: tuple[OptimizerSnapshot, ...] = ()
     clip: float = 1.0
     taken: bool = True
+    skipped: bool = False
     learning_rates: tuple[float, ...] = ()
 
     def parameters(self, around: Around, *, now: Tensors) -> Tensors:

@@ -93,12 +93,17 @@ class Processes:
                 "them, and seed the making of the model and the reading of the rows alike"
             )
 
-    def fork_random_state(self, seed: int) -> None:
-        """Seed every process's generators differently, once everything that must be equal has been made."""
-        if self.count == 1:
+    def fork_random_state(self, seed: int, *place: int) -> None:
+        """Seed every process's generators differently, once everything that must be equal has been made.
+
+        Args:
+            seed: Of the run.
+            place: Where in the run, if not at its start; one process alone keeps its random state without it.
+        """
+        if self.count == 1 and not place:
             return
         # Numbers that are no other run's seed; NumPy takes 32 bits.
-        own = int(np.random.SeedSequence([seed, self.rank]).generate_state(1)[0])
+        own = int(np.random.SeedSequence([seed, self.rank, *place]).generate_state(1)[0])
         random.seed(own)
         np.random.seed(own)
         torch.manual_seed(own)

@@ -32,6 +32,8 @@ class UpperProblem(Level):
     hypergradient: Hypergradient | None = None
     direct_norm: float = math.nan
     implicit_norm: float = math.nan
+    _diverged: DivergedError | None = None
+    """Why the step that is being made cannot be taken; asked only where steps may be skipped."""
 
     # ---- what a subclass may add to -----------------------------------------------------------------
 
@@ -68,6 +70,19 @@ class UpperProblem(Level):
         Betty walks the graph twice (and so needs retain_graph), and takes the approximation from the lower
         level's config.
         """
+        if (self._count - 1) % self.gas == 0:
+            self._diverged = None
+        try:
+            if self._diverged is None:
+                self._add_hypergradient(loss, params)
+        except DivergedError as error:
+            if self.skipped.allowed == 0:
+                raise
+            self._diverged = error
+            self.direct_norm = self.implicit_norm = math.nan
+            self._mark(params)
+
+    def _add_hypergradient(self, loss: Tensor, params: Sequence[nn.Parameter]) -> None:
         lower = self.lower_level()
         below = lower.trainable_parameters()
         gradients = self.scaled_gradients(loss, [*params, *below])
@@ -76,13 +91,23 @@ class UpperProblem(Level):
         *shared, mean_loss = self.processes.averaged([*own, loss.detach()])
         direct, vector = tuple(shared[: len(params)]), tuple(shared[len(params) :])
         if not self._is_finite(mean_loss, vector):
-            # An overflow in fp16: optimizer_step sees it in .grad, lowers the loss scale and tries again.
-            self.set_grads(params, [torch.full_like(each, math.inf) for each in params])
+            # An overflow in fp16: optimizer_step lowers the loss scale and tries again.
+            self._mark(params)
             return
         implicit = self.implicit_term(vector, lower)
         self._note_norms(direct, implicit)
         scale = 1.0 if self.scaler is None else self.scaler.get_scale()
         self.set_grads(params, [(d + i) * scale for d, i in zip(direct, implicit, strict=True)])
+
+    def _mark(self, params: Sequence[nn.Parameter]) -> None:
+        """Make ``.grad`` infinite, by which optimizer_step sees that there is no hypergradient."""
+        self.set_grads(params, [torch.full_like(each, math.inf) for each in params])
+
+    def _is_overflow(self) -> bool:
+        return self._diverged is None and super()._is_overflow()
+
+    def _not_finite(self) -> DivergedError:
+        return super()._not_finite() if self._diverged is None else self._diverged
 
     def lower_level(self) -> LowerProblem:
         """Return the level below, of which there is exactly one."""

@@ -109,7 +109,7 @@ def check_benchmark(path: str, argv: list[str], monkeypatch: pytest.MonkeyPatch)
     module = loaded(ROOT / path)
     read = {"run_hypergradients": "read_options", "run_speed": "_options"}.get(module.__name__)
     if read is None:
-        parse_config(RunConfig, module.PROGRAM.with_default_config(argv), prog=path, description="")
+        module.PROGRAM.parse(argv)
     else:
         getattr(module, read)(argv)
 
@@ -122,6 +122,8 @@ def test_command(page: str, words: list[str], place: Path, monkeypatch: pytest.M
         assert ended.value.code == 0
     elif words[0] == "bilora":
         check_bilora(words)
+    elif words[0] == "torchrun" and "bilora_command" in words:
+        check_bilora(words[words.index("bilora_command") :])
     elif words[0] == "make":
         targets = re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert set(words[1:]) <= set(targets)

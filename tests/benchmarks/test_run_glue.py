@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import AutoModelForSequenceClassification
 
 from bilora.engines.command_line import parse_config
 from bilora.engines.config import RunConfig
+from bilora.engines.earlier_run import remove_run
 from bilora.engines.run import Prepared, prepare
 from bilora.problems.catalog import VARIANTS
 from bilora.sources import load_task_rows, take_rows
@@ -65,8 +67,7 @@ def rows(ended: Any, folder: Path, read_results: Callable[[Path], Results]) -> R
 
 @pytest.fixture(scope="module")
 def prepared(run_glue: Any, words: list[str]) -> Prepared:
-    config = parse_config(RunConfig, run_glue.PROGRAM.with_default_config(words), prog="", description="")
-    return prepare(config, load_task_rows("rotten_tomatoes"))
+    return prepare(run_glue.PROGRAM.parse(words), load_task_rows("rotten_tomatoes"))
 
 
 def test_every_variant_is_run() -> None:
@@ -232,3 +233,8 @@ def test_the_same_command_twice_writes_the_same_numbers(
     for name in ("metrics.jsonl", "split.json", "adapter/adapter_model.safetensors"):
         once, twice = (root / "bilora-seed1" / name for root in (folder, again))
         assert once.read_bytes() == twice.read_bytes(), name
+
+
+@pytest.mark.usefixtures("rows")
+def test_overwriting_would_leave_nothing_of_it(folder: Path, tmp_path: Path) -> None:
+    assert remove_run(Path(shutil.copytree(folder, tmp_path / "copy"))) == []

@@ -38,7 +38,7 @@ def test_the_demo_s_config_is_read_unless_another_or_a_task_is_named(
     run_glue: Any, given: list[str], demo: bool
 ) -> None:
     first = ["--config", str(ROOT / "benchmarks" / "configs" / "demo.yaml")] if demo else []
-    assert run_glue.PROGRAM.with_default_config(given) == [*first, *given]
+    assert run_glue.PROGRAM.default_words(given) == first
 
 
 def test_printed_config_is_yaml_from_the_first_line(run_command: Callable[..., Any], tmp_path: Path) -> None:

@@ -5,27 +5,33 @@ Run by two processes with torchrun's variables in the environment: ``process_sce
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import get_peft_model
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from bilora import BiloraConfig
+from bilora.embedded import embedded_model_folder
 from bilora.engines.callbacks import Callback
 from bilora.engines.fit import fit
 from bilora.engines.process_group import join_processes
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.sharded_base import shard_base
+from bilora.engines.train_command import TRAIN
 from bilora.engines.validation import predict
 from bilora.errors import CheckpointError, DivergedError, InterruptedRun, ProcessesError, SettingsError
 from bilora.problems.lower import LowerProblem
@@ -264,7 +270,26 @@ def divergence(processes: Processes) -> dict[str, Any]:
         said = "nothing"
     except DivergedError as error:
         said = str(error)
-    return {"said": processes.gathered(said), "moved": processes.gathered(float((vector(model) - before).abs().max()))}
+    found = {"said": processes.gathered(said), "moved": processes.gathered(float((vector(model) - before).abs().max()))}
+    # Two rows of the second process's alone: the steps that read them are skipped by both.
+    few = [{**row, "inputs": row["inputs"] * float("nan")} if row["row"] < 2 else row for row in rows]
+    own = level(processes)
+    settings = FitSettings(steps=12, unroll_steps=2, lower=own, upper=own, device="cpu", skip_diverged=12)
+    model = LowRank()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        result = fit(
+            model,  # type: ignore[arg-type]
+            rows,
+            collate=lambda some: collate([(rows if processes.is_first else few)[row["row"]] for row in some]),
+            variant=VARIANT,
+            settings=settings,
+            processes=processes,
+        )
+    found["skipped"] = processes.gathered([result.skipped_steps, result.skipped_upper_steps])
+    found["warnings"] = processes.gathered(len(told))
+    first, second = processes.gathered(vector(model))
+    return found | {"same": torch.equal(first, second), "finite": bool(torch.isfinite(first).all())}
 
 
 def refusals(processes: Processes) -> dict[str, Any]:
@@ -383,6 +408,32 @@ class Signalled(Callback):
             signal.raise_signal(signal.SIGTERM)
 
 
+def moved(processes: Processes, folder: Path, step: int) -> dict[str, Any]:
+    """Go on alone from a checkpoint of two processes, and in two from one of a process alone; without masks."""
+    # Of the two upper steps the first is the warm-up's, and moves nothing; the second comes after step 16.
+    options: dict[str, Any] = {"accumulation": 2, "steps": 18, "split_ratio": 0.5, "refresh": 1}
+    options |= {"unroll_steps": 4, "hypergradient": {"name": "unrolled", "steps": 4}}
+
+    def run(name: str, joined: Processes, *, start: str | None = None) -> tuple[Tensor, list[str]]:
+        where = {"save_every": step} if start is None else {"resume": folder / f"{start}-{step}" / f"checkpoint-{step}"}
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            model, *_ = trained(joined, folder=folder / f"{name}-{step}", **options, **where)
+        return vector(model), [str(each.message) for each in told]
+
+    together, _ = run("together", processes)
+    processes.first_only(lambda: run("alone", ONE_PROCESS))
+    fewer = processes.first_only(lambda: run("fewer", ONE_PROCESS, start="together"))
+    more = run("more", processes, start="alone")
+    return {
+        name: {
+            "apart": processes.gathered(float((found - together).abs().max())),
+            "told": processes.gathered(told),
+        }
+        for name, (found, told) in (("fewer", fewer), ("more", more))
+    }
+
+
 def saving(processes: Processes) -> dict[str, Any]:
     """Save between two unroll steps and inside the upper accumulation; go on, here and where that is refused."""
     folder = processes.first_only(lambda: Path(tempfile.mkdtemp()))
@@ -417,16 +468,69 @@ def saving(processes: Processes) -> dict[str, Any]:
     again, _ = run("ended", resume=True)
     found["ended_same"] = processes.gathered(torch.equal(vector(again), vector(whole)))
     found["halve"] = processes.gathered(refusal(processes, on_out_of_memory="halve"))
-    checkpoint = folder / "whole" / "checkpoint-3"
-    found["alone"] = refusal(ONE_PROCESS, resume=checkpoint) if processes.is_first else ""
+    found["elsewhere"] = {step: moved(processes, folder, step) for step in (3, 11, 14)}
     found["files"] = sorted(path.name for path in (folder / "ended").iterdir()) if processes.is_first else []
+    return found
+
+
+def command_words(folder: Path) -> list[str]:
+    """Return what ``bilora train`` is given: a random one-layer BERT and a file, which are made in the folder."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=30522, max_position_embeddings=64, initializer_range=0.5, **sizes)
+    BertModel(config).save_pretrained(folder / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copy(embedded_model_folder() / name, folder / "model")
+    rows = [{"text": f"number {row % 7} of {row}", "label": ("even", "odd")[row % 2]} for row in range(80)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    given = {"--model": "model", "--train-file": "rows.jsonl", "--output": "run"}
+    words = [word for name, each in given.items() for word in (name, str(folder / each))]
+    return [
+        *words,
+        "--max-length",
+        "16",
+        "--device",
+        "cpu",
+        "--epochs",
+        "8",
+        "--lower.batch-size",
+        "4",
+        "--upper.batch-size",
+        "4",
+    ]
+
+
+def train_command(processes: Processes) -> dict[str, Any]:
+    """Run ``bilora train`` in both, and the verb that finds it finished."""
+    folder = processes.first_only(lambda: Path(tempfile.mkdtemp()))
+    words = processes.first_only(lambda: command_words(folder))
+    found: dict[str, Any] = {}
+    for name, own in (("trained", words), ("again", ["--resume", str(folder / "run")])):
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            code = TRAIN.run(own)
+        found[name] = {"codes": processes.gathered(code), "printed": processes.gathered(out.getvalue())}
+    if processes.is_first:
+        found["results"] = json.loads((folder / "run" / "all_results.json").read_text(encoding="utf-8"))
+        found["files"] = sorted(path.name for path in (folder / "run").iterdir())
     return found
 
 
 SCENARIOS = {
     each.__name__: each
     for each in (
-        *(equality, rows_read, masks, stopping, metrics, divergence, refusals, validation, sharded_base, saving),
+        *(
+            equality,
+            rows_read,
+            masks,
+            stopping,
+            metrics,
+            divergence,
+            refusals,
+            validation,
+            sharded_base,
+            saving,
+            train_command,
+        ),
     )
 }
 

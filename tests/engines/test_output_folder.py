@@ -1,4 +1,4 @@
-"""Where results go, and that nothing there is touched."""
+"""Where results go, and that nothing there is touched but an earlier run that shall go."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from bilora.engines.config import RunConfig
 from bilora.engines.output_folder import make_output_folder
+from bilora.engines.output_lock import locked
+from bilora.engines.run_entry import write_yaml
+from bilora.engines.settings import resolved
 from bilora.errors import SettingsError
 
 
@@ -44,6 +48,32 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=f"output folder {tmp_path} is not empty; name another one"):
         make_output_folder(str(tmp_path), task="mrpc")
     assert [each.name for each in tmp_path.iterdir()] == ["results.jsonl"]
+
+
+def test_overwriting_removes_an_earlier_run_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_yaml(tmp_path / "config.yaml", resolved(RunConfig()))
+    (tmp_path / "results.jsonl").write_text("{}", encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    assert make_output_folder(str(tmp_path), task="mrpc", overwrite=True) == tmp_path
+    assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
+    assert "the earlier run in" in (said := capsys.readouterr().out)
+    assert "still there: notes.txt" in said
+
+
+def test_overwriting_refuses_a_folder_without_a_run(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("method: another program's\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match="is not empty and holds no earlier run"):
+        make_output_folder(str(tmp_path), task="mrpc", overwrite=True)
+    assert [each.name for each in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_overwriting_waits_for_nobody(tmp_path: Path) -> None:
+    write_yaml(tmp_path / "config.yaml", resolved(RunConfig()))
+    with locked(tmp_path), pytest.raises(SettingsError, match="is in use by process"):
+        make_output_folder(str(tmp_path), task="mrpc", overwrite=True)
+    assert (tmp_path / "config.yaml").is_file()
 
 
 @pytest.mark.parametrize("below", [".", "sub"])

@@ -51,4 +51,4 @@ def test_a_fault_of_ours_is_not_hidden() -> None:
 )
 def test_the_default_config_comes_first_unless_rows_are_named(words: list[str], default: bool) -> None:
     first = ["--config", "default.yaml"] if default else []
-    assert PROGRAM.with_default_config(words) == [*first, *words]
+    assert PROGRAM.default_words(words) == first

@@ -111,6 +111,17 @@ def test_a_loss_that_is_not_finite_anywhere_ends_all_before_a_step(told: Callabl
 
 
 @pytest.mark.slow
+def test_all_skip_the_steps_that_are_not_finite_anywhere(told: Callable[[str], Told]) -> None:
+    found = told("divergence")
+    first, second = found["skipped"]
+    assert first == second
+    assert 0 < sum(first) < 12
+    assert found["warnings"] == [sum(first), 0]
+    assert found["same"]
+    assert found["finite"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "start"),
     [
@@ -150,9 +161,23 @@ def test_a_signal_to_one_process_saves_and_ends_all(told: Callable[[str], Told])
 
 
 @pytest.mark.slow
-def test_checkpoints_of_several_processes_are_refused_where_they_do_not_fit(told: Callable[[str], Told]) -> None:
+@pytest.mark.parametrize("step", ["3", "11", "14"])
+def test_a_run_goes_on_with_other_processes_and_a_notice(told: Callable[[str], Told], step: str) -> None:
+    """Without masks, and with the same rows a step, it ends where it would have; all are in the middle of unrolling."""
+    found = told("saving")["elsewhere"][step]
+    for each in found.values():
+        assert max(each["apart"]) < 1e-12
+    [said], alone = found["fewer"]["told"]
+    assert said.startswith("the checkpoint is of a run on 2 processes, and this one is on 1; parameters")
+    assert alone == [said]  # what the first one gave
+    [said], nothing = found["more"]["told"]
+    assert said.startswith("the checkpoint is of a run on 1 process, and this one is on 2; parameters")
+    assert nothing == []
+
+
+@pytest.mark.slow
+def test_several_processes_do_not_halve_batches(told: Callable[[str], Told]) -> None:
     found = told("saving")
-    assert found["alone"].startswith("the checkpoint is of a run on 2 processes, and this one is on 1: ")
     first, second = found["halve"]
     assert first == second
     assert first.startswith("on_out_of_memory is 'halve', which one process alone can do, and there are 2")
@@ -166,6 +191,22 @@ def test_a_sharded_base_halves_and_trains_as_a_whole_one(told: Callable[[str], T
     assert found["apart"] < 1e-12
     assert found["logits_apart"] < 1e-12
     assert found["labels"]
+
+
+@pytest.mark.slow
+def test_the_command_trains_in_several_processes(told: Callable[[str], Told]) -> None:
+    found = told("train_command")
+    first, second = found["trained"]["printed"]
+    assert found["trained"]["codes"] == [0, 0], first
+    assert first.count("self-check of") == first.count(": ok") == 2
+    assert second == ""
+    # 8 epochs of 0.8 x 72 rows, in batches of 4 in each of the two.
+    assert "bilora: 58 steps on" in first
+    assert found["results"]["processes"] == 2
+    assert {"adapter", "lora", "train.yaml", "metrics.jsonl"} <= set(found["files"])
+    first, second = found["again"]["printed"]
+    assert first.endswith("(finished before)\n")
+    assert second == ""
 
 
 @pytest.mark.slow

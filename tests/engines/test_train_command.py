@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -104,12 +105,29 @@ LAST = ["--keep-best", "false", "--early-stopping", "0"]
 
 
 @pytest.mark.parametrize("method", ["lora", "adalora", "pseudo_svd"])
-def test_every_kind_of_adapter_passes(
+def test_every_kind_of_adapter_passes_in_place_of_an_earlier_run(
     method: str, command_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shutil.copytree(command_run.folder, tmp_path / "run")
     own = ["--method", method, "--output", str(tmp_path / "run"), "--report-to", "[]", "--steps", "8", *LAST]
-    assert TRAIN.run([*command_run.words, *own]) == 0, capsys.readouterr().err
+    assert TRAIN.run([*command_run.words, *own]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert TRAIN.run([*command_run.words, *own, "--overwrite"]) == 0, capsys.readouterr().err
     assert f"self-check of {tmp_path / 'run' / 'adapter'}: ok" in capsys.readouterr().out
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text(encoding="utf-8"))
+    assert (results["method"], results["steps"]) == (method, 8)
+    assert "overwrite: true" not in (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("fault", [["--train-rows", "9000"], ["--model", "none"], ["--lower.batch-size", "99"]])
+def test_nothing_is_removed_for_a_run_that_cannot_begin(
+    fault: list[str], command_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(command_run.folder, tmp_path / "run")
+    before = sorted(tmp_path.rglob("*"))
+    assert TRAIN.run([*command_run.words, "--output", str(tmp_path / "run"), "--overwrite", *fault]) == 2
+    assert "error: " in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.filterwarnings("always:.*left out:RuntimeWarning")
