@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Container, Sequence
+from argparse import SUPPRESS
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
@@ -40,7 +41,14 @@ def _option_in(message: str) -> str:
 
 
 def parse_config(
-    kind: type[Config], argv: Sequence[str], *, prog: str, description: str, usage: str | None = None
+    kind: type[Config],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    usage: str | None = None,
+    left_out: Mapping[str, Collection[str]] | None = None,
+    hidden: Collection[str] = (),
 ) -> Config:
     """Return the config that the words of a command line make.
 
@@ -53,6 +61,8 @@ def parse_config(
         prog: Name of the program, for help and errors.
         description: One line for the help.
         usage: How it is called, in short; None lists every option.
+        left_out: Settings that are no options at all, by the field whose dataclass has them.
+        hidden: Options that the help does not list: a file that another program wrote may hold them.
 
     Raises:
         SystemExit: With code 2 after an error message, or 0 after ``--help`` or ``--print_config``.
@@ -67,7 +77,12 @@ def parse_config(
     # An abbreviated option would be taken without a word, and could mean another one tomorrow.
     parser = OneLineParser(prog=prog, usage=usage, description=description, default_env=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="A YAML file of settings; later words override it.")
-    parser.add_class_arguments(kind, None, as_group=False)
+    nested = left_out or {}
+    parser.add_class_arguments(kind, None, as_group=False, skip=set(nested))
+    for name, names in nested.items():
+        parser.add_class_arguments(get_type_hints(kind)[name], name, skip=set(names))
+    for action in parser._actions:
+        action.help = SUPPRESS if action.dest in hidden else action.help
     values = parser.parse_args(_normal_form(list(argv), _list_options(kind)))
     del values["config"]
     refuse_nulls(kind, values.as_dict(), what="config")
@@ -103,7 +118,7 @@ def _with_value(word: str, following: str) -> str:
 
 
 SWITCHES = {
-    **dict.fromkeys(("--debug", "--allow_config_change", "--keep_best", "--shard_base"), "true"),
+    **dict.fromkeys(("--debug", "--allow_config_change", "--keep_best", "--shard_base", "--uniform_rank"), "true"),
     "--resume": "auto",
 }
 """Options that may stand without a value, and the value they then have."""

@@ -36,7 +36,7 @@ class RunConfig:
         text_columns: The columns of the files with the text, one or two; for token classification that of the tokens.
         label_column: The column of the files with the labels; for token classification that of the tags.
         validation_file: The validation rows that belong to ``train_file``; None takes a share of its rows.
-        validation_share: That share.
+        validation_share: That share; 0 holds none out, and D2, on which the upper level is trained too, is watched.
         task_type: ``classification``, ``regression`` or ``token_classification``; None lets the labels decide.
         data_dir: Folder with ``<task>/train.jsonl[.gz]`` and ``<task>/validation*.jsonl[.gz]``; None asks the hub.
         model: Hub id or folder of a pre-trained model, or ``smollm2``, which is embedded; None is the embedded MiniLM,

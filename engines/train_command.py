@@ -16,6 +16,7 @@ from bilora.engines.results_table import print_table
 from bilora.engines.run import Prepared, prepare, run_once
 from bilora.engines.run_entry import write_yaml
 from bilora.engines.run_rows import load_run_rows
+from bilora.engines.scored_on import UPPER, set_kind, spoken, spoken_set
 from bilora.engines.self_check import SelfCheck, require_passed
 from bilora.engines.settings import resolved
 from bilora.engines.train_config import TrainConfig
@@ -23,6 +24,9 @@ from bilora.engines.verb import Verb
 from bilora.errors import InterruptedRun, SettingsError
 from bilora.record_files import read_records
 from bilora.text_columns import guess_text_columns
+
+OF_SEVERAL_PROCESSES = ("shard_base",)
+"""Settings of a run that one process, which the verbs run in, refuses."""
 
 TRAIN_FILE = "train.yaml"
 """The settings of the command; ``config.yaml`` has those of the run, which say what the command left open."""
@@ -35,7 +39,10 @@ def train(config: TrainConfig) -> Path:
     count = len(rows.train) if config.train_rows is None else config.train_rows
     run = config.run_config(steps=config.steps_for(count), text_columns=columns)
     prepared = prepare(run, rows)
-    _say_plan(run, prepared, guessed=columns if config.text_columns is None else None)
+    for line in _plan(run, prepared, guessed=columns if config.text_columns is None else None):
+        print(line, flush=True)
+    if config.refresh > 0 and dataclasses.replace(config, refresh=0).watches_upper:
+        print(f"note: refresh is {config.refresh}: no D2 stays to be watched, so rows are held out", flush=True)
     folder = comparison_folder(config, task=rows.task.name)
     if (folder / "all_results.json").is_file():
         print(f"run: {folder} (finished before)")
@@ -43,7 +50,7 @@ def train(config: TrainConfig) -> Path:
     check = _self_check(run, prepared)
     keep_train_config(folder, config)
     row = _run(config, run, prepared, folder, check)
-    print_table([row], title=f"{rows.task.name}: validation")
+    print_table([row], title=f"{rows.task.name}: {spoken({row['scored_on']})}")
     print(f"run: {folder}")
     if config.self_check:
         require_passed(check.verdicts(folder))
@@ -54,7 +61,8 @@ def train(config: TrainConfig) -> Path:
 
 
 def _run(config: TrainConfig, run: RunConfig, prepared: Prepared, folder: Path, check: SelfCheck) -> dict[str, Any]:
-    hooks = (*(ReportTo(name, folder, resolved(run)) for name in config.report_to), check)
+    kind = set_kind(next(iter(prepared.validation)))
+    hooks = (*(ReportTo(name, folder, resolved(run), scored_on=kind) for name in config.report_to), check)
     watched = Monitor("loss", greater_is_better=False) if config.watch == "loss" else None
     [method], [seed] = run.method, run.seeds
     try:
@@ -103,21 +111,17 @@ def _self_check(run: RunConfig, prepared: Prepared) -> SelfCheck:
     return SelfCheck(prepared.kind, prepared.tokenizer, first.encoded, device=run.device)
 
 
-def _say_plan(run: RunConfig, prepared: Prepared, *, guessed: tuple[str, ...] | None) -> None:
-    for line in _plan(run, prepared, guessed):
-        print(line, flush=True)
-
-
-def _plan(run: RunConfig, prepared: Prepared, guessed: tuple[str, ...] | None) -> Iterator[str]:
+def _plan(run: RunConfig, prepared: Prepared, *, guessed: tuple[str, ...] | None) -> Iterator[str]:
     task: Any = prepared.rows.task
-    sets = ", ".join(f"{len(rows):,} {name}" for name, rows in prepared.rows.validation.items())
+    sets = ", ".join(f"{len(rows):,} {spoken_set(name)}" for name, rows in prepared.rows.validation.items())
     yield f"task {task.name}: {len(prepared.rows.train):,} training rows, {sets}; score: {task.metric}"
     if guessed is not None:
         yield f"note: the text is in {' and '.join(map(repr, guessed))}; --text-columns says otherwise"
     for notice in (*prepared.rows.notices, *prepared.notices):
         yield f"note: {notice}"
-    stop = f", ended early after {run.early_stopping} validations without gain" if run.early_stopping else ""
-    plan = f"{run.steps} steps on {prepared.tokenizer.place}, validated every {run.validate_every}"
+    looked, looks = ("D2 looked at", "looks") if UPPER in prepared.validation else ("validated", "validations")
+    stop = f", ended early after {run.early_stopping} {looks} without gain" if run.early_stopping else ""
+    plan = f"{run.steps} steps on {prepared.tokenizer.place}, {looked} every {run.validate_every}"
     yield f"{run.method[0]}: {plan}{stop}"
 
 
@@ -128,4 +132,5 @@ TRAIN = Verb(
     train,
     aliases={"--seed": "--seeds"},
     before=resumed_words,
+    hidden=OF_SEVERAL_PROCESSES,
 )

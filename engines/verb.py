@@ -29,6 +29,7 @@ class Verb:
         positional: The setting that the first word without a name gives.
         aliases: Other names of options.
         before: Words to put before those of the user, given these.
+        hidden: Options that the help does not list, because the verb has no use for them.
 
     Example:
         >>> from bilora.engines.settings import LevelSettings
@@ -45,6 +46,7 @@ class Verb:
     positional: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     before: Callable[[Sequence[str]], Sequence[str]] = _nothing
+    hidden: tuple[str, ...] = ()
 
     def run(self, argv: Sequence[str]) -> int:
         """Run the verb and return its exit code.
@@ -78,6 +80,7 @@ class Verb:
             prog=f"bilora {self.name}",
             description=self.help,
             usage=f"bilora {self.name}{place} [options]",
+            hidden=self.hidden,
         )
 
     def _named(self, word: str) -> str:

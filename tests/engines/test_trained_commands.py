@@ -41,13 +41,13 @@ def predictions(command_run: Any, review_file: Path, tmp_path_factory: pytest.Te
     return read(output)
 
 
-def test_the_runs_own_validation_gives_the_score_of_the_run(command_run: Any, tmp_path: Path) -> None:
+def test_the_runs_own_d2_gives_the_score_of_the_run(command_run: Any, tmp_path: Path) -> None:
     assert ran(EVALUATE, command_run.folder, "--output", tmp_path / "metrics.json") == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     results = json.loads((command_run.folder / "all_results.json").read_text(encoding="utf-8"))
-    assert metrics["rows"] == 12
+    assert metrics["rows"] == 24
     assert metrics["accuracy"] == results["score"]
-    assert metrics["loss"] == pytest.approx(results["validation_loss"], abs=1e-6)
+    assert metrics["loss"] == pytest.approx(results["d2_loss"], abs=1e-6)
 
 
 def test_evaluation_of_a_file_agrees_with_the_predictions(
