@@ -186,7 +186,12 @@ class BilevelTrainer:
         """
         sets = {"train": self._train or [], "eval": self._eval or []}
         sizes = {name: len(rows) for name, rows in sets.items() if rows}
-        own: dict[str, Any] = {"method": self.variant.name, "sizes": sizes, "scores": self._scores, "seed": self.args.seed}
+        own: dict[str, Any] = {
+            "method": self.variant.name,
+            "sizes": sizes,
+            "scores": self._scores,
+            "seed": self.args.seed,
+        }
         save_trained(
             self.model,
             Path(output_dir or self.args.output_dir),
