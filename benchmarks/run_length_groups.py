@@ -67,7 +67,7 @@ def measured(rows: list[dict[str, Any]], tokenizer: Any, options: argparse.Names
         rounds.append({grouped: Timed(rows, tokenizer, grouped, options) for grouped in order})
 
     def ratio(what: str) -> float:
-        return statistics.median(getattr(each[True], what) / getattr(each[False], what) for each in rounds)
+        return statistics.median(float(getattr(each[True], what) / getattr(each[False], what)) for each in rounds)
 
     return {
         "grouped_ms": 1e3 * statistics.median(each[True].wall for each in rounds) / options.steps,

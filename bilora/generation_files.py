@@ -31,7 +31,7 @@ def read_generation_file(path: Path, task: AnyTask, *, split: str) -> Rows:
     Raises:
         DataError: The file cannot be read, or rows are at fault; names file, line and field.
     """
-    if path.suffix in (".jsonl", ".gz"):
+    if path.suffix not in READERS:
         return read_rows(path, task, split=split)
     try:
         rows = list(READERS[path.suffix](path))

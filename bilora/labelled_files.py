@@ -27,7 +27,7 @@ def load_labelled_files(files: LabelledFiles) -> TaskRows:
         files: The files and columns.
 
     Returns:
-        The task, its rows, and notices of what was decided.
+        The task, its rows, and notices of what was decided. There is no validation set where none is asked for.
 
     Raises:
         DataError: A file or row cannot be used; names file, line and field.
@@ -52,21 +52,23 @@ def load_labelled_files(files: LabelledFiles) -> TaskRows:
         task = TASK_TYPES[task_type](files, labels)
     train = check_records(records, task, source=files.train, split="train", on_bad_row=files.on_bad_row)
     notices = [] if files.task_type else [f"{described(labels, files)} make it {task_type}; --task-type says otherwise"]
+    sets = {}
     if files.validation is not None:
-        validation = check_records(
+        sets["validation"] = check_records(
             read_labelled(files.validation, files),
             task,
             source=files.validation,
             split="validation",
             on_bad_row=files.on_bad_row,
         )
-    else:
-        train, validation = take_validation(train, files.validation_share)
+    elif files.validation_share:
+        count = len(train)
+        train, sets["validation"] = take_validation(train, files.validation_share)
         notices.append(
-            f"validation is {len(validation)} of the {len(train) + len(validation)} rows of {files.train}, drawn with "
-            "a fixed seed; the others are for training"
+            f"validation is {len(sets['validation'])} of the {count} rows of {files.train}, drawn with a fixed seed; "
+            "the others are for training"
         )
-    return join_sets(task, train, {"validation": validation}, [*notices, *_rare_classes(task, train)])
+    return join_sets(task, train, sets, [*notices, *_rare_classes(task, train)])
 
 
 def _labels(records: Sequence[Record], files: LabelledFiles) -> list[Any]:

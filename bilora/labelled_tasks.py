@@ -31,7 +31,7 @@ class LabelledFiles:
         text_columns: One or two columns of text; for token classification the one with the tokens.
         label_column: The column of labels; for token classification that of the tags, a list a row.
         validation: Validation file; None takes a share of the training file.
-        validation_share: That share, above 0 and below 1.
+        validation_share: That share, below 1; 0 takes none.
         task_type: A key of ``TASK_TYPES``; None lets the labels decide.
         on_bad_row: ``error`` refuses a file with rows that cannot be used, ``skip`` leaves them out with a warning.
 
@@ -43,7 +43,7 @@ class LabelledFiles:
         Traceback (most recent call last):
             ...
         bilora.errors.SettingsError: train_file 'rows.csv': text_columns is (), name one or two columns; \
-validation_share is 2.0, it must be above 0 and below 1
+validation_share is 2.0, it must be at least 0 and below 1
     """
 
     train: str
@@ -60,8 +60,8 @@ validation_share is 2.0, it must be above 0 and below 1
             faults.append(f"text_columns is {self.text_columns!r}, name one or two columns")
         if self.label_column in self.text_columns:
             faults.append(f"label_column is {self.label_column!r}, which is among text_columns too")
-        if not 0 < self.validation_share < 1:
-            faults.append(f"validation_share is {self.validation_share}, it must be above 0 and below 1")
+        if not 0 <= self.validation_share < 1:
+            faults.append(f"validation_share is {self.validation_share}, it must be at least 0 and below 1")
         if self.task_type is not None and self.task_type not in TASK_TYPES:
             near = did_you_mean(self.task_type, TASK_TYPES)
             faults.append(f"task_type is {self.task_type!r}, known: {', '.join(TASK_TYPES)}.{near}")

@@ -20,22 +20,28 @@ WEIGHTS = "adapter_model.safetensors"
 FINGERPRINT = "base_fingerprint.json"
 
 
-def save_adapter(model: PeftModel, folder: Path, *, fingerprint: str | None = None) -> None:
+def save_adapter(model: PeftModel, folder: Path, *, fingerprint: str | None = None) -> Path:
     """Write an adapter as PEFT does, with the fingerprint of its base, and read it back to see that it is whole.
 
     Args:
-        model: A model with one adapter.
+        model: A model whose active adapter is saved, and those beside it.
         folder: Where to; ``PeftModel.from_pretrained`` reads it.
         fingerprint: Of the base, where it is known already.
+
+    Returns:
+        Where the active adapter is: PEFT puts one that is not called ``default`` into a folder of its name.
 
     Raises:
         CheckpointError: What lies on the disk is not what the model has.
     """
     with quiet_peft():
         model.save_pretrained(str(folder))
+    name = str(model.active_adapter)
+    folder = folder if name == "default" else folder / name
     said = {"base_sha256": fingerprint or base_fingerprint(model)}
     (folder / FINGERPRINT).write_text(dump_json(said), encoding="utf-8")
-    _check_same(load_file(folder / WEIGHTS), get_peft_model_state_dict(model), folder)
+    _check_same(load_file(folder / WEIGHTS), get_peft_model_state_dict(model, adapter_name=name), folder)
+    return folder
 
 
 def load_adapter(base: nn.Module, folder: Path, *, is_trainable: bool = False) -> PeftModel:

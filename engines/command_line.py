@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
@@ -50,6 +50,7 @@ def parse_config(
     description: str,
     usage: str | None = None,
     before: Sequence[str] = (),
+    left_out: Mapping[str, Collection[str]] | None = None,
 ) -> Config:
     """Return the config that the words of a command line make.
 
@@ -64,6 +65,7 @@ def parse_config(
         description: One line for the help.
         usage: How it is called, in short; None lists every option.
         before: Words that the program puts before those of the user: they are defaults.
+        left_out: Settings that are no options at all, by the field whose dataclass has them.
 
     Raises:
         SystemExit: With code 2 after an error message, or 0 after ``--help`` or ``--print_config``.
@@ -75,9 +77,14 @@ def parse_config(
         >>> parse_config(FitSettings, argv, prog="example", description="").lower.batch_size
         4
     """
-    parser, lists = _parser(kind, prog=prog, usage=usage, description=description), _list_options(kind)
+
+    def build(**words: Any) -> OneLineParser:
+        return _parser(kind, left_out or {}, prog=prog, **words)
+
+    parser, lists = build(usage=usage, description=description), _list_options(kind)
     first, own = _normal_form(list(before), lists), _normal_form(list(argv), lists)
-    between = [f"--{name}={json.dumps(left)}" for name, left in _given_way(kind, parser, first, own).items()]
+    given = _given_way(kind, parser, build(), first, own)
+    between = [f"--{name}={json.dumps(left)}" for name, left in given.items()]
     values = parser.parse_args([*first, *between, *own])
     del values["config"]
     refuse_nulls(kind, values.as_dict(), what="config")
@@ -85,22 +92,25 @@ def parse_config(
     return kind(**instantiated.as_dict() if hasattr(instantiated, "as_dict") else vars(instantiated))
 
 
-def _given_way(kind: type, parser: ArgumentParser, before: list[str], own: list[str]) -> dict[str, Any]:
+def _given_way(
+    kind: type, parser: ArgumentParser, bare: ArgumentParser, before: list[str], own: list[str]
+) -> dict[str, Any]:
     """Return the settings of which a part of the default goes, since it does not fit the user's words."""
     mappings = [each.name for each in dataclasses.fields(kind) if each.name in MAPPINGS]
     if not mappings or {"-h", "--help"} & set(own):
         return {}
-    bare = _parser(kind, prog=parser.prog)
     bare.set_defaults({name: {} for name in mappings})
     given = bare.parse_args([word for word in own if not word.startswith("--print_config")])
     return given_way(parser.parse_args(before).as_dict(), given.as_dict())
 
 
-def _parser(kind: type, **words: Any) -> OneLineParser:
+def _parser(kind: type, left_out: Mapping[str, Collection[str]], **words: Any) -> OneLineParser:
     # An abbreviated option would be taken without a word, and could mean another one tomorrow.
     parser = OneLineParser(default_env=False, allow_abbrev=False, **words)
     parser.add_argument("--config", action="config", help="A YAML file of settings; later words override it.")
-    parser.add_class_arguments(kind, None, as_group=False)
+    parser.add_class_arguments(kind, None, as_group=False, skip=set(left_out))
+    for name, names in left_out.items():
+        parser.add_class_arguments(get_type_hints(kind)[name], name, skip=set(names))
     return parser
 
 
@@ -132,7 +142,8 @@ def _with_value(word: str, following: str) -> str:
 
 
 SWITCHES = {
-    **dict.fromkeys(("--debug", "--allow_config_change", "--keep_best", "--shard_base", "--overwrite"), "true"),
+    **dict.fromkeys(("--debug", "--allow_config_change", "--keep_best", "--shard_base"), "true"),
+    **dict.fromkeys(("--overwrite", "--uniform_rank"), "true"),
     "--resume": "auto",
 }
 """Options that may stand without a value, and the value they then have."""

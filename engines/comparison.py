@@ -10,6 +10,7 @@ from typing import Any
 
 from bilora.engines.comparison_choice import Choice, choose, steps_in_time
 from bilora.engines.comparison_config import ComparisonConfig
+from bilora.engines.comparison_entry import NO_OPTIONS
 from bilora.engines.comparison_files import write_comparison
 from bilora.engines.comparison_jobs import Job, run_jobs
 from bilora.engines.comparison_lines import Line, lines_of
@@ -42,7 +43,10 @@ def run_comparison(config: ComparisonConfig, *, command: str) -> list[Line]:
 
 
 def _compared(config: ComparisonConfig, rows: TaskRows, folder: Path, command: str) -> list[Line]:
-    write_yaml(folder / "config.yaml", resolved(config))
+    said = resolved(config)
+    # What is no option of the command is no key of its file, which can be read back.
+    said["run"] = {name: each for name, each in said["run"].items() if name not in NO_OPTIONS}
+    write_yaml(folder / "config.yaml", said)
     at_once = _at_once(config.jobs)
     choices = choose_all(config, folder, at_once=at_once)
     write_json(folder / "chosen.json", {label: dataclasses.asdict(each) for label, each in choices.items()})

@@ -32,15 +32,24 @@ class Compare:
         from bilora.engines.command_line import parse_config
         from bilora.engines.comparison import run_comparison
         from bilora.engines.comparison_config import ComparisonConfig
+        from bilora.engines.comparison_entry import NO_OPTIONS
         from bilora.engines.pretrained import quiet_transformers
         from bilora.engines.program import exit_code
 
         def work() -> None:
-            config = parse_config(ComparisonConfig, self.words(argv), prog=f"bilora {NAME}", description=HELP)
+            config = parse_config(
+                ComparisonConfig,
+                self.words(argv),
+                prog=f"bilora {NAME}",
+                description=HELP,
+                usage=f"bilora {NAME} [options]",
+                left_out={"run": NO_OPTIONS},
+            )
             run_comparison(config, command=shlex.join(["bilora", NAME, *argv]))
 
         quiet_transformers()
-        return exit_code(work, program=f"bilora {NAME}")
+        debug = any(word == "--debug" or word.lower() == "--debug=true" for word in argv)
+        return exit_code(work, program=f"bilora {NAME}", debug=debug)
 
     def words(self, argv: Sequence[str]) -> list[str]:
         """Return the words with full names and with lists in brackets."""
@@ -60,13 +69,13 @@ class Compare:
 def _full(name: str) -> str:
     """Return a setting's name with ``run.`` before it, where it is one of the runs' and not of the comparison's."""
     from bilora.engines.comparison_config import ComparisonConfig
+    from bilora.engines.comparison_entry import NO_OPTIONS
     from bilora.engines.config import RunConfig
 
     first = name.partition(".")[0]
     own = {each.name for each in dataclasses.fields(ComparisonConfig)}
-    return (
-        f"run.{name}" if first not in own and first in {each.name for each in dataclasses.fields(RunConfig)} else name
-    )
+    shared = {each.name for each in dataclasses.fields(RunConfig)} - {*own, *NO_OPTIONS}
+    return f"run.{name}" if first in shared else name
 
 
 def _written(name: str, values: list[str]) -> list[str]:

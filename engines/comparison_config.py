@@ -33,6 +33,7 @@ class ComparisonConfig:
         run: Task, data, model and everything else that the runs share.
         output: Folder of the comparison; one that is there is gone on with. None takes ``runs/compare-<task>``.
         document: A Markdown file in which the comparison's section is written, or written anew.
+        debug: Whether to show where in the program an error was raised.
 
     Raises:
         SettingsError: A value is unknown or out of range.
@@ -54,6 +55,7 @@ class ComparisonConfig:
     run: RunConfig = field(default_factory=RunConfig)
     output: str | None = None
     document: str | None = None
+    debug: bool = False
 
     def __post_init__(self) -> None:
         """Check everything that can be checked before any file is read, all candidates of all entries among it."""

@@ -18,6 +18,16 @@ LEVELS = ("lower", "upper")
 NOT_OURS = ("method", "method_settings", "seeds", "output", "resume")
 """Settings of a run that a comparison decides itself."""
 
+NO_OPTIONS = (
+    *(name for name in NOT_OURS if name != "method_settings"),
+    "early_stopping",
+    "keep_best",
+    "shard_base",
+    "allow_config_change",
+    "debug",
+)
+"""Settings of a run that a comparison decides itself, refuses, or has no use for: they are no options of it."""
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -37,7 +37,7 @@ class RunConfig:
         text_columns: The columns of the files with the text, one or two; for token classification that of the tokens.
         label_column: The column of the files with the labels; for token classification that of the tags.
         validation_file: The validation rows that belong to ``train_file``; None takes a share of its rows.
-        validation_share: That share.
+        validation_share: That share; 0 holds none out, and D2, on which the upper level is trained too, is watched.
         task_type: ``classification``, ``regression`` or ``token_classification``; None lets the labels decide.
         on_bad_row: Rows of these files that cannot be used: ``error`` refuses them, ``skip`` counts them, warns and
             leaves them out.

@@ -20,6 +20,7 @@ from bilora.engines.doctor_checks import (
 )
 from bilora.engines.pretrained import Tokenizer, load_tokenizer, must_be_here
 from bilora.engines.run_rows import load_run_rows
+from bilora.engines.scored_on import spoken_set
 from bilora.engines.task_kinds import build_kind
 from bilora.engines.train_command import text_columns_of
 from bilora.engines.train_config import TrainConfig
@@ -78,7 +79,7 @@ def _data_and_model(config: TrainConfig) -> Iterator[Finding]:
 
 
 def _described(rows: TaskRows) -> str:
-    sets = ", ".join(f"{len(each):,} {name}" for name, each in rows.validation.items())
+    sets = ", ".join(f"{len(each):,} {spoken_set(name)}" for name, each in rows.validation.items())
     labels = rows.train.labels
     counts = Counter(labels)
     named = isinstance(next(iter(counts), None), int)

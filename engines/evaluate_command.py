@@ -15,12 +15,12 @@ from bilora.engines.command_line import parse_config
 from bilora.engines.config import RunConfig
 from bilora.engines.run_entry import write_json
 from bilora.engines.run_rows import load_run_rows
+from bilora.engines.scored_on import UPPER, WHOLE_D2
 from bilora.engines.trained import Trained, open_trained
 from bilora.engines.verb import Verb
 from bilora.engines.write_files import new_file
 from bilora.errors import SettingsError
-from bilora.labelled_files import read_labelled
-from bilora.rows import Rows, check_records, read_rows
+from bilora.rows import Rows, read_rows
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class EvaluateConfig:
 
     Args:
         run: Folder of a run, or of an adapter.
-        data: A file of labelled rows with the columns of the training file; None takes the run's own validation rows.
+        data: A file of labelled rows with the columns of the training file; None takes the run's own validation
+            rows, or its D2 where no row was held out.
         model: The base model, where it is no longer where it was in training.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         output: A file for the metrics as JSON.
@@ -48,7 +49,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     trained = open_trained(config.run, model=config.model, device=config.device)
     found = {name: _metrics(trained, rows, name) for name, rows in _sets(config, trained).items()}
     for name, metrics in found.items():
-        _print(name, metrics)
+        _print(WHOLE_D2 if name == UPPER else name, metrics)
     if output is not None:
         write_json(output, next(iter(found.values())) if len(found) == 1 else found)
         print(f"metrics: {output}")
@@ -65,8 +66,7 @@ def _sets(config: EvaluateConfig, trained: Trained) -> dict[str, Rows]:
     task = trained.kind.task
     if task.kind not in ANSWERS:
         return {Path(config.data).name: read_rows(config.data, task, split="evaluation")}
-    records = read_labelled(config.data, ANSWERS[task.kind].files(task, config.data))
-    return {Path(config.data).name: check_records(records, task, source=config.data, split="evaluation")}
+    return {Path(config.data).name: ANSWERS[task.kind].labelled(task, config.data)}
 
 
 def _metrics(trained: Trained, rows: Rows, name: str) -> dict[str, Any]:

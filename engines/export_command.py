@@ -95,6 +95,8 @@ def export(config: ExportConfig) -> Path:
     done = export_lora(trained.model, folder, uniform_rank=config.uniform_rank)
     _write_rest(trained, folder, note=None if config.cut is None else CUT_NOTE)
     print(f"ranks {min(done.ranks.values())} to {max(done.ranks.values())} in {len(done.ranks)} layers: {folder}")
+    if not config.uniform_rank and len(set(done.ranks.values())) > 1:
+        print("note: llama.cpp and vLLM read one rank for all layers; --uniform-rank pads with zeros to the largest")
     print(f"load it with PeftModel.from_pretrained(model, {str(folder)!r}); bilora is not needed for it")
     return folder
 

@@ -1,4 +1,4 @@
-"""What runs end with: their answers to the validation rows, and what they cost."""
+"""What runs end with: their answers to the rows that are scored, and what they cost."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy
 
 from bilora.engines.figure_style import Drawing, colours, panels, style
 from bilora.engines.read_run import ReadRun
+from bilora.engines.scored_on import spoken
 
 Runs = Mapping[str, Sequence[ReadRun]]
 MOST_CLASSES = 20
@@ -78,8 +79,13 @@ def _confusion(runs: Runs) -> Drawing | None:
             counts = confusion([row for run in own for row in run.predictions], classes)
             _matrix(place, counts, classes)
             place.set_title(label)
-    caption = "How the validation rows of each class (row) were answered (column): shares of the class, over all seeds."
+    rows_of = _rows_of(runs)
+    caption = f"How each class (row) of {rows_of} was answered (column): shares of the class, over all seeds."
     return Drawing("confusion", "Confusion matrices", caption, figure)
+
+
+def _rows_of(runs: Runs) -> str:
+    return spoken({run.scored_on for own in runs.values() for run in own})
 
 
 def _matrix(place: Any, counts: numpy.ndarray[Any, Any], classes: Sequence[str]) -> None:
@@ -106,7 +112,6 @@ def _scatter(runs: Runs) -> Drawing:
             place.plot(ends, ends, color="black", linewidth=0.8)
             place.set(title=f"{label}, seed {own[0].seed}", xlabel="label")
         axes[0].set_ylabel("prediction")
-    caption = (
-        "Predictions beside the labels of the validation rows, first seed of each method; the line is where both agree."
-    )
+    rows_of = _rows_of(runs)
+    caption = f"Predictions beside the labels of {rows_of}, first seed of each method; the line is where both agree."
     return Drawing("scatter", "Predictions", caption, figure)

@@ -1,4 +1,4 @@
-"""Losses of both levels and of the validation rows, and what the two differ by."""
+"""Losses of both levels and of the rows that are scored, and what the two differ by."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from bilora.engines.figure_style import Drawing, colours, legend_below, panels, style
 from bilora.engines.loss_plot import SMOOTHING, smoothed
 from bilora.engines.read_run import ReadRun
+from bilora.engines.scored_on import UPPER, VALIDATION, spoken
 
 Points = list[tuple[float, float]]
 Runs = Mapping[str, Sequence[ReadRun]]
@@ -17,9 +18,12 @@ Runs = Mapping[str, Sequence[ReadRun]]
 CURVES: dict[str, tuple[str, Callable[[ReadRun], Points]]] = {
     "lower loss (D1)": ("#0072B2", lambda run: smoothed_losses(run, "lower")),
     "upper loss (D2)": ("#E69F00", lambda run: smoothed_losses(run, "upper")),
-    "validation loss": ("#D55E00", lambda run: validation_points(run, "loss")),
+    "validation loss": ("#D55E00", lambda run: scored_points(run, "loss", kind=VALIDATION)),
+    "loss on all of D2": ("#009E73", lambda run: scored_points(run, "loss", kind=UPPER)),
 }
-"""Colour and points of each curve."""
+"""Colour and points of each curve; one without points in a run is not drawn."""
+
+DOTTED = ("validation loss", "loss on all of D2")
 
 
 def smoothed_losses(run: ReadRun, level: str) -> Points:
@@ -32,9 +36,19 @@ def smoothed_losses(run: ReadRun, level: str) -> Points:
 
 
 def validation_points(run: ReadRun, metric: str) -> Points:
-    """Return ``(step, value)`` of each validation that has one."""
-    points = [(line["step"], line["validation"].get(metric)) for line in run.validations]
+    """Return ``(step, value)`` of each validation that has one; where D2 is watched, those are of D2."""
+    points = [(line["step"], line[run.scored_on].get(metric)) for line in run.validations]
     return [(float(step), value) for step, value in _known(points)]
+
+
+def scored_points(run: ReadRun, metric: str, *, kind: str) -> Points:
+    """Return the same of a run that was scored on rows of that kind; none of another."""
+    return validation_points(run, metric) if run.scored_on == kind else []
+
+
+def kinds_of(runs: Runs) -> set[str]:
+    """Return what rows the numbers of the runs are of."""
+    return {run.scored_on for own in runs.values() for run in own}
 
 
 def in_seconds(run: ReadRun, points: Points) -> Points:
@@ -64,7 +78,7 @@ def loss_curves(runs: Runs, *, seconds: bool) -> Drawing:
     caption = (
         f"Loss over {over}, a line a seed. Training losses are means over {SMOOTHING} steps, without penalties; "
         "single-level methods train on all rows, which stand as lower loss. AdaLoRA's holds PEFT's regularizer; the "
-        "panels end at one and a half times the largest validation loss."
+        f"panels end at one and a half times the largest loss on {spoken(kinds_of(runs))}."
     )
     return Drawing(f"losses-over-{over}", f"Losses over {over}", caption, figure)
 
@@ -76,19 +90,22 @@ def _cut(runs: Runs) -> float | None:
 
 
 def score_curves(runs: Runs, metric: str) -> Drawing:
-    """Draw the validation score of all methods over steps and over seconds: mean over seeds, and deviation."""
+    """Draw the score of all methods over steps and over seconds: mean over seeds, and deviation."""
+    kinds = kinds_of(runs)
     return _overlay(
         runs,
         lambda run: validation_points(run, metric),
         name="score",
-        title=f"Validation {metric}",
+        title=f"Validation {metric}" if kinds == {VALIDATION} else f"{metric} on D2" if kinds == {UPPER} else metric,
         axis=metric,
-        caption=f"{metric} on the validation rows: mean over seeds, with the sample deviation as a band.",
+        caption=f"{metric} on {spoken(kinds)}: mean over seeds, with the sample deviation as a band.",
     )
 
 
-def gap_curves(runs: Runs) -> Drawing:
-    """Draw validation loss less training loss of all methods."""
+def gap_curves(runs: Runs) -> Drawing | None:
+    """Draw validation loss less training loss of all methods; None where no rows were held out."""
+    if VALIDATION not in kinds_of(runs):
+        return None
     drawing = _overlay(
         runs,
         gap_points,
@@ -110,8 +127,8 @@ def gap_curves(runs: Runs) -> Drawing:
 
 def gap_points(run: ReadRun) -> Points:
     """Return ``(step, validation loss - training loss)`` of each validation."""
-    training = dict(smoothed_losses(run, "lower"))
-    return [(step, value - training[step]) for step, value in validation_points(run, "loss") if step in training]
+    training, points = dict(smoothed_losses(run, "lower")), scored_points(run, "loss", kind=VALIDATION)
+    return [(step, value - training[step]) for step, value in points if step in training]
 
 
 def _overlay(
@@ -145,7 +162,7 @@ def _draw_seeds(
         points = in_seconds(run, points_of(run)) if seconds else points_of(run)
         if not points:
             continue
-        marker = "o" if name.startswith("validation") else None
+        marker = "o" if name in DOTTED else None
         style_of = {"color": colour, "alpha": 0.85 if len(runs) == 1 else 0.6, "linewidth": 1.1, "markersize": 3}
         place.plot(*zip(*points, strict=True), marker=marker, label=None if named else name, **style_of)
         named = True

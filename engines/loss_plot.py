@@ -10,6 +10,8 @@ from statistics import mean
 import matplotlib
 from matplotlib.figure import Figure
 
+from bilora.engines.scored_on import numbers_in
+
 SMOOTHING = 20
 """Steps over which the training loss is averaged; a single batch's loss says little."""
 
@@ -25,8 +27,8 @@ def read_losses(metrics_file: Path) -> tuple[list[tuple[int, float]], list[tuple
     losses = [(line["step"], line.get("lower_task_loss", line["lower_loss"])) for line in steps]
     # A step that was skipped has none.
     training = [(step, loss) for step, loss in losses if loss is not None]
-    validation = [(line["step"], line["validation"]["loss"]) for line in lines if "validation" in line]
-    return training, validation
+    seen = [(line["step"], numbers["loss"]) for line in lines if (numbers := numbers_in(line)) is not None]
+    return training, [(step, loss) for step, loss in seen if loss is not None]
 
 
 def smoothed(points: Sequence[tuple[int, float]], *, over: int = SMOOTHING) -> list[tuple[int, float]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from bilora.engines.callbacks import Callback
+from bilora.engines.scored_on import VALIDATION
 from bilora.engines.step_record import StepRecord, ValidationRecord
 from bilora.errors import CheckpointError
 from bilora.stateful import check_keys
@@ -27,13 +28,15 @@ class MetricsFile(Callback):
         path: The file; one that exists is refused, never overwritten, unless the run is resumed: then what was
             written after the checkpoint is cut off.
         every: Lower steps between two step lines; a step with an upper step is always written.
+        scored_on: What the rows of a validation are, see :mod:`bilora.engines.scored_on`; it is the key of its numbers.
     """
 
     must_work = True
 
-    def __init__(self, path: Path, *, every: int = 1) -> None:
+    def __init__(self, path: Path, *, every: int = 1, scored_on: str = VALIDATION) -> None:
         self.path = path
         self.every = every
+        self.scored_on = scored_on
         self._file: TextIO | None = None
         self._goes_on = False
         self._size = 0
@@ -93,7 +96,7 @@ class MetricsFile(Callback):
 
     def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
         """Write a validation."""
-        self._write({"stage": engine.place.name, "step": record.step, "validation": record.metrics})
+        self._write({"stage": engine.place.name, "step": record.step, self.scored_on: record.metrics})
 
     def on_close(self, engine: BilevelEngine) -> None:
         """Close the file."""

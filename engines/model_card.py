@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
-from bilora.task_protocol import AnyTask
+from bilora.engines.scored_on import UPPER, VALIDATION, WHOLE_D2
 
 PIPELINES = {"text": "text-classification", "tokens": "token-classification", "generation": "text-generation"}
 """The hub's name for what a kind of task does."""
@@ -20,24 +20,42 @@ AUTO_CLASSES = {
     "generation": "AutoModelForCausalLM",
 }
 
+SCORED = {
+    VALIDATION: "the first validation set",
+    UPPER: f"{WHOLE_D2} and by which the best step was chosen (no row was held out)",
+}
+
+
+class Named(Protocol):
+    """A task, or what is known of one."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def kind(self) -> str:
+        """Key of the kind of task."""
+
 
 @dataclass(frozen=True)
 class CardFacts:
     """What a card says.
 
     Args:
-        task: What was learned.
-        base: Folder or hub id of the model below the adapter.
+        task: What was learned; its name and kind are all that is asked for.
+        base: Folder or hub id of the model below the adapter; empty where it has no name.
         method: How it was trained.
         sizes: Number of rows by set, ``train`` among them.
-        scores: Metrics of the first validation set, by name.
+        scores: Metrics by name, of the rows that ``scored_on`` names; empty where none were taken.
         seed: Seed of the run, or None where that is not known.
         versions: Versions of the packages, by name.
         is_plain_lora: Whether stock PEFT loads the adapter.
         labels: Number of outputs of the model's head; 0 where the head is not a new one.
+        scored_on: Whether the scores are of the first validation set or of D2, see :mod:`bilora.engines.scored_on`.
     """
 
-    task: AnyTask
+    task: Named
     base: str
     method: str
     sizes: Mapping[str, int]
@@ -46,6 +64,7 @@ class CardFacts:
     versions: Mapping[str, str]
     is_plain_lora: bool
     labels: int = 0
+    scored_on: str = VALIDATION
 
 
 def model_card(facts: CardFacts) -> str:
@@ -61,10 +80,9 @@ def model_card(facts: CardFacts) -> str:
     parts = [
         f"---\n{yaml.safe_dump(_front_matter(facts), sort_keys=True)}---",
         f"# {name}: {_plain(facts.method)} adapter",
-        f"An adapter for `{_plain(facts.base)}`, trained with `bilora` (arXiv 2403.13037).",
-        "## Data\n\n" + _table(("set", "rows"), [(name, f"{size:,}") for name, size in facts.sizes.items()]),
-        f"## Scores\n\nOn the first validation set, {_seed(facts.seed)}.\n\n"
-        + _table(("metric", "value"), [(name, _number(value)) for name, value in facts.scores.items()]),
+        f"An adapter for {_base(facts)}, trained with `bilora` (arXiv 2403.13037).",
+        "## Data\n\n" + _table(("set", "rows"), _sizes(facts)),
+        f"## Scores\n\n{_scores(facts)}",
         f"## How to load it\n\n{_loading(facts)}",
         "## Versions\n\n" + _table(("package", "version"), list(facts.versions.items())),
     ]
@@ -79,11 +97,26 @@ def write_card(folder: Path, facts: CardFacts) -> None:
 def _front_matter(facts: CardFacts) -> dict[str, Any]:
     block: dict[str, Any] = {"library_name": "peft", "tags": ["bilora", "lora"]}
     # A folder is no name that the hub could follow, and it would refuse the card.
-    if not Path(facts.base).is_dir():
+    if facts.base and not Path(facts.base).is_dir():
         block["base_model"] = facts.base
     if facts.task.kind in PIPELINES:
         block["pipeline_tag"] = PIPELINES[facts.task.kind]
     return block
+
+
+def _base(facts: CardFacts) -> str:
+    return f"`{_plain(facts.base)}`" if facts.base else "a model without a name"
+
+
+def _scores(facts: CardFacts) -> str:
+    if not facts.scores:
+        return f"None were taken, in {_seed(facts.seed)}."
+    table = _table(("metric", "value"), [(name, _number(value)) for name, value in facts.scores.items()])
+    return f"On {SCORED[facts.scored_on]}, {_seed(facts.seed)}.\n\n{table}"
+
+
+def _sizes(facts: CardFacts) -> list[tuple[str, str]]:
+    return [(f"{name}, a part of train" if name == UPPER else name, f"{each:,}") for name, each in facts.sizes.items()]
 
 
 def _loading(facts: CardFacts) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from bilora.engines.resampled_scores import read_predictions
+from bilora.engines.scored_on import UPPER, VALIDATION, numbers_in
 from bilora.engines.times_file import read_times
 from bilora.errors import DataError
 
@@ -54,6 +55,11 @@ class ReadRun:
         return f"{self.label}, seed {self.seed}"
 
     @property
+    def scored_on(self) -> str:
+        """Whether its numbers are of validation rows or of D2, see :mod:`bilora.engines.scored_on`."""
+        return UPPER if any(UPPER in line for line in self.validations) else VALIDATION
+
+    @property
     def metric(self) -> str | None:
         """The headline metric, once the run has ended."""
         return self.results.get("metric")
@@ -79,7 +85,7 @@ def read_run(folder: Path) -> ReadRun:
         config=config,
         results=_object(folder / "all_results.json"),
         steps=[line for line in lines if "lower_loss" in line],
-        validations=[line for line in lines if "validation" in line],
+        validations=[line for line in lines if numbers_in(line) is not None],
         times=read_times(folder / "times.jsonl"),
         values=sorted(readings.items()),
         spectrum=_read(folder / "spectrum.json") or [],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bilora.engines.callbacks import Callback
+from bilora.engines.scored_on import VALIDATION
 from bilora.engines.step_record import StepRecord, ValidationRecord
 from bilora.errors import SettingsError
 from bilora.lookup import find
@@ -139,10 +140,12 @@ class ReportTo(Callback):
         name: A key of ``LOGGERS``, or ``package.module:NAME``.
         folder: Folder of the run.
         settings: Settings of the run, for the tracker to show.
+        scored_on: What the rows of a validation are; ``d2`` stands before the names of their numbers as it is.
     """
 
-    def __init__(self, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, folder: Path, settings: Mapping[str, Any], *, scored_on: str = VALIDATION) -> None:
         self.name = name
+        self._prefix = "eval" if scored_on == VALIDATION else scored_on
         self._make = find(LOGGERS, name, kind="report_to")
         self._folder, self._settings = folder, settings
         self._logger: Logger | None = None
@@ -168,7 +171,7 @@ class ReportTo(Callback):
 
     def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
         """Log a validation; metrics that are undefined are left out."""
-        values = {f"eval/{name}": float(value) for name, value in record.metrics.items() if value is not None}
+        values = {f"{self._prefix}/{name}": float(value) for name, value in record.metrics.items() if value is not None}
         self._log(values, record.step)
 
     def on_close(self, engine: BilevelEngine) -> None:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bilora.engines.scored_on import UPPER, VALIDATION
+
 UNLIMITED = 10_000
 """Columns; more than any table has."""
+
+SCORED_ON = {VALIDATION: "validation", UPPER: "D2, trained on above"}
+OF_UPPER = ("scored on", "D2 loss")
+OF_VALIDATION = ("validation loss", "gap")
+NOT_HERE = "-"
+"""A cell of a column that is there for other lines of the table."""
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -23,7 +31,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
     Returns:
         Cells by column: means, with the sample standard deviation over seeds after ``+-`` where there are two
-        or more; ``undefined`` where a run has no value.
+        or more; ``undefined`` where a run has no value. A run that was scored on D2 has no validation loss and no gap.
 
     Example:
         >>> row = {"method": "lora", "metric": "accuracy", "score": 0.5, "train_loss": 0.25, "validation_loss": 0.75}
@@ -32,7 +40,8 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         '0.600 +- 0.141'
     """
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    return [_line([row for row in rows if row["method"] == method]) for method in methods]
+    kinds = {_scored_on(row) for row in rows}
+    return [_line([row for row in rows if row["method"] == method], kinds) for method in methods]
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
@@ -60,19 +69,30 @@ def print_cells(lines: Sequence[Mapping[str, str]], *, title: str) -> None:
     console.print(table)
 
 
-def _line(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    gaps = [_gap(run) for run in runs]
-    return {
+def _line(runs: Sequence[Mapping[str, Any]], kinds: Collection[str]) -> dict[str, str]:
+    """Return a line with the columns that a table of runs scored on ``kinds`` has."""
+    own = {_scored_on(run) for run in runs}
+    upper, validation = UPPER in own, VALIDATION in own
+    columns = {
         "method": str(runs[0]["method"]),
         "seeds": str(len(runs)),
+        "scored on": " and ".join(SCORED_ON[kind] for kind in sorted(own)),
         str(runs[0]["metric"]): _spread(run["score"] for run in runs),
         "train loss": _spread(run["train_loss"] for run in runs),
-        "validation loss": _spread(run["validation_loss"] for run in runs),
-        "gap": _spread(gaps),
+        "D2 loss": _spread(run.get("d2_loss") for run in runs) if upper else NOT_HERE,
+        "validation loss": _spread(run["validation_loss"] for run in runs) if validation else NOT_HERE,
+        "gap": _spread(_gap(run) for run in runs) if validation else NOT_HERE,
         "parameters": f"{runs[0]['trainable_parameters']:,}",
         "seconds": _spread((run["seconds"] for run in runs), digits=0),
         "peak MB": _spread((run["peak_memory_mb"] for run in runs), digits=0),
     }
+    left = {*(OF_UPPER if UPPER not in kinds else ()), *(OF_VALIDATION if VALIDATION not in kinds else ())}
+    return {name: cell for name, cell in columns.items() if name not in left}
+
+
+def _scored_on(run: Mapping[str, Any]) -> str:
+    # Rows that were written before there was a choice do not say it.
+    return str(run.get("scored_on", VALIDATION))
 
 
 def _gap(run: Mapping[str, Any]) -> float | None:

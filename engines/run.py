@@ -33,6 +33,7 @@ from bilora.engines.run_entry import enter_run_folder, write_json
 from bilora.engines.run_identity import run_identity
 from bilora.engines.run_records import has_values, run_records, write_predictions, write_texts
 from bilora.engines.run_rows import training_rows
+from bilora.engines.scored_on import named_loss, set_kind
 from bilora.engines.sharded_base import shard_base
 from bilora.engines.spike_warning import SpikeWarning
 from bilora.engines.task_kind import EncodedRows, TaskKind
@@ -140,7 +141,13 @@ def run_once(
         autocast_dtype=autocast_dtype(config.precision),
         processes=processes,
     )
-    told = (*run_records(model, folder), Progress(f"{method}, seed {seed}"), SpikeWarning(), *callbacks)
+    scored_on = set_kind(next(iter(prepared.validation)))
+    told = (
+        *run_records(model, folder, scored_on=scored_on),
+        Progress(f"{method}, seed {seed}"),
+        SpikeWarning(),
+        *callbacks,
+    )
     result = fit(
         model,
         train.encoded,
@@ -166,7 +173,7 @@ def run_once(
     row = run_identity(config, prepared.rows.task, method=method, seed=seed) | {
         "score": scores.score,
         "train_loss": scores.train_loss,
-        "validation_loss": scores.metrics["loss"],
+        **named_loss(scores.metrics["loss"], scored_on),
         "metrics": scores.metrics,
         "steps": result.steps,
         "seconds": round(result.seconds, 2),

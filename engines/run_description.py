@@ -57,4 +57,5 @@ def _facts(adapter: Path, *, kind: TaskKind, base: str, sizes: dict[str, int], r
         versions=results["versions"],
         is_plain_lora=peft_type != "BILORA",
         labels=int(kind.model_settings.get("num_labels", 0)),
+        scored_on=results["scored_on"],
     )

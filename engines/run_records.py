@@ -12,6 +12,7 @@ from peft import PeftModel
 from bilora import BiloraConfig
 from bilora.engines.callbacks import Callback
 from bilora.engines.metrics_file import MetricsFile
+from bilora.engines.scored_on import VALIDATION
 from bilora.engines.times_file import TimesFile
 from bilora.engines.values_file import ValuesFile
 
@@ -21,9 +22,9 @@ def has_values(model: PeftModel) -> bool:
     return isinstance(model.peft_config[model.active_adapter], BiloraConfig)
 
 
-def run_records(model: PeftModel, folder: Path) -> tuple[Callback, ...]:
+def run_records(model: PeftModel, folder: Path, *, scored_on: str = VALIDATION) -> tuple[Callback, ...]:
     """Return the callbacks that write ``metrics.jsonl``, ``times.jsonl`` and, of singular values, ``values.jsonl``."""
-    files = (MetricsFile(folder / "metrics.jsonl"), TimesFile(folder / "times.jsonl"))
+    files = (MetricsFile(folder / "metrics.jsonl", scored_on=scored_on), TimesFile(folder / "times.jsonl"))
     return (*files, ValuesFile(folder / "values.jsonl", model)) if has_values(model) else files
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from bilora.engines.scored_on import numbers_in
 from bilora.engines.times_file import read_times
 from bilora.metrics import is_better
 
@@ -23,9 +24,9 @@ def read_validations(folder: Path, metric: str) -> list[tuple[float, float | Non
     times = read_times(folder / "times.jsonl")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [
-        (times[line["step"]], line["validation"].get(metric))
+        (times[line["step"]], numbers.get(metric))
         for line in lines
-        if "validation" in line and line["step"] in times
+        if (numbers := numbers_in(line)) is not None and line["step"] in times
     ]
 
 

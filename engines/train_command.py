@@ -17,6 +17,7 @@ from bilora.engines.results_table import print_table
 from bilora.engines.run import Prepared, prepare, run_once
 from bilora.engines.run_entry import write_yaml
 from bilora.engines.run_rows import load_run_rows
+from bilora.engines.scored_on import UPPER, set_kind, spoken, spoken_set
 from bilora.engines.self_check import SelfCheck, require_passed
 from bilora.engines.settings import resolved
 from bilora.engines.train_config import TrainConfig
@@ -43,7 +44,7 @@ def train(config: TrainConfig) -> Path:
     run = config.run_config(steps=steps, text_columns=columns)
     prepared = prepare(run, rows, processes=processes)
     guessed = columns if config.text_columns is None else None
-    processes.first_only(lambda: _say_plan(run, prepared, guessed=guessed))
+    processes.first_only(lambda: _say_plan(config, run, prepared, guessed=guessed))
     folder = processes.first_only(lambda: comparison_folder(config, task=rows.task.name))
     if processes.first_only(lambda: (folder / "all_results.json").is_file()):
         processes.first_only(lambda: print(f"run: {folder} (finished before)"))
@@ -56,7 +57,7 @@ def train(config: TrainConfig) -> Path:
 
 
 def _finish(config: TrainConfig, row: dict[str, Any], folder: Path, check: SelfCheck) -> None:
-    print_table([row], title=f"{row['task']}: validation")
+    print_table([row], title=f"{row['task']}: {spoken({row['scored_on']})}")
     print(f"run: {folder}")
     if config.self_check:
         require_passed(check.verdicts(folder))
@@ -69,7 +70,8 @@ def _run(
     config: TrainConfig, run: RunConfig, prepared: Prepared, folder: Path, check: SelfCheck, processes: Processes
 ) -> dict[str, Any]:
     checks = (check,) if config.self_check else ()
-    hooks = (*(ReportTo(name, folder, resolved(run)) for name in config.report_to), *checks)
+    kind = set_kind(next(iter(prepared.validation)))
+    hooks = (*(ReportTo(name, folder, resolved(run), scored_on=kind) for name in config.report_to), *checks)
     watched = Monitor("loss", greater_is_better=False) if config.watch == "loss" else None
     [method], [seed] = run.method, run.seeds
     try:
@@ -129,21 +131,24 @@ def _self_check(run: RunConfig, prepared: Prepared) -> SelfCheck:
     return SelfCheck(prepared.kind, prepared.tokenizer, first.encoded, device=run.device)
 
 
-def _say_plan(run: RunConfig, prepared: Prepared, *, guessed: tuple[str, ...] | None) -> None:
-    for line in _plan(run, prepared, guessed):
+def _say_plan(config: TrainConfig, run: RunConfig, prepared: Prepared, *, guessed: tuple[str, ...] | None) -> None:
+    for line in _plan(run, prepared, guessed=guessed):
         print(line, flush=True)
+    if config.refresh > 0 and dataclasses.replace(config, refresh=0).watches_upper:
+        print(f"note: refresh is {config.refresh}: no D2 stays to be watched, so rows are held out", flush=True)
 
 
-def _plan(run: RunConfig, prepared: Prepared, guessed: tuple[str, ...] | None) -> Iterator[str]:
+def _plan(run: RunConfig, prepared: Prepared, *, guessed: tuple[str, ...] | None) -> Iterator[str]:
     task: Any = prepared.rows.task
-    sets = ", ".join(f"{len(rows):,} {name}" for name, rows in prepared.rows.validation.items())
+    sets = ", ".join(f"{len(rows):,} {spoken_set(name)}" for name, rows in prepared.rows.validation.items())
     yield f"task {task.name}: {len(prepared.rows.train):,} training rows, {sets}; score: {task.metric}"
     if guessed is not None:
         yield f"note: the text is in {' and '.join(map(repr, guessed))}; --text-columns says otherwise"
     for notice in (*prepared.rows.notices, *prepared.notices):
         yield f"note: {notice}"
-    stop = f", ended early after {run.early_stopping} validations without gain" if run.early_stopping else ""
-    plan = f"{run.steps} steps on {prepared.tokenizer.place}, validated every {run.validate_every}"
+    looked, looks = ("D2 looked at", "looks") if UPPER in prepared.validation else ("validated", "validations")
+    stop = f", ended early after {run.early_stopping} {looks} without gain" if run.early_stopping else ""
+    plan = f"{run.steps} steps on {prepared.tokenizer.place}, {looked} every {run.validate_every}"
     yield f"{run.method[0]}: {plan}{stop}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,23 +11,33 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import EvalPrediction
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
-from bilora import BiloraConfig, check_saved
+from bilora import BiloraConfig
 from bilora.engines.callbacks import Callback
 from bilora.engines.devices import choose_device
 from bilora.engines.fit import fit
-from bilora.engines.metrics_file import MetricsFile, finite_or_null
+from bilora.engines.metrics_file import MetricsFile
 from bilora.engines.pretrained import quiet_peft
 from bilora.engines.progress import Progress
 from bilora.engines.report_to import ReportTo
 from bilora.engines.settings import resolved
 from bilora.engines.trainer_data import Outputs, collate_for, model_rows, run_model
-from bilora.engines.trainer_state import read_lines, trainer_state
+from bilora.engines.trainer_files import (
+    card_facts,
+    check_task,
+    enter_folder,
+    kept_scores,
+    longest,
+    save_trained,
+    write_state,
+)
+from bilora.engines.trainer_state import read_lines
 from bilora.engines.training_arguments import BilevelTrainingArguments
 from bilora.errors import SettingsError
 from bilora.problems.bilora import BiloraSettings
 from bilora.problems.catalog import find_variant
 from bilora.problems.level_config import autocast_dtype
 from bilora.problems.variant import Variant
+from bilora.task_protocol import AnyTask
 
 Dataset = Iterable[Mapping[str, Any]]
 ComputeMetrics = Callable[[EvalPrediction], Mapping[str, float]]
@@ -49,9 +58,12 @@ class BilevelTrainer:
         variant: Name of the method, ``package.module:NAME``, or the variant itself.
         variant_settings: The variant's own settings; None takes its defaults.
         callbacks: Hang on the engine, see :class:`~bilora.engines.callbacks.Callback`.
+        task: What the rows were made of, such as a :class:`bilora.tasks.Task`; then ``bilora evaluate``, ``predict``
+            and ``export`` take the folder that :meth:`save_model` writes.
+        max_length: Number of tokens at which the rows were cut, for them; None takes the longest row.
 
     Raises:
-        SettingsError: The model has no adapter and none is given.
+        SettingsError: The model has no adapter and none is given, or other outputs than the task.
         DataError: A row has no labels, or nothing that the model takes.
 
     Attributes:
@@ -72,6 +84,8 @@ class BilevelTrainer:
         variant: str | Variant = "bilora",
         variant_settings: Any = None,
         callbacks: Sequence[Callback] = (),
+        task: AnyTask | None = None,
+        max_length: int | None = None,
     ) -> None:
         self.model = _adapted(model, peft_config)
         self.args = args
@@ -80,23 +94,35 @@ class BilevelTrainer:
         self.variant = find_variant(variant) if isinstance(variant, str) else variant
         self.variant_settings = variant_settings or _settings_of(self.model, self.variant)
         self.callbacks = tuple(callbacks)
+        self.task, self.max_length = task, max_length
+        if task is not None:
+            check_task(task, self.model)
         self.log_history: list[dict[str, Any]] = []
+        self._scores: Mapping[str, Any] = {}
         self._collate = collate_for(processing_class, data_collator)
         self._train = None if train_dataset is None else self._rows(train_dataset, "train_dataset")
         self._eval = None if eval_dataset is None else self._rows(eval_dataset, "eval_dataset")
 
-    def train(self) -> TrainOutput:
+    def train(self, resume_from_checkpoint: bool | str | Path | None = None) -> TrainOutput:
         """Train the adapter in place, and write ``metrics.jsonl`` and ``trainer_state.json`` into ``output_dir``.
+
+        Where checkpoints are saved, a SIGTERM or SIGINT ends the training after the step it is in, and saves one.
+
+        Args:
+            resume_from_checkpoint: True goes on from the newest checkpoint in ``output_dir`` that verifies, a path from
+                that one, to the numbers of a training that was never interrupted; None or False begins.
 
         Returns:
             Lower steps, mean training loss, and time with the last evaluation.
 
         Raises:
             SettingsError: There are no training rows, or ``output_dir`` holds an earlier training.
+            CheckpointError: There is no checkpoint to go on from, or it is of another training.
+            InterruptedRun: A signal ended the training.
         """
         if self._train is None:
             raise SettingsError("train needs rows; give 'train_dataset'")
-        folder = self._new_folder()
+        folder, resume = enter_folder(Path(self.args.output_dir), resume_from_checkpoint)
         splits = self.variant.splits_rows(self.variant_settings)
         settings = self.args.fit_settings(rows=len(self._train), splits=splits)
         result = fit(
@@ -109,11 +135,12 @@ class BilevelTrainer:
             validate=None if self._eval is None else self._validate,
             monitor=self.args.monitor,
             callbacks=self._hooks(folder),
+            folder=folder if resume or settings.save_every else None,
+            resume=resume,
         )
         lines = read_lines(folder / "metrics.jsonl")
-        state = self._state(lines, steps=result.steps, best_step=result.best_step, metrics=result.metrics)
-        self.log_history = state["log_history"]
-        _write(folder / "trainer_state.json", state)
+        self.log_history = write_state(folder, lines, result, monitor=self.args.monitor)["log_history"]
+        self._scores = kept_scores(lines, result)
         losses = [entry["loss"] for entry in self.log_history if "loss" in entry]
         metrics = {"train_runtime": round(result.seconds, 4), **_named("eval", result.metrics or {})}
         return TrainOutput(result.steps, sum(losses) / len(losses), metrics)
@@ -133,6 +160,8 @@ class BilevelTrainer:
             raise SettingsError("evaluate needs rows; give 'eval_dataset'")
         started = time.perf_counter()
         metrics = self._metrics(self._outputs(rows))
+        if eval_dataset is None:
+            self._scores = metrics
         seconds = time.perf_counter() - started
         speed = {"runtime": round(seconds, 4), "samples_per_second": round(len(rows) / seconds, 3)}
         return _named(metric_key_prefix, {**metrics, **speed})
@@ -150,14 +179,27 @@ class BilevelTrainer:
         return PredictionOutput(outputs.predictions, outputs.label_ids, metrics)
 
     def save_model(self, output_dir: str | None = None) -> None:
-        """Write the adapter, the model's config and the tokenizer; None writes into ``args.output_dir``."""
-        folder = Path(output_dir or self.args.output_dir)
-        if isinstance(self.model.peft_config[self.model.active_adapter], BiloraConfig):
-            check_saved(self.model)
-        self.model.save_pretrained(str(folder))
-        self.model.config.save_pretrained(str(folder))
-        if self.processing_class is not None:
-            self.processing_class.save_pretrained(str(folder))
+        """Write the adapter with its model card, the model's config, the tokenizer and, if it is known, the task.
+
+        Args:
+            output_dir: Where to; None is ``args.output_dir``.
+        """
+        sets = {"train": self._train or [], "eval": self._eval or []}
+        sizes = {name: len(rows) for name, rows in sets.items() if rows}
+        own: dict[str, Any] = {
+            "method": self.variant.name,
+            "sizes": sizes,
+            "scores": self._scores,
+            "seed": self.args.seed,
+        }
+        save_trained(
+            self.model,
+            Path(output_dir or self.args.output_dir),
+            facts=card_facts(self.model, task=self.task, **own),
+            tokenizer=self.processing_class,
+            task=self.task,
+            max_length=self.max_length or longest(*sets.values()),
+        )
 
     def _rows(self, dataset: Dataset, what: str) -> list[Any]:
         return model_rows(dataset, self.model.get_base_model(), what=what, labelled=True)
@@ -184,20 +226,6 @@ class BilevelTrainer:
         reports = [ReportTo(name, named, resolved(self.args)) for name in self.args.trackers]
         return (MetricsFile(folder / "metrics.jsonl"), *bar, *reports, *self.callbacks)
 
-    def _new_folder(self) -> Path:
-        folder = Path(self.args.output_dir)
-        if (folder / "metrics.jsonl").exists():
-            raise SettingsError(f"output_dir {folder} holds an earlier training; name another one, or move it away")
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def _state(self, lines: list[dict[str, Any]], *, metrics: Any, **rest: Any) -> dict[str, Any]:
-        monitor = self.args.monitor
-        seen = [line["validation"].get(monitor.metric) for line in lines if "validation" in line]
-        known = [value for value in seen if value is not None]
-        best = None if not known else (max if monitor.greater_is_better else min)(known)
-        return trainer_state(lines, {"metric": monitor.metric, "score": best, **rest})
-
 
 def _adapted(model: Any, peft_config: PeftConfig | None) -> PeftModel:
     if peft_config is not None:
@@ -221,7 +249,3 @@ def _settings_of(model: PeftModel, variant: Variant) -> Any:
 
 def _named(prefix: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{prefix}_{name}": value for name, value in metrics.items()}
-
-
-def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(finite_or_null(content), allow_nan=False, indent=2) + "\n", encoding="utf-8")

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bilora.engines.scored_on import UPPER, numbers_in
+
 
 def trainer_state(lines: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> dict[str, Any]:
     """Return the state: the history of training and evaluation, and the best step.
@@ -41,8 +43,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _entry(line: Mapping[str, Any]) -> dict[str, Any]:
-    if "validation" in line:
-        return {"step": line["step"], **{f"eval_{name}": value for name, value in line["validation"].items()}}
+    numbers = numbers_in(line)
+    if numbers is not None:
+        prefix = UPPER if UPPER in line else "eval"
+        return {"step": line["step"], **{f"{prefix}_{name}": value for name, value in numbers.items()}}
     entry = {
         "step": line["step"],
         "loss": line["lower_loss"],

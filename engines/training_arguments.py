@@ -37,6 +37,10 @@ class BilevelTrainingArguments:
         split_refresh: Draw a new split every so many epochs of the lower level; 0 keeps the first.
         eval_strategy: ``no``, ``steps`` (every ``eval_steps``) or ``epoch``.
         eval_steps: Lower steps between two evaluations.
+        save_strategy: ``no``, ``steps`` (every ``save_steps``) or ``epoch``: when a checkpoint is written into
+            ``output_dir``, which ``train(resume_from_checkpoint=True)`` goes on from.
+        save_steps: Lower steps between two checkpoints.
+        save_total_limit: Newest checkpoints to keep; None keeps all.
         load_best_model_at_end: Whether to end with the parameters of the best evaluation.
         metric_for_best_model: Name of a metric, with or without ``eval_`` before it.
         greater_is_better: Its direction; None takes larger as better, unless the name ends in ``loss``.
@@ -77,6 +81,9 @@ class BilevelTrainingArguments:
     split_refresh: int = 0
     eval_strategy: Literal["no", "steps", "epoch"] = "no"
     eval_steps: int | None = None
+    save_strategy: Literal["no", "steps", "epoch"] = "no"
+    save_steps: int = 500
+    save_total_limit: int | None = None
     load_best_model_at_end: bool = False
     metric_for_best_model: str = "loss"
     greater_is_better: bool | None = None
@@ -98,6 +105,13 @@ class BilevelTrainingArguments:
             ("per_device_eval_batch_size", "it must be at least 1", self.per_device_eval_batch_size >= 1),
             ("eval_strategy", "allowed: no, steps, epoch", self.eval_strategy in ("no", "steps", "epoch")),
             ("eval_steps", "eval_strategy 'steps' needs it", self.eval_strategy != "steps" or bool(self.eval_steps)),
+            ("save_strategy", "allowed: no, steps, epoch", self.save_strategy in ("no", "steps", "epoch")),
+            ("save_steps", "it must be at least 1", self.save_steps >= 1),
+            (
+                "save_total_limit",
+                "it must be at least 1, or None for all",
+                self.save_total_limit is None or self.save_total_limit >= 1,
+            ),
             (
                 "eval_strategy",
                 "load_best_model_at_end and early_stopping_patience look at evaluations; set steps or epoch",
@@ -140,6 +154,7 @@ class BilevelTrainingArguments:
         an_epoch = max(1, math.ceil(below / (self.per_device_train_batch_size * self.gradient_accumulation_steps)))
         steps = max(1, math.ceil(self.num_train_epochs * an_epoch)) if self.max_steps == -1 else self.max_steps
         every = {"no": 0, "steps": self.eval_steps or 0, "epoch": an_epoch}[self.eval_strategy]
+        saved = {"no": 0, "steps": self.save_steps, "epoch": an_epoch}[self.save_strategy]
         return FitSettings(
             steps=steps,
             unroll_steps=self.unroll_steps,
@@ -151,6 +166,8 @@ class BilevelTrainingArguments:
             validate_every=every,
             early_stopping=self.early_stopping_patience,
             keep_best=self.load_best_model_at_end,
+            save_every=saved,
+            save_total_limit=self.save_total_limit or 0,
             precision=self.precision,
             device="cpu" if self.use_cpu else "auto",
             seed=self.seed,

@@ -29,6 +29,7 @@ KEYS = {
     "metric",
     "score",
     "train_loss",
+    "scored_on",
     "validation_loss",
     "steps",
     "seconds",

@@ -233,7 +233,7 @@ def test_broken_lines_are_told_with_the_others(load: Load, tmp_path: Path) -> No
         ({"text_columns": ()}, r"text_columns is \(\), name one or two columns"),
         ({"text_columns": ("a", "b", "c")}, "name one or two columns"),
         ({"text_columns": ("y",)}, "label_column is 'y', which is among text_columns too"),
-        ({"validation_share": 1.0}, "validation_share is 1.0, it must be above 0 and below 1"),
+        ({"validation_share": 1.0}, "validation_share is 1.0, it must be at least 0 and below 1"),
         ({"task_type": "clasification"}, "Did you mean 'classification'"),
     ],
 )

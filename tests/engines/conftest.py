@@ -474,7 +474,7 @@ def command_run(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, re
     """Train with little more than a model and a file, once for all tests."""
     folder = tmp_path_factory.mktemp("command") / "run"
     words = ["--model", str(tiny_encoder), "--train-file", str(review_file), "--output", str(folder)]
-    words += ["--max-length", "32", "--device", "cpu", "--epochs", "4", "--lower.learning-rate", "0.05"]
+    words += ["--max-length", "32", "--device", "cpu", "--epochs", "4", "--lower.learning-rate", "0.02"]
     words += ["--report-to", "tensorboard", "--seed", "3"]
     out = io.StringIO()
     with contextlib.redirect_stdout(out):

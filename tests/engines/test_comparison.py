@@ -22,9 +22,11 @@ from transformers import BertConfig, BertModel
 
 from bilora.embedded import embedded_model_folder, embedded_reviews
 from bilora.engines import comparison_jobs
+from bilora.engines.command_line import parse_config
 from bilora.engines.comparison import choice_jobs, report_jobs, run_comparison
 from bilora.engines.comparison_choice import Choice
 from bilora.engines.comparison_config import ComparisonConfig
+from bilora.engines.comparison_entry import NO_OPTIONS
 from bilora.engines.comparison_jobs import run_jobs
 from bilora.engines.config import RunConfig
 from bilora.engines.settings import LevelSettings
@@ -97,6 +99,12 @@ def done(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     document = folder / "results.md"
     run_comparison(small(inputs, folder / "own", document=str(document)), command="bilora compare --model /a/b/model")
     return folder / "own"
+
+
+def test_the_config_that_is_written_reads_back(inputs: Path, done: Path) -> None:
+    words = ["--config", str(done / "config.yaml")]
+    read = parse_config(ComparisonConfig, words, prog="", description="", left_out={"run": NO_OPTIONS})
+    assert read == small(inputs, done, document=str(done.parent / "results.md"))
 
 
 def test_every_method_tries_as_many_candidates_on_held_out_training_rows(done: Path) -> None:

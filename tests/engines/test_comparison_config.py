@@ -8,7 +8,7 @@ import pytest
 
 from bilora.engines.comparison_command import COMPARE
 from bilora.engines.comparison_config import ComparisonConfig
-from bilora.engines.comparison_entry import Entry
+from bilora.engines.comparison_entry import NO_OPTIONS, Entry
 from bilora.engines.config import RunConfig
 from bilora.engines.settings import LevelSettings
 from bilora.errors import SettingsError
@@ -109,6 +109,18 @@ def test_the_label_is_the_method_where_none_is_given() -> None:
 )
 def test_words_get_full_names_and_brackets(given: str, words: list[str]) -> None:
     assert COMPARE.words(given.split()) == words
+
+
+@pytest.mark.parametrize("name", NO_OPTIONS)
+def test_what_a_comparison_decides_is_no_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither listed nor taken, though it be the default."""
+    with pytest.raises(SystemExit) as ended:
+        COMPARE.run([f"--run.{name}={getattr(RunConfig(), name)}"])
+    assert ended.value.code == 2
+    assert f"unrecognized arguments: --run.{name}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        COMPARE.run(["--help"])
+    assert f"--run.{name}" not in capsys.readouterr().out.split()
 
 
 def test_the_verb_refuses_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ def test_what_train_would_run_passes(command_run: Any, capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     for subject in ("python", "betty-ml", "device", "precision", "disk", "data", "model", "lengths", "tokenizer"):
         assert f"ok    {subject}: " in said
-    assert "108 training rows, 12 validation; text; rows a class: 0: 54, 1: 54" in said
+    assert "120 training rows, 24 of them D2; text; rows a class: 0: 60, 1: 60" in said
     assert "bilora train with the same words will start" in said
 
 

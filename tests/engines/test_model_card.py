@@ -27,8 +27,10 @@ def test_a_run_has_its_numbers_in_the_card(command_run: Any, name: str, plain: b
     card = (command_run.folder / name / "README.md").read_text(encoding="utf-8")
     results = json.loads((command_run.folder / "all_results.json").read_text(encoding="utf-8"))
     assert f"| accuracy | {results['score']:.4f} |" in card
-    assert "| train | 108 |" in card
-    assert "| validation | 12 |" in card
+    assert "| train | 120 |" in card
+    assert "| d2, a part of train | 24 |" in card
+    assert "On D2, the part of the training rows that the upper level was trained on too" in card
+    assert "validation" not in card
     assert "one run with seed 3" in card
     assert ("import bilora" in card) is not plain
     assert front_matter(card)["pipeline_tag"] == "text-classification"

@@ -23,8 +23,8 @@ def test_tensorboard_files_hold_the_numbers_of_the_run(command_run: Any) -> None
     losses = {line["step"]: line["lower_loss"] for line in lines if "lower_loss" in line}
     logged = {event.step: event.value for event in events.Scalars("train/lower_loss")}
     assert logged == pytest.approx(losses, rel=1e-6)
-    validated = [event.value for event in events.Scalars("eval/loss")]
-    assert validated == pytest.approx([line["validation"]["loss"] for line in lines if "validation" in line], rel=1e-6)
+    validated = [event.value for event in events.Scalars("d2/loss")]
+    assert validated == pytest.approx([line["d2"]["loss"] for line in lines if "d2" in line], rel=1e-6)
     assert len(events.Scalars("train/upper_loss")) == sum("upper_loss" in line for line in lines)
 
 

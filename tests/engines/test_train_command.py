@@ -27,7 +27,7 @@ from bilora.task_files import read_task
 
 def test_a_model_and_a_file_are_enough(command_run: Any) -> None:
     assert command_run.code == 0
-    assert "108 training rows, 12 validation; score: accuracy" in command_run.out
+    assert "120 training rows, 24 of them D2; score: accuracy" in command_run.out
     assert "the text is in 'text'" in command_run.out
     assert "make it classification" in command_run.out
     for name in ("adapter", "lora"):
@@ -47,7 +47,7 @@ def test_the_run_folder_is_whole(command_run: Any) -> None:
 
 def test_steps_follow_from_epochs_of_the_lower_rows(command_run: Any) -> None:
     config = yaml.safe_load((command_run.folder / "config.yaml").read_text(encoding="utf-8"))
-    # 4 epochs of 0.8 x 108 rows in batches of 16 are 22 steps, and 40 are the least.
+    # 4 epochs of 0.8 x 120 rows in batches of 16 are 24 steps, and 40 are the least.
     assert config["steps"] == 40
     assert TrainConfig(epochs=4.0).steps_for(1000) == 200
     assert config["validate_every"] == 2
@@ -60,12 +60,12 @@ def test_the_config_that_is_written_is_one_of_train_and_of_a_comparison(command_
     assert TRAIN.parse(words).run_config() == compared
 
 
-def test_the_best_parameters_by_validation_loss_are_kept(command_run: Any) -> None:
+def test_the_best_parameters_by_the_loss_on_d2_are_kept(command_run: Any) -> None:
     results = json.loads((command_run.folder / "all_results.json").read_text(encoding="utf-8"))
     state = json.loads((command_run.folder / "trainer_state.json").read_text(encoding="utf-8"))
-    losses = {entry["step"]: entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry}
+    losses = {entry["step"]: entry["d2_loss"] for entry in state["log_history"] if "d2_loss" in entry}
     assert results["best_step"] == state["best_global_step"] == min(losses, key=lambda step: losses[step])
-    assert results["validation_loss"] == pytest.approx(min(losses.values()), rel=1e-6)
+    assert results["d2_loss"] == pytest.approx(min(losses.values()), rel=1e-6)
 
 
 def test_the_plain_lora_adapter_is_loaded_by_stock_peft(command_run: Any) -> None:

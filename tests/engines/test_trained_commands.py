@@ -41,13 +41,13 @@ def predictions(command_run: Any, review_file: Path, tmp_path_factory: pytest.Te
     return read(output)
 
 
-def test_the_runs_own_validation_gives_the_score_of_the_run(command_run: Any, tmp_path: Path) -> None:
+def test_the_runs_own_d2_gives_the_score_of_the_run(command_run: Any, tmp_path: Path) -> None:
     assert ran(EVALUATE, command_run.folder, "--output", tmp_path / "metrics.json") == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     results = json.loads((command_run.folder / "all_results.json").read_text(encoding="utf-8"))
-    assert metrics["rows"] == 12
+    assert metrics["rows"] == 24
     assert metrics["accuracy"] == results["score"]
-    assert metrics["loss"] == pytest.approx(results["validation_loss"], abs=1e-6)
+    assert metrics["loss"] == pytest.approx(results["d2_loss"], abs=1e-6)
 
 
 def test_evaluation_of_a_file_agrees_with_the_predictions(
@@ -118,6 +118,25 @@ def test_an_export_predicts_the_same_and_a_cut_one_has_the_rank(
     tensors = load_file(tmp_path / "cut" / "adapter_model.safetensors")
     assert {each.shape[0] for name, each in tensors.items() if "lora_A" in name} == {2}
     assert "Ranks were cut" in (tmp_path / "cut" / "README.md").read_text(encoding="utf-8")
+
+
+def test_one_rank_for_all_layers_changes_no_output(
+    command_run: Any, review_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said, logits = {}, {}
+    for name, more in (("own", ()), ("one", ("--uniform-rank",))):
+        rule = ("--ranks", "{name: energy, share: 0.6}")
+        assert ran(EXPORT, command_run.folder, "--output", tmp_path / name, *rule, *more) == 0
+        said[name] = json.loads((tmp_path / name / "adapter_config.json").read_text(encoding="utf-8"))
+        assert ("--uniform-rank pads with zeros" in capsys.readouterr().out) is (name == "own")
+        assert ran(PREDICT, tmp_path / name, "--file", review_file, "--output", tmp_path / f"{name}.jsonl") == 0
+        logits[name] = [each["probabilities"] for each in read(tmp_path / f"{name}.jsonl")]
+    assert said["own"]["rank_pattern"]
+    assert (said["one"]["rank_pattern"], said["one"]["alpha_pattern"]) == ({}, {})
+    tensors = load_file(tmp_path / "one" / "adapter_model.safetensors")
+    assert {each.shape[0] for name, each in tensors.items() if "lora_A" in name} == {said["one"]["r"]}
+    for one, other in zip(logits["own"], logits["one"], strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
 
 
 def test_a_merged_model_is_a_plain_one_with_the_same_outputs(

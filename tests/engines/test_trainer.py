@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,18 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
 from bilora import BiloraConfig
 from bilora.batches import Collator
 from bilora.engines import BilevelTrainer, BilevelTrainingArguments, fit
-from bilora.errors import DataError, SettingsError
+from bilora.engines.callbacks import Callback
+from bilora.engines.predict_command import PREDICT
+from bilora.errors import CheckpointError, DataError, InterruptedRun, SettingsError
 from bilora.problems.bilora import BiloraSettings
+from bilora.task_files import read_task
+from bilora.tasks import Task
 
 OWN = {"per_device_train_batch_size": 8, "max_steps": 6, "unroll_steps": 2, "learning_rate": 0.05, "use_cpu": True}
 
@@ -128,6 +133,86 @@ def test_what_is_saved_is_the_model(tiny_encoder: Path, tmp_path: Path, tokenize
         made.train()
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_a_training_goes_on_to_the_same_numbers(
+    named: bool, tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset
+) -> None:
+    own = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 3}
+    whole = trainer(tiny_encoder, tmp_path / "whole", tokenizer, rows, args=own)
+    done = whole.train()
+    with pytest.raises(InterruptedRun):
+        trainer(tiny_encoder, tmp_path / "part", tokenizer, rows, args=own, callbacks=[Stopping(4)]).train()
+    again = trainer(tiny_encoder, tmp_path / "part", tokenizer, rows, args=own)
+    with pytest.raises(SettingsError, match="go on from its checkpoints"):
+        again.train()
+    resumed = again.train(resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-2") if named else True)
+    assert (resumed.global_step, resumed.training_loss) == (done.global_step, done.training_loss)
+    assert again.log_history == whole.log_history
+    for (name, one), (_, two) in zip(whole.model.named_parameters(), again.model.named_parameters(), strict=True):
+        assert torch.equal(one, two), name
+
+
+class Stopping(Callback):
+    """As a SIGTERM in a step would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, engine: Any, record: Any) -> None:
+        """Raise the signal, if it is time."""
+        if record.step == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_newest_checkpoints_are_kept_and_a_missing_one_is_told(
+    tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset
+) -> None:
+    own = {"save_strategy": "epoch", "save_total_limit": 1, "max_steps": 16}
+    trainer(tiny_encoder, tmp_path / "out", tokenizer, rows, args=own).train()
+    # An epoch of D1 is 8 steps.
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-16"]
+    with pytest.raises(CheckpointError, match="holds no checkpoint; set save_strategy"):
+        trainer(tiny_encoder, tmp_path / "none", tokenizer, rows).train(resume_from_checkpoint=True)
+
+
+def test_what_is_saved_is_what_a_run_saves(
+    tiny_encoder: Path, review_file: Path, tmp_path: Path, tokenizer: Any, rows: Dataset
+) -> None:
+    """With the task, the verbs of the command take the folder."""
+    task = Task("reviews", ("text",), ("negative", "positive"))
+    own = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "learning_rate": 0.5}
+    made = trainer(tiny_encoder, tmp_path / "out", tokenizer, rows, args=own, task=task, max_length=32)
+    made.train()
+    folder = tmp_path / "saved"
+    made.save_model(str(folder))
+    seen = [entry["eval_loss"] for entry in made.log_history if "eval_loss" in entry]
+    best = min(seen)
+    assert f"{best:.4f}" != f"{seen[-1]:.4f}"  # else the last would do
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "| train | 80 |\n| eval | 40 |" in card
+    assert f"| loss | {best:.4f} |" in card
+    assert "num_labels=2" in card
+    assert read_task(folder) == (task, 32)
+    assert PREDICT.run([str(folder), "--file", str(review_file), "--output", str(tmp_path / "out.jsonl")]) == 0
+    said = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    chosen = made.predict(rows).predictions.argmax(-1)
+    assert [row["prediction"] for row in said] == [task.label_names[index] for index in chosen]
+    with pytest.raises(SettingsError, match="task 'reviews' has 3 outputs, and the model has 2"):
+        trainer(tiny_encoder, tmp_path / "a", tokenizer, rows, task=Task("reviews", ("text",), ("a", "b", "c")))
+
+
+def test_an_adapter_of_another_name_has_its_card_beside_it(
+    tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset
+) -> None:
+    model = get_peft_model(fresh(tiny_encoder), BiloraConfig(task_type="SEQ_CLS", r=4), adapter_name="mine")
+    args = BilevelTrainingArguments(str(tmp_path / "out"), use_cpu=True)
+    BilevelTrainer(model, args, processing_class=tokenizer).save_model()
+    card = (tmp_path / "out" / "mine" / "README.md").read_text(encoding="utf-8")
+    assert "None were taken" in card
+    assert "# own data: bilora adapter" in card
+    assert not (tmp_path / "out" / "mine" / "bilora_task.json").exists()
+
+
 def test_a_single_level_method_trains_on_all_rows(
     tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset
 ) -> None:
@@ -158,6 +243,9 @@ def test_what_is_missing_is_told(tiny_encoder: Path, tmp_path: Path, tokenizer: 
         ({"eval_strategy": "steps"}, "eval_strategy 'steps' needs it"),
         ({"bf16": True, "fp16": True}, "take one of them"),
         ({"max_steps": 0}, "max_steps is 0"),
+        ({"save_steps": 0}, "save_steps is 0"),
+        ({"save_total_limit": 0}, "save_total_limit is 0"),
+        ({"save_strategy": "best"}, "allowed: no, steps, epoch"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"report_to": "tensorbord"}, "Did you mean 'tensorboard'?"),
         ({"hypergradient": "neuman"}, "Did you mean 'neumann'?"),
