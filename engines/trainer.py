@@ -179,11 +179,7 @@ class BilevelTrainer:
         return PredictionOutput(outputs.predictions, outputs.label_ids, metrics)
 
     def save_model(self, output_dir: str | None = None) -> None:
-        """Write the adapter with its model card, the model's config, the tokenizer and, if it is known, the task.
-
-        Args:
-            output_dir: Where to; None is ``args.output_dir``.
-        """
+        """Write adapter, card, the model's config, tokenizer and any task; None writes into ``args.output_dir``."""
         sets = {"train": self._train or [], "eval": self._eval or []}
         sizes = {name: len(rows) for name, rows in sets.items() if rows}
         own: dict[str, Any] = {
