@@ -11,9 +11,8 @@ from typing import Any, Literal
 from bilora.class_weights import check_class_weights
 from bilora.engines.compiled import CompileMode
 from bilora.engines.config_change import FREE
+from bilora.engines.config_checks import config_checks
 from bilora.engines.endings import Keep, build_ending
-from bilora.engines.hypergradients import build_hypergradient
-from bilora.engines.implicit import ProductSettings
 from bilora.engines.settings import FitSettings, LevelSettings, refuse_faults, resolved
 from bilora.engines.task_kinds import build_kind
 from bilora.errors import SettingsError
@@ -146,23 +145,7 @@ class RunConfig:
         self._fill_in()
         if self.task is not None:
             build_kind(find_task(self.task), self.task_settings)
-        checks = (
-            ("method", "give at least one", bool(self.method)),
-            ("method", "each may stand once", len(set(self.method)) == len(self.method)),
-            ("seeds", "give at least one", bool(self.seeds)),
-            ("seeds", "each may stand once, and none may be negative", _are_seeds(self.seeds)),
-            ("train_rows", "it must be at least 2, or none for all", self.train_rows is None or self.train_rows > 1),
-            ("max_length", "it must be at least 1", self.max_length >= 1),
-            ("overwrite", "it belongs to output, which is not given", self.output is not None or not self.overwrite),
-            ("overwrite", "resume goes on with what it removes; take one", self.resume is None or not self.overwrite),
-            (
-                "shard_base",
-                "a sharded model has no second derivative, and is not compiled; use products: finite_difference, no "
-                "meter and torch_compile: off",
-                not self.shard_base or self._is_first_order(),
-            ),
-        )
-        refuse_faults("config", self, (*checks, *self._file_checks()))
+        refuse_faults("config", self, config_checks(self))
         if weight_faults := check_class_weights(self.class_weights):
             raise SettingsError("config: " + "; ".join(weight_faults))
         self.labelled_files()
@@ -222,28 +205,6 @@ class RunConfig:
             named = {str(name): float(weight) for name, weight in self.class_weights.items()}
             object.__setattr__(self, "class_weights", named)
 
-    def _is_first_order(self) -> bool:
-        """Return whether nothing is asked for that needs a second backward pass or a compiled model."""
-        built = build_hypergradient(self.hypergradient)
-        second = isinstance(built, ProductSettings) and built.products == "exact"
-        return not (second or self.meter or self.torch_compile != "off")
-
-    def _file_checks(self) -> tuple[tuple[str, str, bool], ...]:
-        given = self.train_file is not None
-        with_file = "it belongs to train_file, which is not given"
-        return (
-            (
-                "task",
-                "it stands beside train_file; leave one of them out",
-                not given or not self.task,
-            ),
-            ("data_dir", "it belongs to task; leave it or train_file out", not given or not self.data_dir),
-            ("text_columns", with_file, given or self.text_columns is None),
-            ("validation_file", with_file, given or self.validation_file is None),
-            ("task_type", with_file, given or self.task_type is None),
-            ("on_bad_row", with_file, given or self.on_bad_row == "error"),
-        )
-
     def _check_methods(self) -> None:
         if self.formulation is not None and not any(has_formulation(each) for each in self.method):
             raise SettingsError(
@@ -276,7 +237,3 @@ def has_formulation(method: str) -> bool:
     """
     settings = find_variant(method).settings
     return dataclasses.is_dataclass(settings) and "formulation" in {each.name for each in dataclasses.fields(settings)}
-
-
-def _are_seeds(seeds: list[int]) -> bool:
-    return len(set(seeds)) == len(seeds) and all(each >= 0 for each in seeds)
