@@ -108,7 +108,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=50, help="whole passes over the rows: long batches come first")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, help="a file to append a JSON line to")
     options = parser.parse_args(argv)

@@ -21,7 +21,7 @@ from bilora.engines.comparison_folder import CONFIG, resumed_folder
 from bilora.engines.config import RunConfig
 from bilora.engines.pretrained import quiet_transformers
 from bilora.engines.process_group import join_processes
-from bilora.engines.stop_signals import sigterm_raised
+from bilora.engines.stop_signals import end_at_once_when_told_again, sigterm_raised
 from bilora.errors import BiloraError, DivergedError, InterruptedRun, ProcessesError, ResourceError, SelfCheckError
 from bilora.problems.memory_told import is_out_of_memory
 
@@ -105,6 +105,7 @@ def exit_code(work: Callable[[], object], *, program: str, debug: bool = False) 
         with sigterm_raised(), _one_line_warnings(program):
             work()
     except KeyboardInterrupt:
+        end_at_once_when_told_again()
         return _fail(program, "interrupted; finished runs are in results.jsonl", INTERRUPTED, debug=debug)
     except Exception as error:
         code = code_of(error)

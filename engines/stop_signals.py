@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -86,6 +87,12 @@ def sigterm_raised() -> Iterator[None]:
         yield
     finally:
         _put_back(signal.SIGTERM, earlier)
+
+
+def end_at_once_when_told_again() -> None:
+    """From now on end the process at a SIGINT, with its exit code, whatever it is doing: it is ending already."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
 
 
 def _put_back(number: int, handler: Any) -> None:

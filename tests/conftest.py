@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +87,11 @@ def causal_tokenizer() -> Any:
     )
     own.train_from_iterator(TEXTS, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=own, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+
+
+@pytest.fixture
+def own_handler() -> Iterator[None]:
+    """Give SIGINT back its handler: a program that was interrupted ends at the next one."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -107,7 +107,8 @@ def check_benchmark(path: str, argv: list[str], monkeypatch: pytest.MonkeyPatch)
     """The words make the options of a program in benchmarks/."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     module = loaded(ROOT / path)
-    read = {"run_hypergradients": "read_options", "run_speed": "_options"}.get(module.__name__)
+    others = {"run_hypergradients": "read_options", "run_speed": "_options", "run_length_groups": "_options"}
+    read = others.get(module.__name__)
     if read is None:
         module.PROGRAM.parse(argv)
     else:

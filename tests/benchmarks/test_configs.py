@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ COMPARISONS = [*RESULTS, *(path for path in ALL if path.stem.startswith("decays_
 CONFIGS = [path for path in ALL if path not in COMPARISONS]
 
 
+@functools.cache
 def comparison(path: Path) -> ComparisonConfig:
     return parse_config(ComparisonConfig, ["--config", str(path)], prog="test", description="")
 

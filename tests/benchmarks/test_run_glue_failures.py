@@ -12,6 +12,8 @@ import pytest
 from bilora.engines import compare_methods, text_kind
 from bilora.errors import DivergedError
 
+pytestmark = pytest.mark.usefixtures("own_handler")
+
 Command = Callable[..., Any]
 
 

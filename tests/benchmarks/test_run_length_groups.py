@@ -25,7 +25,8 @@ def program() -> Any:
 @pytest.mark.slow
 def test_grouping_saves_padding_and_is_written_down(program: Any, tmp_path: Path) -> None:
     output = tmp_path / "found.jsonl"
-    words = ["--rows", "60", "--batch-size", "8", "--steps", "6", "--rounds", "1", "--output", str(output)]
+    # One whole pass over D1 and one over D2: the longest batches come first.
+    words = ["--rows", "60", "--batch-size", "4", "--steps", "12", "--rounds", "1", "--output", str(output)]
     assert program.main(words) == 0
     (found,) = map(json.loads, output.read_text(encoding="utf-8").splitlines())
     assert found["token_ratio"] < 1.0

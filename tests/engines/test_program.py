@@ -10,6 +10,8 @@ import pytest
 from bilora.engines.program import Program, exit_code
 from bilora.errors import DataError, DivergedError, SettingsError
 
+pytestmark = pytest.mark.usefixtures("own_handler")
+
 PROGRAM = Program("example.py", "An example.", default_config=Path("default.yaml"))
 
 

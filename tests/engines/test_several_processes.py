@@ -200,8 +200,8 @@ def test_the_command_trains_in_several_processes(told: Callable[[str], Told]) ->
     assert found["trained"]["codes"] == [0, 0], first
     assert first.count("self-check of") == first.count(": ok") == 2
     assert second == ""
-    # 8 epochs of 0.8 x 72 rows, in batches of 4 in each of the two.
-    assert "bilora: 58 steps on" in first
+    # 8 epochs of the 64 rows of D1, in batches of 4 in each of the two.
+    assert "bilora: 64 steps on" in first
     assert found["results"]["processes"] == 2
     assert {"adapter", "lora", "train.yaml", "metrics.jsonl"} <= set(found["files"])
     first, second = found["again"]["printed"]
