@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
@@ -93,6 +94,8 @@ def end_at_once_when_told_again() -> None:
     """From now on end the process at a SIGINT, with its exit code, whatever it is doing: it is ending already."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+        # While Python shuts down it gives SIGINT its default back, which would end the process with another code.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 def _put_back(number: int, handler: Any) -> None:
