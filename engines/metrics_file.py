@@ -105,10 +105,20 @@ class MetricsFile(Callback):
 
     def _write(self, line: dict[str, Any]) -> None:
         assert self._file is not None  # opened in on_run_start
-        text = json.dumps(finite_or_null(line), allow_nan=False) + "\n"
+        text = _json_line(line)
         self._file.write(text)
         self._size += len(text)  # plain ASCII: json escapes the rest
         self._sha256.update(text.encode())
+
+
+_STRICT = json.JSONEncoder(allow_nan=False)
+
+
+def _json_line(line: dict[str, Any]) -> str:
+    try:
+        return _STRICT.encode(line) + "\n"
+    except ValueError:  # a number that is not finite, which is rare: only then is every number looked at
+        return _STRICT.encode(finite_or_null(line)) + "\n"
 
 
 def finite_or_null(value: Any) -> Any:

@@ -39,6 +39,8 @@ class Progress(Callback):
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
         """Move the bar; tqdm decides how often it is drawn."""
+        if self._bar.disable:
+            return
         self._shown["lower"] = f"{record.loss:.3f}"
         if record.upper is not None:
             self._shown["upper"] = f"{record.upper.loss:.3f}"

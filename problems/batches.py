@@ -29,7 +29,7 @@ def to_device(batch: Any, device: torch.device) -> Any:
         ('text', False)
     """
     if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
+        return batch if batch.device == device else batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
         return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple):

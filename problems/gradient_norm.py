@@ -27,6 +27,8 @@ def gradient_norm(gradients: Sequence[Tensor | None]) -> Tensor:
     if not present:
         return torch.zeros(())
     norms = torch._foreach_norm(present)
-    # On one device, the usual case, `to` returns the tensor itself.
-    total: Tensor = torch.linalg.vector_norm(torch.stack([each.to(norms[0].device) for each in norms]))
+    device = norms[0].device
+    if any(each.device != device for each in norms):
+        norms = tuple(each.to(device) for each in norms)
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return total

@@ -40,15 +40,20 @@ class LevelReport:
 
     def means(self) -> Tensor:
         """Return the means over the gathered micro-batches, ``(1 + parts,)``, the loss first; nothing is read yet."""
+        return torch.stack(self._scalars())
+
+    def _scalars(self) -> list[Tensor]:
         losses = [loss for loss, _ in self._gathered]
         names = self._names = tuple(dict.fromkeys(name for _, parts in self._gathered for name in parts))
         # A part that some micro-batches do not have is averaged over those that do.
         columns = [losses, *([parts[name] for _, parts in self._gathered if name in parts] for name in names)]
         # Half-precision losses are averaged in float32, float64 ones stay what they are.
-        like = torch.empty((), dtype=torch.promote_types(losses[0].dtype, torch.float32), device=losses[0].device)
-        means = [each[0].to(like) if len(each) == 1 else torch.stack(each).to(like).mean() for each in columns]
+        dtype, device = torch.promote_types(losses[0].dtype, torch.float32), losses[0].device
         self._gathered = []
-        return torch.stack(means)
+        return [
+            each[0].to(device, dtype) if len(each) == 1 else torch.stack(each).to(device, dtype).mean()
+            for each in columns
+        ]
 
     def close(self, gradient_norm: Tensor, means: Tensor | None = None) -> None:
         """Read means and the norm of the mean gradient; the one wait for the device.
@@ -57,8 +62,8 @@ class LevelReport:
             gradient_norm: The norm.
             means: From :meth:`means`, or the same as averaged over processes; None takes the former.
         """
-        means = self.means() if means is None else means
-        loss, *parts, norm = torch.cat([means, gradient_norm.to(means).reshape(1)]).tolist()
+        scalars = self._scalars() if means is None else list(means)
+        loss, *parts, norm = torch.stack([*scalars, gradient_norm.to(scalars[0])]).tolist()
         self.loss, self.gradient_norm = loss, norm
         self.parts = dict(zip(self._names, parts, strict=True))
 

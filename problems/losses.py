@@ -34,7 +34,7 @@ def read_loss(output: Any, *, level: str) -> tuple[Tensor, dict[str, Tensor]]:
     if isinstance(output, Mapping):
         loss = output.get("loss")
         parts = {
-            key: value.detach().reshape(())
+            key: value.detach() if value.dim() == 0 else value.detach().reshape(())
             for key, value in output.items()
             if key != "loss" and isinstance(value, Tensor) and value.numel() == 1
         }
@@ -48,4 +48,5 @@ def read_loss(output: Any, *, level: str) -> tuple[Tensor, dict[str, Tensor]]:
             f"the loss of level {level!r} has shape {tuple(loss.shape)}; reduce it to one number, "
             "for example with .mean()"
         )
-    return loss.reshape(()), parts
+    # A view of what is a scalar already would be a node more in the graph.
+    return loss if loss.dim() == 0 else loss.reshape(()), parts

@@ -110,16 +110,18 @@ class LowerProblem(Level):
     ) -> None:
         """Add the gradient to ``.grad``; on a recorded step the same pass yields the upper gradient as well."""
         step = self._recorded
-        upper = self.upper_parameters() if step is not None and self.needs.upper_gradient else []
+        if step is None:
+            self.add_gradients(loss, params)
+            return
+        upper = self.upper_parameters() if self.needs.upper_gradient else []
         gradients = self.scaled_gradients(loss, [*params, *upper])
         self.set_grads(params, gradients[: len(params)])
-        if step is not None:
-            below = None
-            if self.needs.lower_gradient:
-                # Copies: clipping works in place on what has just become .grad.
-                below = tuple(each.clone() for each in self.unscaled(gradients[: len(params)], params))
-            above = self.unscaled(gradients[len(params) :], upper) if self.needs.upper_gradient else None
-            step.add_gradients(below, above)
+        below = None
+        if self.needs.lower_gradient:
+            # Copies: clipping works in place on what has just become .grad.
+            below = tuple(each.clone() for each in self.unscaled(gradients[: len(params)], params))
+        above = self.unscaled(gradients[len(params) :], upper) if self.needs.upper_gradient else None
+        step.add_gradients(below, above)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step as every level does, and keep what was recorded, with what the optimizer knew before it."""
