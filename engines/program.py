@@ -150,11 +150,11 @@ def _fail(program: str, error: object, code: int, *, debug: bool) -> int:
 
 @contextmanager
 def _one_line_warnings(program: str) -> Iterator[None]:
-    """Show a RuntimeWarning as a line of the program's own, without a place in the source."""
+    """Show a RuntimeWarning, and any warning of this library, as one line without a place in the source."""
     shown = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        if issubclass(category, RuntimeWarning):
+        if issubclass(category, RuntimeWarning) or category.__module__.startswith("bilora."):
             print(f"{program}: warning: {message}", file=sys.stderr)
         else:
             shown(message, category, *place, **more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -9,6 +10,7 @@ import pytest
 
 from bilora.engines.program import Program, exit_code
 from bilora.errors import DataError, DivergedError, SettingsError
+from bilora.metrics import UndefinedMetricWarning
 
 pytestmark = pytest.mark.usefixtures("own_handler")
 
@@ -32,6 +34,21 @@ def test_what_goes_wrong_is_a_line_and_a_code(
 
     assert exit_code(work, program="example.py") == code
     assert capsys.readouterr().err == f"example.py: error: {said}\n"
+
+
+@pytest.mark.filterwarnings("always")
+@pytest.mark.parametrize("category", [RuntimeWarning, UndefinedMetricWarning])
+def test_a_warning_of_ours_is_a_line_without_a_place(
+    category: type[Warning], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(lambda: warnings.warn("f1 is undefined", category, stacklevel=1), program="example.py") == 0
+    assert capsys.readouterr().err == "example.py: warning: f1 is undefined\n"
+
+
+def test_a_warning_of_another_library_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.warns(UserWarning, match="theirs"):
+        exit_code(lambda: warnings.warn("theirs", UserWarning, stacklevel=1), program="example.py")
+    assert "theirs" not in capsys.readouterr().err
 
 
 def test_a_fault_of_ours_is_not_hidden() -> None:
