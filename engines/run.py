@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import set_seed
 
-from bilora import check_saved, trainable_parameters
+from bilora import check_saved
 from bilora.class_weights import resolve_class_weights, weigh_classes
 from bilora.engines.adapter_files import save_adapter
 from bilora.engines.callbacks import Callback
@@ -32,13 +31,14 @@ from bilora.engines.run_description import describe_run
 from bilora.engines.run_entry import enter_run_folder, write_json
 from bilora.engines.run_identity import run_identity
 from bilora.engines.run_records import has_values, run_records, write_predictions, write_texts
+from bilora.engines.run_results import results_row, training_details
 from bilora.engines.run_rows import training_rows
-from bilora.engines.scored_on import named_loss, set_kind
+from bilora.engines.scored_on import set_kind
 from bilora.engines.sharded_base import shard_base
 from bilora.engines.spike_warning import SpikeWarning
 from bilora.engines.task_kind import EncodedRows, TaskKind
 from bilora.engines.task_kinds import build_kind, find_kind
-from bilora.engines.versions import command, versions
+from bilora.engines.versions import command
 from bilora.export import export_lora
 from bilora.problems.level_config import autocast_dtype
 from bilora.problems.processes import ONE_PROCESS, Processes
@@ -170,27 +170,20 @@ def run_once(
     scores = evaluation.final(result)
     processes.first_only(lambda: write_predictions(scores.predictions, folder))
     processes.first_only(lambda: write_texts(scores.files, folder))
-    row = run_identity(config, prepared.rows.task, method=method, seed=seed) | {
-        "score": scores.score,
-        "train_loss": scores.train_loss,
-        **named_loss(scores.metrics["loss"], scored_on),
-        "metrics": scores.metrics,
-        "steps": result.steps,
-        "seconds": round(result.seconds, 2),
-        "peak_memory_mb": round(megabytes, 1),
-        "trainable_parameters": sum(each.numel() for each in trainable_parameters(model).values()),
-        "config_sha256": config.sha256(method, seed),
-        "versions": versions(),
+    row = results_row(
+        run_identity(config, prepared.rows.task, method=method, seed=seed),
+        scores,
+        result,
+        model,
+        scored_on=scored_on,
+        megabytes=megabytes,
+        config_sha256=config.sha256(method, seed),
+    )
+    more = training_details(result) | {
+        "processes": processes.count,
+        "skipped_rows": prepared.rows.skipped,
+        "command": command(),
     }
-    more: dict[str, Any] = {
-        "upper_steps": result.upper_steps,
-        "best_step": result.best_step,
-        "stop_reason": result.stop_reason,
-        "skipped_steps": result.skipped_steps,
-        "skipped_upper_steps": result.skipped_upper_steps,
-    }
-    more |= {"stages": [dataclasses.asdict(each) for each in result.stages], "processes": processes.count}
-    more |= {"skipped_rows": prepared.rows.skipped, "command": command()}
     processes.first_only(lambda: _describe(config, prepared, rows, row | more, folder))
     return finite_or_null(row)  # type: ignore[no-any-return]
 
