@@ -23,7 +23,7 @@ READY = $(VENV)/.ready
 LINKS = build/types/bilora
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types doctests wheel check clean links help-texts docs
+.PHONY: help setup demo test lint types doctests layers wheel check clean links help-texts docs
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -60,6 +60,10 @@ lint: $(READY)
 links:
 	@rm -rf build/types && mkdir -p $(LINKS)
 	@cd $(LINKS) && ln -s ../../../bilora/* ../../../problems ../../../engines .
+
+# The floors of setup.cfg; the tool reads the folder that it stands in first.
+layers: $(READY) links
+	@cd build/types && ../../$(BIN)/lint-imports --config ../../setup.cfg
 
 types: $(READY) links
 	@$(BIN)/mypy

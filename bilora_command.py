@@ -14,15 +14,15 @@ from pathlib import Path
 BAD_INPUT = 2
 
 VERBS = {
-    "train": "bilora.engines.train_command:TRAIN",
-    "evaluate": "bilora.engines.evaluate_command:EVALUATE",
-    "predict": "bilora.engines.predict_command:PREDICT",
-    "export": "bilora.engines.export_command:EXPORT",
-    "merge": "bilora.engines.merge_command:MERGE",
-    "report": "bilora.engines.report_command:REPORT",
-    "compare": "bilora.engines.comparison_command:COMPARE",
-    "doctor": "bilora.engines.doctor_command:DOCTOR",
-    "init": "bilora.engines.init_command:INIT",
+    "train": "bilora.commands.train:TRAIN",
+    "evaluate": "bilora.commands.evaluate:EVALUATE",
+    "predict": "bilora.commands.predict:PREDICT",
+    "export": "bilora.commands.export:EXPORT",
+    "merge": "bilora.commands.merge:MERGE",
+    "report": "bilora.commands.report:REPORT",
+    "compare": "bilora.commands.compare:COMPARE",
+    "doctor": "bilora.commands.doctor:DOCTOR",
+    "init": "bilora.commands.init:INIT",
 }
 """Where each verb is: an object with ``name``, ``help`` (one line) and ``run(argv) -> int``, the exit code.
 
@@ -76,8 +76,7 @@ def help_folder() -> Path:
     assert spec is not None  # this file is installed with it
     assert spec.origin is not None
     package = Path(spec.origin).parent
-    # In an editable install the folder engines/ stands beside bilora/.
-    return next(each for each in (package / "engines/help", package.parent / "engines/help") if each.is_dir())
+    return package / "commands" / "help"
 
 
 def _run(verb: str, argv: Sequence[str]) -> int:

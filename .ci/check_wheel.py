@@ -48,14 +48,14 @@ def compare(wheel: Path) -> None:
         for folder, package in FOLDERS.items()
         for path in (ROOT / folder).rglob("*.py")
     } | {"bilora/py.typed", "bilora_command.py"}
-    expected |= {f"bilora/engines/help/{path.name}" for path in (ROOT / "engines" / "help").glob("*.txt")}
+    expected |= {f"bilora/commands/help/{path.name}" for path in (ROOT / "bilora" / "commands" / "help").glob("*.txt")}
     names = set(zipfile.ZipFile(wheel).namelist())
     metadata = {name for name in names if ".dist-info/" in name}
     found = names - metadata
     if found != expected:
         sys.exit(
             f"{wheel.name} lacks {sorted(expected - found)} and has {sorted(found - expected)} too much; "
-            "every folder with sources needs a line in packages and in package_dir of setup.cfg"
+            "every folder with sources needs a line in packages of setup.cfg"
         )
     if not any(name.endswith("/LICENSE") for name in metadata):
         sys.exit(f"{wheel.name} lacks the licence")

@@ -16,7 +16,7 @@ import bilora_command
 WIDTH = "100"
 """Columns; the texts are written once, so they cannot follow the terminal."""
 
-FOLDER = Path(__file__).resolve().parent.parent / "engines" / "help"
+FOLDER = Path(__file__).resolve().parent.parent / "bilora" / "commands" / "help"
 
 
 def verbs() -> dict[str, Any]:

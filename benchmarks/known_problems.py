@@ -16,14 +16,14 @@ from transformers import BertConfig, BertForSequenceClassification
 from bilora import BiloraConfig
 from bilora.aliases import Tensors
 from bilora.engines.bilevel import BilevelEngine
-from bilora.engines.exact import ExactProducts
-from bilora.engines.first_order import FirstOrder
-from bilora.engines.power_iteration import largest_eigenvalue
-from bilora.engines.pretrained import quiet_peft
-from bilora.engines.vectors import restored
+from bilora.engines.hypergradients.exact import ExactProducts
+from bilora.engines.hypergradients.first_order import FirstOrder
+from bilora.engines.hypergradients.power_iteration import largest_eigenvalue
+from bilora.engines.hypergradients.vectors import restored
+from bilora.models.pretrained import quiet_peft
 from bilora.problems import LowerProblem, Needs, UpperProblem
-from bilora.problems.bilora import BiloraLower, BiloraSettings, BiloraUpper
-from bilora.problems.lower_step import Around
+from bilora.problems.replay.lower_step import Around
+from bilora.problems.variants.bilora import BiloraLower, BiloraSettings, BiloraUpper
 
 FEATURES = 20
 ROWS = 40

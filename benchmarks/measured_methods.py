@@ -15,11 +15,11 @@ from known_problems import KnownProblem
 from stock_betty import StockBetty
 
 from bilora.aliases import Tensors
-from bilora.engines.hypergradients import build_hypergradient
-from bilora.engines.settings import resolved
-from bilora.engines.vectors import add, dot, norm, restored
+from bilora.engines.hypergradients.catalog import build_hypergradient
+from bilora.engines.hypergradients.vectors import add, dot, norm, restored
 from bilora.errors import BiloraError
-from bilora.problems.lower_step import Around
+from bilora.problems.replay.lower_step import Around
+from bilora.settings.checked import resolved
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bilora.engines.program import Program
+from bilora.commands.exit_codes import Program
 
 PROGRAM = Program(
     "run_glue.py",

@@ -26,10 +26,10 @@ from hypergradient_tables import plot_errors, print_tables
 from known_problems import KnownProblem, make_bert, make_ridge
 from measured_methods import PRODUCTS, Method, agreement, over_draws, passes_of, seconds_of
 
-from bilora.engines.hypergradients import HYPERGRADIENTS
-from bilora.engines.metrics_file import finite_or_null
-from bilora.engines.pretrained import quiet_transformers
-from bilora.engines.versions import versions
+from bilora.artifacts.versions import versions
+from bilora.engines.hypergradients.catalog import HYPERGRADIENTS
+from bilora.files.strict_json import finite_or_null
+from bilora.models.pretrained import quiet_transformers
 
 PROGRAM = "run_hypergradients.py"
 CONDITIONS = (1.0, 1e2, 1e4)

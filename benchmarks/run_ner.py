@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bilora.engines.program import Program
+from bilora.commands.exit_codes import Program
 
 PROGRAM = Program(
     "run_ner.py",

@@ -22,13 +22,13 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from bilora.engines.bilevel import BilevelEngine
-from bilora.engines.callbacks import Callback
-from bilora.engines.metrics_file import MetricsFile
-from bilora.engines.optimizers import adamw
-from bilora.engines.progress import Progress
-from bilora.engines.step_record import StepRecord
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.callbacks.metrics_file import MetricsFile
+from bilora.engines.callbacks.progress import Progress
+from bilora.engines.callbacks.step_record import StepRecord
+from bilora.engines.training.optimizers import adamw
 from bilora.problems.catalog import find_variant
-from bilora.problems.level import Level
+from bilora.problems.levels.level import Level
 
 AnyLevel = TypeVar("AnyLevel", bound=Level)
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from bilora.config import BiloraConfig
-from bilora.errors import BiloraError, DataError, DivergedError, LevelsError, SettingsError
-from bilora.export import LoraExport, export_lora
-from bilora.layer import BiloraLinear
-from bilora.model import BiloraModel
-from bilora.parameters import LevelParameters, check_saved, level_parameters, trainable_parameters
-from bilora.pruning import Cut, cut_ranks
-from bilora.ranks import RANK_RULES, Budget, Energy, Mean, Threshold
-from bilora.registration import register
-from bilora.regularizers import (
+from bilora.adapter.config import BiloraConfig
+from bilora.adapter.export import LoraExport, export_lora
+from bilora.adapter.layer import BiloraLinear
+from bilora.adapter.model import BiloraModel
+from bilora.adapter.parameters import LevelParameters, check_saved, level_parameters, trainable_parameters
+from bilora.adapter.pruning import Cut, cut_ranks
+from bilora.adapter.ranks import RANK_RULES, Budget, Energy, Mean, Threshold
+from bilora.adapter.registration import register
+from bilora.adapter.regularizers import (
     binary_entropy,
     binary_entropy_penalty,
     orthogonality,
     orthogonality_penalty,
 )
-from bilora.singular_values import FORMULATIONS, Formulation
-from bilora.spectrum import Spectrum, magnitudes
+from bilora.adapter.singular_values import FORMULATIONS, Formulation
+from bilora.adapter.spectrum import Spectrum, magnitudes
+from bilora.errors import BiloraError, DataError, DivergedError, LevelsError, SettingsError
 
 __version__ = "0.1.0"
 

@@ -6,21 +6,21 @@ if __name__ != "bilora.engines":
 import bilora.problems  # noqa: F401, I001  (first of all: it says what to do where Betty is missing)
 
 from bilora.engines.bilevel import BilevelEngine
-from bilora.engines.callbacks import Callback
-from bilora.engines.early_stopping import EarlyStopping
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.callbacks.early_stopping import EarlyStopping
 from bilora.engines.endings import ENDINGS, build_ending
-from bilora.engines.fit import fit
-from bilora.engines.fit_result import FitResult, StageResult
-from bilora.engines.hypergradients import HYPERGRADIENTS, build_hypergradient
-from bilora.engines.keep_best import KeepBest
-from bilora.engines.metrics_file import MetricsFile
-from bilora.engines.monitor import Monitor
-from bilora.engines.progress import Progress
+from bilora.engines.training.fit import fit
+from bilora.engines.training.fit_result import FitResult, StageResult
+from bilora.engines.hypergradients.catalog import HYPERGRADIENTS, build_hypergradient
+from bilora.engines.callbacks.keep_best import KeepBest
+from bilora.engines.callbacks.metrics_file import MetricsFile
+from bilora.metrics.monitor import Monitor
+from bilora.engines.callbacks.progress import Progress
 from bilora.engines.settings import FitSettings, LevelSettings
-from bilora.engines.stage_place import StagePlace
-from bilora.engines.step_record import StepRecord, UpperRecord, ValidationRecord
-from bilora.engines.trainer import BilevelTrainer
-from bilora.engines.training_arguments import BilevelTrainingArguments
+from bilora.engines.callbacks.stage_place import StagePlace
+from bilora.engines.callbacks.step_record import StepRecord, UpperRecord, ValidationRecord
+from bilora.engines.trainer.trainer import BilevelTrainer
+from bilora.engines.trainer.training_arguments import BilevelTrainingArguments
 
 __all__ = [
     "ENDINGS",

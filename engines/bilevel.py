@@ -9,22 +9,22 @@ import torch
 from betty.configs import EngineConfig
 from betty.engine import Engine
 
-from bilora.engines.callback_guard import CallbackGuard
-from bilora.engines.callbacks import Callback
-from bilora.engines.devices import choose_device
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.callbacks.callback_guard import CallbackGuard
+from bilora.engines.callbacks.stage_place import StagePlace
+from bilora.engines.callbacks.step_record import StepRecord, UpperRecord, ValidationRecord
 from bilora.engines.engine_checks import check_disjoint, check_equal_start, check_schedule
-from bilora.engines.hypergradients import build_hypergradient
-from bilora.engines.quality_meter import QualityMeter
+from bilora.engines.hypergradients.catalog import build_hypergradient
+from bilora.engines.hypergradients.quality_meter import QualityMeter
 from bilora.engines.quiet_betty import quiet_betty
-from bilora.engines.stage_place import StagePlace
-from bilora.engines.step_record import StepRecord, UpperRecord, ValidationRecord
 from bilora.errors import SettingsError
-from bilora.problems.hypergradient import Hypergradient
-from bilora.problems.level import Level
-from bilora.problems.lower import LowerProblem
-from bilora.problems.processes import ONE_PROCESS, Processes
-from bilora.problems.random_state import RandomState
-from bilora.problems.upper import UpperProblem
+from bilora.problems.levels.hypergradient import Hypergradient
+from bilora.problems.levels.level import Level
+from bilora.problems.levels.lower import LowerProblem
+from bilora.problems.levels.upper import UpperProblem
+from bilora.problems.replay.random_state import RandomState
+from bilora.processes.alone import ONE_PROCESS, Processes
+from bilora.processes.devices import choose_device
 
 Metrics = Mapping[str, float | None]
 
@@ -39,7 +39,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         lower: The lower level, or the only one.
         upper: The upper level; None trains ``lower`` alone, through the same code.
         steps: Lower optimizer steps; none only after another stage.
-        hypergradient: Name, mapping or object, see :func:`~bilora.engines.hypergradients.build_hypergradient`.
+        hypergradient: Name, mapping or object, see :func:`~bilora.engines.hypergradients.catalog.build_hypergradient`.
         validate: Returns metrics by name; called without gradients, in eval mode, and its random draws are undone.
         validate_every: Lower steps between two validations; 0 validates at the end only.
         callbacks: Called in this order.

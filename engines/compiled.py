@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from peft import PeftModel
 from torch import nn
 
-from bilora.problems.level import Level
+from bilora.problems.levels.level import Level
 
 CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
 

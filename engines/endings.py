@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from bilora.adapter.pruning import Cut
+from bilora.adapter.ranks import build_rank_rule
 from bilora.errors import SettingsError
-from bilora.lookup import find
 from bilora.problems.stage import Stage
 from bilora.problems.variant import Variant
-from bilora.pruning import Cut
-from bilora.ranks import build_rank_rule
-from bilora.sections import build_section
+from bilora.settings.lookup import find
+from bilora.settings.sections import build_section
 
 
 class Ending(Protocol):

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from bilora.errors import SettingsError
-from bilora.problems.level import Level
-from bilora.problems.lower import LowerProblem
-from bilora.problems.processes import Processes
-from bilora.problems.upper import UpperProblem
+from bilora.problems.levels.level import Level
+from bilora.problems.levels.lower import LowerProblem
+from bilora.problems.levels.upper import UpperProblem
+from bilora.processes.alone import Processes
 
 
 def check_schedule(

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bilora.problems import bilora
-from bilora.problems.bilora import BiloraSettings, BiloraUpper
-from bilora.protocols import pseudo_svd_layers
+from bilora.adapter.protocols import pseudo_svd_layers
+from bilora.problems.variants import bilora
+from bilora.problems.variants.bilora import BiloraSettings, BiloraUpper
 
 
 @dataclass(frozen=True)

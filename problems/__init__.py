@@ -16,13 +16,13 @@ except ModuleNotFoundError as error:
     ) from None
 
 from bilora.problems.catalog import VARIANTS, find_variant
-from bilora.problems.companion import Companion
-from bilora.problems.hypergradient import Hypergradient
-from bilora.problems.level import Level
-from bilora.problems.lower import LowerProblem
-from bilora.problems.lower_step import LowerStep, Needs
+from bilora.problems.levels.companion import Companion
+from bilora.problems.levels.hypergradient import Hypergradient
+from bilora.problems.levels.level import Level
+from bilora.problems.levels.lower import LowerProblem
+from bilora.problems.levels.upper import UpperProblem
+from bilora.problems.replay.lower_step import LowerStep, Needs
 from bilora.problems.stage import Stage, Watch
-from bilora.problems.upper import UpperProblem
 from bilora.problems.variant import AdapterSettings, Variant
 
 __all__ = [

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bilora.errors import SettingsError
-from bilora.lookup import find
-from bilora.problems import (
+from bilora.problems.variant import Variant
+from bilora.problems.variants import (
     adalora,
     alternating,
     autolora,
@@ -19,7 +19,7 @@ from bilora.problems import (
     pseudo_svd,
     two_stage,
 )
-from bilora.problems.variant import Variant
+from bilora.settings.lookup import find
 
 VARIANTS: dict[str, Variant] = {
     each.name: each

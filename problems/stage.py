@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from bilora.adapter.pruning import Cut
 from bilora.errors import SettingsError
-from bilora.problems.lower import LowerProblem
-from bilora.problems.upper import UpperProblem
-from bilora.pruning import Cut
+from bilora.problems.levels.lower import LowerProblem
+from bilora.problems.levels.upper import UpperProblem
 
 RowsOf = Literal["all", "lower", "upper"]
 """All the training rows, those of D1, or those of D2."""

@@ -9,12 +9,12 @@ from typing import Any
 from peft import PeftModel
 from torch import nn
 
+from bilora.adapter.pruning import Cut
 from bilora.errors import SettingsError
-from bilora.problems.companion import Companion
-from bilora.problems.lower import LowerProblem
+from bilora.problems.levels.companion import Companion
+from bilora.problems.levels.lower import LowerProblem
+from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.stage import Stage
-from bilora.problems.upper import UpperProblem
-from bilora.pruning import Cut
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,12 @@ writer = loaded("write_help_texts", ROOT / ".ci" / "write_help_texts.py")
 @pytest.mark.parametrize("verb", writer.verbs().values(), ids=lambda verb: verb.name)
 def test_the_help_of_a_verb_is_what_its_parser_says(verb: object) -> None:
     """Run ``make help-texts`` after a change of options."""
-    path = ROOT / "engines" / "help" / f"{verb.name}.txt"  # type: ignore[attr-defined]
+    path = ROOT / "bilora/commands/help" / f"{verb.name}.txt"  # type: ignore[attr-defined]
     assert path.read_text(encoding="utf-8") == writer.help_of(verb)
 
 
 def test_the_help_of_the_command_has_every_verb() -> None:
-    assert (ROOT / "engines" / "help" / "bilora.txt").read_text(encoding="utf-8") == writer.overview(writer.verbs())
+    assert (ROOT / "bilora/commands/help" / "bilora.txt").read_text(encoding="utf-8") == writer.overview(writer.verbs())
 
 
 def test_verbs_are_called_what_the_table_says() -> None:
@@ -78,7 +78,7 @@ def test_help_takes_less_than_half_a_second_and_imports_no_torch(verb: str, site
     done = installed(site, *words, after="assert not {'torch', 'bilora', 'jsonargparse'} & set(sys.modules)")
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == (ROOT / "engines" / "help" / f"{verb or 'bilora'}.txt").read_text(encoding="utf-8")
+    assert done.stdout == (ROOT / "bilora/commands/help" / f"{verb or 'bilora'}.txt").read_text(encoding="utf-8")
     # Time of the processor, which does not grow when others use the machine.
     assert spent.ru_utime + spent.ru_stime - before.ru_utime - before.ru_stime < 0.5
 

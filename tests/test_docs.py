@@ -17,12 +17,12 @@ import yaml
 import bilora
 import bilora.engines
 import bilora.problems
-from bilora.engines.command_line import parse_config
-from bilora.engines.comparison_command import COMPARE
-from bilora.engines.comparison_config import ComparisonConfig
-from bilora.engines.config import RunConfig
-from bilora.engines.report import ReportConfig
-from bilora.engines.report_command import REPORT
+from bilora.commands.command_line import parse_config
+from bilora.commands.compare import COMPARE
+from bilora.commands.report import REPORT
+from bilora.compare.config import ComparisonConfig
+from bilora.report.report import ReportConfig
+from bilora.runs.config import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -217,7 +217,7 @@ def quoted_messages() -> list[str]:
 def sources() -> str:
     """Return the code with strings that are split over lines put together."""
     folders = ("bilora", "problems", "engines")
-    text = "\n".join(path.read_text("utf-8") for folder in folders for path in sorted((ROOT / folder).glob("*.py")))
+    text = "\n".join(path.read_text("utf-8") for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))
     return re.sub(r"\"\s*\n\s*f?\"", "", text)
 
 

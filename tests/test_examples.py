@@ -16,12 +16,12 @@ import yaml
 from transformers import BertConfig, BertForSequenceClassification
 
 from bilora import magnitudes
-from bilora.embedded import embedded_reviews
-from bilora.engines.command_line import parse_config
-from bilora.engines.config import RunConfig
+from bilora.commands.command_line import parse_config
 from bilora.errors import SettingsError
 from bilora.problems import find_variant
-from bilora.sources import take_rows
+from bilora.runs.config import RunConfig
+from bilora.tasks.embedded import embedded_reviews
+from bilora.tasks.sources import take_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "my_variant.py"

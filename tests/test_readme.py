@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bilora.engines.command_line import parse_config
-from bilora.engines.config import RunConfig
-from bilora.engines.hypergradients import build_hypergradient
+from bilora.commands.command_line import parse_config
+from bilora.engines.hypergradients.catalog import build_hypergradient
+from bilora.runs.config import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -72,7 +72,7 @@ def check_program(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check_bilora(words: list[str]) -> None:
     """The verb is there, and each of its options is among those that its help has."""
-    texts = ROOT / "engines" / "help"
+    texts = ROOT / "bilora" / "commands" / "help"
     if words[1].startswith("--"):
         assert words[1] in (texts / "bilora.txt").read_text(encoding="utf-8")
         return
@@ -152,7 +152,7 @@ def test_options_that_are_named_exist(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         parse_config(RunConfig, ["--help"], prog="run_glue.py", description="")
     known = set(re.findall(r"--[\w.]+", capsys.readouterr().out))
-    for path in (ROOT / "engines" / "help").glob("*.txt"):
+    for path in (ROOT / "bilora" / "commands" / "help").glob("*.txt"):
         known |= {
             word.replace("-", "_").replace("__", "--", 1) for word in re.findall(r"--[a-z][\w.-]*", path.read_text())
         }

@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from bilora.embedded import embedded_model_folder
+from bilora.tasks.embedded import embedded_model_folder
 
 KEYS = {
     "task",

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bilora.engines.command_line import parse_config
-from bilora.engines.comparison_config import ComparisonConfig
-from bilora.engines.config import RunConfig
+from bilora.commands.command_line import parse_config
+from bilora.compare.config import ComparisonConfig
+from bilora.runs.config import RunConfig
 
 ALL = sorted((Path(__file__).resolve().parents[2] / "benchmarks" / "configs").rglob("*.yaml"))
 RESULTS = [path for path in ALL if path.stem.startswith("results_")]

@@ -13,12 +13,12 @@ import pytest
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
-from bilora.engines.command_line import parse_config
-from bilora.engines.config import RunConfig
-from bilora.engines.earlier_run import remove_run
-from bilora.engines.run import Prepared, prepare
+from bilora.commands.command_line import parse_config
 from bilora.problems.catalog import VARIANTS
-from bilora.sources import load_task_rows, take_rows
+from bilora.runs.config import RunConfig
+from bilora.runs.earlier_run import remove_run
+from bilora.runs.run import Prepared, prepare
+from bilora.tasks.sources import load_task_rows, take_rows
 
 Results = list[dict[str, Any]]
 METHODS = list(VARIANTS)

@@ -9,8 +9,9 @@ from typing import Any, NoReturn
 
 import pytest
 
-from bilora.engines import compare_methods, text_kind
+from bilora.compare import methods as compare_methods
 from bilora.errors import DivergedError
+from bilora.tasks.kinds import text as text_kind
 
 pytestmark = pytest.mark.usefixtures("own_handler")
 

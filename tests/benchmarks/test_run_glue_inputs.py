@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from bilora.engines.command_line import parse_config
-from bilora.engines.config import RunConfig
+from bilora.commands.command_line import parse_config
+from bilora.runs.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 Results = list[dict[str, Any]]

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from bilora.engines.adapter_files import FINGERPRINT
-from bilora.engines.checkpoint_files import checkpoints
+from bilora.artifacts.adapter_files import FINGERPRINT
+from bilora.engines.checkpoints.files import checkpoints
 
 PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "run_glue.py"
 # Two processes have 40 rows.

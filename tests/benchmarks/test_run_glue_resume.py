@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from bilora.engines.checkpoint_files import checkpoints
-from bilora.engines.output_lock import locked
+from bilora.engines.checkpoints.files import checkpoints
+from bilora.files.lock import locked
 
 Command = Callable[..., Any]
 # The program shows them as lines of its own, which the tests read.

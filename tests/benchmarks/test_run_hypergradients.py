@@ -15,7 +15,7 @@ import pytest
 import torch
 from betty.hypergradient import jvp_fn_mapping
 
-from bilora.engines.hypergradients import HYPERGRADIENTS, build_hypergradient
+from bilora.engines.hypergradients.catalog import HYPERGRADIENTS, build_hypergradient
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 COMMITTED = BENCHMARKS / "results"

@@ -11,10 +11,10 @@ import pytest
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForTokenClassification
 
-from bilora.engines.pretrained import load_tokenizer
-from bilora.engines.task_kinds import build_kind
-from bilora.sources import load_task_rows
-from bilora.tasks import find_task
+from bilora.models.pretrained import load_tokenizer
+from bilora.tasks.catalog import find_task
+from bilora.tasks.kinds.table import build_kind
+from bilora.tasks.sources import load_task_rows
 
 Results = list[dict[str, Any]]
 TAGS = {"O": 0, "B-Disease": 1, "I-Disease": 2}
@@ -27,7 +27,7 @@ def words(small: list[str], few_sentences: Callable[[str], Path], tmp_path: Path
 
 
 # A tiny model may find nothing at a validation, and its precision is then undefined.
-@pytest.mark.filterwarnings("ignore::bilora.metrics.UndefinedMetricWarning")
+@pytest.mark.filterwarnings("ignore::bilora.metrics.task_metrics.UndefinedMetricWarning")
 def test_the_committed_config_end_to_end(
     run_ner_command: Callable[..., Any],
     read_results: Callable[[Path], Results],

@@ -18,11 +18,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from bilora.engines.decoding import Decoding, decode
-from bilora.engines.pretrained import quiet_peft
-from bilora.generation_sources import load_generation_rows
-from bilora.generation_task import GENERATION_TASKS
-from bilora.text_metrics import score_texts, text_metric
+from bilora.metrics.texts import score_texts, text_metric
+from bilora.models.pretrained import quiet_peft
+from bilora.tasks.generation.sources import load_generation_rows
+from bilora.tasks.generation.task import GENERATION_TASKS
+from bilora.tasks.kinds.decoding import Decoding, decode
 
 METHODS = ("bilora", "lora", "adalora", "pseudo_svd")
 PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "run_nlg.py"
@@ -251,7 +251,7 @@ def test_a_model_that_generates_nothing_is_refused(
 def test_a_missing_embedded_decoder_is_told(
     run: Command, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: list[str]
 ) -> None:
-    from bilora import embedded
+    from bilora.tasks import embedded
 
     monkeypatch.setattr(embedded, "SMOLLM2_PACKAGE", "no_such_package")
     ended = run([*words, *named, "--output", tmp_path / "run"])

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from bilora.base_layer import quantization_of
+from bilora.adapter.base_layer import quantization_of
 
 UNSUPPORTED = {
     "Embedding": nn.Embedding(4, 4),

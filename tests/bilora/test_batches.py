@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, GPT2Config, MPNetConfig, RobertaConfig, T5Config
 
-from bilora.batches import Collator, check_fits, encode, make_loader
-from bilora.embedded import embedded_model_folder
+from bilora.data.rows import Rows, check_rows
 from bilora.errors import DataError, SettingsError
-from bilora.rows import Rows, check_rows
-from bilora.tasks import TASKS
+from bilora.tasks.batches import Collator, check_fits, encode, make_loader
+from bilora.tasks.catalog import TASKS
+from bilora.tasks.embedded import embedded_model_folder
 
 PAIRS = [
     {"sentence1": "a film", "sentence2": "a very long film about a film", "label": 4.0},

@@ -10,8 +10,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
 
-from bilora.class_weights import check_class_weights, resolve_class_weights, weigh_classes
 from bilora.errors import SettingsError
+from bilora.tasks.class_weights import check_class_weights, resolve_class_weights, weigh_classes
 
 SIZES: dict[str, Any] = {
     "vocab_size": 60,

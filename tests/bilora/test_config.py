@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from peft import PeftConfig
 
-from bilora.config import BiloraConfig
+from bilora.adapter.config import BiloraConfig
 from bilora.errors import SettingsError
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

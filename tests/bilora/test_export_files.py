@@ -9,8 +9,8 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
 
+from bilora.adapter.export_files import check_folder, write_export
 from bilora.errors import SettingsError
-from bilora.export_files import check_folder, write_export
 
 
 def _write(folder: Path, **report: object) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bilora.errors import SettingsError
-from bilora.extras import import_extra
+from bilora.settings.extras import import_extra
 
 
 def test_what_is_installed_is_returned() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bilora.generation_task import GENERATION_TASKS, GenerationTask
+from bilora.tasks.generation.task import GENERATION_TASKS, GenerationTask
 
 TRIPLE = ["Zizzi", "eatType", "pub"]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from bilora import generation_sources
 from bilora.errors import DataError
-from bilora.generation_sources import load_generation_rows
-from bilora.generation_task import GENERATION_TASKS, GenerationTask
+from bilora.tasks.generation import sources as generation_sources
+from bilora.tasks.generation.sources import load_generation_rows
+from bilora.tasks.generation.task import GENERATION_TASKS, GenerationTask
 
 E2E = GENERATION_TASKS["e2e"]
 WEBNLG = GENERATION_TASKS["webnlg"]

@@ -13,11 +13,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bilora import embedded
-from bilora.embedded import smollm2_folder
 from bilora.errors import DataError
-from bilora.gguf_conversion import convert_gguf
-from bilora.model_cache import CACHE_VARIABLE
+from bilora.files.cached_folder import CACHE_VARIABLE
+from bilora.tasks import embedded
+from bilora.tasks.embedded import smollm2_folder
+from bilora.tasks.gguf_conversion import convert_gguf
 
 WIDTH, HIDDEN, HEADS, KEYS, LAYERS = 32, 64, 2, 1, 2
 

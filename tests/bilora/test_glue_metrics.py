@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from bilora.glue_metrics import MEASURES
+from bilora.metrics.classes import MEASURES
 
 Array = numpy.ndarray[Any, Any]
 

@@ -8,12 +8,12 @@ from typing import Any
 import datasets
 import pytest
 
+from bilora.data.row_sets import TaskRows
 from bilora.errors import DataError, SettingsError
-from bilora.labelled_files import load_labelled_files
-from bilora.labelled_tasks import LabelledFiles
-from bilora.row_sets import TaskRows
-from bilora.tasks import Task
-from bilora.token_tasks import TokenTask
+from bilora.tasks.catalog import Task
+from bilora.tasks.labelled_files import load_labelled_files
+from bilora.tasks.labelled_tasks import LabelledFiles
+from bilora.tasks.token_tasks import TokenTask
 
 Load = Callable[..., TaskRows]
 

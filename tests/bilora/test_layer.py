@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from bilora.config import BiloraConfig
-from bilora.layer import BiloraLinear
-from bilora.singular_values import FORMULATIONS
+from bilora.adapter.config import BiloraConfig
+from bilora.adapter.layer import BiloraLinear
+from bilora.adapter.singular_values import FORMULATIONS
 
 IN, OUT, RANK, ALPHA = 6, 5, 3, 12.0
 BASES: dict[str, Callable[[], nn.Module]] = {

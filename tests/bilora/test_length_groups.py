@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from bilora.batches import make_loader
+from bilora.data.length_groups import LengthGroups
 from bilora.errors import SettingsError
-from bilora.length_groups import LengthGroups
+from bilora.tasks.batches import make_loader
 
 ROWS = [{"input_ids": [0] * (1 + 37 * index % 50), "labels": index} for index in range(200)]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bilora.generation_task import GENERATION_TASKS
-from bilora.linearization import linearize_slots, linearize_triples
+from bilora.tasks.generation.linearization import linearize_slots, linearize_triples
+from bilora.tasks.generation.task import GENERATION_TASKS
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 
 from bilora import errors
 from bilora.errors import BiloraError, SettingsError
-from bilora.lookup import did_you_mean, find
+from bilora.settings.lookup import did_you_mean, find
 
 TABLE = {"real": 1, "softmax": 2}
 

@@ -6,7 +6,7 @@ import numpy
 import pytest
 import torch
 
-from bilora.low_rank import low_rank_factors, pad_rank
+from bilora.adapter.low_rank import low_rank_factors, pad_rank
 
 SHAPES = {"tall": (40, 4, 12), "wide": (12, 4, 40), "rank above a side": (3, 5, 9), "one": (6, 1, 6)}
 

@@ -10,8 +10,8 @@ from peft.utils.quantization_utils import ForwardOnlyQuantizationBackend, Quanti
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from bilora.config import BiloraConfig
-from bilora.layer import BiloraLinear
+from bilora.adapter.config import BiloraConfig
+from bilora.adapter.layer import BiloraLinear
 
 IN, OUT, RANK = 6, 5, 3
 STEP = 1 / 64
@@ -117,7 +117,7 @@ class RoundedBackend(QuantizationBackend):
 
 def _resolve_to(backend: QuantizationBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "bilora.base_layer.resolve_quantization_backend",
+        "bilora.adapter.base_layer.resolve_quantization_backend",
         lambda layer, **_: backend if isinstance(layer, Rounded) else None,
     )
 

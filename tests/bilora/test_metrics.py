@@ -10,8 +10,8 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from bilora.errors import DataError, SettingsError
-from bilora.metrics import UndefinedMetricWarning, compute_metrics, is_better, task_metric
-from bilora.tasks import TASKS, Task
+from bilora.metrics.task_metrics import UndefinedMetricWarning, compute_metrics, is_better, task_metric
+from bilora.tasks.catalog import TASKS, Task
 
 Array = numpy.ndarray[Any, Any]
 COLA, MRPC, STSB, MNLI = TASKS["cola"], TASKS["mrpc"], TASKS["stsb"], TASKS["mnli"]

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bilora.config import BiloraConfig
+from bilora.adapter.config import BiloraConfig
+from bilora.adapter.layer import BiloraLinear
+from bilora.adapter.singular_values import FORMULATIONS
 from bilora.errors import SettingsError
-from bilora.layer import BiloraLinear
-from bilora.singular_values import FORMULATIONS
 
 FILE = "adapter_model.safetensors"
 KINDS = ["bert", "roberta", "gpt2", "gpt2-classifier", "llama"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bilora.errors import DataError
-from bilora.model_cache import CACHE_VARIABLE, MANIFEST, DamagedCacheWarning, cache_root, cached_folder
+from bilora.files.cached_folder import CACHE_VARIABLE, MANIFEST, DamagedCacheWarning, cache_root, cached_folder
 
 
 class Build:

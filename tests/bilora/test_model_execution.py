@@ -11,8 +11,8 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bilora.config import BiloraConfig
-from bilora.layer import BiloraLinear
+from bilora.adapter.config import BiloraConfig
+from bilora.adapter.layer import BiloraLinear
 
 Make = Callable[[str], PreTrainedModel]
 Train = Callable[[nn.Module], None]

@@ -11,10 +11,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bilora.config import BiloraConfig
+from bilora.adapter.config import BiloraConfig
+from bilora.adapter.parameters import check_saved, level_parameters, trainable_parameters
+from bilora.adapter.protocols import LevelledLayer, PseudoSvdLayer, levelled_layers, pseudo_svd_layers
 from bilora.errors import LevelsError, SettingsError
-from bilora.parameters import check_saved, level_parameters, trainable_parameters
-from bilora.protocols import LevelledLayer, PseudoSvdLayer, levelled_layers, pseudo_svd_layers
 
 Make = Callable[[str], PreTrainedModel]
 Adapt = Callable[..., PeftModel]

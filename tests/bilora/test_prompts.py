@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from bilora.embedded import embedded_model_folder
 from bilora.errors import SettingsError
-from bilora.prompts import Prompts
+from bilora.tasks.embedded import embedded_model_folder
+from bilora.tasks.generation.prompts import Prompts
 
 
 def test_input_separator_answer_end(causal_tokenizer: Any) -> None:

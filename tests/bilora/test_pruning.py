@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bilora import BiloraConfig, Budget, Cut, Energy, Mean, Threshold, cut_ranks, export_lora
+from bilora.adapter.layer import BiloraLinear
+from bilora.adapter.spectrum import adapted_layers, selection_weights
 from bilora.errors import SettingsError
-from bilora.layer import BiloraLinear
-from bilora.spectrum import adapted_layers, selection_weights
 
 Make = Callable[[str], PreTrainedModel]
 Train = Callable[[nn.Module], None]

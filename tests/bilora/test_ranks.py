@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from bilora.adapter.ranks import RANK_RULES, Budget, Energy, Mean, Threshold, build_rank_rule
 from bilora.errors import SettingsError
-from bilora.ranks import RANK_RULES, Budget, Energy, Mean, Threshold, build_rank_rule
 
 FOUND = {"query": torch.tensor([0.5, 4.0, 0.0, 1.0]), "value": torch.tensor([2.0, 2.0]), "dead": torch.zeros(3)}
 

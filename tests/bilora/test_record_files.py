@@ -8,8 +8,8 @@ from pathlib import Path
 import datasets
 import pytest
 
+from bilora.data.record_files import is_untyped, read_records
 from bilora.errors import DataError
-from bilora.record_files import is_untyped, read_records
 
 Write = Callable[..., Path]
 

@@ -14,8 +14,8 @@ from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
 import bilora
+from bilora.adapter.peft_type import BILORA, PlainPeftType, peft_type
 from bilora.errors import BiloraError
-from bilora.peft_type import BILORA, PlainPeftType, peft_type
 
 
 def test_the_type_behaves_like_a_member_of_pefts_enum() -> None:

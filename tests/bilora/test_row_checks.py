@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from bilora.data.row_checks import Fault, parse_line, refuse
 from bilora.errors import DataError
-from bilora.row_checks import Fault, check_row, parse_line, refuse
-from bilora.tasks import TASKS, Task
+from bilora.tasks.catalog import TASKS, Task
+from bilora.tasks.text_rows import check_row
 
 SST2, STSB, MNLI = TASKS["sst2"], TASKS["stsb"], TASKS["mnli"]
 SIMILARITY = Task("similarity", ("text",), None, metric="pearson")

@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
+from bilora.data.row_sets import join_sets, shared_texts, take_validation
+from bilora.data.rows import Rows, check_rows
 from bilora.errors import DataError
-from bilora.row_sets import join_sets, shared_texts, take_validation
-from bilora.rows import Rows, check_rows
-from bilora.tasks import TASKS
+from bilora.tasks.catalog import TASKS
 
 SST2, STSB = TASKS["sst2"], TASKS["stsb"]
 

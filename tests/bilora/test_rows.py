@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-import bilora.rows
+import bilora.data.rows
+from bilora.data.rows import check_rows, read_rows
 from bilora.errors import DataError
-from bilora.rows import check_rows, read_rows
-from bilora.tasks import TASKS
+from bilora.tasks.catalog import TASKS
 
 SST2 = TASKS["sst2"]
 GOOD = [{"sentence": f"text {index}", "label": index % 2, "idx": index} for index in range(4)]
@@ -141,9 +141,9 @@ def test_rows_are_checked_without_loading_torch(write: Write) -> None:
     # A bare package stands in for bilora, whose __init__ brings in the adapters and with them torch.
     code = (
         "import sys, types; sys.modules['bilora'] = package = types.ModuleType('bilora'); "
-        f"package.__path__ = [{str(Path(bilora.rows.__file__).parent)!r}]; "
-        "from bilora.rows import read_rows; from bilora.tasks import TASKS; "
-        "import bilora.split, bilora.metrics, bilora.sources; "
+        f"package.__path__ = [{str(Path(bilora.data.rows.__file__).parent)!r}]; "
+        "from bilora.data.rows import read_rows; from bilora.tasks.catalog import TASKS; "
+        "import bilora.data.split, bilora.metrics.task_metrics, bilora.tasks.sources; "
         f"read_rows({str(path)!r}, TASKS['sst2'], split='train'); "
         "heavy = {'torch', 'transformers', 'datasets', 'evaluate', 'sklearn', 'scipy', 'betty'}; "
         "print(sorted(heavy & set(sys.modules)))"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from bilora.errors import SettingsError
-from bilora.sections import build_section, refuse_nulls
+from bilora.settings.sections import build_section, refuse_nulls
 
 
 @dataclass(frozen=True)

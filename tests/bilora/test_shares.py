@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from bilora.batches import make_loader
 from bilora.errors import DataError, SettingsError
-from bilora.shares import Share, SharedOrder
+from bilora.processes.shares import Share, SharedOrder
+from bilora.tasks.batches import make_loader
 
 
 def positions(rows: list[Any]) -> list[int]:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from bilora.adapter.singular_values import FORMULATIONS, find_formulation, raw_start, starts_faulty
 from bilora.errors import SettingsError
-from bilora.singular_values import FORMULATIONS, find_formulation, raw_start, starts_faulty
 
 RANK = 5
 # What s_j is at the start, and what all of them sum to if that is fixed.

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-import bilora.sources
+import bilora.tasks.sources
+from bilora.data.rows import Rows, check_rows
 from bilora.errors import DataError
-from bilora.rows import Rows, check_rows
-from bilora.sources import load_task_rows, take_rows
-from bilora.tasks import TASKS, Task
+from bilora.tasks.catalog import TASKS, Task
+from bilora.tasks.sources import load_task_rows, take_rows
 
 # shared/data/README.md
 ROW_COUNTS = {
@@ -155,7 +155,7 @@ def test_an_embedded_text_in_both_parts_is_refused(monkeypatch: pytest.MonkeyPat
     task = TASKS["rotten_tomatoes"]
     twice = [row for row in some_rows(task, 1000) for _ in range(2)]
     rows = check_rows(enumerate(twice, 1), task, source="reviews.csv", split="train")
-    monkeypatch.setattr(bilora.sources, "embedded_reviews", lambda: rows)
+    monkeypatch.setattr(bilora.tasks.sources, "embedded_reviews", lambda: rows)
     with pytest.raises(DataError, match=r"reviews.csv: \d+ texts occur more than once"):
         load_task_rows("rotten_tomatoes")
 

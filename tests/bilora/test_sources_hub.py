@@ -13,8 +13,8 @@ import huggingface_hub
 import pytest
 
 from bilora.errors import DataError
-from bilora.sources import load_task_rows
-from bilora.tasks import TASKS, Task
+from bilora.tasks.catalog import TASKS, Task
+from bilora.tasks.sources import load_task_rows
 
 
 def some_rows(task: Task, count: int, start: int = 0) -> list[dict[str, Any]]:
@@ -119,7 +119,7 @@ def test_offline_mode_asks_nobody_and_reads_the_cache(monkeypatch: pytest.Monkey
 
 def test_offline_for_real_is_told_within_seconds(tmp_path: Path) -> None:
     code = (
-        "import time, datasets, huggingface_hub; from bilora.sources import load_task_rows\n"
+        "import time, datasets, huggingface_hub; from bilora.tasks.sources import load_task_rows\n"
         "start = time.monotonic()\n"
         "try: load_task_rows('cola')\n"
         "except ValueError as error: print(f'{time.monotonic() - start:.3f}', error)"

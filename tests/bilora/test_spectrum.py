@@ -12,8 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bilora import Spectrum, magnitudes
+from bilora.adapter.spectrum import adapted_layers
 from bilora.errors import SettingsError
-from bilora.spectrum import adapted_layers
 
 Make = Callable[[str], PreTrainedModel]
 Train = Callable[[nn.Module], None]

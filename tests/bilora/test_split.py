@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy
 import pytest
 
-import bilora.split
+import bilora.data.split
+from bilora.data.split import split_rows
 from bilora.errors import DataError, SettingsError
-from bilora.sources import load_task_rows
-from bilora.split import split_rows
+from bilora.tasks.sources import load_task_rows
 
 IMBALANCED = [0] * 990 + [1] * 10
 
@@ -73,8 +73,8 @@ def test_another_process_gives_the_same_split() -> None:
     # A bare package stands in for bilora, whose __init__ takes seconds to bring in torch.
     code = (
         "import sys, types; sys.modules['bilora'] = package = types.ModuleType('bilora'); "
-        f"package.__path__ = [{str(Path(bilora.split.__file__).parent)!r}]; "
-        "from bilora.split import split_rows; print(split_rows([0, 1] * 20, seed=4).upper)"
+        f"package.__path__ = [{str(Path(bilora.data.split.__file__).parent)!r}]; "
+        "from bilora.data.split import split_rows; print(split_rows([0, 1] * 20, seed=4).upper)"
     )
     for hash_seed in ("1", "2"):
         done = subprocess.run(

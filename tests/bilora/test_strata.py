@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from bilora.data.strata import draw_rows, make_strata, share_out
 from bilora.errors import DataError
-from bilora.strata import draw_rows, make_strata, share_out
 
 
 def test_strata_of_classes_numbers_and_none() -> None:

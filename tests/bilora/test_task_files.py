@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from bilora.errors import DataError
-from bilora.task_files import TASK_CLASSES, TASK_FILE, read_task, write_task
-from bilora.tasks import ALL_TASKS, Task
+from bilora.tasks.catalog import ALL_TASKS, Task
+from bilora.tasks.task_files import TASK_CLASSES, TASK_FILE, read_task, write_task
 
 OWN = Task("mail", ("subject", "body"), ("ham", "spam"), label_field="kind", labels_from="mail.csv")
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bilora.errors import SettingsError
-from bilora.tasks import TASKS, Task, find_task
+from bilora.tasks.catalog import TASKS, Task, find_task
 
 # Written out from the data set cards on the hub and the official metric table of GLUE, not from the code.
 GLUE = {
@@ -51,12 +51,12 @@ def test_unknown_name_suggests_the_nearest() -> None:
 
 
 def test_own_task_by_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    import bilora.tasks
+    import bilora.tasks.catalog
 
-    monkeypatch.setattr(bilora.tasks, "OWN", OWN, raising=False)
-    assert find_task("bilora.tasks:OWN") is OWN
-    with pytest.raises(SettingsError, match=r"'bilora.tasks:TASKS' is a dict; it must be a bilora.tasks.Task"):
-        find_task("bilora.tasks:TASKS")
+    monkeypatch.setattr(bilora.tasks.catalog, "OWN", OWN, raising=False)
+    assert find_task("bilora.tasks.catalog:OWN") is OWN
+    with pytest.raises(SettingsError, match=r"'bilora.tasks.catalog:TASKS' is a dict; it must be a bilora.tasks.Task"):
+        find_task("bilora.tasks.catalog:TASKS")
 
 
 def test_all_faults_of_a_task_are_told_together() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from bilora.data.text_columns import KNOWN_COLUMNS, guess_text_columns
 from bilora.errors import DataError
-from bilora.text_columns import KNOWN_COLUMNS, guess_text_columns
 
 
 @pytest.mark.parametrize("columns", KNOWN_COLUMNS)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from bilora.cider import Cider
 from bilora.errors import DataError, SettingsError
-from bilora.metrics import UndefinedMetricWarning
-from bilora.nist import Nist
-from bilora.rouge_l import RougeL
-from bilora.text_metrics import TEXT_METRICS, score_texts, text_metric
+from bilora.metrics.cider import Cider
+from bilora.metrics.nist import Nist
+from bilora.metrics.rouge_l import RougeL
+from bilora.metrics.task_metrics import UndefinedMetricWarning
+from bilora.metrics.texts import TEXT_METRICS, score_texts, text_metric
 
 JAR = "BILORA_METEOR_JAR"
 OFFLINE = [name for name in TEXT_METRICS if name != "meteor"]

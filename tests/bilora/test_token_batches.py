@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from bilora.embedded import embedded_model_folder
+from bilora.data.rows import Rows, check_rows
 from bilora.errors import DataError, SettingsError
-from bilora.rows import Rows, check_rows
-from bilora.token_batches import TokenCollator, encode_tokens
-from bilora.token_tasks import TokenTask
+from bilora.tasks.embedded import embedded_model_folder
+from bilora.tasks.token_batches import TokenCollator, encode_tokens
+from bilora.tasks.token_tasks import TokenTask
 
 TASK = TokenTask("toy", ("O", "B-town", "I-town"))
 

@@ -5,10 +5,10 @@ import random
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 
-from bilora.entities import entities
-from bilora.metrics import UndefinedMetricWarning
-from bilora.token_metrics import TokenMetric
-from bilora.token_tasks import TokenTask
+from bilora.metrics.entities import entities
+from bilora.metrics.task_metrics import UndefinedMetricWarning
+from bilora.metrics.tokens import TokenMetric
+from bilora.tasks.token_tasks import TokenTask
 
 TASK = TokenTask("toy", ("O", "B-a", "I-a", "B-b", "I-b"))
 SPEECH = TokenTask("speech", ("NOUN", "VERB"))

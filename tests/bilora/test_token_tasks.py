@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
+from bilora.data.rows import check_rows
 from bilora.errors import DataError, SettingsError
-from bilora.rows import check_rows
-from bilora.sources import load_task_rows
-from bilora.tasks import find_task
-from bilora.token_tasks import TokenTask, tags_in_order
+from bilora.tasks.catalog import find_task
+from bilora.tasks.sources import load_task_rows
+from bilora.tasks.token_tasks import TokenTask, tags_in_order
 
 TOWNS = TokenTask("towns", ("O", "B-town", "I-town"))
 SPEECH = TokenTask("speech", ("NOUN", "VERB"), tokens_field="words", tags_field="pos")

@@ -27,19 +27,19 @@ from transformers import (
 )
 
 from bilora import BiloraConfig
-from bilora.embedded import embedded_model_folder, embedded_reviews
+from bilora.commands.train import TRAIN
 from bilora.engines.bilevel import BilevelEngine
-from bilora.engines.callbacks import Callback
-from bilora.engines.fit import FitResult, fit
-from bilora.engines.hypergradients import build_hypergradient
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.settings import FitSettings, LevelSettings
-from bilora.engines.train_command import TRAIN
-from bilora.generation_batches import PairCollator
+from bilora.engines.training.fit import FitResult, fit
 from bilora.problems import LowerProblem, UpperProblem
-from bilora.problems.bilora import BiloraLower, BiloraSettings, BiloraUpper
 from bilora.problems.catalog import find_variant
 from bilora.problems.variant import Variant
-from bilora.sources import take_rows
+from bilora.problems.variants.bilora import BiloraLower, BiloraSettings, BiloraUpper
+from bilora.tasks.embedded import embedded_model_folder, embedded_reviews
+from bilora.tasks.generation.batches import PairCollator
+from bilora.tasks.sources import take_rows
 
 FEATURES = 20
 

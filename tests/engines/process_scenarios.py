@@ -25,19 +25,19 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from bilora import BiloraConfig
-from bilora.embedded import embedded_model_folder
-from bilora.engines.callbacks import Callback
-from bilora.engines.fit import fit
-from bilora.engines.process_group import join_processes
+from bilora.commands.train import TRAIN
+from bilora.engines.callbacks.callback import Callback
 from bilora.engines.settings import FitSettings, LevelSettings
-from bilora.engines.sharded_base import shard_base
-from bilora.engines.train_command import TRAIN
-from bilora.engines.validation import predict
+from bilora.engines.training.fit import fit
+from bilora.engines.training.sharded_base import shard_base
 from bilora.errors import CheckpointError, DivergedError, InterruptedRun, ProcessesError, SettingsError
-from bilora.problems.lower import LowerProblem
-from bilora.problems.processes import ONE_PROCESS, Processes
-from bilora.problems.upper import UpperProblem
+from bilora.problems.levels.lower import LowerProblem
+from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.variant import Variant
+from bilora.processes.alone import ONE_PROCESS, Processes
+from bilora.processes.group import join_processes
+from bilora.tasks.embedded import embedded_model_folder
+from bilora.tasks.kinds.scoring import predict
 
 PRODUCTS: dict[str, dict[str, Any]] = {
     "central": {},

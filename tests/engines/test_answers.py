@@ -13,14 +13,14 @@ from peft import get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from bilora import BiloraConfig
-from bilora.engines import predict_command
-from bilora.engines.answers import ANSWERS
-from bilora.engines.generation_kind import GenerationKind
-from bilora.engines.generation_settings import GenerationSettings
-from bilora.engines.predict_command import PREDICT
-from bilora.engines.pretrained import Tokenizer
-from bilora.engines.trained import Trained
-from bilora.generation_task import GENERATION_TASKS
+from bilora.commands import predict as predict_command
+from bilora.commands.predict import PREDICT
+from bilora.models.pretrained import Tokenizer
+from bilora.runs.predictions import ANSWERS
+from bilora.runs.trained import Trained
+from bilora.tasks.generation.task import GENERATION_TASKS
+from bilora.tasks.kinds.generation import GenerationKind
+from bilora.tasks.kinds.generation_settings import GenerationSettings
 
 E2E = GENERATION_TASKS["e2e"]
 NAMES = ("A", "Blue", "The Vaults", "C")

@@ -28,14 +28,14 @@ from transformers import (
 
 from bilora import export_lora, level_parameters, trainable_parameters
 from bilora.engines import FitSettings, LevelSettings, fit
-from bilora.engines.pretrained import Tokenizer, load_model
-from bilora.engines.put_adapter import put_adapter
-from bilora.engines.task_kind import TaskKind
-from bilora.engines.task_kinds import build_kind
 from bilora.errors import SettingsError
-from bilora.problems.bilora import BiloraSettings
-from bilora.tasks import Task
-from bilora.token_tasks import TokenTask
+from bilora.models.pretrained import Tokenizer, load_model
+from bilora.problems.variants.bilora import BiloraSettings
+from bilora.runs.adapted_model import put_adapter
+from bilora.tasks.catalog import Task
+from bilora.tasks.kinds.kind import TaskKind
+from bilora.tasks.kinds.table import build_kind
+from bilora.tasks.token_tasks import TokenTask
 
 SIZES = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 ENCODER = {**SIZES, "intermediate_size": 24, "max_position_embeddings": 40, "pad_token_id": 0}

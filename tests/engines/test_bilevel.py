@@ -13,7 +13,7 @@ from betty.configs import Config
 from torch import Tensor, nn
 
 from bilora.engines.bilevel import BilevelEngine
-from bilora.engines.callbacks import Callback
+from bilora.engines.callbacks.callback import Callback
 from bilora.errors import DivergedError, SettingsError
 from bilora.problems import LowerProblem, UpperProblem
 

@@ -10,7 +10,7 @@ from betty.configs import Config
 from torch import nn
 
 from bilora.engines.bilevel import BilevelEngine
-from bilora.engines.callbacks import Callback
+from bilora.engines.callbacks.callback import Callback
 from bilora.errors import SettingsError
 from bilora.problems import LowerProblem
 

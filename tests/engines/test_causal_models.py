@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bilora.engines.darts import Darts
-from bilora.engines.neumann import Neumann
-from bilora.engines.vectors import dot, norm
+from bilora.engines.hypergradients.darts import Darts
+from bilora.engines.hypergradients.neumann import Neumann
+from bilora.engines.hypergradients.vectors import dot, norm
 
 MODELS = ("gpt2-answers", "llama")
 RADIUS = 1e-3

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bilora.engines.changed_buffers import ChangedBuffers
+from bilora.engines.checkpoints.changed_buffers import ChangedBuffers
 from bilora.errors import CheckpointError
 
 

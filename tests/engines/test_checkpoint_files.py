@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from bilora.engines import checkpoint_files
-from bilora.engines.checkpoint_check import fault, newest_checkpoint, open_checkpoint
-from bilora.engines.checkpoint_files import checkpoints, prune, remove_unfinished, write_checkpoint
-from bilora.engines.state_tree import pack
+from bilora.engines.checkpoints import files as checkpoint_files
+from bilora.engines.checkpoints.check import fault, newest_checkpoint, open_checkpoint
+from bilora.engines.checkpoints.files import checkpoints, prune, remove_unfinished, write_checkpoint
 from bilora.errors import CheckpointError, ResourceError
+from bilora.files.state_tree import pack
 
 KILLS = 48
 
@@ -27,8 +27,8 @@ WRITER = textwrap.dedent(
     """
     import os, pathlib, random, signal, sys, time
     import torch
-    from bilora.engines.checkpoint_files import checkpoints, prune, write_checkpoint
-    from bilora.engines.state_tree import pack
+    from bilora.engines.checkpoints.files import checkpoints, prune, write_checkpoint
+    from bilora.files.state_tree import pack
 
     folder, kills = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bilora.engines.hypergradients import build_hypergradient
+from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.errors import DivergedError
 
 FEATURES = 20

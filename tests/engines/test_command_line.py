@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from bilora.engines.command_line import parse_config
-from bilora.engines.config import RunConfig
+from bilora.commands.command_line import parse_config
 from bilora.engines.settings import LevelSettings
 from bilora.errors import SettingsError
+from bilora.runs.config import RunConfig
 
 
 def parse(*words: str) -> RunConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bilora.engines.compare_methods import run_name
+from bilora.compare.methods import run_name
 
 
 def test_names_of_a_user_s_own_method_make_plain_folders() -> None:

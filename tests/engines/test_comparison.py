@@ -20,20 +20,20 @@ import torch
 import yaml
 from transformers import BertConfig, BertModel
 
-from bilora.embedded import embedded_model_folder, embedded_reviews
-from bilora.engines import comparison_jobs
-from bilora.engines.command_line import parse_config
-from bilora.engines.comparison import choice_jobs, report_jobs, run_comparison
-from bilora.engines.comparison_choice import Choice
-from bilora.engines.comparison_config import ComparisonConfig
-from bilora.engines.comparison_entry import NO_OPTIONS
-from bilora.engines.comparison_jobs import run_jobs
-from bilora.engines.config import RunConfig
+from bilora.commands.command_line import parse_config
+from bilora.compare import jobs as comparison_jobs
+from bilora.compare.choice import Choice
+from bilora.compare.comparison import choice_jobs, report_jobs, run_comparison
+from bilora.compare.config import ComparisonConfig
+from bilora.compare.entry import NO_OPTIONS
+from bilora.compare.jobs import run_jobs
 from bilora.engines.settings import LevelSettings
 from bilora.errors import DivergedError, SettingsError
+from bilora.runs.config import RunConfig
+from bilora.tasks.embedded import embedded_model_folder, embedded_reviews
 
 # So few steps may end with one answer to every row, of which a correlation says nothing.
-pytestmark = pytest.mark.filterwarnings("ignore::bilora.metrics.UndefinedMetricWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::bilora.metrics.task_metrics.UndefinedMetricWarning")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bilora.engines.comparison_choice import choose
+from bilora.compare.choice import choose
 from bilora.errors import DivergedError
 
 SLOW, FAST = {"lower.learning_rate": 1e-3}, {"lower.learning_rate": 1e-2}

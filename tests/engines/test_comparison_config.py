@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from bilora.engines.comparison_command import COMPARE
-from bilora.engines.comparison_config import ComparisonConfig
-from bilora.engines.comparison_entry import NO_OPTIONS, Entry
-from bilora.engines.config import RunConfig
+from bilora.commands.compare import COMPARE
+from bilora.compare.config import ComparisonConfig
+from bilora.compare.entry import NO_OPTIONS, Entry
 from bilora.engines.settings import LevelSettings
 from bilora.errors import SettingsError
+from bilora.runs.config import RunConfig
 
 
 def test_an_entry_is_a_method_with_settings_of_its_own() -> None:

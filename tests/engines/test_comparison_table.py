@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from bilora.engines.comparison_files import write_rows
-from bilora.engines.comparison_lines import Line, Spread
-from bilora.engines.comparison_table import cells, markdown_table, notes, print_comparison
-from bilora.engines.comparison_text import write_section
-from bilora.engines.paired_statistics import Wilcoxon
+from bilora.compare.files import write_rows
+from bilora.compare.lines import Line, Spread
+from bilora.compare.paired_statistics import Wilcoxon
+from bilora.compare.table import cells, markdown_table, notes, print_comparison
+from bilora.compare.text import write_section
 
 
 def line(label: str = "bilora", **own: Any) -> Line:

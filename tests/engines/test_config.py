@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from bilora.engines.command_line import parse_config
-from bilora.engines.config import RunConfig, has_formulation
-from bilora.engines.config_change import FREE
-from bilora.engines.run_entry import write_yaml
-from bilora.engines.settings import FitSettings, LevelSettings, resolved
+from bilora.commands.command_line import parse_config
+from bilora.engines.checkpoints.config_change import FREE
+from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.errors import SettingsError
+from bilora.files.strict_json import write_yaml
 from bilora.problems.catalog import VARIANTS
+from bilora.runs.config import RunConfig, has_formulation
+from bilora.settings.checked import resolved
 
 
 @pytest.mark.parametrize(

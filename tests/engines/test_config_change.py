@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from bilora.engines.config import RunConfig
-from bilora.engines.config_change import ALLOWED, FREE, changes, check_changes
+from bilora.engines.checkpoints.config_change import ALLOWED, FREE, changes, check_changes
 from bilora.engines.settings import LevelSettings
 from bilora.errors import CheckpointError
+from bilora.runs.config import RunConfig
 
 
 def test_the_lists_name_settings_that_there_are() -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bilora.engines.callbacks import Callback
-from bilora.engines.metrics_file import MetricsFile
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.callbacks.metrics_file import MetricsFile
 from bilora.engines.settings import LevelSettings
 from bilora.errors import SettingsError
 from bilora.problems import VARIANTS

@@ -11,10 +11,10 @@ import torch
 from betty.hypergradient.darts import darts as stock_darts
 from torch import Tensor
 
-from bilora.engines.darts import Darts
-from bilora.engines.vectors import dot, norm
-from bilora.problems.lower import LowerProblem
-from bilora.problems.random_state import RandomState
+from bilora.engines.hypergradients.darts import Darts
+from bilora.engines.hypergradients.vectors import dot, norm
+from bilora.problems.levels.lower import LowerProblem
+from bilora.problems.replay.random_state import RandomState
 
 SCHEMES = ("central", "forward")
 MODELS = ("bert", "gpt2", "llama")

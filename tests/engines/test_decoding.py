@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from bilora.engines.decoding import Decoding, decode
 from bilora.errors import SettingsError
-from bilora.prompts import Prompts
+from bilora.tasks.generation.prompts import Prompts
+from bilora.tasks.kinds.decoding import Decoding, decode
 
 SOURCES = ["name : Zizzi", "name : The Vaults | area : riverside", "a", "near : Burger King | food : French"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bilora.engines.devices import choose_device
 from bilora.errors import SettingsError
+from bilora.processes.devices import choose_device
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from bilora.engines import doctor_checks
-from bilora.engines.doctor_checks import (
+from bilora.commands import doctor_checks
+from bilora.commands.doctor import DOCTOR
+from bilora.commands.doctor_checks import (
     check_attention,
     check_device,
     check_disk,
@@ -21,7 +22,6 @@ from bilora.engines.doctor_checks import (
     check_trackers,
     check_versions,
 )
-from bilora.engines.doctor_command import DOCTOR
 
 
 def test_what_train_would_run_passes(command_run: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from bilora.engines.config import RunConfig
-from bilora.engines.earlier_run import is_run, remove_run
-from bilora.engines.run_entry import write_yaml
-from bilora.engines.settings import resolved
-from bilora.engines.train_config import TrainConfig
+from bilora.commands.train_config import TrainConfig
+from bilora.files.strict_json import write_yaml
+from bilora.runs.config import RunConfig
+from bilora.runs.earlier_run import is_run, remove_run
+from bilora.settings.checked import resolved
 
 
 @pytest.fixture

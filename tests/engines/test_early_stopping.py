@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from bilora.engines.bilevel import BilevelEngine
-from bilora.engines.early_stopping import EarlyStopping
-from bilora.engines.monitor import Monitor
+from bilora.engines.callbacks.early_stopping import EarlyStopping
 from bilora.errors import SettingsError
+from bilora.metrics.monitor import Monitor
 
 Values = list[float | None]
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from bilora import magnitudes
-from bilora.engines.callbacks import Callback
+from bilora.engines.callbacks.callback import Callback
 from bilora.engines.endings import ENDINGS, Keep, Prune, Retrain, build_ending
 from bilora.engines.settings import FitSettings
-from bilora.engines.stages import run_stages
+from bilora.engines.training.stages import run_stages
 from bilora.errors import SettingsError
 from bilora.problems import VARIANTS, LowerProblem, Variant
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from torch import nn
 
-from bilora.engines.evaluation import Evaluation
-from bilora.engines.fit import FitResult
-from bilora.engines.task_kind import EncodedRows, Evaluated
-from bilora.rows import Rows
+from bilora.data.rows import Rows
+from bilora.engines.training.fit import FitResult
+from bilora.runs.evaluation import Evaluation
+from bilora.tasks.kinds.kind import EncodedRows, Evaluated
 
 
 class Kind:

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from bilora import BiloraConfig
-from bilora.engines import fingerprint
-from bilora.engines.fingerprint import base_fingerprint, base_tensors, data_fingerprint
+from bilora.artifacts import fingerprint
+from bilora.artifacts.fingerprint import base_fingerprint, base_tensors, data_fingerprint
 
 
 def bert(seed: int = 0) -> Any:

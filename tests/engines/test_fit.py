@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bilora.engines import metrics_file
-from bilora.engines.callbacks import Callback
-from bilora.engines.metrics_file import MetricsFile
-from bilora.engines.monitor import Monitor
+from bilora.engines.callbacks import metrics_file
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.callbacks.metrics_file import MetricsFile
 from bilora.engines.settings import LevelSettings
 from bilora.errors import DataError, SettingsError
+from bilora.metrics.monitor import Monitor
 from bilora.problems.catalog import VARIANTS
 
 Fit = Callable[..., Any]

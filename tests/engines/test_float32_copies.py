@@ -14,11 +14,11 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from bilora import BiloraConfig
 from bilora.engines.bilevel import BilevelEngine
-from bilora.engines.darts import Darts
-from bilora.engines.float32_copies import in_float32
+from bilora.engines.hypergradients.darts import Darts
+from bilora.engines.hypergradients.float32_copies import in_float32
 from bilora.errors import SettingsError
 from bilora.problems import LowerProblem, UpperProblem
-from bilora.problems.bilora import BiloraLower, BiloraSettings, BiloraUpper
+from bilora.problems.variants.bilora import BiloraLower, BiloraSettings, BiloraUpper
 
 SIZE = 50
 

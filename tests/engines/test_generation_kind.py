@@ -11,15 +11,15 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from bilora.engines import generation_kind
-from bilora.engines.generation_kind import GenerationKind
-from bilora.engines.generation_settings import GenerationSettings
-from bilora.engines.task_kind import EncodedRows
-from bilora.engines.task_kinds import build_kind, find_kind
+from bilora.data.rows import Rows, check_rows
 from bilora.errors import SettingsError
-from bilora.generation_task import GENERATION_TASKS
-from bilora.rows import Rows, check_rows
-from bilora.text_metrics import score_texts
+from bilora.metrics.texts import score_texts
+from bilora.tasks.generation.task import GENERATION_TASKS
+from bilora.tasks.kinds import generation as generation_kind
+from bilora.tasks.kinds.generation import GenerationKind
+from bilora.tasks.kinds.generation_settings import GenerationSettings
+from bilora.tasks.kinds.kind import EncodedRows
+from bilora.tasks.kinds.table import build_kind, find_kind
 
 E2E = GENERATION_TASKS["e2e"]
 TEXTS = {"A": ["A is a pub.", "There is a pub, A."], "Blue": ["Blue is a café."], "C": ["C serves fish."]}

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from bilora.engines import generation_loss
-from bilora.engines.generation_loss import token_loss
-from bilora.generation_batches import PairCollator
+from bilora.tasks.generation.batches import PairCollator
+from bilora.tasks.kinds import generation_loss
+from bilora.tasks.kinds.generation_loss import token_loss
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from bilora.engines.bilevel import BilevelEngine
-from bilora.engines.callbacks import Callback
-from bilora.engines.held_out import HeldOut, mean_loss
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.callbacks.watch_d2 import HeldOut, mean_loss
 from bilora.problems import LowerProblem
 from bilora.problems.stage import Watch
 

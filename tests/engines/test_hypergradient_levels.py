@@ -10,10 +10,10 @@ from betty.configs import Config
 from torch import Tensor, nn
 
 from bilora.engines.bilevel import BilevelEngine
-from bilora.engines.exact import ExactProducts
-from bilora.engines.hypergradients import HYPERGRADIENTS, build_hypergradient
-from bilora.engines.implicit import ProductSettings
-from bilora.engines.products import Products
+from bilora.engines.hypergradients.catalog import HYPERGRADIENTS, build_hypergradient
+from bilora.engines.hypergradients.exact import ExactProducts
+from bilora.engines.hypergradients.implicit import ProductSettings
+from bilora.engines.hypergradients.products import Products
 from bilora.errors import SettingsError
 from bilora.problems import LowerProblem, UpperProblem
 
@@ -154,8 +154,8 @@ def own_products(settings: ProductSettings) -> Products:
 
 
 def test_products_may_be_a_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bilora.engines.exact.own_products", own_products, raising=False)
-    own = _upper_gradient({"name": "darts", "products": "bilora.engines.exact:own_products"})
+    monkeypatch.setattr("bilora.engines.hypergradients.exact.own_products", own_products, raising=False)
+    own = _upper_gradient({"name": "darts", "products": "bilora.engines.hypergradients.exact:own_products"})
     torch.testing.assert_close(own, _upper_gradient({"name": "darts", "products": "exact"}), rtol=0, atol=0)
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from bilora.engines.hypergradients import HYPERGRADIENTS, build_hypergradient
+from bilora.engines.hypergradients.catalog import HYPERGRADIENTS, build_hypergradient
 from bilora.errors import DivergedError, SettingsError
-from bilora.problems.random_state import RandomState
+from bilora.problems.replay.random_state import RandomState
 
 CHOICES: list[Any] = [
     *sorted(HYPERGRADIENTS),
@@ -169,5 +169,5 @@ def test_bad_settings_are_refused(settings: Any, words: str) -> None:
 
 
 def test_object_and_own_class_are_taken() -> None:
-    own = build_hypergradient("bilora.engines.first_order:FirstOrder")
+    own = build_hypergradient("bilora.engines.hypergradients.first_order:FirstOrder")
     assert build_hypergradient(own) is own

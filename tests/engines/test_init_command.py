@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from bilora.engines.init_command import INIT, InitConfig, init_text
-from bilora.engines.init_config import setting_texts
-from bilora.engines.settings import resolved
-from bilora.engines.train_command import TRAIN
-from bilora.engines.train_config import TrainConfig
+from bilora.commands.init import INIT, InitConfig, init_text
+from bilora.commands.init_config import setting_texts
+from bilora.commands.train import TRAIN
+from bilora.commands.train_config import TrainConfig
 from bilora.problems.catalog import VARIANTS
+from bilora.settings.checked import resolved
 
 
 @pytest.mark.parametrize("method", sorted(VARIANTS))

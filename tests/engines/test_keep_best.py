@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from bilora.engines.bilevel import BilevelEngine
-from bilora.engines.callbacks import Callback
-from bilora.engines.keep_best import KeepBest
-from bilora.engines.monitor import Monitor
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.callbacks.keep_best import KeepBest
 from bilora.errors import SettingsError
+from bilora.metrics.monitor import Monitor
 
 
 class Snapshots(Callback):

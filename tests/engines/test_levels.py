@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from bilora.engines.levels import upper_step_count
 from bilora.engines.settings import FitSettings, LevelSettings
+from bilora.engines.training.levels import upper_step_count
 from bilora.errors import SettingsError
 
 Fit = Callable[..., Any]

@@ -11,8 +11,8 @@ from typing import Any
 import matplotlib.axes
 import pytest
 
-from bilora.engines.loss_plot import plot_losses, read_losses, smoothed
-from bilora.engines.metrics_file import MetricsFile
+from bilora.engines.callbacks.metrics_file import MetricsFile
+from bilora.report.loss_plot import plot_losses, read_losses, smoothed
 
 
 def write(path: Path, *lines: dict[str, Any]) -> Path:

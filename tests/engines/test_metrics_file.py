@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import pytest
 
 from bilora.engines.bilevel import BilevelEngine
-from bilora.engines.metrics_file import MetricsFile, finite_or_null
+from bilora.engines.callbacks.metrics_file import MetricsFile
+from bilora.files.strict_json import finite_or_null
 
 STEP = {"stage", "step", "lower_loss", "lower_gradient_norm", "lower_learning_rates"}
 UPPER_STEP = {

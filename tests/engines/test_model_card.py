@@ -11,9 +11,9 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from bilora.engines.model_card import CardFacts, model_card
-from bilora.tasks import TASKS, Task
-from bilora.token_tasks import TOKEN_TASKS
+from bilora.artifacts.model_card import CardFacts, model_card
+from bilora.tasks.catalog import TASKS, Task
+from bilora.tasks.token_tasks import TOKEN_TASKS
 
 FACTS = CardFacts(TASKS["mrpc"], "org/model", "bilora", {"train": 3668}, {"f1": None}, 0, {"peft": "1"}, False, 2)
 

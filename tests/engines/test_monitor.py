@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from bilora.engines.monitor import Monitor
-from bilora.engines.step_record import ValidationRecord
+from bilora.engines.callbacks.step_record import ValidationRecord
 from bilora.errors import SettingsError
+from bilora.metrics.monitor import Monitor
 
 
 @pytest.mark.parametrize(

@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
-from bilora.batches import make_loader
-from bilora.engines.config import RunConfig
-from bilora.engines.halved_batch import Rescaled
-from bilora.engines.other_processes import notice, parts_elsewhere, rescaled_elsewhere
-from bilora.engines.run_entry import enter_run_folder
-from bilora.engines.settings import FitSettings, LevelSettings, resolved
-from bilora.engines.state_tree import Packed, pack, unpack
+from bilora.engines.checkpoints.another_process_count import notice, parts_elsewhere, rescaled_elsewhere
+from bilora.engines.checkpoints.smaller_batches import Rescaled
+from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.errors import CheckpointError
-from bilora.problems.loader_position import LoaderPosition
-from bilora.problems.processes import Processes
-from bilora.shares import Share
+from bilora.files.state_tree import Packed, pack, unpack
+from bilora.problems.levels.loader_position import LoaderPosition
+from bilora.processes.alone import Processes
+from bilora.processes.shares import Share
+from bilora.runs.config import RunConfig
+from bilora.runs.run_entry import enter_run_folder
+from bilora.settings.checked import resolved
+from bilora.tasks.batches import make_loader
 
 ROWS = [{"row": row} for row in range(48)]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from bilora.engines.config import RunConfig
-from bilora.engines.output_folder import make_output_folder
-from bilora.engines.output_lock import locked
-from bilora.engines.run_entry import write_yaml
-from bilora.engines.settings import resolved
 from bilora.errors import SettingsError
+from bilora.files.lock import locked
+from bilora.files.strict_json import write_yaml
+from bilora.runs.config import RunConfig
+from bilora.runs.output_folder import make_output_folder
+from bilora.settings.checked import resolved
 
 
 def test_default_takes_the_next_free_number(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy
 import pytest
 from scipy import stats
 
-from bilora.engines.paired_statistics import (
+from bilora.compare.paired_statistics import (
     bootstrap_interval,
     paired_differences,
     row_bootstrap_interval,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bilora.engines import peak_memory
-from bilora.engines.peak_memory import PeakMemory
+from bilora.runs import peak_memory
+from bilora.runs.peak_memory import PeakMemory
 
 CPU = torch.device("cpu")
 

@@ -15,13 +15,13 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2Model, GPT2Tokenizer
 
-from bilora.embedded import embedded_model_folder
-from bilora.engines import pretrained
-from bilora.engines.pretrained import Tokenizer, load_model, load_tokenizer, must_be_here, quiet_peft
-from bilora.engines.task_kinds import build_kind
-from bilora.engines.text_kind import TextKind
 from bilora.errors import DataError
-from bilora.tasks import TASKS, find_task
+from bilora.models import pretrained
+from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer, must_be_here, quiet_peft
+from bilora.tasks.catalog import TASKS, find_task
+from bilora.tasks.embedded import embedded_model_folder
+from bilora.tasks.kinds.table import build_kind
+from bilora.tasks.kinds.text import TextKind
 
 MRPC = TextKind(TASKS["mrpc"])
 

@@ -7,12 +7,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from bilora.engines.config import RunConfig
-from bilora.engines.process_group import join_processes
-from bilora.engines.program import exit_code
-from bilora.engines.sharded_base import shard_base
+from bilora.commands.exit_codes import exit_code
+from bilora.engines.training.sharded_base import shard_base
 from bilora.errors import ProcessesError, SettingsError
-from bilora.problems.processes import ONE_PROCESS
+from bilora.processes.alone import ONE_PROCESS
+from bilora.processes.group import join_processes
+from bilora.runs.config import RunConfig
 
 
 def test_without_a_launcher_there_is_one_process() -> None:
@@ -22,7 +22,7 @@ def test_without_a_launcher_there_is_one_process() -> None:
 @pytest.mark.parametrize("device", ["cuda:1", "mps"])
 def test_a_device_for_all_is_refused(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("bilora.engines.process_group.choose_device", torch.device)
+    monkeypatch.setattr("bilora.processes.group.choose_device", torch.device)
     with pytest.raises(
         SettingsError, match=f"device is '{device}'; several processes take cpu, or cuda for a GPU each"
     ):
@@ -32,7 +32,7 @@ def test_a_device_for_all_is_refused(monkeypatch: pytest.MonkeyPatch, device: st
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr("bilora.engines.process_group.choose_device", torch.device)
+    monkeypatch.setattr("bilora.processes.group.choose_device", torch.device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(SettingsError, match="process 1 of this machine has no GPU of its own: there are 1"):
         join_processes(device="cuda")

@@ -8,9 +8,9 @@ from typing import NoReturn
 
 import pytest
 
-from bilora.engines.program import Program, exit_code
+from bilora.commands.exit_codes import Program, exit_code
 from bilora.errors import DataError, DivergedError, SettingsError
-from bilora.metrics import UndefinedMetricWarning
+from bilora.metrics.task_metrics import UndefinedMetricWarning
 
 pytestmark = pytest.mark.usefixtures("own_handler")
 

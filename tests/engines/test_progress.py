@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bilora.engines.bilevel import BilevelEngine
-from bilora.engines.progress import Progress
+from bilora.engines.callbacks.progress import Progress
 
 Make = Callable[..., BilevelEngine]
 

@@ -13,13 +13,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModel, DebertaV2Config, DistilBertConfig
 
-from bilora.engines import put_adapter as module
-from bilora.engines.pretrained import Loaded, Tokenizer, load_model
-from bilora.engines.put_adapter import linear_layers, put_adapter
-from bilora.engines.task_kinds import build_kind
 from bilora.errors import SettingsError
+from bilora.models.pretrained import Loaded, Tokenizer, load_model
 from bilora.problems.catalog import find_variant
-from bilora.tasks import Task
+from bilora.runs import adapted_model as module
+from bilora.runs.adapted_model import linear_layers, put_adapter
+from bilora.tasks.catalog import Task
+from bilora.tasks.kinds.table import build_kind
 
 KIND = build_kind(Task("toy", ("text",), ("a", "b")))
 

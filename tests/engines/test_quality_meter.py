@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from bilora.engines.darts import Darts
-from bilora.engines.metrics_file import MetricsFile
-from bilora.engines.quality_meter import QualityMeter, compare
+from bilora.engines.callbacks.metrics_file import MetricsFile
+from bilora.engines.hypergradients.darts import Darts
+from bilora.engines.hypergradients.quality_meter import QualityMeter, compare
 from bilora.errors import SettingsError
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from bilora.engines.read_run import read_run, read_runs
-from bilora.engines.report import ALL_MAPS, ReportConfig, draw, write_report
-from bilora.engines.report_command import REPORT
+from bilora.commands.report import REPORT
 from bilora.errors import DataError, SettingsError
+from bilora.report.read_run import read_run, read_runs
+from bilora.report.report import ALL_MAPS, ReportConfig, draw, write_report
 
 NASTY = '<script>alert("x")</script> & $a$'
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

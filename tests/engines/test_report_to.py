@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bilora.engines.report_to import ReportTo, check_loggers
-from bilora.engines.trainer_state import read_lines
+from bilora.artifacts.trainer_state import read_lines
+from bilora.engines.callbacks.trackers import ReportTo, check_loggers
 from bilora.errors import SettingsError
 
 

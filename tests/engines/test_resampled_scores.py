@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy
 import pytest
 
-from bilora.engines.resampled_scores import read_predictions, resampled_scores
-from bilora.tasks import TASKS
+from bilora.compare.resampled_scores import resampled_scores
+from bilora.runs.run_records import read_predictions
+from bilora.tasks.catalog import TASKS
 
 
 def rows(answers: str) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bilora.engines.results_table import print_table, summarise
+from bilora.runs.results_table import print_table, summarise
 
 
 def row(method: str = "lora", **own: Any) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from bilora.engines import checkpoint_files
-from bilora.engines.checkpoint_check import read_parts
-from bilora.engines.checkpoint_files import MANIFEST, checkpoints
-from bilora.engines.metrics_file import MetricsFile
-from bilora.engines.monitor import Monitor
+from bilora.engines.callbacks.metrics_file import MetricsFile
+from bilora.engines.checkpoints import files as checkpoint_files
+from bilora.engines.checkpoints.check import read_parts
+from bilora.engines.checkpoints.files import MANIFEST, checkpoints
 from bilora.engines.settings import LevelSettings
-from bilora.engines.strict_json import load_json
 from bilora.errors import CheckpointError
+from bilora.files.strict_json import load_json
+from bilora.metrics.monitor import Monitor
 from bilora.problems.catalog import VARIANTS
 
 Fit = Callable[..., Any]
@@ -194,9 +194,9 @@ def test_mid_accumulation_of_the_lower_level(make_engine: Any) -> None:
     """No checkpoint of a fit lies there, since a step is finished first; the state is whole all the same."""
     from betty.configs import Config
 
-    from bilora.engines.changed_buffers import ChangedBuffers
-    from bilora.engines.run_state import RunState
-    from bilora.engines.state_tree import pack, unpack
+    from bilora.engines.checkpoints.changed_buffers import ChangedBuffers
+    from bilora.engines.checkpoints.run_state import RunState
+    from bilora.files.state_tree import pack, unpack
 
     config = Config(unroll_steps=2, gradient_accumulation=3)
     options = {"lower_config": config, "steps": 6, "hypergradient": "darts"}

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
-from bilora.engines.config import RunConfig
-from bilora.engines.darts import Darts
-from bilora.engines.run import prepare
-from bilora.engines.run_entry import write_json, write_yaml
-from bilora.engines.run_identity import spoken_hypergradient
+from bilora.data.row_sets import TaskRows
+from bilora.engines.hypergradients.darts import Darts
 from bilora.engines.settings import LevelSettings
 from bilora.errors import DataError, SettingsError
-from bilora.row_sets import TaskRows
-from bilora.sources import load_task_rows
+from bilora.files.strict_json import write_json, write_yaml
+from bilora.runs.config import RunConfig
+from bilora.runs.run import prepare
+from bilora.runs.run_identity import spoken_hypergradient
+from bilora.tasks.sources import load_task_rows
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,10 @@ def test_a_single_level_method_needs_room_for_one_batch_only(reviews: TaskRows) 
         ({"name": "darts", "radius": 0.01, "finite_difference": "central"}, "darts"),
         ({"name": "darts", "finite_difference": "forward"}, "darts(finite_difference=forward)"),
         ({"name": "darts", "radius": 0.1, "scale": "learning_rate"}, "darts(radius=0.1, scale=learning_rate)"),
-        ({"name": "bilora.engines.darts:Darts", "radius": 0.1}, "bilora.engines.darts:Darts(radius=0.1)"),
+        (
+            {"name": "bilora.engines.hypergradients.darts:Darts", "radius": 0.1},
+            "bilora.engines.hypergradients.darts:Darts(radius=0.1)",
+        ),
     ],
 )
 def test_a_result_names_what_of_the_hypergradient_is_not_the_default(chosen: Any, spoken: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bilora.engines.config import RunConfig
-from bilora.engines.run_rows import load_run_rows
+from bilora.runs.config import RunConfig
+from bilora.runs.run_rows import load_run_rows
 
 
 def test_a_file_in_place_of_a_task(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from bilora.engines.darts import Darts
-from bilora.engines.settings import FitSettings, LevelSettings, refuse_faults, resolved
+from bilora.engines.hypergradients.darts import Darts
+from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.errors import SettingsError
+from bilora.settings.checked import refuse_faults, resolved
 
 NAN = float("nan")
 LEVEL_FAULTS: list[tuple[str, Any]] = [

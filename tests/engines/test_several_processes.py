@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from bilora.engines.hypergradients import HYPERGRADIENTS
-from bilora.engines.implicit import PRODUCTS
+from bilora.engines.hypergradients.catalog import HYPERGRADIENTS
+from bilora.engines.hypergradients.implicit import PRODUCTS
 
 SCRIPT = Path(__file__).with_name("process_scenarios.py")
 HOWS = ("central", "forward", *(name for name in PRODUCTS if name != "finite_difference"))

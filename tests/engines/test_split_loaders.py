@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from bilora.engines.callbacks import Callback
+from bilora.data.split import Split, split_rows
+from bilora.engines.callbacks.callback import Callback
 from bilora.engines.settings import FitSettings, LevelSettings
-from bilora.engines.split_loaders import DividedRows, Part, SplitLoaders, whole_loader
+from bilora.engines.training.split_loaders import DividedRows, Part, SplitLoaders, whole_loader
 from bilora.errors import SettingsError
-from bilora.split import Split, split_rows
 
 Fit = Callable[..., Any]
 LABELS = [row % 2 for row in range(40)]

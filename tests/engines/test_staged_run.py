@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from bilora.engines.callbacks import Callback
-from bilora.engines.metrics_file import MetricsFile
-from bilora.engines.monitor import Monitor
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.callbacks.metrics_file import MetricsFile
+from bilora.metrics.monitor import Monitor
 from bilora.problems.stage import Stage
 
 Fit = Callable[..., Any]
@@ -139,7 +139,7 @@ def test_a_stage_that_cannot_be_built_closes_the_callbacks(fit_pair: Fit, monkey
         if stage.name == "retrain":
             raise OSError("no memory")
 
-    monkeypatch.setattr("bilora.engines.staged_run.prepare_model", lambda model, stage, *_, **__: gone(stage))
+    monkeypatch.setattr("bilora.engines.training.staged_run.prepare_model", lambda model, stage, *_, **__: gone(stage))
     diary = Diary()
     with pytest.raises(OSError, match="no memory"):
         fit_pair(ending="retrain", callbacks=[diary])

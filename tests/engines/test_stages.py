@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bilora.engines.callbacks import Callback
-from bilora.engines.fit import fit
+from bilora.engines.callbacks.callback import Callback
 from bilora.engines.settings import FitSettings, LevelSettings
+from bilora.engines.training.fit import fit
 from bilora.errors import DataError, SettingsError
 from bilora.problems.stage import Stage, Watch
 from bilora.problems.variant import Variant

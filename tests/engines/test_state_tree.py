@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from bilora.engines.state_tree import Packed, pack, unpack
 from bilora.errors import CheckpointError
+from bilora.files.state_tree import Packed, pack, unpack
 
 STATES: dict[str, Any] = {
     "numbers": {"a": 1, "b": 0.1, "c": True, "d": None, "e": "text"},

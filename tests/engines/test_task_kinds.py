@@ -13,15 +13,15 @@ import torch
 from peft import TaskType
 from transformers import AutoTokenizer, BertConfig, GPT2Config, PretrainedConfig
 
-from bilora.embedded import embedded_model_folder
-from bilora.engines.task_kind import TaskKind
-from bilora.engines.task_kinds import KINDS, build_kind
+from bilora.data.rows import Rows, check_rows
+from bilora.data.task_protocol import AnyTask
 from bilora.errors import SettingsError
-from bilora.generation_task import GenerationTask
-from bilora.rows import Rows, check_rows
-from bilora.task_protocol import AnyTask
-from bilora.tasks import ALL_TASKS, Task
-from bilora.token_tasks import TokenTask
+from bilora.tasks.catalog import ALL_TASKS, Task
+from bilora.tasks.embedded import embedded_model_folder
+from bilora.tasks.generation.task import GenerationTask
+from bilora.tasks.kinds.kind import TaskKind
+from bilora.tasks.kinds.table import KINDS, build_kind
+from bilora.tasks.token_tasks import TokenTask
 
 
 @dataclass(frozen=True)
@@ -153,11 +153,11 @@ def test_classes_are_counted_by_name() -> None:
 
 
 def test_a_kind_of_the_user_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bilora.engines import task_kinds
+    from bilora.tasks.kinds import table as task_kinds
 
     monkeypatch.setattr(task_kinds, "OWN", KINDS["text"], raising=False)
     task = Task("own", ("text",), ("no", "yes"))
-    monkeypatch.setattr(Task, "kind", "bilora.engines.task_kinds:OWN")
+    monkeypatch.setattr(Task, "kind", "bilora.tasks.kinds.table:OWN")
     assert build_kind(task).task is task
     monkeypatch.setattr(Task, "kind", "texts")
     with pytest.raises(SettingsError, match="kind of task 'texts' is unknown; .* Did you mean 'text'"):

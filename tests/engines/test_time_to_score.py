@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from bilora.compare.time_to_score import best_score, read_validations, seconds_to_reach
 from bilora.engines.bilevel import BilevelEngine
-from bilora.engines.metrics_file import MetricsFile
-from bilora.engines.time_to_score import best_score, read_validations, seconds_to_reach
-from bilora.engines.times_file import TimesFile, read_times
+from bilora.engines.callbacks.metrics_file import MetricsFile
+from bilora.engines.callbacks.times_file import TimesFile, read_times
 
 
 def test_times_rise_and_belong_to_steps(make_engine: Callable[..., BilevelEngine], tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from bilora.embedded import embedded_model_folder
-from bilora.engines.token_kind import TokenKind
-from bilora.metrics import UndefinedMetricWarning
-from bilora.rows import Rows, check_rows
-from bilora.token_tasks import TokenTask
+from bilora.data.rows import Rows, check_rows
+from bilora.metrics.task_metrics import UndefinedMetricWarning
+from bilora.tasks.embedded import embedded_model_folder
+from bilora.tasks.kinds.tokens import TokenKind
+from bilora.tasks.token_tasks import TokenTask
 
 TASK = TokenTask("toy", ("O", "B-town", "I-town"))
 KIND = TokenKind(TASK)

@@ -15,14 +15,14 @@ from peft import AutoPeftModelForSequenceClassification
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from bilora.engines import train_command
-from bilora.engines.command_line import parse_config
-from bilora.engines.config import RunConfig
-from bilora.engines.self_check import SelfCheck, Verdict
-from bilora.engines.train_command import TRAIN
-from bilora.engines.train_config import TrainConfig
+from bilora.commands import train as train_command
+from bilora.commands.command_line import parse_config
+from bilora.commands.train import TRAIN
+from bilora.commands.train_config import TrainConfig
 from bilora.errors import DataError, SettingsError
-from bilora.task_files import read_task
+from bilora.runs.config import RunConfig
+from bilora.runs.self_check import SelfCheck, Verdict
+from bilora.tasks.task_files import read_task
 
 
 def test_a_model_and_a_file_are_enough(command_run: Any) -> None:
@@ -191,7 +191,7 @@ def test_the_adapter_and_its_card_go_to_the_hub_when_asked(
                 ("files", {**options, "there": sorted(path.name for path in Path(options["folder_path"]).iterdir())})
             )
 
-    monkeypatch.setattr("bilora.engines.push_to_hub.HfApi", Hub)
+    monkeypatch.setattr("bilora.artifacts.push_to_hub.HfApi", Hub)
     own = ["--output", str(tmp_path / "run"), "--report-to", "[]", "--steps", "8", *LAST]
     code = TRAIN.run([*command_run.words, *own, "--push-to-hub", "true", "--hub-model-id", "me/model"])
     assert code == 0
@@ -202,7 +202,7 @@ def test_the_adapter_and_its_card_go_to_the_hub_when_asked(
 
 
 def test_a_hub_that_refuses_leaves_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from bilora.engines.push_to_hub import push_to_hub
+    from bilora.artifacts.push_to_hub import push_to_hub
 
     with pytest.raises(DataError, match="was not uploaded to 'me/model'.*it is whole on this machine"):
         push_to_hub(tmp_path, repository="me/model")

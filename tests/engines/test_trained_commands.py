@@ -13,13 +13,13 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bilora.engines.evaluate_command import EVALUATE
-from bilora.engines.export_command import EXPORT
-from bilora.engines.merge_command import MERGE
-from bilora.engines.predict_command import PREDICT
-from bilora.engines.trained import open_trained
-from bilora.engines.verb import Verb
+from bilora.commands.evaluate import EVALUATE
+from bilora.commands.export import EXPORT
+from bilora.commands.merge import MERGE
+from bilora.commands.predict import PREDICT
+from bilora.commands.verb import Verb
 from bilora.errors import CheckpointError
+from bilora.runs.trained import open_trained
 
 
 def ran(verb: Verb, *words: object) -> int:
@@ -202,7 +202,7 @@ def test_what_cannot_be_meant_is_told(
 def test_tags_are_predicted_token_by_token(
     tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from bilora.engines.train_command import TRAIN
+    from bilora.commands.train import TRAIN
 
     towns = ("Rome", "Ljubljana", "Oslo")
     rows = [{"tokens": ["in", towns[n % 3], "today"], "tags": ["O", "B-town", "O"]} for n in range(60)]

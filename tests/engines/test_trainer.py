@@ -15,14 +15,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
 from bilora import BiloraConfig
-from bilora.batches import Collator
+from bilora.commands.predict import PREDICT
 from bilora.engines import BilevelTrainer, BilevelTrainingArguments, fit
-from bilora.engines.callbacks import Callback
-from bilora.engines.predict_command import PREDICT
+from bilora.engines.callbacks.callback import Callback
 from bilora.errors import CheckpointError, DataError, InterruptedRun, SettingsError
-from bilora.problems.bilora import BiloraSettings
-from bilora.task_files import read_task
-from bilora.tasks import Task
+from bilora.problems.variants.bilora import BiloraSettings
+from bilora.tasks.batches import Collator
+from bilora.tasks.catalog import Task
+from bilora.tasks.task_files import read_task
 
 OWN = {"per_device_train_batch_size": 8, "max_steps": 6, "unroll_steps": 2, "learning_rate": 0.05, "use_cpu": True}
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bilora.engines.validation import evaluate_loader, predict, task_loss
-from bilora.metrics import UndefinedMetricWarning
-from bilora.tasks import TASKS
+from bilora.metrics.task_metrics import UndefinedMetricWarning
+from bilora.tasks.catalog import TASKS
+from bilora.tasks.kinds.scoring import evaluate_loader, predict, task_loss
 
 
 class Scorer(nn.Module):

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from bilora.engines.read_run import read_lines, read_run
-from bilora.engines.values_file import ValuesFile
-from bilora.spectrum import adapted_layers
+from bilora.adapter.spectrum import adapted_layers
+from bilora.engines.callbacks.values_file import ValuesFile
+from bilora.report.read_run import read_lines, read_run
 
 
 class OfTheEngine(ValuesFile):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from bilora.engines.vectors import difference, dot, norm, place, restored, scaled, zeros_like
+from bilora.engines.hypergradients.vectors import difference, dot, norm, place, restored, scaled, zeros_like
 
 LEFT = (torch.tensor([[1.0, -2.0], [0.5, 3.0]]), torch.tensor([4.0]))
 RIGHT = (torch.tensor([[2.0, 1.0], [-1.0, 0.0]]), torch.tensor([-0.5]))

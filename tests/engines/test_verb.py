@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from bilora.commands.verb import Verb
 from bilora.engines.settings import LevelSettings
-from bilora.engines.verb import Verb
 
 
 @pytest.mark.parametrize("together", [False, True])

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 import bilora
-from bilora.engines.versions import versions
+from bilora.artifacts.versions import versions
 
 
 def test_versions_are_those_that_run() -> None:

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import yaml
 
-from bilora.engines.config import RunConfig
-from bilora.engines.model_card import CardFacts, model_card
-from bilora.engines.report import ReportConfig, write_report
-from bilora.engines.results_table import summarise
-from bilora.engines.run_rows import load_run_rows
-from bilora.engines.split_loaders import SplitLoaders
-from bilora.engines.train_config import TrainConfig
-from bilora.engines.trainer_state import read_lines
-from bilora.engines.watched_upper import is_left_to_upper
+from bilora.artifacts.model_card import CardFacts, model_card
+from bilora.artifacts.trainer_state import read_lines
+from bilora.commands.train_config import TrainConfig
+from bilora.engines.training.split_loaders import SplitLoaders
 from bilora.errors import SettingsError
 from bilora.problems.catalog import VARIANTS
-from bilora.tasks import TASKS
+from bilora.report.report import ReportConfig, write_report
+from bilora.runs.config import RunConfig
+from bilora.runs.d2_as_validation import is_left_to_upper
+from bilora.runs.results_table import summarise
+from bilora.runs.run_rows import load_run_rows
+from bilora.tasks.catalog import TASKS
 
 
 def train_config(path: Path, **own: Any) -> TrainConfig:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from bilora.engines.command_line import parse_config
-from bilora.engines.config import RunConfig
-from bilora.engines.train_command import TRAIN
-from bilora.engines.yielding_defaults import given_way
+from bilora.commands.command_line import parse_config
+from bilora.commands.train import TRAIN
+from bilora.commands.yielding_defaults import given_way
 from bilora.errors import SettingsError
+from bilora.runs.config import RunConfig
 
 FORWARD = {"name": "darts", "finite_difference": "forward"}
 NEUMANN = ["--hypergradient.name", "neumann", "--hypergradient.products", "exact"]

@@ -15,18 +15,18 @@ import pytest
 import torch
 from torch import nn
 
-from bilora.engines.callbacks import Callback
-from bilora.engines.fit import fit
-from bilora.engines.metrics_file import MetricsFile
-from bilora.engines.output_folder import make_output_folder
-from bilora.engines.output_lock import locked
-from bilora.engines.program import Program
+from bilora.commands.exit_codes import Program
+from bilora.data.rows import check_rows, read_rows
+from bilora.data.split import split_rows
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.callbacks.metrics_file import MetricsFile
 from bilora.engines.settings import FitSettings
+from bilora.engines.training.fit import fit
 from bilora.errors import DataError, SettingsError
+from bilora.files.lock import locked
 from bilora.problems import LowerProblem, UpperProblem, Variant
-from bilora.rows import check_rows, read_rows
-from bilora.split import split_rows
-from bilora.tasks import TASKS
+from bilora.runs.output_folder import make_output_folder
+from bilora.tasks.catalog import TASKS
 
 Run = Callable[..., Any]
 SST2 = TASKS["sst2"]
@@ -165,7 +165,7 @@ def test_row_26_a_slip_is_one_line_and_exit_code_2(
 
 
 def test_row_26_scientific_notation_is_a_number() -> None:
-    from bilora.engines.command_line import parse_config
+    from bilora.commands.command_line import parse_config
     from bilora.engines.settings import FitSettings
 
     words = ["--lower.learning-rate", "5e-4"]
@@ -176,7 +176,7 @@ def test_row_26_scientific_notation_is_a_number() -> None:
 
 HOLDER = """
 import pathlib, sys
-from bilora.engines.output_lock import locked
+from bilora.files.lock import locked
 with locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()

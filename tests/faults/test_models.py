@@ -19,14 +19,14 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, GPT2Config
 
-from bilora.batches import check_fits
-from bilora.embedded import embedded_model_folder
-from bilora.engines import pretrained
-from bilora.engines.adapter_files import load_adapter, save_adapter
-from bilora.engines.checkpoint_check import fault
-from bilora.engines.checkpoint_files import manifest_sha256
+from bilora.adapter.export import export_lora
+from bilora.artifacts.adapter_files import load_adapter, save_adapter
+from bilora.engines.checkpoints.check import fault
+from bilora.engines.checkpoints.files import manifest_sha256
 from bilora.errors import CheckpointError, DataError
-from bilora.export import export_lora
+from bilora.models import pretrained
+from bilora.tasks.batches import check_fits
+from bilora.tasks.embedded import embedded_model_folder
 
 Run = Callable[..., Any]
 WEIGHTS = "adapter_model.safetensors"
@@ -166,7 +166,7 @@ def test_row_27_a_header_that_claims_to_be_huge(run: Run) -> None:
 def test_row_27_no_source_of_ours_reads_or_writes_pickles() -> None:
     root = Path(__file__).resolve().parents[2]
     for folder in ("bilora", "problems", "engines"):
-        for path in (root / folder).glob("*.py"):
+        for path in (root / folder).rglob("*.py"):
             source = path.read_text(encoding="utf-8")
             for word in ("torch.save(", "torch.load(", "import pickle", "trust_remote_code=True", "extractall("):
                 assert word not in source, f"{path.name}: {word}"

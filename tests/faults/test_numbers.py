@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from bilora import level_parameters
-from bilora.engines.checkpoint_check import fault
-from bilora.engines.checkpoint_files import checkpoints
-from bilora.engines.exact import FusedAttentionNotice
-from bilora.engines.fingerprint import base_tensors
+from bilora.artifacts.fingerprint import base_tensors
+from bilora.engines.callbacks.spike_warning import SpikeWarning
+from bilora.engines.checkpoints.check import fault
+from bilora.engines.checkpoints.files import checkpoints
+from bilora.engines.hypergradients.exact import FusedAttentionNotice
 from bilora.engines.settings import LevelSettings
-from bilora.engines.spike_warning import SpikeWarning
 from bilora.errors import DivergedError, SettingsError
-from bilora.metrics import UndefinedMetricWarning, compute_metrics
-from bilora.problems.memory_told import OutOfMemory
-from bilora.tasks import TASKS
+from bilora.metrics.task_metrics import UndefinedMetricWarning, compute_metrics
+from bilora.problems.levels.out_of_memory import OutOfMemory
+from bilora.tasks.catalog import TASKS
 
 Run = Callable[..., Any]
 

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from bilora.engines import checkpoint_files, saved_run
-from bilora.engines.checkpoint_check import fault, newest_checkpoint, open_checkpoint, read_parts
-from bilora.engines.checkpoint_files import checkpoints, write_checkpoint
+from bilora.engines.checkpoints import files as checkpoint_files
+from bilora.engines.checkpoints.check import fault, newest_checkpoint, open_checkpoint, read_parts
+from bilora.engines.checkpoints.files import checkpoints, write_checkpoint
 from bilora.engines.settings import LevelSettings
-from bilora.engines.state_tree import pack
+from bilora.engines.training import saved_run
 from bilora.errors import CheckpointError, InterruptedRun, ResourceError
+from bilora.files.state_tree import pack
 
 Run = Callable[..., Any]
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bilora.engines.callbacks import Callback
-from bilora.engines.program import DIVERGED, code_of
+from bilora.commands.exit_codes import DIVERGED, code_of
+from bilora.engines.callbacks.callback import Callback
 from bilora.engines.settings import LevelSettings
 from bilora.errors import DivergedError
 

@@ -13,7 +13,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from bilora.errors import SettingsError
-from bilora.problems.adalora import IMPORTANCE, Adalora, AdaloraSettings
+from bilora.problems.variants.adalora import IMPORTANCE, Adalora, AdaloraSettings
 
 Adapted = Callable[..., PeftModel]
 Batches = list[dict[str, Tensor]]

@@ -8,10 +8,10 @@ import pytest
 import torch
 from peft import PeftModel
 
+from bilora.adapter.spectrum import adapted_layers
 from bilora.errors import SettingsError
 from bilora.problems import VARIANTS
-from bilora.problems.autolora import AutoloraLower, AutoloraSettings, AutoloraUpper
-from bilora.spectrum import adapted_layers
+from bilora.problems.variants.autolora import AutoloraLower, AutoloraSettings, AutoloraUpper
 
 Adapted = Callable[..., PeftModel]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding
 
-from bilora.problems.batches import to_device
+from bilora.data.to_device import to_device
 
 # A device that every machine has and no batch comes from.
 META = torch.device("meta")

@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2Model
 from bilora import LevelsError
 from bilora.errors import SettingsError
 from bilora.problems import VARIANTS
-from bilora.problems.bidora import BidoraLower, BidoraSettings, direction, gram_penalty, magnitude_parameters
+from bilora.problems.variants.bidora import BidoraLower, BidoraSettings, direction, gram_penalty, magnitude_parameters
 
 Adapted = Callable[..., PeftModel]
 

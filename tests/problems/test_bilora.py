@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bilora import binary_entropy_penalty, level_parameters, orthogonality_penalty
 from bilora.errors import SettingsError
-from bilora.problems.bilora import BiloraLower, BiloraSettings, BiloraUpper
-from bilora.problems.losses import read_loss
+from bilora.problems.levels.losses import read_loss
+from bilora.problems.variants.bilora import BiloraLower, BiloraSettings, BiloraUpper
 
 Adapted = Callable[..., PeftModel]
 Batches = list[dict[str, Tensor]]

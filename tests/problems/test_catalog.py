@@ -12,7 +12,7 @@ from bilora.problems import VARIANTS, Variant, find_variant
 
 OWN = """
 from dataclasses import replace
-from bilora.problems.lora import VARIANT
+from bilora.problems.variants.lora import VARIANT
 MINE = replace(VARIANT, name="mine")
 NUMBER = 3
 """

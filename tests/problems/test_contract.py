@@ -13,10 +13,10 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from bilora.engines.bilevel import BilevelEngine
-from bilora.engines.callbacks import Callback
-from bilora.engines.fit import fit
-from bilora.engines.fit_result import FitResult
+from bilora.engines.callbacks.callback import Callback
 from bilora.engines.settings import FitSettings, LevelSettings
+from bilora.engines.training.fit import fit
+from bilora.engines.training.fit_result import FitResult
 from bilora.errors import SettingsError
 from bilora.problems import VARIANTS, Level
 

@@ -14,11 +14,11 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from bilora.engines.fit import fit
-from bilora.engines.pretrained import quiet_peft
 from bilora.engines.settings import FitSettings, LevelSettings
-from bilora.generation_batches import PairCollator
+from bilora.engines.training.fit import fit
+from bilora.models.pretrained import quiet_peft
 from bilora.problems import VARIANTS
+from bilora.tasks.generation.batches import PairCollator
 
 SIZES = {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.2}
 

@@ -9,8 +9,8 @@ from betty.configs import Config
 from torch import Tensor, nn
 
 from bilora.engines.bilevel import BilevelEngine
-from bilora.problems.learned_decay import DecayedLower, DecayUpper, LearnedDecaySettings
-from bilora.problems.weight_decays import WeightDecays
+from bilora.problems.variants.learned_decay import DecayedLower, DecayUpper, LearnedDecaySettings
+from bilora.problems.variants.weight_decays import WeightDecays
 
 
 class Regression(nn.Module):

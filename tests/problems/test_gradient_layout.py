@@ -9,7 +9,7 @@ from betty.configs import Config
 from torch import Tensor, nn
 
 from bilora.problems import LowerProblem
-from bilora.problems.gradient_layout import laid_out_like
+from bilora.problems.levels.gradient_layout import laid_out_like
 
 
 class Tall(nn.Module):

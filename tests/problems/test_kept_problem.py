@@ -15,7 +15,7 @@ from transformers import BatchEncoding
 
 from bilora.errors import DataError, SettingsError
 from bilora.problems import LowerProblem
-from bilora.problems.kept_problem import is_placed, number_of_batches
+from bilora.problems.levels.betty_problem import is_placed, number_of_batches
 
 Train = Callable[[LowerProblem, int], None]
 

@@ -13,18 +13,18 @@ from peft import PeftModel
 from torch import nn
 
 from bilora.engines.bilevel import BilevelEngine
-from bilora.engines.hypergradients import HYPERGRADIENTS
+from bilora.engines.hypergradients.catalog import HYPERGRADIENTS
 from bilora.errors import SettingsError
 from bilora.problems import VARIANTS, LowerProblem, Needs
-from bilora.problems.bilora import BiloraUpper
-from bilora.problems.learned_decay import DecayedLower, DecayUpper
-from bilora.problems.learned_decay_bilora import (
+from bilora.problems.variants.bilora import BiloraUpper
+from bilora.problems.variants.learned_decay import DecayedLower, DecayUpper
+from bilora.problems.variants.learned_decay_bilora import (
     DecayBiloraUpper,
     DecayedBiloraLower,
     LearnedDecayBiloraSettings,
     companion,
 )
-from bilora.problems.weight_decays import WeightDecays
+from bilora.problems.variants.weight_decays import WeightDecays
 
 Adapted = Callable[..., PeftModel]
 

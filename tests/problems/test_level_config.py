@@ -13,7 +13,7 @@ from torch import nn
 
 from bilora.errors import SettingsError
 from bilora.problems import LowerProblem, UpperProblem
-from bilora.problems.level_config import READ, autocast_dtype, check_config
+from bilora.problems.levels.level_config import READ, autocast_dtype, check_config
 
 # Another value than the default, for every field that nobody here reads.
 UNREAD: dict[str, Any] = {

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from bilora.problems.level_report import LevelReport
+from bilora.problems.levels.level_report import LevelReport
 
 
 def test_means_over_micro_batches() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from bilora.errors import CheckpointError
-from bilora.problems.loader_position import LoaderPosition
+from bilora.problems.levels.loader_position import LoaderPosition
 
 ROWS = list(range(10))
 

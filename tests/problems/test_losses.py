@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from bilora.errors import SettingsError
-from bilora.problems.losses import read_loss
+from bilora.problems.levels.losses import read_loss
 
 
 def loss() -> Tensor:

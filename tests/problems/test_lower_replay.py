@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from bilora.problems import LowerProblem, Needs, UpperProblem
-from bilora.problems.random_state import RandomState
+from bilora.problems.replay.random_state import RandomState
 
 NEEDS = Needs(steps=1, parameters_before=True, upper_gradient=True)
 CPU = torch.device("cpu")

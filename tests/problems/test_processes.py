@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from bilora.errors import ProcessesError
-from bilora.problems.processes import ONE_PROCESS, Processes
-from bilora.problems.shared_step import share_gradients
-from bilora.problems.taken_in_turn import taken_in_turn
+from bilora.problems.levels.shared_step import share_gradients
+from bilora.processes.alone import ONE_PROCESS, Processes
+from bilora.processes.in_turn import taken_in_turn
 
 
 class Played(Processes):

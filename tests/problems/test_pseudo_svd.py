@@ -10,9 +10,9 @@ from torch import Tensor
 
 from bilora import binary_entropy_penalty, orthogonality_penalty, trainable_parameters
 from bilora.problems import VARIANTS
-from bilora.problems.bilora import BiloraSettings
-from bilora.problems.losses import read_loss
-from bilora.problems.pseudo_svd import PseudoSvd
+from bilora.problems.levels.losses import read_loss
+from bilora.problems.variants.bilora import BiloraSettings
+from bilora.problems.variants.pseudo_svd import PseudoSvd
 
 Adapted = Callable[..., PeftModel]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bilora.problems.random_state import RandomState
+from bilora.problems.replay.random_state import RandomState
 
 CPU = torch.device("cpu")
 

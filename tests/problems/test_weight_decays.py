@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from bilora.engines.bilevel import BilevelEngine
 from bilora.problems import LowerProblem
-from bilora.problems.learned_decay import DecayedLower, DecayUpper, LearnedDecaySettings
-from bilora.problems.weight_decays import WeightDecays
+from bilora.problems.variants.learned_decay import DecayedLower, DecayUpper, LearnedDecaySettings
+from bilora.problems.variants.weight_decays import WeightDecays
 
 RATE = 0.02
 NAMES = ["weight", "bias"]

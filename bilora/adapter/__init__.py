@@ -1,0 +1,1 @@
+"""The adapter: singular values, layer, model, merging, export; BiLoRA as a PEFT method."""

@@ -1,0 +1,169 @@
+"""The settings of one BiLoRA adapter, as PEFT stores them in ``adapter_config.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from peft import PeftConfig
+
+from bilora.adapter.peft_type import BILORA
+from bilora.adapter.singular_values import raw_start, starts_faulty
+from bilora.errors import SettingsError
+
+# A value of s small enough to start from with unit-length directions. A formulation that cannot give it to
+# all its values at once (softmax: their sum is fixed) cannot start near the base model.
+_SMALL = 1e-3
+
+
+@dataclass
+class BiloraConfig(PeftConfig):
+    """Settings of an adapter W = W0 + (alpha / r) P diag(s) Q with s = f(E).
+
+    Args:
+        r: Rank: number of pseudo singular values of a layer.
+        alpha: Numerator of the scale alpha / r.
+        dropout: Probability in [0, 1) of dropping an input of the adapter while training.
+        formulation: How s comes from E: a row of ``bilora.FORMULATIONS`` or ``package.module:NAME``.
+        normalized: Scale columns of P and rows of Q to unit length in the forward pass, so that s holds the
+            whole magnitude. Starts with random directions and s = 0, or at ``start_value``.
+        start_value: What every s_j starts at; ``None`` for 0 with ``normalized`` and otherwise for the
+            formulation's own (real 1, softmax 1, binary 0.5).
+        init_weights: ``True``: P = 0 and Q with orthonormal rows, so that the model starts as the base model;
+            ``"adalora"``: P, Q ~ N(0, 0.02^2) and s = 0; ``False``: a random start unlike the base model, for
+            tests.
+        target_modules: Names (or one regular expression) of the layers to adapt, or ``"all-linear"``;
+            ``None`` for query and value, as in the paper, where PEFT knows the architecture.
+        exclude_modules: Names, or one regular expression, of layers to leave out.
+        rank_pattern: Ranks that differ from ``r``, by regular expression of the layer's name.
+        alpha_pattern: Alphas that differ from ``alpha``, likewise.
+        layers_to_transform: Indices of the blocks to adapt; ``None`` for all.
+        layers_pattern: Name of the list of blocks that the indices count in.
+        modules_to_save: Further modules, such as a task head, that are trained and saved whole.
+        bias: Only ``"none"``: biases stay those of the base model.
+
+    Raises:
+        SettingsError: At least one setting cannot be used; all such are told together.
+
+    Example:
+        >>> BiloraConfig(r=4, formulation="binary").peft_type.value
+        'BILORA'
+        >>> BiloraConfig(r=0, dropout=1.0)
+        Traceback (most recent call last):
+            ...
+        bilora.errors.SettingsError: BiloraConfig cannot be used:
+          dropout is 1.0; give a probability in [0, 1)
+          r is 0; give a whole number of at least 1
+    """
+
+    r: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    formulation: str = "softmax"
+    normalized: bool = False
+    start_value: float | None = None
+    init_weights: bool | Literal["adalora"] = True
+    target_modules: list[str] | set[str] | str | None = None
+    exclude_modules: list[str] | set[str] | str | None = None
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+    bias: Literal["none"] = "none"
+
+    def __post_init__(self) -> None:
+        faults = []
+        try:
+            super().__post_init__()  # type: ignore[no-untyped-call]
+        except ValueError as error:  # an unknown task_type
+            faults.append(str(error))
+        self.peft_type = BILORA
+        self.target_modules = _as_set(self.target_modules)
+        self.exclude_modules = _as_set(self.exclude_modules)
+        faults += [*self._number_faults(), *self._target_faults()]
+        # A start is worked out from the ranks, so it is looked at once they are in order.
+        faults += self._start_faults() if not faults else []
+        if faults:
+            raise SettingsError("BiloraConfig cannot be used:\n  " + "\n  ".join(faults))
+
+    @property
+    def first_value(self) -> float | None:
+        """The s_j that a new adapter starts at; ``None`` for the formulation's own."""
+        if self.start_value is not None or self.init_weights is False:
+            return self.start_value
+        return 0.0 if self.normalized or self.init_weights == "adalora" else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings, sets as sorted lists, so that equal settings give equal files."""
+        settings: dict[str, Any] = super().to_dict()
+        return {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
+
+    def _number_faults(self) -> Iterator[str]:
+        if not _is_number(self.dropout) or not 0.0 <= self.dropout < 1.0:
+            yield f"dropout is {self.dropout!r}; give a probability in [0, 1)"
+        if self.start_value is not None and not _is_number(self.start_value):
+            yield f"start_value is {self.start_value!r}; give a number, or null for the default"
+        for name, rank in _named("r", self.r, self.rank_pattern, "rank_pattern"):
+            if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+                yield f"{name} is {rank!r}; give a whole number of at least 1"
+        for name, alpha in _named("alpha", self.alpha, self.alpha_pattern, "alpha_pattern"):
+            if not _is_number(alpha) or not 0 < alpha < float("inf"):
+                yield f"{name} is {alpha!r}; give a number above 0"
+
+    def _target_faults(self) -> Iterator[str]:
+        if self.bias != "none":
+            yield f"bias is {self.bias!r}; only 'none' is known: train biases through modules_to_save"
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            yield "layers_to_transform needs target_modules as a list of names, not as one string"
+        if self.layers_pattern and self.layers_to_transform is None:
+            yield "layers_pattern is given without layers_to_transform; give the indices to adapt there"
+
+    def _start_faults(self) -> Iterator[str]:
+        if not isinstance(self.init_weights, bool) and self.init_weights != "adalora":
+            yield f"init_weights is {self.init_weights!r}; known: True, False, 'adalora'"
+            return
+        if self.init_weights == "adalora" and (self.normalized or self.start_value not in (None, 0.0)):
+            yield "init_weights='adalora' starts at s = 0 without normalized; leave those two out"
+        if self.init_weights is True and not self.normalized and self.start_value == 0.0:
+            yield (
+                "start_value is 0 and so is P: neither would ever get a gradient; "
+                "give another start_value, normalized=True, or init_weights='adalora'"
+            )
+        for name, rank in _named("r", self.r, self.rank_pattern, "rank_pattern"):
+            yield from (f"{fault} ({name} = {rank})" for fault in self._formulation_faults(rank))
+
+    def _formulation_faults(self, rank: int) -> Iterator[str]:
+        """What stands against a layer of this rank: its start, or a gradient that is always zero."""
+        try:
+            start = raw_start(self.formulation, rank, value=self.first_value)
+            if self.normalized:
+                raw_start(self.formulation, rank, value=_SMALL)
+        except SettingsError as error:
+            yield f"{error}{self._start_advice()}"
+            return
+        yield from starts_faulty(self.formulation, start)
+
+    def _start_advice(self) -> str:
+        if self.normalized:
+            return (
+                "; with normalized=True only a small s starts near the base model: use formulation 'real', "
+                "or 'binary' with a small start_value such as 0.01"
+            )
+        return "; use formulation 'real' with init_weights='adalora'" if self.init_weights == "adalora" else ""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _as_set(names: list[str] | set[str] | str | None) -> set[str] | str | None:
+    return set(names) if isinstance(names, (list, tuple)) else names
+
+
+def _named(name: str, value: Any, pattern: dict[str, Any], pattern_name: str) -> Iterator[tuple[str, Any]]:
+    """Every value a layer may get, with the name of the setting it comes from."""
+    yield name, value
+    for key, each in (pattern or {}).items():
+        yield f"{pattern_name}[{key!r}]", each

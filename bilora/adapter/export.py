@@ -1,0 +1,212 @@
+"""Writes a trained adapter as a plain LoRA adapter, for stock PEFT and for servers of LoRA adapters."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from torch import Tensor, nn
+
+from bilora.adapter.config import BiloraConfig
+from bilora.adapter.export_files import check_folder, write_export
+from bilora.adapter.layer import BiloraLinear
+from bilora.adapter.low_rank import low_rank_factors, pad_rank
+from bilora.adapter.parameters import check_saved
+from bilora.adapter.pruning import checked_ranks
+from bilora.adapter.ranks import RankRule
+from bilora.adapter.spectrum import adapted_layers, magnitudes
+from bilora.errors import SettingsError
+
+Factors = dict[str, tuple[Tensor, Tensor]]
+"""lora_A, ``(rank, in)``, and lora_B, ``(out, rank)``, by full name of the module in the base model."""
+
+
+@dataclass(frozen=True)
+class LoraExport:
+    """What an export wrote.
+
+    Args:
+        folder: Where the adapter lies.
+        ranks: Singular values kept, by module; a module with 0 is left out of the adapter.
+        dropped: Singular values dropped, by module.
+    """
+
+    folder: Path
+    ranks: dict[str, int]
+    dropped: dict[str, int]
+
+
+def export_lora(
+    model: PeftModel,
+    folder: str | Path,
+    *,
+    adapter_name: str = "default",
+    tolerance: float = 1e-7,
+    ranks: RankRule | None = None,
+    uniform_rank: bool = False,
+) -> LoraExport:
+    """Write an adapter, with its task head, as a plain LoRA adapter that gives the same outputs.
+
+    The whole update (alpha / r) P diag(s) Q of a layer goes into lora_B lora_A, so that r and alpha are equal
+    in each layer and readers scale by one. Ranks differ between layers: singular values of zero are dropped,
+    and layers without any other are left out.
+
+    Args:
+        model: A model with a BiLoRA adapter.
+        folder: An empty or new folder, or one with an earlier export, which is replaced.
+        adapter_name: Which adapter to write.
+        tolerance: Fraction, in [0, 1), of a layer's largest singular value up to which others are dropped.
+            The default is below what float32 resolves, so that nothing is lost; the result tells what a
+            larger one drops.
+        ranks: How many singular values to keep of each layer, by the magnitudes of its learned terms, such as
+            ``bilora.Energy(0.9)``; None for no limit. Of as many as the rule keeps terms, the best are kept: what
+            is lost is at most what dropping the smallest terms would lose.
+        uniform_rank: Pad every layer with zeros to the largest rank, for readers that ignore
+            ``rank_pattern``.
+
+    Returns:
+        The folder and the ranks.
+
+    Raises:
+        SettingsError: The model has no BiLoRA adapter of that name, the folder holds something else, a
+            parameter is trained that would be saved nowhere, a weight of the adapter is not finite, or the rule
+            gives ranks that the layers do not have.
+
+    Example:
+        >>> import tempfile
+        >>> from peft import get_peft_model
+        >>> config = BiloraConfig(r=2, target_modules=["0"], init_weights=False)
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), config)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     export_lora(model, folder).ranks
+        {'0': 2}
+    """
+    config = _bilora_config(model, adapter_name)
+    if not 0.0 <= tolerance < 1.0:
+        raise SettingsError(f"tolerance is {tolerance}; give a fraction of the largest value, in [0, 1)")
+    check_saved(model)
+    folder = check_folder(folder)
+    layers = adapted_layers(model, adapter_name)
+    for name, layer in layers.items():
+        _refuse_not_finite(name, layer, adapter_name)
+    largest = _largest_ranks(model, adapter_name, ranks)
+    factors = {name: _factors(layer, adapter_name, tolerance, largest.get(name)) for name, layer in layers.items()}
+    kept = {name: A.shape[0] for name, (A, _) in factors.items()}
+    rank_before = {name: layer.bilora_E[adapter_name].numel() for name, layer in layers.items()}
+    dropped = {name: rank_before[name] - rank for name, rank in kept.items()}
+    written = _live(factors, uniform_rank=uniform_rank)
+    settings = _lora_config(model, config, written, transposed=any(each.transposed for each in layers.values()))
+    tensors = _tensors(model, adapter_name, layers, written)
+    write_export(folder, tensors=tensors, config=settings, report={"ranks": kept, "dropped": dropped})
+    return LoraExport(folder=folder, ranks=kept, dropped=dropped)
+
+
+def _bilora_config(model: PeftModel, adapter_name: str) -> BiloraConfig:
+    known = model.peft_config if isinstance(model, PeftModel) else {}
+    config = known.get(adapter_name)
+    if isinstance(config, BiloraConfig):
+        return config
+    adapters = ", ".join(f"{name!r} ({each.peft_type})" for name, each in known.items()) or "none"
+    raise SettingsError(
+        f"the model ({type(model).__name__}) has no BiLoRA adapter {adapter_name!r}; "
+        f"its adapters: {adapters}; give a model from peft.get_peft_model or PeftModel.from_pretrained, "
+        "and the name of one of them"
+    )
+
+
+def _largest_ranks(model: PeftModel, adapter_name: str, rule: RankRule | None) -> dict[str, int]:
+    if rule is None:
+        return {}
+    found = magnitudes(model, adapter=adapter_name)
+    return checked_ranks(rule(found), found)
+
+
+def _factors(layer: BiloraLinear, adapter: str, tolerance: float, rank: int | None) -> tuple[Tensor, Tensor]:
+    P, Q = layer.bilora_P[adapter], layer.bilora_Q[adapter]
+    A, B = low_rank_factors(P, layer.coefficients(adapter), Q, tolerance=tolerance, rank=rank)
+    dtype = torch.promote_types(P.dtype, torch.float32)
+    return A.to(dtype), B.to(dtype)
+
+
+def _refuse_not_finite(name: str, layer: BiloraLinear, adapter: str) -> None:
+    held = (layer.bilora_P[adapter], layer.bilora_Q[adapter], layer.coefficients(adapter))
+    if not all(bool(each.isfinite().all()) for each in held):
+        raise SettingsError(
+            f"layer {name!r} of adapter {adapter!r} holds numbers that are not finite; "
+            "export a checkpoint from before training diverged"
+        )
+
+
+def _live(factors: Factors, *, uniform_rank: bool) -> Factors:
+    """The layers to write: those with a rank left, or one of zeros, as PEFT loads no empty adapter."""
+    live = {name: (A, B) for name, (A, B) in factors.items() if A.shape[0]}
+    if not live:
+        warnings.warn(
+            "the update is zero in every layer, as before training: the export acts as the base model does",
+            stacklevel=3,
+        )
+        name, (A, B) = next(iter(factors.items()))
+        live = {name: pad_rank(A, B, 1)}
+    if not uniform_rank:
+        return live
+    largest = max(A.shape[0] for A, _ in live.values())
+    return {name: pad_rank(A, B, largest) for name, (A, B) in live.items()}
+
+
+def _lora_config(model: PeftModel, config: BiloraConfig, factors: Factors, *, transposed: bool) -> LoraConfig:
+    base = model.get_base_model()
+    ranks = {name: A.shape[0] for name, (A, _) in factors.items()}
+    [(rank, _)] = Counter(ranks.values()).most_common(1)
+    # PEFT reads the keys as regular expressions, and one without an anchor as the end of any longer name.
+    pattern = {"^" + re.escape(name): each for name, each in ranks.items() if each != rank}
+    return LoraConfig(
+        task_type=config.task_type,
+        auto_mapping=config.auto_mapping or _auto_mapping(config, base),
+        base_model_name_or_path=config.base_model_name_or_path or getattr(base, "name_or_path", None),
+        revision=config.revision,
+        modules_to_save=config.modules_to_save,
+        r=rank,
+        lora_alpha=rank,
+        rank_pattern=dict(pattern),
+        alpha_pattern=dict(pattern),
+        target_modules=_targets(base, list(ranks)),
+        fan_in_fan_out=transposed,
+        inference_mode=True,
+    )
+
+
+def _auto_mapping(config: BiloraConfig, base: nn.Module) -> dict[str, str] | None:
+    """The class to load the base model with where no task says it, as PEFT itself saves it."""
+    if config.task_type is not None:
+        return None
+    return {"base_model_class": type(base).__name__, "parent_library": type(base).__module__}
+
+
+def _targets(base: nn.Module, names: list[str]) -> list[str] | str:
+    """The names, or one regular expression where a name is also the end of another module's name."""
+    ends = tuple("." + name for name in names)
+    namesakes = [name for name, _ in base.named_modules() if name.endswith(ends) and name not in names]
+    return "|".join(re.escape(name) for name in names) if namesakes else names
+
+
+def _tensors(
+    model: PeftModel, adapter_name: str, layers: dict[str, BiloraLinear], factors: Factors
+) -> dict[str, Tensor]:
+    """The factors, and verbatim what PEFT saves beside P, Q and E, such as the head."""
+    prefix = "base_model.model."
+    own = {
+        f"{prefix}{name}.{key.removesuffix(f'.{adapter_name}')}"
+        for name, layer in layers.items()
+        for key in layer.lower_parameters(adapter_name) | layer.upper_parameters(adapter_name)
+    }
+    saved = get_peft_model_state_dict(model, adapter_name=adapter_name)
+    tensors: dict[str, Tensor] = {key: value for key, value in saved.items() if key not in own}
+    for name, (A, B) in factors.items():
+        tensors[f"{prefix}{name}.lora_A.weight"] = A
+        tensors[f"{prefix}{name}.lora_B.weight"] = B
+    return tensors

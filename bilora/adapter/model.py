@@ -1,0 +1,125 @@
+"""Puts BiLoRA adapters into a model; everything else is PEFT's ``BaseTuner``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, get_quantization_kwargs
+from peft.utils.other import get_pattern_key
+from torch import Tensor, nn
+
+from bilora.adapter.layer import BiloraLinear
+from bilora.adapter.parameters import check_saved
+from bilora.adapter.protocols import levelled_layers
+from bilora.errors import SettingsError
+
+
+class BiloraModel(BaseTuner):
+    """A base model with ``BiloraLinear`` in place of each target; made by ``peft.get_peft_model``.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from bilora import BiloraConfig
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), BiloraConfig(r=2, target_modules=["0"]))
+        >>> type(model.base_model).__name__, type(model.base_model.model[0]).__name__
+        ('BiloraModel', 'BiloraLinear')
+    """
+
+    prefix: str = "bilora_"
+    tuner_layer_cls = BiloraLinear
+    # Query and value, the layers of the paper, for most architectures.
+    target_module_mapping: dict[str, Any] = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    def _create_and_replace(
+        self,
+        peft_config: Any,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        rank = _of_layer(peft_config.rank_pattern, current_key, peft_config.r)
+        alpha = _of_layer(peft_config.alpha_pattern, current_key, peft_config.alpha)
+        if isinstance(target, BiloraLinear):
+            target.update_layer(adapter_name, config=peft_config, rank=rank, alpha=alpha)
+            return
+        layer = BiloraLinear(
+            target,
+            adapter_name,
+            config=peft_config,
+            name=current_key,
+            rank=rank,
+            alpha=alpha,
+            **get_quantization_kwargs(self),
+        )
+        if adapter_name not in self.active_adapters:
+            # A further adapter is not trainable before it is switched to.
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """Put a layer in, or the base layer back; a new layer is on its device already.
+
+        PEFT also copies ``weight`` from the old module to the new one, which changes nothing for a layer kept
+        whole and fails for a head that has none of its own, such as RoBERTa's.
+        """
+        setattr(parent, child_name, new_module)
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Cast as PEFT does, but keep frozen what is frozen: PEFT's new parameters are trainable."""
+        trained = {name: each.requires_grad for name, each in self.named_parameters()}
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        for name, each in self.named_parameters():
+            if each.requires_grad != trained[name]:
+                each.requires_grad_(trained[name])
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: Any,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, Tensor]:
+        """Select what is saved, after a look that nothing trained is left out (peft#310, #876, #1070)."""
+        check_saved(model)
+        found: dict[str, Tensor] = super()._get_adapter_state_dict(
+            model, config, adapter_name, state_dict, *args, **kwargs
+        )
+        return found
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Fit the keys of a file to the model, and refuse a file that fits only in part: PEFT just warns."""
+        found: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        expected = _adapter_keys(model, adapter_name)
+        missing = sorted(expected - found.keys())
+        unexpected = sorted(key for key in found if f".{cls.prefix}" in key and key not in expected)
+        if missing or unexpected:
+            raise SettingsError(
+                f"the weights for adapter {adapter_name!r} do not fit its settings and the base model; "
+                f"missing in the file: {missing or 'none'}; not in the model: {unexpected or 'none'}; "
+                "load the file together with its own adapter_config.json onto the model it was trained on"
+            )
+        return found
+
+
+def _of_layer(pattern: dict[str, Any], name: str, otherwise: Any) -> Any:
+    """The entry of ``rank_pattern`` or ``alpha_pattern`` for a layer."""
+    return pattern.get(get_pattern_key(list(pattern), name), otherwise) if pattern else otherwise
+
+
+def _adapter_keys(model: nn.Module, adapter_name: str) -> set[str]:
+    return {
+        f"{name}.{key}"
+        for name, layer in levelled_layers(model)
+        if adapter_name in layer.held_adapters()
+        for key in layer.lower_parameters(adapter_name) | layer.upper_parameters(adapter_name)
+    }

@@ -1,0 +1,171 @@
+"""The formulations of the pseudo singular values: from the raw values E to s, one row a formulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bilora.errors import SettingsError
+from bilora.settings.lookup import find
+
+
+@dataclass(frozen=True)
+class Formulation:
+    """How the raw values E of one layer become its pseudo singular values s.
+
+    Args:
+        values: From E, ``(rank,)``, to s, ``(rank,)``; pure, differentiable twice, and called with at least
+            float32.
+        raw: The inverse of ``values``, for starts at a value of s; ``None`` where no inverse is known, and
+            then the only start is ``start``.
+        start: The raw value that every E_j starts at unless the user gives a start for s.
+        unit_interval: Whether every s_j lies in [0, 1], which the binary entropy R2 needs.
+        entropy_weight: The weight of R2 that the formulation comes with, unless the user gives another.
+
+    Example:
+        >>> square = Formulation(values=lambda E: E * E, raw=torch.sqrt, start=1.0)
+        >>> square.values(torch.tensor([1.0, 3.0]))
+        tensor([1., 9.])
+    """
+
+    values: Callable[[Tensor], Tensor]
+    raw: Callable[[Tensor], Tensor] | None = None
+    start: float = 0.0
+    unit_interval: bool = False
+    entropy_weight: float = 0.0
+
+
+def _identity(values: Tensor) -> Tensor:
+    return values
+
+
+def _softmax(raw: Tensor) -> Tensor:
+    # r times the paper's form: a mean of one keeps the size of the update, and with it the useful learning
+    # rates, the same for every rank and for `real`.
+    return raw.numel() * torch.softmax(raw, dim=-1)
+
+
+def _softmax_sum_one(raw: Tensor) -> Tensor:
+    return torch.softmax(raw, dim=-1)
+
+
+FORMULATIONS: dict[str, Formulation] = {
+    "real": Formulation(values=_identity, raw=_identity, start=1.0),
+    "softmax": Formulation(values=_softmax, raw=torch.log),
+    "softmax_sum_one": Formulation(values=_softmax_sum_one, raw=torch.log, unit_interval=True),
+    "binary": Formulation(values=torch.sigmoid, raw=torch.logit, unit_interval=True, entropy_weight=1e-4),
+}
+"""s = E; r softmax(E), of mean one; softmax(E), the paper's, of sum one; sigmoid(E)."""
+
+
+def find_formulation(name: str) -> Formulation:
+    """Return the formulation called ``name``, or the one that ``package.module:NAME`` points to.
+
+    Args:
+        name: A key of ``FORMULATIONS`` or the place of a user's own ``Formulation``.
+
+    Returns:
+        The formulation.
+
+    Raises:
+        SettingsError: There is none of that name, or what is there is not a ``Formulation``.
+
+    Example:
+        >>> find_formulation("binary").values(torch.zeros(2))
+        tensor([0.5000, 0.5000])
+    """
+    # Looked up as a plain object first: what a user's path points to may be anything.
+    found: object = find(FORMULATIONS, name, kind="formulation")
+    if not isinstance(found, Formulation):
+        raise SettingsError(
+            f"formulation {name!r} is of type {type(found).__name__}, not bilora.Formulation; "
+            "wrap the function: NAME = Formulation(values=function)"
+        )
+    return found
+
+
+def raw_start(name: str, rank: int, *, value: float | None) -> Tensor:
+    """Return the raw values E at which all pseudo singular values of a layer start.
+
+    Args:
+        name: Name of the formulation, as for ``find_formulation``.
+        rank: Number r of values.
+        value: The s_j wanted, the same for all j; ``None`` for the formulation's own start.
+
+    Returns:
+        E, ``(rank,)``, float32.
+
+    Raises:
+        SettingsError: No finite E gives that value.
+
+    Example:
+        >>> raw_start("binary", 2, value=0.5)
+        tensor([0., 0.])
+        >>> raw_start("softmax", 2, value=0.0)
+        Traceback (most recent call last):
+            ...
+        bilora.errors.SettingsError: formulation 'softmax' cannot start with all 2 values at 0.0; its own \
+start is 1
+    """
+    formulation = find_formulation(name)
+    own = _constant(rank, formulation.start)
+    if value is None or _gives(formulation, own, value):
+        return own
+    if formulation.raw is not None:
+        raw = formulation.raw(_constant(rank, value))
+        if _gives(formulation, raw, value):
+            return raw
+    raise SettingsError(
+        f"formulation {name!r} cannot start with all {rank} values at {value}; "
+        f"its own start is {formulation.values(own)[0].item():.6g}"
+        + ("" if formulation.raw is not None else ", the only one it has: it gives no inverse (raw)")
+    )
+
+
+def starts_faulty(name: str, raw: Tensor) -> Iterator[str]:
+    """Yield what is wrong with a formulation at the raw values it starts from.
+
+    Args:
+        name: Name of the formulation, as for ``find_formulation``.
+        raw: E at the start, ``(rank,)``.
+
+    Returns:
+        One sentence a fault: s of another shape than E, or a gradient that is zero, so that E would never
+        move.
+
+    Example:
+        >>> list(starts_faulty("softmax", torch.zeros(2)))
+        []
+        >>> list(starts_faulty("softmax", torch.zeros(1)))
+        ["formulation 'softmax' has a gradient of zero at its start with rank 1, so E would never be learned"]
+    """
+    values = find_formulation(name).values
+    shape = tuple(values(raw).shape)
+    if shape != tuple(raw.shape):
+        yield f"formulation {name!r} turns E of shape {tuple(raw.shape)} into s of another shape, {shape}"
+    elif not _jacobian(values, raw).any():
+        yield (
+            f"formulation {name!r} has a gradient of zero at its start with rank {raw.numel()}, "
+            "so E would never be learned"
+        )
+
+
+def _jacobian(values: Callable[[Tensor], Tensor], raw: Tensor) -> Tensor:
+    # Settings may be read where gradients are off.
+    with torch.inference_mode(False), torch.enable_grad():
+        jacobian: Tensor = torch.autograd.functional.jacobian(values, raw.clone())  # type: ignore[no-untyped-call]
+        return jacobian
+
+
+def _constant(rank: int, value: float) -> Tensor:
+    # On the CPU whatever the default device is: under a `meta` default there would be no numbers to look at.
+    return torch.full((rank,), value, dtype=torch.float32, device="cpu")
+
+
+def _gives(formulation: Formulation, raw: Tensor, value: float) -> bool:
+    """Whether finite raw values give the wanted one: sigmoid(-inf) is 0 too, but E could never leave -inf."""
+    wanted = torch.full_like(raw, value)
+    return bool(raw.isfinite().all()) and torch.allclose(formulation.values(raw), wanted, rtol=1e-5, atol=1e-8)

@@ -1,0 +1,121 @@
+"""The spectrum of an adapter: how large each rank-one term of each layer has become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from peft import PeftModel
+from torch import Tensor
+
+from bilora.adapter.layer import BiloraLinear
+from bilora.errors import SettingsError
+
+Measure: TypeAlias = Callable[[BiloraLinear, str], Tensor]
+"""From a layer and the name of an adapter to one magnitude a rank-one term, ``(rank,)``."""
+
+
+def term_magnitudes(layer: BiloraLinear, adapter: str) -> Tensor:
+    """Return ``m_j = |c_j| ||P_j|| ||Q_j||``, the Frobenius norm of each rank-one term of the update.
+
+    The pseudo values alone say nothing: ``(P_j, s_j) -> (c P_j, s_j / c)`` leaves the model unchanged. The m_j do
+    not change with it, hold alpha / r, so that layers compare, and bound what dropping terms does to the
+    weight: ``||dropped part||_F <= sum of the dropped m_j``.
+
+    Args:
+        layer: A layer.
+        adapter: Name of the adapter.
+
+    Returns:
+        m, ``(rank,)``, float64 on the CPU.
+    """
+    P, Q = layer.bilora_P[adapter].detach().double(), layer.bilora_Q[adapter].detach().double()
+    coefficients = layer.coefficients(adapter).detach().double()
+    magnitudes: Tensor = coefficients.abs() * P.norm(dim=0) * Q.norm(dim=1)
+    return magnitudes.cpu()
+
+
+def selection_weights(layer: BiloraLinear, adapter: str) -> Tensor:
+    """Return ``|s_j|`` alone, for methods that take the values as weights of a selection, as AutoLoRA does."""
+    return layer.singular_values(adapter).detach().double().abs().cpu()
+
+
+def adapted_layers(model: PeftModel, adapter: str) -> dict[str, BiloraLinear]:
+    """Return the layers that hold a BiLoRA adapter, by their names in the base model.
+
+    Raises:
+        SettingsError: There is none.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from torch import nn
+        >>> from bilora import BiloraConfig
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), BiloraConfig(r=2, target_modules=["0"]))
+        >>> list(adapted_layers(model, "default"))
+        ['0']
+    """
+    base = model.get_base_model()
+    found = {
+        name: module
+        for name, module in base.named_modules()
+        if isinstance(module, BiloraLinear) and adapter in module.held_adapters()
+    }
+    if not found:
+        raise SettingsError(
+            f"the model ({type(base).__name__}) has no layer with a BiLoRA adapter {adapter!r}, and so no singular "
+            "values"
+        )
+    return found
+
+
+def magnitudes(model: PeftModel, *, adapter: str = "default", measure: Measure = term_magnitudes) -> dict[str, Tensor]:
+    """Return the magnitudes of every adapted layer, by its name in the base model."""
+    return {name: measure(layer, adapter) for name, layer in adapted_layers(model, adapter).items()}
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The magnitudes of the terms of each layer, the largest first, and how many of them are kept.
+
+    Args:
+        values: Magnitudes by layer, ``(rank,)``, in descending order.
+        kept: Number of terms kept, by layer.
+    """
+
+    values: dict[str, list[float]]
+    kept: dict[str, int]
+
+    @classmethod
+    def of(cls, found: Mapping[str, Tensor], kept: Mapping[str, int] | None = None) -> Spectrum:
+        """Return the spectrum of magnitudes; without ``kept``, all that are not zero are.
+
+        Example:
+            >>> import torch
+            >>> Spectrum.of({"query": torch.tensor([0.0, 2.0])}).kept
+            {'query': 1}
+        """
+        values = {name: each.sort(descending=True).values.tolist() for name, each in found.items()}
+        own = {name: sum(value > 0 for value in each) for name, each in values.items()}
+        return cls(values, dict(own if kept is None else kept))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return one object a layer, with ``layer``, ``values`` and ``kept``."""
+        return [{"layer": name, "values": each, "kept": self.kept[name]} for name, each in self.values.items()]
+
+    def table(self) -> str:
+        """Return one line a layer: its name, the rank kept of the rank there was, and the values, a bar before the cut.
+
+        Example:
+            >>> print(Spectrum({"query": [2.0, 0.5]}, {"query": 1}).table())
+            layer  rank  magnitudes
+            query  1/2   2 | 0.5
+        """
+        width = max(len("layer"), *(len(name) for name in self.values))
+        lines = [f"{'layer':{width}}  rank  magnitudes"]
+        for name, values in self.values.items():
+            words = [f"{value:.3g}" for value in values]
+            if self.kept[name] < len(words):
+                words.insert(self.kept[name], "|")
+            lines.append(f"{name:{width}}  {f'{self.kept[name]}/{len(values)}':4}  {' '.join(words)}")
+        return "\n".join(lines)

@@ -1,0 +1,91 @@
+"""``bilora evaluate``: loss and metrics of a trained adapter on labelled rows."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bilora.artifacts.scored_on import UPPER, WHOLE_D2
+from bilora.commands.command_line import parse_config
+from bilora.commands.verb import Verb
+from bilora.data.rows import Rows, read_rows
+from bilora.errors import SettingsError
+from bilora.files.new_files import new_file
+from bilora.files.strict_json import write_json
+from bilora.runs.config import RunConfig
+from bilora.runs.predictions import ANSWERS
+from bilora.runs.run_rows import load_run_rows
+from bilora.runs.trained import Trained, open_trained
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What is evaluated on what.
+
+    Args:
+        run: Folder of a run, or of an adapter.
+        data: A file of labelled rows with the columns of the training file; None takes the run's own validation
+            rows, or its D2 where no row was held out.
+        model: The base model, where it is no longer where it was in training.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        output: A file for the metrics as JSON.
+    """
+
+    run: str
+    data: str | None = None
+    model: str | None = None
+    device: str = "auto"
+    output: str | None = None
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Print the metrics of every set, write them where asked, and return them by set."""
+    output = None if config.output is None else new_file(config.output)
+    trained = open_trained(config.run, model=config.model, device=config.device)
+    found = {name: _metrics(trained, rows, name) for name, rows in _sets(config, trained).items()}
+    for name, metrics in found.items():
+        _print(WHOLE_D2 if name == UPPER else name, metrics)
+    if output is not None:
+        write_json(output, next(iter(found.values())) if len(found) == 1 else found)
+        print(f"metrics: {output}")
+    return found
+
+
+def _sets(config: EvaluateConfig, trained: Trained) -> dict[str, Rows]:
+    if config.data is None:
+        path = trained.adapter.parent / "config.yaml"
+        if not path.is_file():
+            raise SettingsError(f"{config.run} is no run with a config.yaml, so its rows are not known; give --data")
+        run = parse_config(RunConfig, ["--config", str(path)], prog="bilora evaluate", description="")
+        return load_run_rows(run).validation
+    task = trained.kind.task
+    if task.kind not in ANSWERS:
+        return {Path(config.data).name: read_rows(config.data, task, split="evaluation")}
+    return {Path(config.data).name: ANSWERS[task.kind].labelled(task, config.data)}
+
+
+def _metrics(trained: Trained, rows: Rows, name: str) -> dict[str, Any]:
+    kind, tokenizer = trained.kind, trained.tokenizer.own
+    data = kind.encode(rows, tokenizer, max_length=trained.max_length)
+    for notice in data.notices:
+        print(f"note: {notice}")
+    found = kind.evaluate(trained.model, data, tokenizer, autocast_dtype=None, validated=None)
+    found.warn(name)
+    return {"rows": len(rows), **found.metrics}
+
+
+def _print(name: str, metrics: dict[str, Any]) -> None:
+    table = Table(title=name, title_justify="left")
+    table.add_column("metric", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    for key, value in metrics.items():
+        table.add_row(key, "undefined" if value is None else f"{value:,}" if key == "rows" else f"{value:.4f}")
+    Console(file=sys.stdout).print(table)
+
+
+EVALUATE = Verb("evaluate", "Evaluate a trained adapter on labelled rows.", EvaluateConfig, evaluate, positional="run")

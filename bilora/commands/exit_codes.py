@@ -1,0 +1,166 @@
+"""What every program that runs a config has in common: its words, its errors, its exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bilora.commands.command_line import BAD_INPUT, parse_config
+from bilora.compare.folder import CONFIG, resumed_folder
+from bilora.compare.methods import compare
+from bilora.engines.checkpoints.stop_signals import end_at_once_when_told_again, sigterm_raised
+from bilora.errors import BiloraError, DivergedError, InterruptedRun, ProcessesError, ResourceError, SelfCheckError
+from bilora.models.pretrained import quiet_transformers
+from bilora.problems.levels.out_of_memory import is_out_of_memory
+from bilora.processes.group import join_processes
+from bilora.runs.config import RunConfig
+
+SELF_CHECK_FAILED = 1
+"""What was saved is not what was trained: as of a fault of ours, which Python ends with 1 too."""
+
+LOST = 1
+"""Another process was lost: what is wrong is told by that one."""
+DIVERGED = 3
+NO_ROOM = 4
+INTERRUPTED = 130
+
+SECONDS_FOR_FIRST = 10.0
+"""How long another process waits before it prints an error; the launcher ends it as soon as the first has ended."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program that compares methods.
+
+    Args:
+        name: Name of its file, for help and errors.
+        description: One line for the help.
+        default_config: The YAML file that is read unless one of the options ``naming`` is given.
+        naming: Options that say what is run.
+    """
+
+    name: str
+    description: str
+    default_config: Path
+    naming: Sequence[str] = ("--config", "--task", "--train-file", "--train_file")
+
+    def run(self, argv: Sequence[str]) -> int:
+        """Run the command and return its exit code, see :func:`exit_code`."""
+        quiet_transformers()
+        debug = any(word == "--debug" or word.lower() == "--debug=true" for word in argv)
+        return exit_code(lambda: self._compare(argv), program=self.name, debug=debug)
+
+    def default_words(self, argv: Sequence[str]) -> list[str]:
+        """Return the words that read the default config, unless the user's name a config or where the rows are.
+
+        A command that is resumed has its settings in its output folder.
+        """
+        folder = resumed_folder(argv)
+        if folder is not None:
+            return ["--config", str(folder / CONFIG)]
+        named = any(word.split("=")[0] in self.naming for word in argv)
+        return [] if named else ["--config", str(self.default_config)]
+
+    def parse(self, argv: Sequence[str]) -> RunConfig:
+        """Return the config that the words make."""
+        before = self.default_words(argv)
+        return parse_config(RunConfig, argv, prog=self.name, description=self.description, before=before)
+
+    def _compare(self, argv: Sequence[str]) -> None:
+        config = self.parse(argv)
+        processes = join_processes(device=config.device)
+        if argv and processes.is_first:
+            # Not before the words are understood: what --print_config writes can be read back as YAML.
+            print("command:", shlex.join(["python", f"benchmarks/{self.name}", *argv]))
+        compare(config, processes)
+
+
+def exit_code(work: Callable[[], object], *, program: str, debug: bool = False) -> int:
+    """Do the work, and return the exit code, after a line on standard error where it is not 0.
+
+    Args:
+        work: What to do.
+        program: Stands before the line.
+        debug: Whether to show the traceback too.
+
+    Returns:
+        0, 1 where another process was lost, 2 for bad input, 3 for a run that diverged, 4 for too little memory or
+        disk, 128 and the signal's number (130, 143) for a run that a signal ended.
+
+    Example:
+        >>> exit_code(lambda: None, program="example")
+        0
+    """
+    try:
+        with sigterm_raised(), _one_line_warnings(program):
+            work()
+    except KeyboardInterrupt:
+        end_at_once_when_told_again()
+        return _fail(program, "interrupted; finished runs are in results.jsonl", INTERRUPTED, debug=debug)
+    except Exception as error:
+        code = code_of(error)
+        if code is None:
+            raise
+        return _fail(program, error, code, debug=debug)
+    return 0
+
+
+def code_of(error: Exception) -> int | None:
+    """Return the exit code of an error, or None for one that nobody foresaw, whose traceback is worth seeing.
+
+    Example:
+        >>> code_of(OSError(errno.ENOSPC, "No space left on device")), code_of(KeyError("x"))
+        (4, None)
+    """
+    if isinstance(error, InterruptedRun):
+        return 128 + error.number
+    if isinstance(error, DivergedError):
+        return DIVERGED
+    if isinstance(error, ProcessesError):
+        return LOST
+    if isinstance(error, SelfCheckError):
+        return SELF_CHECK_FAILED
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or isinstance(error, ResourceError) or is_out_of_memory(error):
+        return NO_ROOM
+    return BAD_INPUT if isinstance(error, BiloraError) else None
+
+
+def _fail(program: str, error: object, code: int, *, debug: bool) -> int:
+    rank = int(os.environ.get("RANK", "0"))
+    if rank > 0 and code < INTERRUPTED:
+        # Most errors are the same everywhere: the first process prints it, and the launcher ends the others meanwhile.
+        time.sleep(SECONDS_FOR_FIRST)
+    if debug:
+        traceback.print_exc()
+    who = "" if rank == 0 else f"process {rank}: "
+    print(f"{program}: error: {who}{error}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _one_line_warnings(program: str) -> Iterator[None]:
+    """Show a RuntimeWarning, and any warning of this library, as one line without a place in the source."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, RuntimeWarning) or category.__module__.startswith("bilora."):
+            print(f"{program}: warning: {message}", file=sys.stderr)
+        else:
+            shown(message, category, *place, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown

@@ -1,0 +1,120 @@
+"""``bilora export``: a trained adapter as plain LoRA, for programs without this library."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bilora import BiloraConfig, export_lora
+from bilora.adapter.export_files import check_folder
+from bilora.adapter.pruning import Cut, cut_ranks
+from bilora.adapter.ranks import Magnitudes, build_rank_rule
+from bilora.commands.verb import Verb
+from bilora.errors import SettingsError
+from bilora.runs.trained import Trained, open_trained
+from bilora.tasks.task_files import write_task
+
+CUT_NOTE = "Ranks were cut in the export; the scores above are those of the adapter before that."
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What is exported where, and which ranks are kept.
+
+    Args:
+        run: Folder of a run, or of an adapter.
+        output: Folder for the LoRA adapter; one with an earlier export is replaced.
+        rank: Largest rank of a layer; the largest terms stay.
+        ranks: A rule that chooses the ranks: a mapping with ``name`` (threshold, energy, budget, mean) and its own
+            settings.
+        uniform_rank: Whether every layer is padded with zeros to the largest rank, for readers without
+            ``rank_pattern``.
+        model: The base model, where it is no longer where it was in training.
+
+    Raises:
+        SettingsError: Both ``rank`` and ``ranks`` are given, or a value is not allowed.
+    """
+
+    run: str
+    output: str
+    rank: int | None = None
+    ranks: dict[str, Any] | None = None
+    uniform_rank: bool = False
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.rank is not None and self.rank < 1:
+            raise SettingsError(f"rank is {self.rank}; it must be at least 1")
+        if self.rank is not None and self.ranks is not None:
+            raise SettingsError("rank and ranks both choose the ranks; leave one of them out")
+        if self.ranks is not None:
+            build_rank_rule(self.ranks)
+
+    @property
+    def cut(self) -> Cut | None:
+        """How ranks are cut, or None where all terms stay."""
+        if self.ranks is not None:
+            return Cut(build_rank_rule(self.ranks))
+        return None if self.rank is None else Cut(AtMost(self.rank))
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """Keep of each layer so many terms, the largest ones.
+
+    Example:
+        >>> import torch
+        >>> AtMost(2)({"query": torch.tensor([1.0, 3.0, 2.0]), "value": torch.tensor([1.0])})
+        {'query': 2, 'value': 1}
+    """
+
+    rank: int
+
+    def __call__(self, magnitudes: Magnitudes) -> dict[str, int]:
+        """Return the ranks."""
+        return {name: min(self.rank, len(each)) for name, each in magnitudes.items()}
+
+
+def export(config: ExportConfig) -> Path:
+    """Write the adapter, print the ranks, and return the folder."""
+    folder = check_folder(config.output)
+    trained = open_trained(config.run, model=config.model, device="cpu")
+    adapter = trained.model.peft_config[trained.model.active_adapter]
+    if not isinstance(adapter, BiloraConfig):
+        raise SettingsError(
+            f"{trained.adapter} is a {type(adapter).__name__} adapter, and not one of BiLoRA; stock PEFT loads it "
+            "as it is, and bilora merge folds it into its base"
+        )
+    if config.cut is not None:
+        kept, spectrum = config.cut.choose(trained.model)
+        cut_ranks(trained.model, kept)
+        print(spectrum.table())
+    done = export_lora(trained.model, folder, uniform_rank=config.uniform_rank)
+    _write_rest(trained, folder, note=None if config.cut is None else CUT_NOTE)
+    print(f"ranks {min(done.ranks.values())} to {max(done.ranks.values())} in {len(done.ranks)} layers: {folder}")
+    if not config.uniform_rank and len(set(done.ranks.values())) > 1:
+        print("note: llama.cpp and vLLM read one rank for all layers; --uniform-rank pads with zeros to the largest")
+    print(f"load it with PeftModel.from_pretrained(model, {str(folder)!r}); bilora is not needed for it")
+    return folder
+
+
+def _write_rest(trained: Trained, folder: Path, *, note: str | None) -> None:
+    """Write the model card, and what makes the folder one that ``bilora evaluate`` and ``predict`` take."""
+    write_task(folder, trained.kind.task, max_length=trained.max_length)
+    for name in ("config.json", "README.md"):
+        source = trained.adapter.parent / "lora" / name
+        if source.is_file():
+            shutil.copy(source, folder)
+    card = folder / "README.md"
+    if note is not None and card.is_file():
+        card.write_text(f"{card.read_text(encoding='utf-8')}\n{note}\n", encoding="utf-8")
+    if not (folder / "config.json").is_file():
+        trained.model.config.save_pretrained(str(folder))
+
+
+EXPORT = Verb(
+    "export", "Write a trained adapter as plain LoRA, which stock PEFT loads.", ExportConfig, export, positional="run"
+)

@@ -1,0 +1,62 @@
+"""``bilora predict``: what a trained adapter says of rows, one JSON object a row."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+
+from bilora.commands.verb import Verb
+from bilora.files.new_files import new_file
+from bilora.runs.predictions import find_answers
+from bilora.runs.trained import open_trained
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """What is predicted by what.
+
+    Args:
+        run: Folder of a run, or of an adapter.
+        file: A file of rows with the text columns of the training file, or with the inputs of a data-to-text task.
+            Labels, such as the -1 of test rows, and references may be there, and are not looked at.
+        output: The file of JSON lines to write; None prints them.
+        model: The base model, where it is no longer where it was in training.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    """
+
+    run: str
+    file: str
+    output: str | None = None
+    model: str | None = None
+    device: str = "auto"
+
+
+def predict_rows(config: PredictConfig) -> None:
+    """Write one object a row, in the order of the file: its number, the prediction and any probabilities."""
+    output = None if config.output is None else new_file(config.output)
+    trained = open_trained(config.run, model=config.model, device=config.device)
+    task = trained.kind.task
+    answers = find_answers(task.kind)
+    rows = answers.bare(task, config.file)
+    answered, notices = answers.answer(trained, rows)
+    lines = [
+        json.dumps({"row": number, **each}, ensure_ascii=False, allow_nan=False) + "\n"
+        for number, each in zip(rows.ids, answered, strict=True)
+    ]
+    if output is None:
+        sys.stdout.writelines(lines)
+        return
+    output.write_text("".join(lines), encoding="utf-8")
+    for notice in notices:
+        print(f"note: {notice}")
+    print(f"{len(lines):,} predictions: {output}")
+
+
+PREDICT = Verb(
+    "predict",
+    "Predict labels with probabilities, or texts, for rows of a file.",
+    PredictConfig,
+    predict_rows,
+    positional="run",
+)

@@ -1,0 +1,1 @@
+"""Several methods on the same rows and seeds, and what the difference is worth."""

@@ -1,0 +1,124 @@
+"""Checks of single lines and rows: what is wrong with them, field by field, before a model is loaded."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Never
+
+from bilora.errors import DataError
+
+SHOWN = 5
+
+OnBadRow = Literal["error", "skip"]
+"""What is done with rows that cannot be used: all are refused together, or they are left out."""
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60  # a row may hold a megabyte of text
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a row: the field (None for the whole line) and the text.
+
+    Example:
+        >>> Fault("label", "is missing").at("train.jsonl", 3)
+        "train.jsonl:3 field 'label': is missing"
+    """
+
+    field: str | None
+    text: str
+
+    def at(self, source: str, line: int) -> str:
+        """Return the fault as ``source:line field 'name': text``.
+
+        Example:
+            >>> Fault(None, "the line is blank").at("train.jsonl", 3)
+            'train.jsonl:3: the line is blank'
+        """
+        where = f"{source}:{line}" if self.field is None else f"{source}:{line} field {self.field!r}"
+        return f"{where}: {self.text}"
+
+
+def parse_line(line: bytes) -> tuple[dict[str, Any], list[Fault]]:
+    """Return the JSON object on one line of a file and the faults found on the way.
+
+    Strict JSON (RFC 8259): the literals NaN and Infinity, which Python's reader lets pass, are faults,
+    and so is a field given twice, of which Python would keep the last.
+
+    Args:
+        line: The bytes of the line, without the line feed.
+
+    Returns:
+        The object (empty if the line holds none) and its faults.
+
+    Example:
+        >>> parse_line(b'{"text": "fine", "label": 1}')
+        ({'text': 'fine', 'label': 1}, [])
+        >>> parse_line(b'{"text": "cut')[1][0].text
+        'is not a JSON object: Unterminated string starting at column 10'
+    """
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return {}, [Fault(None, f"byte {error.start + 1} is not UTF-8; save the file as UTF-8")]
+    if not text.strip():
+        return {}, [Fault(None, "the line is blank; only the end of a file may have blank lines")]
+    try:
+        row = json.loads(text, parse_constant=_Literal, object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        return {}, [Fault(None, f"is not a JSON object: {_reason(error)}")]
+    except (ValueError, RecursionError) as error:  # a field given twice, a number or a nesting beyond limits
+        return {}, [Fault(None, f"cannot be read as JSON: {error}")]
+    if not isinstance(row, dict):
+        return {}, [Fault(None, f"is not a JSON object but {_SHORT.repr(row)}")]
+    literals = [name for name, value in row.items() if isinstance(value, _Literal)]
+    return row, [Fault(name, f"{row[name]} is not a JSON value; give a finite number") for name in literals]
+
+
+def refuse(faults: Sequence[str], *, source: str) -> Never:
+    """Raise a ``DataError`` with the first five faults and the count of the rest.
+
+    Raises:
+        DataError: Always.
+
+    Example:
+        >>> refuse(["a.jsonl:1: x"], source="a.jsonl")
+        Traceback (most recent call last):
+            ...
+        bilora.errors.DataError: a.jsonl: 1 fault in the rows
+          a.jsonl:1: x
+    """
+    count = len(faults)
+    raise DataError(_with_first(f"{source}: {count:,} {'fault' if count == 1 else 'faults'} in the rows", faults))
+
+
+def warn_of_skipped(faults: Sequence[str], *, rows: int, of: int, source: str) -> None:
+    """Warn that so many rows are left out, with the first five faults and the count of the rest."""
+    said = f"{source}: {rows:,} of {of:,} rows {'is' if rows == 1 else 'are'} left out (on_bad_row: skip)"
+    warnings.warn(_with_first(said, faults), RuntimeWarning, stacklevel=3)
+
+
+def _with_first(said: str, faults: Sequence[str]) -> str:
+    rest = [f"and {len(faults) - SHOWN:,} more"] if len(faults) > SHOWN else []
+    return "\n  ".join([said, *faults[:SHOWN], *rest])
+
+
+class _Literal(str):
+    """NaN, Infinity or -Infinity as it stood in the file."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"field {twice!r} is given more than once")
+    return row
+
+
+def _reason(error: json.JSONDecodeError) -> str:
+    return f"{error.msg.removesuffix(' at')} at column {error.colno}"

@@ -1,0 +1,136 @@
+"""Division of the training rows into D1 for the lower level and D2 for the upper level."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bilora.data.strata import Label, draw_rows, make_strata, share_out
+from bilora.errors import DataError, SettingsError
+
+QUANTILE_BINS = 10
+
+
+@dataclass(frozen=True)
+class Split:
+    """Positions of the rows of D1 (``lower``) and D2 (``upper``); disjoint, each in ascending order.
+
+    Args:
+        lower: Positions of the rows that train the lower level.
+        upper: Positions of the rows that train the upper level.
+        seed: The seed that gave this split.
+        ratio: Fraction of the rows that went to ``lower``.
+        draw: Counts the splits of one run from 0.
+
+    Example:
+        >>> Split((0, 2), (1,), seed=0, ratio=0.67).to_json(ids=[10, 11, 12])["upper"]
+        [11]
+    """
+
+    lower: tuple[int, ...]
+    upper: tuple[int, ...]
+    seed: int
+    ratio: float
+    draw: int = 0
+
+    def to_json(self, *, ids: Sequence[int] | None = None) -> dict[str, Any]:
+        """Return the split as a JSON object with the row ids of both parts.
+
+        Args:
+            ids: Id of the row at each position (``Rows.ids``); the positions themselves if None.
+
+        Returns:
+            ``seed``, ``ratio``, ``draw``, ``lower`` and ``upper``.
+
+        Example:
+            >>> Split((1,), (0,), seed=3, ratio=0.5).to_json()
+            {'seed': 3, 'ratio': 0.5, 'draw': 0, 'lower': [1], 'upper': [0]}
+        """
+        names = range(len(self.lower) + len(self.upper)) if ids is None else ids
+        return {
+            "seed": self.seed,
+            "ratio": self.ratio,
+            "draw": self.draw,
+            "lower": [names[position] for position in self.lower],
+            "upper": [names[position] for position in self.upper],
+        }
+
+    def write(self, path: str | os.PathLike[str], *, ids: Sequence[int] | None = None) -> None:
+        """Write ``to_json`` to a file, so that the split is kept with the run.
+
+        Example:
+            >>> import tempfile
+            >>> path = Path(tempfile.mkdtemp()) / "split.json"
+            >>> Split((1,), (0,), seed=3, ratio=0.5).write(path, ids=[7, 8])
+            >>> json.loads(path.read_text())["lower"]
+            [8]
+        """
+        text = json.dumps(self.to_json(ids=ids), allow_nan=False)
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+def split_rows(labels: Sequence[Label], *, ratio: float = 0.8, seed: int, draw: int = 0) -> Split:
+    """Return a stratified random split of the rows into D1 and D2.
+
+    D1 gets exactly ``round(ratio * n)`` rows. Class indices (int) are the strata, and each class has a
+    row in both parts. Numbers (float, regression) are put in order and cut into at most ten strata of
+    equal size, so that both parts cover the whole range. Labels that are all None make one stratum.
+
+    Args:
+        labels: One label a row, all of one type.
+        ratio: Fraction of the rows that go to the lower level, between 0 and 1.
+        seed: The same seed gives the same split on every machine and in every process, and
+            no global random state is read or changed.
+        draw: A later draw of the same run gives another split of the same rows; those of two seeds never meet.
+
+    Returns:
+        The split, as positions in ``labels``.
+
+    Raises:
+        SettingsError: ``ratio`` is out of range, or ``draw`` is negative.
+        DataError: The rows or the rows of one class are too few for both parts.
+
+    Example:
+        >>> split = split_rows([0] * 8 + [1] * 2, ratio=0.8, seed=0)
+        >>> len(split.lower), len(split.upper), sum(position >= 8 for position in split.upper)
+        (8, 2, 1)
+    """
+    if not 0.0 < ratio < 1.0:
+        raise SettingsError(f"ratio is {ratio!r}; it must lie between 0 and 1, both excluded (default 0.8)")
+    if draw < 0:
+        raise SettingsError(f"draw is {draw!r}; it counts from 0")
+    target = round(ratio * len(labels))
+    strata = make_strata(labels, bins=min(QUANTILE_BINS, target, len(labels) - target))
+    sizes = {stratum: len(rows) for stratum, rows in strata.items()}
+    _check_room(sizes, target=target, ratio=ratio)
+    counts = share_out(target, sizes, least=1, spare=1)
+    lower = draw_rows(strata, counts, key=f"split {seed}" + (f" draw {draw}" if draw else ""))
+    chosen = set(lower)
+    upper = tuple(position for position in range(len(labels)) if position not in chosen)
+    return Split(lower, upper, seed, ratio, draw)
+
+
+def _check_room(sizes: Mapping[Label, int], *, target: int, ratio: float) -> None:
+    rows = sum(sizes.values())
+    if rows < 2:
+        raise DataError(f"{rows} training rows cannot be split into a lower and an upper part; give two or more")
+    alone = [str(stratum) for stratum, size in sizes.items() if size < 2]
+    if alone:
+        raise DataError(
+            f"class {', '.join(alone)} has one training row, but each class needs one in the lower and one "
+            f"in the upper part; rows per class: {_counts(sizes)}; add rows or leave the class out"
+        )
+    if min(target, rows - target) < len(sizes):
+        raise DataError(
+            f"ratio {ratio:g} of {rows} training rows gives {target} to the lower and {rows - target} to the "
+            f"upper part, but each must hold a row of each class ({_counts(sizes)}); move the ratio towards "
+            "0.5 or give more rows"
+        )
+
+
+def _counts(sizes: Mapping[Label, int]) -> str:
+    return ", ".join(f"{stratum}: {size}" for stratum, size in sizes.items())

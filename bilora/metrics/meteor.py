@@ -1,0 +1,87 @@
+"""METEOR of a set of generated texts, by its authors' Java program where that is present."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bilora.errors import SettingsError
+from bilora.metrics.ptb_tokens import ptb_tokens
+from bilora.metrics.text_metric import References, TextMetric
+
+JAR_VARIABLE = "BILORA_METEOR_JAR"
+
+
+class Meteor(TextMetric):
+    """METEOR 1.5 for English (Denkowski and Lavie 2014), lower-cased and normalised, over tokens without punctuation.
+
+    Needs Java, and the file ``meteor-1.5.jar`` with its ``data`` folder beside it: named by the environment variable
+    ``BILORA_METEOR_JAR``, or as the package ``pycocoevalcap`` has it (``pip install --no-deps pycocoevalcap``; 100 MB,
+    no license stated, which is why it is no dependency). A METEOR without them would be another metric: other packages
+    leave out its paraphrase table or its weights.
+
+    Raises:
+        SettingsError: Java or the jar is missing; says what to do.
+    """
+
+    key = "meteor"
+
+    def __init__(self) -> None:
+        self.java = _java()
+        self.jar = _jar()
+        super().__init__()
+
+    def score(self, predictions: Sequence[str], references: References) -> float:
+        """Return METEOR as a fraction of one."""
+        most = max(len(those) for those in references)
+        # The program wants the same number of references for every item, and scores by the best one.
+        wanted = [each for those in references for each in (*those, *[those[0]] * (most - len(those)))]
+        with tempfile.TemporaryDirectory() as folder:
+            files = [Path(folder) / name for name in ("outputs", "references")]
+            for path, texts in zip(files, (predictions, wanted), strict=True):
+                lines = "".join(" ".join(ptb_tokens(text)) + "\n" for text in texts)
+                path.write_text(lines, encoding="utf-8")
+            return self._run(files, most)
+
+    def _run(self, files: list[Path], references: int) -> float:
+        command = [self.java, "-Xmx2G", "-Dfile.encoding=UTF-8", "-jar", str(self.jar), *map(str, files)]
+        ended = subprocess.run(
+            [*command, "-l", "en", "-norm", "-r", str(references)], capture_output=True, text=True, check=False
+        )
+        found = [line.split()[-1] for line in ended.stdout.splitlines() if line.startswith("Final score:")]
+        if ended.returncode or not found:
+            reason = (ended.stderr.strip() or ended.stdout.strip() or "no output").splitlines()[-1]
+            raise SettingsError(f"METEOR ended with code {ended.returncode}: {reason} (command: {' '.join(command)})")
+        return float(found[0])
+
+
+def _java() -> str:
+    found = shutil.which("java")
+    if found is None:
+        raise SettingsError(
+            "metric 'meteor' needs Java, and there is no 'java' on the PATH; install one or leave it out"
+        )
+    return found
+
+
+def _jar() -> Path:
+    named = os.environ.get(JAR_VARIABLE)
+    if named is not None:
+        if not Path(named).is_file():
+            raise SettingsError(f"{JAR_VARIABLE} is {named!r}, where there is no file; name meteor-1.5.jar")
+        return Path(named)
+    spec = importlib.util.find_spec("pycocoevalcap")
+    places = [] if spec is None else [Path(each) for each in spec.submodule_search_locations or []]
+    jars = [place / "meteor" / "meteor-1.5.jar" for place in places]
+    for jar in jars:
+        if jar.is_file():
+            return jar
+    raise SettingsError(
+        f"metric 'meteor' needs meteor-1.5.jar: set {JAR_VARIABLE} to its path, or pip install --no-deps "
+        "pycocoevalcap, which has one; or leave the metric out"
+    )

@@ -1,0 +1,1 @@
+"""Where the pre-trained model comes from."""

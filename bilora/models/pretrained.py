@@ -1,0 +1,173 @@
+"""The tokenizer and the model of a run."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, is_offline_mode
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import logging
+
+from bilora.errors import DataError
+from bilora.tasks.batches import check_fits
+from bilora.tasks.embedded import embedded_model_folder, smollm2_folder
+from bilora.tasks.kinds.kind import TaskKind
+
+HUB_SECONDS = 3.0
+
+EMBEDDED_MODELS: dict[str | None, Callable[[], Path]] = {None: embedded_model_folder, "smollm2": smollm2_folder}
+"""Models that come in packages, by the name that a config gives them; a folder of that name is ``./name``."""
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer that fits its model.
+
+    Args:
+        place: Folder or hub id of the model.
+        own: The tokenizer.
+        notices: What was filled in.
+    """
+
+    place: str
+    own: Any
+    notices: tuple[str, ...] = ()
+
+
+def load_tokenizer(model: str | None, kind: TaskKind, *, max_length: int) -> Tokenizer:
+    """Return a model's tokenizer, checked against the model's config before any weight is read.
+
+    Args:
+        model: Hub id or folder, or one of ``EMBEDDED_MODELS``; None is the embedded MiniLM.
+        kind: What the tokenizer will be used for.
+        max_length: Largest number of tokens of a row.
+
+    Raises:
+        DataError: The model cannot be found, or it does not take what the tokenizer gives.
+    """
+    embedded = EMBEDDED_MODELS.get(model)
+    place = str(model) if embedded is None else str(embedded())
+    with _named_failure(place):
+        here = must_be_here(place)
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=here, **kind.tokenizer_settings)
+        config = AutoConfig.from_pretrained(place, local_files_only=here)
+    notices = _fill_pad_token(tokenizer)
+    _set_pad_token(config, tokenizer)
+    check_fits(tokenizer, config, max_length=max_length)
+    return Tokenizer(place, tokenizer, notices)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, and what of it has no trained weights yet.
+
+    Args:
+        model: The model.
+        new_modules: Full names of the modules whose weights were drawn anew: a head, and whatever stands between it
+            and the model that was trained (DeBERTa's pooler). They have to be trained whole.
+    """
+
+    model: Any
+    new_modules: tuple[str, ...]
+
+
+def load_model(tokenizer: Tokenizer, kind: TaskKind) -> Loaded:
+    """Return the model with a head for the task.
+
+    A head of that size which the model was saved with is kept; else a new one is drawn from torch's global
+    random state.
+
+    Args:
+        tokenizer: From :func:`load_tokenizer`; it says where the model is.
+        kind: What the model will be used for.
+
+    Raises:
+        DataError: The model cannot be found or has no form for this task.
+    """
+    place = tokenizer.place
+    with _named_failure(place):
+        model, loading = kind.model_class.from_pretrained(
+            place,
+            output_loading_info=True,
+            local_files_only=must_be_here(place),
+            ignore_mismatched_sizes=True,  # a head for another task gives way to a new one
+            **kind.model_settings,
+        )
+    _set_pad_token(model.config, tokenizer.own)
+    drawn = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
+    return Loaded(model, tuple(sorted({name.rpartition(".")[0] for name in drawn})))
+
+
+def _fill_pad_token(tokenizer: Any) -> tuple[str, ...]:
+    """Let a tokenizer without a pad token (those of GPT-2 and Llama) pad with its end-of-text token."""
+    if tokenizer.pad_token is not None or tokenizer.eos_token is None:
+        return ()
+    tokenizer.pad_token = tokenizer.eos_token
+    return (f"the tokenizer has no pad token; rows are padded with its end-of-text token {tokenizer.eos_token!r}",)
+
+
+def _set_pad_token(config: Any, tokenizer: Any) -> None:
+    # A head over the whole text reads the last token that is not padding, so the model must know it.
+    own = config.get_text_config()
+    if own.pad_token_id is None:
+        own.pad_token_id = tokenizer.pad_token_id
+
+
+@functools.cache
+def must_be_here(place: str) -> bool:
+    """Return whether a model must be on this machine: it is a folder, or the hub does not answer.
+
+    Example:
+        >>> must_be_here(".")
+        True
+    """
+    if Path(place).is_dir() or is_offline_mode():
+        return True
+    try:
+        # from_pretrained tries for 23 s a file before it gives up; one short question tells sooner.
+        HfApi().model_info(place, timeout=HUB_SECONDS)
+    except HfHubHTTPError:
+        return False  # it did answer; what is wrong is better told by from_pretrained
+    except Exception:  # the hub's clients raise classes of several libraries, which share no root
+        return True
+    return False
+
+
+def quiet_transformers() -> None:
+    """Show neither loading bars nor notes on new heads; a command's own output is what its user wants to see."""
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Keep from the user what peft 0.21 warns of and they can do nothing about.
+
+    That is a name that transformers 5 has changed, and that GPT-2's layers hold their weights transposed, which PEFT
+    sets right by itself.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to", category=UserWarning)
+        yield
+
+
+@contextmanager
+def _named_failure(place: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        what = "folder" if Path(place).is_dir() else "hub id (or missing folder)"
+        raise DataError(
+            f"no model can be loaded from the {what} {place!r}: {reason}; give --model a folder saved with "
+            "save_pretrained, or a hub id that this machine can reach or has in its cache"
+        ) from error

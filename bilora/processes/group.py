@@ -1,0 +1,162 @@
+"""Several processes on ``torch.distributed``, one a device, as torchrun starts them."""
+
+from __future__ import annotations
+
+import atexit
+import datetime
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import _get_default_store
+
+from bilora.aliases import Tensors
+from bilora.errors import BiloraError, ProcessesError, SettingsError
+from bilora.processes.alone import ONE_PROCESS, Processes
+from bilora.processes.devices import choose_device
+
+Given = TypeVar("Given")
+
+TIMEOUT = 600.0
+"""Seconds that a process waits for another one before it gives up."""
+
+HERE = "bilora-is-left-"
+
+ROLL_CALL = 10.0
+"""Seconds that the processes which are left give each other to say so."""
+
+
+_JOINED: list[Processes] = []
+"""The processes, once joined; torch has one default group in a process too."""
+
+
+class ProcessGroup(Processes):
+    """The processes of torch's default group; made by :func:`join_processes`.
+
+    Args:
+        timeout: Seconds that a small message may take.
+    """
+
+    def __init__(self, *, timeout: float = TIMEOUT) -> None:
+        self.rank = dist.get_rank()
+        self.count = dist.get_world_size()
+        # For what is no tensor, and small, so that the GPU is not asked.
+        self._small = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout))
+        self._roll = _get_default_store()
+
+    def averaged(self, tensors: Sequence[Tensor]) -> Tensors:
+        """Return the means, found in one message."""
+        if not tensors:
+            return ()
+        dtype = functools.reduce(torch.promote_types, (each.dtype for each in tensors), torch.float32)
+        flat = torch.cat([each.detach().reshape(-1).to(tensors[0].device, dtype) for each in tensors])
+        with self._lost_named():
+            dist.all_reduce(flat)
+        flat /= self.count
+        parts = torch.split(flat, [each.numel() for each in tensors])
+        return tuple(part.view(each.shape).to(each) for part, each in zip(parts, tensors, strict=True))
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is up anywhere."""
+        up = torch.tensor([int(flag)])
+        with self._lost_named():
+            dist.all_reduce(up, op=dist.ReduceOp.MAX, group=self._small)
+        return bool(up)
+
+    def gathered(self, value: Any) -> list[Any]:
+        """Return every process's value."""
+        values: list[Any] = [None] * self.count
+        with self._lost_named():
+            dist.all_gather_object(values, value, group=self._small)
+        return values
+
+    def first_only(self, work: Callable[[], Given]) -> Given:
+        """Work in the first process; tell the others what it gave, or what it raised."""
+        told: list[Any] = [None]
+        if self.is_first:
+            try:
+                told = [(work(), None)]
+            except BiloraError as error:
+                told = [(None, error)]
+        with self._lost_named():
+            dist.broadcast_object_list(told, src=0, group=self._small)
+        given, raised = told[0]
+        if raised is not None:
+            raise raised
+        return given  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _lost_named(self) -> Iterator[None]:
+        """Say in the error of a message that failed which processes no longer answer."""
+        try:
+            yield
+        except RuntimeError as error:  # gloo's and NCCL's
+            lost = ", ".join(str(rank) for rank in self._lost())
+            what = f"process {lost} of {self.count} is lost" if lost else f"the {self.count} processes lost touch"
+            raise ProcessesError(
+                f"{what}, so process {self.rank} stops too; see what was printed by it last, or how its machine is"
+            ) from error
+
+    def _lost(self) -> list[int]:
+        """Call the roll: who is left says so, and whoever does not within a few seconds is lost."""
+        try:
+            self._roll.set(f"{HERE}{self.rank}", "here")
+        except RuntimeError:
+            return [0]  # it, or its launcher, holds the roll
+        return [rank for rank in range(self.count) if rank != self.rank and not self._answers(rank)]
+
+    def _answers(self, rank: int) -> bool:
+        try:
+            self._roll.wait([f"{HERE}{rank}"], datetime.timedelta(seconds=ROLL_CALL))
+        except RuntimeError:
+            return False
+        return True
+
+
+def join_processes(*, device: str = "auto", timeout: float = TIMEOUT) -> Processes:
+    """Return the processes that torchrun started together with this one; one process alone without torchrun.
+
+    A second call returns the same. A process group that exists already is used as it is.
+
+    Args:
+        device: ``auto``, ``cpu`` (on gloo) or ``cuda`` (on NCCL; every process of a machine takes a GPU of its own).
+        timeout: Seconds that a process waits for the others.
+
+    Raises:
+        SettingsError: There are not as many GPUs as processes, or the device cannot be shared out.
+
+    Example:
+        >>> join_processes().count
+        1
+    """
+    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return ONE_PROCESS
+    if not _JOINED:
+        backend = _place(device)
+        if not dist.is_initialized():
+            dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
+            atexit.register(dist.destroy_process_group)
+        _JOINED.append(ONE_PROCESS if dist.get_world_size() == 1 else ProcessGroup(timeout=timeout))
+    return _JOINED[0]
+
+
+def _place(device: str) -> str:
+    """Make this process's own GPU the current one, and return the backend for the device."""
+    chosen = choose_device(device)
+    if chosen.type == "cpu":
+        return "gloo"
+    if chosen.type != "cuda" or chosen.index is not None:
+        raise SettingsError(f"device is {str(chosen)!r}; several processes take cpu, or cuda for a GPU each")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if local >= torch.cuda.device_count():
+        raise SettingsError(
+            f"process {local} of this machine has no GPU of its own: there are {torch.cuda.device_count()}; start as "
+            "many processes as GPUs, or set device to cpu"
+        )
+    torch.cuda.set_device(local)
+    return "nccl"

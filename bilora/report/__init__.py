@@ -1,0 +1,1 @@
+"""The report: a page with figures of one or more runs."""

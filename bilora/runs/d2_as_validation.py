@@ -1,0 +1,62 @@
+"""D2 in place of validation rows: early stopping and the choice of the best adapter without a row held out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bilora.artifacts.scored_on import UPPER
+from bilora.data.row_sets import TaskRows
+from bilora.data.rows import Rows
+from bilora.engines.training.split_loaders import SplitLoaders
+from bilora.engines.training.stages import run_stages
+from bilora.errors import SettingsError
+from bilora.problems.catalog import find_variant
+from bilora.runs.config import RunConfig
+
+
+def is_left_to_upper(config: RunConfig) -> bool:
+    """Return whether D2 stays what it is, and nothing but an upper level trains on it, in all runs of a config.
+
+    A lower level that trained on D2, as in retraining, or that is given its rows by a refreshed split, fits them; the
+    loss there would say nothing.
+
+    Example:
+        >>> [is_left_to_upper(RunConfig(method=[name])) for name in ("bilora", "lora", "learned_decay")]
+        [True, False, False]
+    """
+    return config.refresh <= 0 and all(_is_left_by(config, method) for method in config.method)
+
+
+def with_upper_watched(config: RunConfig, rows: TaskRows, *, train: Rows) -> TaskRows:
+    """Return the rows with the run's D2 as the set that is watched and scored.
+
+    Args:
+        config: One method and one seed, by which D2 is drawn as the run draws it.
+        rows: Without a validation set.
+        train: The run's training rows.
+
+    Raises:
+        SettingsError: There is no such D2, or not one.
+    """
+    if len(config.method) > 1 or len(config.seeds) > 1 or not is_left_to_upper(config):
+        said = f"method {', '.join(config.method)}, seeds {config.seeds} and refresh {config.refresh}"
+        raise SettingsError(
+            f"validation_share is 0, so that D2 would be watched: that takes one seed, refresh 0, and one method whose "
+            f"upper level alone trains on D2; there are {said}; give validation_file, or a validation_share above 0"
+        )
+    labels = [{"labels": label} for label in train.labels]
+    drawn = SplitLoaders(labels, config.fit_settings(seed=config.seeds[0]), collate=list)
+    upper = train.select(drawn.upper_part.positions)
+    notice = (
+        f"no row is held out: the best step is chosen by D2, {len(upper)} of the {len(train)} rows, which the upper "
+        "level is trained on too, and the score is of them; give --validation-file, or --validation-share 0.1, for one "
+        "of rows that nothing has seen"
+    )
+    return dataclasses.replace(rows, validation={UPPER: upper}, notices=(*rows.notices, notice))
+
+
+def _is_left_by(config: RunConfig, method: str) -> bool:
+    settings = config.fit_settings(seed=config.seeds[0])
+    stages = run_stages(find_variant(method), config.settings_of(method), settings)
+    steps = [stage for stage in stages if stage.steps != 0]
+    return bool(steps) and all(stage.upper is not None for stage in steps)

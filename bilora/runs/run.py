@@ -1,0 +1,241 @@
+"""One run: from a config, a method and a seed to an adapter folder and a row of results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import set_seed
+
+from bilora import check_saved
+from bilora.adapter.export import export_lora
+from bilora.adapter.spectrum import Spectrum, magnitudes
+from bilora.artifacts.adapter_files import save_adapter
+from bilora.artifacts.fingerprint import base_fingerprint
+from bilora.artifacts.scored_on import set_kind
+from bilora.artifacts.versions import command
+from bilora.data.row_sets import TaskRows
+from bilora.data.rows import Rows
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.callbacks.progress import Progress
+from bilora.engines.callbacks.spike_warning import SpikeWarning
+from bilora.engines.training.fit import fit
+from bilora.engines.training.fit_result import FitResult
+from bilora.engines.training.sharded_base import shard_base
+from bilora.files.strict_json import finite_or_null, write_json
+from bilora.metrics.monitor import Monitor
+from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
+from bilora.problems.levels.level_config import autocast_dtype
+from bilora.processes.alone import ONE_PROCESS, Processes
+from bilora.processes.devices import choose_device
+from bilora.runs.adapted_model import put_adapter
+from bilora.runs.config import RunConfig
+from bilora.runs.evaluation import Evaluation
+from bilora.runs.peak_memory import PeakMemory
+from bilora.runs.run_checks import check_room, check_shared, check_watched, shared_by_levels
+from bilora.runs.run_description import describe_run
+from bilora.runs.run_entry import enter_run_folder
+from bilora.runs.run_identity import run_identity
+from bilora.runs.run_records import has_values, run_records, write_predictions, write_texts
+from bilora.runs.run_results import results_row, training_details
+from bilora.runs.run_rows import training_rows
+from bilora.tasks.class_weights import resolve_class_weights, weigh_classes
+from bilora.tasks.kinds.kind import EncodedRows, TaskKind
+from bilora.tasks.kinds.table import build_kind, find_kind
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the runs of one command share: checked rows, and the tokenizer that fits the model.
+
+    Args:
+        kind: How the task is trained and scored.
+        rows: Training and validation rows.
+        tokenizer: The tokenizer, and where its model is.
+        validation: Encoded validation rows, by set.
+        upper: Encoded rows of D2, where a set of its own is D2.
+        notices: What a reader of the results must know, one sentence each.
+    """
+
+    kind: TaskKind
+    rows: TaskRows
+    tokenizer: Tokenizer
+    validation: dict[str, EncodedRows]
+    upper: EncodedRows | None = None
+    notices: tuple[str, ...] = ()
+
+
+def prepare(config: RunConfig, rows: TaskRows, *, processes: Processes = ONE_PROCESS) -> Prepared:
+    """Return what all runs of ``config`` share; nothing of the model but its config has been read by then."""
+    kind = build_kind(rows.task, config.task_settings)
+    choose_device(config.device)
+    check_room(config, rows, processes)
+    check_watched(config, rows)
+    check_shared(config, processes)
+    _check_weights(config, kind, rows.train)
+    tokenizer = load_tokenizer(config.model or find_kind(rows.task).model, kind, max_length=config.max_length)
+    validation = {
+        name: kind.encode(each, tokenizer.own, max_length=config.max_length) for name, each in rows.validation.items()
+    }
+    upper = None if rows.upper is None else kind.encode(rows.upper, tokenizer.own, max_length=config.max_length)
+    encoded = [*validation.values(), *([] if upper is None else [upper])]
+    of_sets = (notice for each in encoded for notice in each.notices)
+    notices = (*shared_by_levels(config, rows), *tokenizer.notices, *of_sets)
+    return Prepared(kind, rows, tokenizer, validation, upper, notices)
+
+
+def run_once(
+    config: RunConfig,
+    prepared: Prepared,
+    *,
+    method: str,
+    seed: int,
+    folder: Path,
+    callbacks: Sequence[Callback] = (),
+    monitor: Monitor | None = None,
+    processes: Processes = ONE_PROCESS,
+) -> dict[str, Any]:
+    """Train one method with one seed, write its folder, and return its row of results.
+
+    The folder holds ``config.yaml`` (resolved), ``metrics.jsonl``, ``times.jsonl``, ``split.json`` (row ids of every
+    split that was used), ``adapter/`` (PEFT, with the model's config), ``label_map.json`` (class names to indices),
+    for BILORA adapters ``lora/`` (the same as plain LoRA), ``values.jsonl`` (their singular values over the steps) and
+    ``spectrum.json``, ``learned.json`` (what a method learns beside its adapter), ``predictions-<set>.jsonl`` (for
+    kinds of task that keep them), ``all_results.json`` and ``trainer_state.json``; every adapter has its model card
+    and ``bilora_task.json``.
+
+    Args:
+        config: The config.
+        prepared: From :func:`prepare`.
+        method: One of the config's methods.
+        seed: One of the config's seeds; it decides training rows, head, split, order and masks.
+        folder: Holds no run yet, or one that was interrupted: it goes on. The first process alone writes in it.
+        callbacks: Hang on the engine beside those that write ``metrics.jsonl`` and show the progress.
+        monitor: The metric that early stopping and keep-the-best watch; None for the one of the task's kind.
+        processes: The processes that train together.
+
+    Returns:
+        The row, ready for strict JSON.
+    """
+    resumed = processes.first_only(
+        lambda: enter_run_folder(folder, config.of_run(method, seed), processes=processes.count)
+    )
+    kind, tokenizer = prepared.kind, prepared.tokenizer.own
+    rows = training_rows(config, prepared.rows.train, seed=seed)
+    memory = PeakMemory(choose_device(config.device))
+    model = _adapted(config, prepared, rows, method=method, seed=seed)
+    if config.shard_base:
+        shard_base(model, processes=processes)
+    train = kind.encode(rows, tokenizer, max_length=config.max_length)
+    if processes.is_first:
+        print("".join(f"note: {notice}\n" for notice in train.notices), end="")
+    evaluation = Evaluation(
+        model,
+        kind=kind,
+        tokenizer=tokenizer,
+        train=train,
+        validation=prepared.validation,
+        autocast_dtype=autocast_dtype(config.precision),
+        processes=processes,
+    )
+    scored_on = set_kind(next(iter(prepared.validation)))
+    told = (
+        *run_records(model, folder, scored_on=scored_on),
+        Progress(f"{method}, seed {seed}"),
+        SpikeWarning(),
+        *callbacks,
+    )
+    result = fit(
+        model,
+        train.encoded,
+        upper_rows=None if prepared.upper is None else prepared.upper.encoded,
+        collate=kind.collate(tokenizer),
+        variant=method,
+        variant_settings=config.settings_of(method),
+        settings=config.fit_settings(seed=seed),
+        validate=evaluation.validation,
+        monitor=monitor or kind.watched,
+        callbacks=told if processes.is_first else (),
+        folder=folder,
+        resume=resumed,
+        allow_config_change=config.allow_config_change,
+        processes=processes,
+    )
+    megabytes = memory.megabytes()
+    base = base_fingerprint(model)  # by all, as each may hold a part of the base
+    processes.first_only(lambda: _save(model, prepared, rows, result, folder, base=base))
+    scores = evaluation.final(result)
+    processes.first_only(lambda: write_predictions(scores.predictions, folder))
+    processes.first_only(lambda: write_texts(scores.files, folder))
+    row = results_row(
+        run_identity(config, prepared.rows.task, method=method, seed=seed),
+        scores,
+        result,
+        model,
+        scored_on=scored_on,
+        megabytes=megabytes,
+        config_sha256=config.sha256(method, seed),
+    )
+    more = training_details(result) | {
+        "processes": processes.count,
+        "skipped_rows": prepared.rows.skipped,
+        "command": command(),
+    }
+    processes.first_only(lambda: _describe(config, prepared, rows, row | more, folder))
+    return finite_or_null(row)  # type: ignore[no-any-return]
+
+
+def _describe(config: RunConfig, prepared: Prepared, rows: Rows, results: dict[str, Any], folder: Path) -> None:
+    write_json(folder / "all_results.json", results)
+    place, sets = prepared.tokenizer.place, prepared.rows.validation
+    describe_run(folder, kind=prepared.kind, base=place, train=rows, validation=sets, max_length=config.max_length)
+
+
+def _adapted(config: RunConfig, prepared: Prepared, rows: Rows, *, method: str, seed: int) -> PeftModel:
+    """Return the model, with the adapter on it and the loss that the class weights ask for."""
+    weights = _class_weights(config, prepared.kind, rows)
+    set_seed(seed)
+    loaded = load_model(prepared.tokenizer, prepared.kind)
+    task_type = prepared.kind.task_type
+    model = put_adapter(loaded, method, config.settings_of(method), task_type=task_type, steps=config.steps)
+    if weights is not None:
+        weigh_classes(model, weights)
+    return model
+
+
+def _check_weights(config: RunConfig, kind: TaskKind, rows: Rows) -> None:
+    """Resolve the weights of every run, so that a class without rows is told before the model is read."""
+    for seed in config.seeds:
+        _class_weights(config, kind, training_rows(config, rows, seed=seed))
+
+
+def _class_weights(config: RunConfig, kind: TaskKind, rows: Rows) -> tuple[float, ...] | None:
+    if config.class_weights == "none":
+        return None
+    return resolve_class_weights(config.class_weights, kind.class_counts(rows))
+
+
+def _save(model: PeftModel, prepared: Prepared, rows: Rows, result: FitResult, folder: Path, *, base: str) -> None:
+    own = has_values(model)
+    if own:
+        check_saved(model)
+    save_adapter(model, folder / "adapter", fingerprint=base)
+    # Number and names of the labels, which the adapter's own config does not hold.
+    model.config.save_pretrained(str(folder / "adapter"))
+    names = prepared.kind.model_settings.get("label2id")
+    if names is not None:
+        write_json(folder / "label_map.json", names)
+    if own:
+        export_lora(model, folder / "lora")
+    spectrum = result.spectrum or (Spectrum.of(magnitudes(model)) if own else None)
+    if result.spectrum is not None:
+        print(result.spectrum.table())
+    if spectrum is not None:
+        write_json(folder / "spectrum.json", spectrum.to_json())
+    if result.learned:
+        write_json(folder / "learned.json", result.learned)
+    if result.splits:
+        write_json(folder / "split.json", [split.to_json(ids=rows.ids) for split in result.splits])

@@ -1,0 +1,128 @@
+"""What a run left behind, opened again: the model with its adapter, its tokenizer, and the kind of its task."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from peft import PeftModel
+
+from bilora.adapter.parameters import trainable_parameters
+from bilora.artifacts.adapter_files import check_base
+from bilora.errors import DataError
+from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer, quiet_peft
+from bilora.processes.devices import choose_device
+from bilora.tasks.kinds.kind import TaskKind
+from bilora.tasks.kinds.table import build_kind
+from bilora.tasks.task_files import read_task
+
+ADAPTER_FILE = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model.
+
+    Args:
+        adapter: Folder of the adapter.
+        kind: How its task is scored.
+        tokenizer: The tokenizer, and where the base model is.
+        model: The model with the adapter on it, in eval mode.
+        max_length: Largest number of tokens of a row.
+    """
+
+    adapter: Path
+    kind: TaskKind
+    tokenizer: Tokenizer
+    model: PeftModel
+    max_length: int
+
+
+def open_trained(place: str, *, model: str | None = None, device: str = "auto") -> Trained:
+    """Return the trained model of a run, or of an adapter.
+
+    Args:
+        place: Folder of a run, or of an adapter that a run or an export wrote.
+        model: The base model, where it is no longer where it was in training; None takes the one of the training.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises:
+        DataError: There is no adapter, its base cannot be found, or its weights do not fit or are not finite.
+    """
+    adapter = find_adapter(place)
+    task, max_length = read_task(adapter)
+    kind = build_kind(task, _task_settings(adapter.parent))
+    tokenizer = load_tokenizer(model or _base_of(adapter), kind, max_length=max_length)
+    trained = load_adapter(adapter, tokenizer, kind)
+    return Trained(adapter, kind, tokenizer, trained.to(choose_device(device)).eval(), max_length)
+
+
+def load_adapter(adapter: Path, tokenizer: Tokenizer, kind: TaskKind) -> PeftModel:
+    """Return a fresh base model with the adapter of a folder on it.
+
+    Raises:
+        DataError: Weights are missing, of another shape, or not finite; PEFT tells of the first by a warning only.
+        CheckpointError: The base is another one than in training, though of the same shapes; PEFT does not see that.
+    """
+    base = load_model(tokenizer, kind).model
+    try:
+        with quiet_peft(), warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*missing adapter keys.*")
+            # AdaLoRA's patterns name parameters; PEFT warns where it reads them as modules, and uses them further on.
+            warnings.filterwarnings("ignore", message="The following rank_pattern keys", category=RuntimeWarning)
+            model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
+    except (UserWarning, RuntimeError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"the adapter in {adapter} does not fit the model {tokenizer.place}: {reason}") from error
+    broken = [name for name, each in trainable_parameters(model).items() if not bool(torch.isfinite(each).all())]
+    if broken:
+        raise DataError(f"the adapter in {adapter} has numbers that are not finite, in {broken[0]}; train it anew")
+    check_base(model, adapter)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def find_adapter(place: str) -> Path:
+    """Return the folder of the adapter of a run, or of an adapter itself.
+
+    Raises:
+        DataError: There is none.
+    """
+    folder = Path(place)
+    for each in (folder / "adapter", folder):
+        if (each / ADAPTER_FILE).is_file():
+            return each
+    runs = sorted({path.parent.parent.name for path in folder.glob(f"*/adapter/{ADAPTER_FILE}")})
+    cure = f"it has the runs {', '.join(runs)}: name one of them" if runs else "give the folder of a run or an adapter"
+    what = "has neither adapter/ nor adapter_config.json" if folder.is_dir() else "is no folder"
+    raise DataError(f"{place} {what}; {cure}")
+
+
+def run_config_of(adapter: Path) -> dict[str, Any] | None:
+    """Return what ``config.yaml`` of an adapter's run says, or None for an adapter outside of its run."""
+    path = adapter.parent / "config.yaml"
+    if not path.is_file():
+        return None
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    return read if isinstance(read, dict) else None
+
+
+def _task_settings(run: Path) -> dict[str, Any]:
+    config = run_config_of(run / "adapter")
+    return {} if config is None else dict(config.get("task_settings") or {})
+
+
+def _base_of(adapter: Path) -> str:
+    config = json.loads((adapter / ADAPTER_FILE).read_text(encoding="utf-8"))
+    base = config.get("base_model_name_or_path")
+    if not base:
+        raise DataError(f"{adapter / ADAPTER_FILE} names no base model; give --model")
+    return str(base)

@@ -1,0 +1,1 @@
+"""How a name of a table, or a section of a configuration, becomes an object."""

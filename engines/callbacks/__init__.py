@@ -1,0 +1,1 @@
+"""What watches a training: early stopping, the best step, records, trackers."""

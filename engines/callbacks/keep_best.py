@@ -1,0 +1,65 @@
+"""End a stage with the parameters of its best validation."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.callbacks.step_record import ValidationRecord
+from bilora.engines.hypergradients.vectors import place
+from bilora.files.stateful import check_keys
+from bilora.metrics.monitor import Monitor
+
+if TYPE_CHECKING:
+    from bilora.engines.bilevel import BilevelEngine
+
+
+class KeepBest(Callback):
+    """Copy the trainable parameters at every better validation, and put the best ones back at the end.
+
+    Where no validation was defined, the last parameters stay.
+
+    Args:
+        monitor: The metric to watch.
+    """
+
+    must_work = True
+
+    def __init__(self, monitor: Monitor) -> None:
+        self.monitor = monitor
+        self.best: float | None = None
+        self.best_step: int | None = None
+        self._parameters: list[list[Tensor]] = []
+        self._extra: list[dict[str, Any]] = []
+
+    def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
+        """Copy the parameters if this validation is the best so far."""
+        value = self.monitor.read(record)
+        if not self.monitor.is_better(value, than=self.best):
+            return
+        self.best, self.best_step = value, record.step
+        self._parameters = [
+            [each.detach().to("cpu", copy=True) for each in level.trainable_parameters()] for level in engine.levels
+        ]
+        self._extra = [copy.deepcopy(level.extra_state()) for level in engine.levels]
+
+    def on_stage_end(self, engine: BilevelEngine) -> None:
+        """Put the best parameters back."""
+        if self.best_step is None:
+            return
+        for level, values, extra in zip(engine.levels, self._parameters, self._extra, strict=True):
+            place(level.trainable_parameters(), values)
+            level.load_extra_state(extra)
+
+    def state(self) -> dict[str, Any]:
+        """Return the best parameters so far with their step: they outlive the checkpoint of that step."""
+        return {"best": self.best, "best_step": self.best_step, "parameters": self._parameters, "extra": self._extra}
+
+    def load_state(self, state: Any) -> None:
+        """Take the best parameters over."""
+        found = check_keys(state, ("best", "best_step", "parameters", "extra"), part="keep best")
+        self.best, self.best_step = found["best"], found["best_step"]
+        self._parameters, self._extra = found["parameters"], found["extra"]

@@ -1,0 +1,58 @@
+"""A progress bar with the losses of both levels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.callbacks.step_record import StepRecord, ValidationRecord
+
+if TYPE_CHECKING:
+    from bilora.engines.bilevel import BilevelEngine
+
+
+class Progress(Callback):
+    """Show steps, time left, both losses and the last validation; quiet where the output is not a terminal.
+
+    Args:
+        title: What stands before the bar.
+    """
+
+    def __init__(self, title: str = "") -> None:
+        self.title = title
+        self._bar: Any = None
+        self._shown: dict[str, str] = {}
+
+    def on_run_start(self, engine: BilevelEngine) -> None:
+        """Open the bar."""
+        # disable=None: tqdm finds out by itself whether it writes to a terminal.
+        self._bar = tqdm(
+            total=engine.steps + engine.place.steps_after,
+            initial=engine.step,
+            desc=self.title,
+            unit="step",
+            disable=None,
+            leave=False,
+        )
+
+    def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
+        """Move the bar; tqdm decides how often it is drawn."""
+        if self._bar.disable:
+            return
+        self._shown["lower"] = f"{record.loss:.3f}"
+        if record.upper is not None:
+            self._shown["upper"] = f"{record.upper.loss:.3f}"
+        self._bar.set_postfix(self._shown, refresh=False)
+        self._bar.update()
+
+    def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
+        """Show the metrics beside the losses."""
+        for name, value in record.metrics.items():
+            self._shown[name] = "undefined" if value is None else f"{value:.3f}"
+
+    def on_close(self, engine: BilevelEngine) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,1 @@
+"""A run stopped and gone on with."""

@@ -1,0 +1,112 @@
+"""The state of a whole run, by part: what a checkpoint holds and a resume gives back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bilora.engines.bilevel import BilevelEngine
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.callbacks.step_record import ValidationRecord
+from bilora.engines.checkpoints.changed_buffers import ChangedBuffers
+from bilora.engines.hypergradients.quality_meter import QualityMeter
+from bilora.errors import CheckpointError
+from bilora.files.stateful import Stateful, check_keys
+from bilora.problems.levels.level_state import level_state, load_level_state
+from bilora.problems.replay.random_state import RandomState
+
+if TYPE_CHECKING:
+    from bilora.engines.training.split_loaders import SplitLoaders
+
+CALLBACK = "callback."
+
+
+class RunState:
+    """Takes the state of a run and gives it to another one that was built from the same settings.
+
+    Args:
+        engine: The engine with its levels and callbacks, before its first step.
+        loaders: The split's loaders; None for a single level.
+        buffers: Made before the first step of the run.
+    """
+
+    def __init__(self, engine: BilevelEngine, loaders: SplitLoaders | None, buffers: ChangedBuffers) -> None:
+        self.engine = engine
+        self._more: dict[str, Stateful] = {"buffers": buffers}
+        if loaders is not None:
+            self._more["split"] = loaders
+        meter = None if engine.upper_level is None else engine.upper_level.hypergradient
+        if isinstance(meter, QualityMeter):
+            self._more["meter"] = meter
+        self._more |= _named(engine.callbacks)
+
+    def collect(self) -> dict[str, Any]:
+        """Return the state of every part, by its name; nothing changes, the random state included."""
+        random_state = RandomState.take(self.engine.device)
+        parts: dict[str, Any] = {"engine": self._engine_state(), "random": random_state.to_tree()}
+        for level in self.engine.levels:
+            parts |= {f"{level.name}.{name}": each for name, each in level_state(level).items()}
+        return parts | {name: each.state() for name, each in self._more.items()}
+
+    def restore(self, parts: Mapping[str, Any], *, keep_rates: bool = False) -> None:
+        """Give every part its state.
+
+        Args:
+            parts: What :meth:`collect` returned.
+            keep_rates: Whether learning rates and weight decay stay those that the levels were built with.
+
+        Raises:
+            CheckpointError: A part is missing, left over, or does not fit; it is named.
+        """
+        engine = self.engine
+        own = {level.name: f"{level.name}." for level in engine.levels}
+        levels = {
+            name: {key.removeprefix(prefix): each for key, each in parts.items() if key.startswith(prefix)}
+            for name, prefix in own.items()
+        }
+        rest = {key: each for key, each in parts.items() if not key.startswith(tuple(own.values()))}
+        found = check_keys(rest, ("engine", "random", *self._more), part="run")
+        # The split first: the loaders of the levels come back to places in its rows.
+        for name, part in self._more.items():
+            part.load_state(found[name])
+        for level in engine.levels:
+            load_level_state(level, levels[level.name], keep_rates=keep_rates)
+        self._load_engine(found["engine"])
+        RandomState.from_tree(found["random"], device=engine.device, part="random").put_back()
+
+    def without_foreign_callbacks(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parts without those of callbacks that this run does not have."""
+        return {name: each for name, each in parts.items() if not name.startswith(CALLBACK) or name in self._more}
+
+    def _engine_state(self) -> dict[str, Any]:
+        last = self.engine.last_validation
+        return {
+            "micro_batches": self.engine.global_step,
+            "stop_reason": self.engine.stop_reason,
+            "ends_run": self.engine.ends_run,
+            "last_validation": None if last is None else {"step": last.step, "metrics": dict(last.metrics)},
+        }
+
+    def _load_engine(self, state: Any) -> None:
+        found = check_keys(state, ("micro_batches", "stop_reason", "ends_run", "last_validation"), part="engine")
+        last = found["last_validation"]
+        self.engine.global_step = found["micro_batches"]
+        self.engine.stop_reason, self.engine.ends_run = found["stop_reason"], found["ends_run"]
+        self.engine.last_validation = None if last is None else ValidationRecord(**last)
+        if found["micro_batches"] != self.engine.lower_level.count:
+            raise CheckpointError("checkpoint does not fit: engine: it counts other micro-batches than the lower level")
+
+
+def _named(callbacks: tuple[Callback, ...]) -> dict[str, Stateful]:
+    """Return the callbacks that have a state, under the names of their classes."""
+    counts: Counter[str] = Counter()
+    named: dict[str, Stateful] = {}
+    for callback in callbacks:
+        kind = type(callback)
+        if kind.state is Callback.state:
+            continue
+        counts[kind.__name__] += 1
+        number = counts[kind.__name__]
+        named[f"{CALLBACK}{kind.__name__}" + (f"-{number}" if number > 1 else "")] = callback
+    return named

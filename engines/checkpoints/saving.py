@@ -1,0 +1,181 @@
+"""Saving during a run: every few steps, and when a signal asks the process to stop."""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peft import PeftModel
+from torch import nn
+
+from bilora.artifacts.adapter_files import save_adapter
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.checkpoints.check import Checkpoint
+from bilora.engines.checkpoints.files import prune, write_checkpoint
+from bilora.engines.checkpoints.shared_state import gathered_parts
+from bilora.engines.checkpoints.stop_signals import StopSignals, agreed
+from bilora.engines.settings import FitSettings
+from bilora.errors import CheckpointError, InterruptedRun, ResourceError
+from bilora.files.state_tree import Packed, pack, unpack
+from bilora.problems.replay.random_state import RandomState
+from bilora.processes.alone import ONE_PROCESS, Processes
+
+if TYPE_CHECKING:
+    from bilora.engines.bilevel import BilevelEngine
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in a run to come back to: on the disk, or in memory.
+
+    Attributes:
+        step: Lower steps made.
+        about: What the manifest says of the run.
+        packed: The state of this process, by part; None where it is on the disk.
+        checkpoint: The checkpoint, or None.
+    """
+
+    step: int
+    about: Mapping[str, Any]
+    packed: Mapping[str, Packed] | None = None
+    checkpoint: Checkpoint | None = None
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Point:
+        """Return the place of a checkpoint."""
+        return cls(checkpoint.step, checkpoint.manifest, checkpoint=checkpoint)
+
+    @property
+    def folder(self) -> Path | None:
+        """The checkpoint's folder, if there is one."""
+        return None if self.checkpoint is None else self.checkpoint.folder
+
+    def states(self) -> dict[str, Any]:
+        """Return the state by part, in tensors of its own: what loads them may go on to change them."""
+        if self.packed is None:
+            assert self.checkpoint is not None  # one of the two there is
+            return self.checkpoint.states()
+        copies = {
+            name: Packed({key: tensor.clone() for key, tensor in each.tensors.items()}, each.tree)
+            for name, each in self.packed.items()
+        }
+        return {name: unpack(each, part=name) for name, each in copies.items()}
+
+
+class Checkpoints(Callback):
+    """Write ``checkpoint-<step>`` every ``save_every`` steps, and before a signal ends the run.
+
+    Args:
+        folder: The folder of the run; None writes nothing.
+        settings: How often, how many are kept, and what to do when one cannot be written.
+        signals: What was received.
+        processes: Those that train together; all are saved, and the first one writes.
+
+    Attributes:
+        model: Its adapter is saved beside the state, ready for PEFT; set before the run, as are the next two.
+        collect: Returns the state of the run, by part.
+        about: Returns what the manifest says of the run: settings, fingerprints, versions.
+        saved: The newest checkpoint of this process, or the one that it was resumed from.
+        point: Where to go on from when memory runs out; None unless batches may be halved.
+    """
+
+    must_work = True
+    model: nn.Module
+    collect: Callable[[], Mapping[str, Any]]
+    about: Callable[[], Mapping[str, Any]]
+
+    def __init__(
+        self,
+        folder: Path | None,
+        settings: FitSettings,
+        *,
+        signals: StopSignals,
+        processes: Processes = ONE_PROCESS,
+    ) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.saved: Path | None = None
+        self.point: Point | None = None
+        self._signals = signals
+        self._processes = processes
+
+    def on_run_start(self, engine: BilevelEngine) -> None:
+        """Remember the start, for a run that may have to come back to it."""
+        if self.point is None and self.settings.on_out_of_memory == "halve":
+            self.point = Point(engine.step, self.about(), packed=self._packed())
+
+    def on_step_end(self, engine: BilevelEngine) -> None:
+        """Save if it is time; save and end the run if a signal has come."""
+        received = agreed(self._signals.received, self._processes)
+        every = self.settings.save_every
+        if received is not None or (every and engine.step % every == 0):
+            self._save(engine)
+        if received is not None:
+            where = "nothing is saved" if self.saved is None else f"{self.saved} is the newest checkpoint"
+            name = signal.Signals(received).name
+            raise InterruptedRun(f"{name}: stopped after step {engine.step}; {where}", number=received)
+
+    def _save(self, engine: BilevelEngine) -> None:
+        if self.saved is not None and self.saved.name == f"checkpoint-{engine.step}":
+            return
+        packed = self._packed()
+        if self.settings.on_out_of_memory == "halve":
+            self.point = Point(engine.step, self.about(), packed=packed)
+        if self.folder is None:
+            return
+        folder, about = self.folder, self.about()
+        parts = gathered_parts(packed, self._processes)
+        try:
+            # What PEFT does while it saves must not change a mask of the next step.
+            with RandomState.take(engine.device).replayed():
+                self.saved = self._processes.first_only(lambda: self._write(folder, engine.step, parts, about))
+        except ResourceError as error:
+            self._failed(error)
+
+    def _packed(self) -> dict[str, Packed]:
+        return {name: pack(state, part=name) for name, state in self.collect().items()}
+
+    def _write(self, folder: Path, step: int, parts: Mapping[str, Packed], about: Mapping[str, Any]) -> Path:
+        model = self.model
+
+        def adapter(unfinished: Path) -> None:
+            if isinstance(model, PeftModel):
+                save_adapter(model, unfinished / "adapter", fingerprint=about["base"])
+
+        try:
+            saved = write_checkpoint(folder, step, parts=parts, about=about, more=adapter)
+        except OSError as error:
+            raise ResourceError(f"checkpoint-{step} cannot be written: {error}") from error
+        if self.settings.save_total_limit:
+            prune(folder, keep=self.settings.save_total_limit, newest=step)
+        return saved
+
+    def _failed(self, error: ResourceError) -> None:
+        if self.settings.on_save_error == "stop":
+            raise error
+        if self._processes.is_first:
+            warnings.warn(f"{error}; the run goes on (on_save_error: warn)", RuntimeWarning, stacklevel=2)
+
+
+def check_about(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another base model or other data; warn where it is of other versions.
+
+    Raises:
+        CheckpointError: A fingerprint differs.
+    """
+    for name, what in (("base", "base model"), ("data", "training rows")):
+        if before.get(name) != now[name]:
+            raise CheckpointError(f"the {what} cannot change within a run: the fingerprint of the checkpoint differs")
+    old, new = before.get("versions", {}), now["versions"]
+    differing = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
+    if differing:
+        warnings.warn(
+            f"the checkpoint was written with other versions ({', '.join(differing)}); the run goes on, but not to the "
+            "same bits",
+            RuntimeWarning,
+            stacklevel=2,
+        )

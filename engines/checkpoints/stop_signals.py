@@ -1,0 +1,103 @@
+"""SIGTERM and SIGINT end a run after the step it is in."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from bilora.errors import InterruptedRun
+from bilora.processes.alone import Processes
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignals:
+    """Whether a signal asked the process to stop.
+
+    Attributes:
+        received: The signal's number, or None.
+
+    Example:
+        >>> signals = StopSignals()
+        >>> with signals.watched():
+        ...     signal.raise_signal(signal.SIGTERM)
+        >>> signals.received == signal.SIGTERM
+        True
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Note signals instead of dying of them; a second SIGINT raises KeyboardInterrupt at once.
+
+        Outside the main thread, where Python lets nobody handle signals, nothing changes.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        earlier = {number: signal.signal(number, self._note) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in earlier.items():
+                _put_back(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+
+def agreed(received: int | None, processes: Processes) -> int | None:
+    """Return the signal that any process has received, the same in all; None if none has.
+
+    Example:
+        >>> agreed(15, Processes())
+        15
+    """
+    if not processes.any(received is not None):
+        return None
+    found: int = next(each for each in processes.gathered(received) if each is not None)
+    return found
+
+
+@contextmanager
+def sigterm_raised() -> Iterator[None]:
+    """Turn a SIGTERM outside of a training loop into an error, so that what is open is closed; SIGINT is one already.
+
+    Raises:
+        InterruptedRun: When it comes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise InterruptedRun("SIGTERM: stopped between two runs", number=number)
+
+    earlier = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        _put_back(signal.SIGTERM, earlier)
+
+
+def end_at_once_when_told_again() -> None:
+    """From now on end the process at a SIGINT, with its exit code, whatever it is doing: it is ending already."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+        # While Python shuts down it gives SIGINT its default back, which would end the process with another code.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+
+
+def _put_back(number: int, handler: Any) -> None:
+    # Python gives None for a handler that it did not install, and does not take it back.
+    signal.signal(number, signal.SIG_DFL if handler is None else handler)

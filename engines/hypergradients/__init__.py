@@ -1,0 +1,1 @@
+"""The hypergradients, one file each, and the table of their names."""

@@ -1,0 +1,37 @@
+"""The derivative through one real step of an adaptive optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bilora.aliases import Tensors
+from bilora.engines.hypergradients.implicit import ImplicitHypergradient
+from bilora.engines.hypergradients.products import Point
+from bilora.engines.hypergradients.reverse_step import Adjoint, through_optimizer
+from bilora.engines.hypergradients.vectors import scaled, zeros_like
+from bilora.problems.replay.lower_step import LowerStep, Needs
+
+
+@dataclass(frozen=True)
+class Adaptive(ImplicitHypergradient):
+    """w = -(d step / d gradient) v for the last lower step as it was (the idea of SAMA, arXiv 2310.05674); one product.
+
+    The derivative of an SGD, Adam or AdamW step in its gradient is diagonal, and known from the optimizer's own
+    state: bias correction, weight decay and gradient clipping are in it. SAMA leaves the bias correction out.
+
+    Example:
+        >>> Adaptive().needs.optimizer
+        True
+    """
+
+    @property
+    def needs(self) -> Needs:
+        """The last step, its gradient and what its optimizer knew."""
+        return super().needs.joined(Needs(steps=1, lower_gradient=True, optimizer=True))
+
+    def solve(self, vector: Tensors, point: Point, step: LowerStep) -> Tensors:
+        """Return w."""
+        if not step.taken:  # fp16 skipped it: nothing moved
+            return zeros_like(vector)
+        _, on_gradient = through_optimizer(tuple(Adjoint.of(each) for each in vector), step)
+        return scaled(on_gradient, -1.0)

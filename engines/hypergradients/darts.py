@@ -1,0 +1,44 @@
+"""The hypergradient of DARTS: the inverse Hessian taken as a multiple of the identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bilora.aliases import Tensors
+from bilora.engines.hypergradients.implicit import ImplicitHypergradient
+from bilora.engines.hypergradients.products import Point
+from bilora.engines.hypergradients.vectors import scaled
+from bilora.errors import SettingsError
+from bilora.problems.replay.lower_step import LowerStep
+
+
+@dataclass(frozen=True)
+class Darts(ImplicitHypergradient):
+    """w = scale * v (DARTS, arXiv 1806.09055, eq. 7); one mixed product.
+
+    With ``scale: learning_rate`` this is the exact derivative through one SGD step of the lower level; with
+    ``scale: one``, as in Betty, the implicit term is larger by one over that learning rate.
+
+    Args:
+        scale: ``one``, or ``learning_rate``: each parameter's rate in the lower step.
+
+    Raises:
+        SettingsError: A value is not allowed.
+
+    Example:
+        >>> Darts(finite_difference="forward", scale="learning_rate").needs.upper_gradient
+        True
+    """
+
+    scale: Literal["one", "learning_rate"] = "one"
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        super().__post_init__()
+        if self.scale not in ("one", "learning_rate"):
+            raise SettingsError(f"scale is {self.scale!r}; allowed: one, learning_rate")
+
+    def solve(self, vector: Tensors, point: Point, step: LowerStep) -> Tensors:
+        """Return v, or v times the learning rates."""
+        return vector if self.scale == "one" else scaled(vector, step.learning_rates)

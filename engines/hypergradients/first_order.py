@@ -1,0 +1,31 @@
+"""The hypergradient without its implicit term."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bilora.aliases import Tensors
+from bilora.engines.hypergradients.vectors import zeros_like
+from bilora.problems.levels.lower import LowerProblem
+from bilora.problems.replay.lower_step import Needs
+
+
+@dataclass(frozen=True)
+class FirstOrder:
+    """w = 0: the two levels alternate, each with its own gradient; dL2/dE ~ d_E L2.
+
+    Costs nothing beyond the upper level's own pass, and forgets how the lower level answers to the upper one.
+
+    Example:
+        >>> FirstOrder().needs.steps
+        0
+    """
+
+    @property
+    def needs(self) -> Needs:
+        """Nothing is remembered of the lower step."""
+        return Needs()
+
+    def implicit_term(self, vector: Tensors, lower: LowerProblem) -> Tensors:
+        """Return zeros."""
+        return zeros_like(lower.upper_parameters())

@@ -1,0 +1,103 @@
+"""What all approximations share that first find ``w ~ H^-1 v`` and then take one mixed product."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from bilora.aliases import Tensors
+from bilora.engines.hypergradients.exact import ExactProducts
+from bilora.engines.hypergradients.finite_difference import FiniteDifference, Scheme
+from bilora.engines.hypergradients.products import Point, Products
+from bilora.engines.hypergradients.vectors import norm, scaled
+from bilora.errors import DivergedError, SettingsError
+from bilora.problems.levels.lower import LowerProblem
+from bilora.problems.replay.lower_step import Around, LowerStep, Needs
+from bilora.settings.lookup import find
+
+
+@dataclass(frozen=True)
+class ProductSettings:
+    """How an approximation takes its products of second derivatives.
+
+    Args:
+        products: ``finite_difference``, ``exact`` (double backward), or ``package.module:NAME`` of a user's own: called
+            with these settings, it returns a :class:`~bilora.engines.hypergradients.products.Products`.
+        finite_difference: Scheme of finite differences, ``central`` or ``forward``.
+        radius: Length of their displacement of the lower parameters.
+        around: Whether products are taken at the lower parameters ``before_step`` or ``after_step``.
+
+    Raises:
+        SettingsError: A value is not allowed, or a setting of finite differences is given for exact products.
+    """
+
+    products: str = "finite_difference"
+    finite_difference: Scheme = "central"
+    radius: float = 0.01
+    around: Around = "before_step"
+
+    def __post_init__(self) -> None:
+        """Check the settings of the products before a run starts."""
+        # Built here so that its own checks speak now.
+        self.product_method()
+        default = {each.name: each.default for each in fields(self)}
+        idle = [name for name in ("finite_difference", "radius") if getattr(self, name) != default[name]]
+        if self.products == "exact" and idle:
+            raise SettingsError(f"products 'exact' takes no finite difference: leave out {', '.join(idle)}")
+
+    def product_method(self) -> Products:
+        """Return how the products are taken."""
+        return find(PRODUCTS, self.products, kind="products")(self)
+
+    @property
+    def needs(self) -> Needs:
+        """What the products need of the last lower step."""
+        return self.product_method().needs
+
+
+@dataclass(frozen=True)
+class ImplicitHypergradient(ProductSettings, abc.ABC):
+    """``dL2/dE ~ d_E L2 - d2_{E,V} L1 . w`` by the implicit function theorem; a subclass says how w is found."""
+
+    def implicit_term(self, vector: Tensors, lower: LowerProblem) -> Tensors:
+        """Return ``-d2_{E,V} L1 . w``.
+
+        Raises:
+            DivergedError: v is not finite, or the lower step was skipped because it was not.
+        """
+        refuse_not_finite(vector)
+        step = lower.recorded_step()
+        if step.skipped:
+            raise DivergedError("the lower step that the hypergradient comes back to was skipped: it is not finite")
+        with self.product_method().at(lower, step) as point:
+            return scaled(point.mixed(self.solve(vector, point, step)), -1.0)
+
+    @abc.abstractmethod
+    def solve(self, vector: Tensors, point: Point, step: LowerStep) -> Tensors:
+        """Return w for ``vector`` = v."""
+
+
+def refuse_not_finite(vector: Tensors) -> None:
+    """Refuse a v that is not finite before anything is perturbed.
+
+    Raises:
+        DivergedError: With its norm.
+    """
+    length = norm(vector)
+    if not length < float("inf"):
+        raise DivergedError(
+            f"the upper loss has a gradient of norm {length} in the lower parameters; no parameter was moved"
+        )
+
+
+def _finite_difference(chosen: ProductSettings) -> Products:
+    return FiniteDifference(scheme=chosen.finite_difference, radius=chosen.radius, around=chosen.around)
+
+
+def _exact(chosen: ProductSettings) -> Products:
+    return ExactProducts(around=chosen.around)
+
+
+PRODUCTS: dict[str, Callable[[ProductSettings], Products]] = {"finite_difference": _finite_difference, "exact": _exact}
+"""Every way to take products by name; a new one is a file and a row here."""

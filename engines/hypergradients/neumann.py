@@ -1,0 +1,89 @@
+"""The inverse Hessian by a Neumann series."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from bilora.aliases import Tensors
+from bilora.engines.hypergradients.implicit import ImplicitHypergradient
+from bilora.engines.hypergradients.power_iteration import largest_eigenvalue
+from bilora.engines.hypergradients.products import Point
+from bilora.engines.hypergradients.vectors import add, norm, scaled
+from bilora.errors import DivergedError, SettingsError
+from bilora.problems.replay.lower_step import LowerStep
+
+GROWTH = 2.0
+"""How much longer than v a term of the series may get; those of a series that converges only shrink."""
+
+
+@dataclass(frozen=True)
+class Neumann(ImplicitHypergradient):
+    """``w = A sum_{j < terms} (I - H A)^j v`` (Lorraine et al., arXiv 1911.02590, eq. 8); terms - 1 Hessian products.
+
+    A is the step size: a number, or each parameter's learning rate in the lower step, with which w is the
+    exact derivative through ``terms`` SGD steps of a quadratic, or one over the largest eigenvalue of H.
+
+    Args:
+        terms: Terms of the series; one is ``darts`` with that scale.
+        step_size: A number, ``learning_rate`` or ``power_iteration``.
+        power_iterations: Hessian products that ``power_iteration`` spends.
+
+    Raises:
+        SettingsError: A value is out of range.
+
+    Example:
+        >>> Neumann(terms=3, step_size=0.1, products="exact").step_size
+        0.1
+    """
+
+    terms: int = 5
+    step_size: float | Literal["learning_rate", "power_iteration"] = "learning_rate"
+    power_iterations: int = 10
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        super().__post_init__()
+        named = self.step_size in ("learning_rate", "power_iteration")
+        faults = []
+        if self.terms < 1:
+            faults.append(f"terms is {self.terms}; it must be at least 1")
+        if not named and not (isinstance(self.step_size, float | int) and 0 < self.step_size < math.inf):
+            faults.append(
+                f"step_size is {self.step_size!r}; allowed: learning_rate, power_iteration, a positive number"
+            )
+        if self.power_iterations < 1:
+            faults.append(f"power_iterations is {self.power_iterations}; it must be at least 1")
+        if faults:
+            raise SettingsError("neumann: " + "; ".join(faults))
+
+    def solve(self, vector: Tensors, point: Point, step: LowerStep) -> Tensors:
+        """Return the partial sum.
+
+        Raises:
+            DivergedError: A term is longer than v: the step size is above 2 over the largest eigenvalue, or the
+                lower loss curves downwards.
+        """
+        sizes = self._sizes(vector, point, step)
+        limit = GROWTH * norm(vector)
+        term = total = vector
+        for index in range(1, self.terms):
+            term = add(term, point.hessian(scaled(term, sizes)), scale=-1.0)
+            length = norm(term)
+            if not length <= limit:
+                raise DivergedError(
+                    f"neumann diverges: term {index + 1} has norm {length:.3g}, v has {limit / GROWTH:.3g}; take "
+                    "fewer terms, a smaller step_size if it is a number, or conjugate_gradient with damping"
+                )
+            total = add(total, term)
+        return scaled(total, sizes)
+
+    def _sizes(self, vector: Tensors, point: Point, step: LowerStep) -> list[float]:
+        if self.step_size == "learning_rate":
+            return list(step.learning_rates)
+        if self.step_size == "power_iteration":
+            size = 1.0 / largest_eigenvalue(point, like=vector, iterations=self.power_iterations)
+        else:
+            size = float(self.step_size)
+        return [size] * len(vector)

@@ -1,0 +1,87 @@
+"""The inverse Hessian by a low-rank sketch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bilora.aliases import Tensors
+from bilora.engines.hypergradients.implicit import ImplicitHypergradient
+from bilora.engines.hypergradients.products import Point
+from bilora.engines.hypergradients.vectors import flatten, split_like
+from bilora.errors import DivergedError, SettingsError
+from bilora.problems.replay.lower_step import LowerStep
+
+
+@dataclass(frozen=True)
+class Nystrom(ImplicitHypergradient):
+    """``w = (H_k + damping I)^-1 v`` with a Nystrom sketch H_k (Hataya and Yamada, AISTATS 2023).
+
+    It takes ``rank`` Hessian products.
+
+    ``H_k = H S (S^T H S)^+ (H S)^T`` for a random orthonormal S, ``(parameters, rank)``. Directions along which
+    the lower loss curves downwards are left out of it, so that the inverse is always positive.
+
+    Args:
+        rank: Columns of the sketch.
+        damping: Added to every eigenvalue; it alone acts outside the sketch, where w = v / damping. With a low rank
+            a small damping therefore makes w very long: take one of the size of the eigenvalues that are left out.
+        seed: Of the sketch, drawn from a generator of its own.
+
+    Raises:
+        SettingsError: A value is out of range.
+
+    Example:
+        >>> Nystrom(rank=3, damping=0.1).rank
+        3
+    """
+
+    rank: int = 5
+    damping: float = 1e-2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        super().__post_init__()
+        faults = []
+        if self.rank < 1:
+            faults.append(f"rank is {self.rank}; it must be at least 1")
+        if not 0 < self.damping < math.inf:
+            faults.append(f"damping is {self.damping}; it must be positive")
+        if faults:
+            raise SettingsError("nystrom: " + "; ".join(faults))
+
+    def solve(self, vector: Tensors, point: Point, step: LowerStep) -> Tensors:
+        """Return w."""
+        flat = flatten(vector)
+        sketch = self._sketch(flat)
+        images = [flatten(point.hessian(split_like(column, vector))) for column in sketch.T]
+        columns = torch.stack(images, dim=1)
+        if not torch.isfinite(columns).all():  # torch's eigh would end in an error of its own
+            raise DivergedError("nystrom: a product of the Hessian is not finite; no parameter was stepped")
+        basis, eigenvalues = _sketched_eigenvectors(sketch, columns)
+        inside = basis.T @ flat
+        # Inside the sketch 1 / (lambda + damping), outside 1 / damping.
+        outside = (flat - basis @ inside) / self.damping
+        return split_like(basis @ (inside / (eigenvalues + self.damping)) + outside, vector)
+
+    def _sketch(self, flat: Tensor) -> Tensor:
+        columns = min(self.rank, flat.numel())
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = torch.randn(flat.numel(), columns, generator=generator, dtype=torch.float64)
+        orthonormal: Tensor = torch.linalg.qr(drawn).Q
+        return orthonormal.to(flat)
+
+
+def _sketched_eigenvectors(sketch: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvectors ``(parameters, k)`` and eigenvalues ``(k,)`` of ``Y (S^T Y)^+ Y^T`` with Y = H S."""
+    core = sketch.T @ images
+    values, vectors = torch.linalg.eigh((core + core.T) / 2)
+    # Rounding leaves no digit below this; negative ones are curvature downwards.
+    kept = values > values.abs().max() * len(values) * torch.finfo(values.dtype).eps
+    root = images @ (vectors[:, kept] / values[kept].sqrt())
+    basis, singular, _ = torch.linalg.svd(root, full_matrices=False)
+    return basis, singular.square()

@@ -1,0 +1,88 @@
+"""A live check of a hypergradient: how far it is from the exact one-step mixed derivative."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bilora.aliases import Tensors
+from bilora.engines.hypergradients.darts import Darts
+from bilora.engines.hypergradients.vectors import dot, norm
+from bilora.errors import SettingsError
+from bilora.files.stateful import check_keys
+from bilora.problems.levels.hypergradient import Hypergradient
+from bilora.problems.levels.lower import LowerProblem
+from bilora.problems.replay.lower_step import Needs
+
+
+@dataclass(frozen=True)
+class MeterReading:
+    """The configured implicit term t beside the exact one-step one, ``e = -d2_{E,V} L1 . v`` by double backward.
+
+    Both are of the same batch, masks and v.
+
+    Attributes:
+        cosine: ``t . e / (|t| |e|)``; None where one of them is zero.
+        norm_ratio: ``|t| / |e|``; None where e is zero.
+    """
+
+    cosine: float | None
+    norm_ratio: float | None
+
+
+class QualityMeter:
+    """A hypergradient that measures another one every few upper steps and returns what that one gives.
+
+    Args:
+        metered: The hypergradient in use.
+        every: Upper steps between two readings.
+
+    Attributes:
+        reading: The reading of the latest upper step, or None if it was not one to measure.
+
+    Raises:
+        SettingsError: ``every`` is below one.
+    """
+
+    def __init__(self, metered: Hypergradient, *, every: int) -> None:
+        if every < 1:
+            raise SettingsError(f"meter is {every}; it counts upper steps and must be at least 1")
+        self.metered = metered
+        self.every = every
+        self.reading: MeterReading | None = None
+        self._exact = Darts(products="exact")
+        self._calls = 0
+
+    @property
+    def needs(self) -> Needs:
+        """What the metered one and the exact one need."""
+        return self.metered.needs.joined(self._exact.needs)
+
+    def implicit_term(self, vector: Tensors, lower: LowerProblem) -> Tensors:
+        """Return the metered one's implicit term; measure it if its turn has come."""
+        term = self.metered.implicit_term(vector, lower)
+        self._calls += 1
+        measured = self._calls % self.every == 0
+        self.reading = compare(term, self._exact.implicit_term(vector, lower)) if measured else None
+        return term
+
+    def state(self) -> dict[str, Any]:
+        """Return the calls so far, which say when the next reading is due."""
+        return {"calls": self._calls}
+
+    def load_state(self, state: Any) -> None:
+        """Count on from there."""
+        self._calls = check_keys(state, ("calls",), part="quality meter")["calls"]
+
+
+def compare(term: Tensors, exact: Tensors) -> MeterReading:
+    """Return the reading of two terms.
+
+    Example:
+        >>> import torch
+        >>> compare((torch.tensor([3.0, 0.0]),), (torch.tensor([1.0, 0.0]),))
+        MeterReading(cosine=1.0, norm_ratio=3.0)
+    """
+    own, other = norm(term), norm(exact)
+    cosine = dot(term, exact) / (own * other) if own > 0 and other > 0 else None
+    return MeterReading(cosine, own / other if other > 0 else None)

@@ -1,0 +1,138 @@
+"""One real step of SGD, Adam or AdamW, differentiated in reverse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bilora.aliases import Tensors
+from bilora.engines.hypergradients.vectors import add, dot, scaled
+from bilora.errors import SettingsError
+from bilora.problems.replay.lower_step import LowerStep
+from bilora.problems.replay.optimizer_snapshot import OptimizerSnapshot
+
+
+@dataclass(frozen=True)
+class Adjoint:
+    """The derivative of what comes later in a parameter and in the optimizer's own moments of it.
+
+    Attributes:
+        parameter: In the parameter.
+        first: In the first moment (``exp_avg``, or SGD's momentum buffer).
+        second: In the second moment (``exp_avg_sq``).
+    """
+
+    parameter: Tensor
+    first: Tensor
+    second: Tensor
+
+    @classmethod
+    def of(cls, parameter: Tensor) -> Adjoint:
+        """Return the adjoint at the end of the last step, where nothing later reads the moments."""
+        return cls(parameter, torch.zeros_like(parameter), torch.zeros_like(parameter))
+
+
+def reverse_step(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapshot) -> tuple[Adjoint, Tensor]:
+    """Return the adjoint before a step, without what flows through the gradient, and the adjoint of the gradient.
+
+    Args:
+        after: The adjoint after the step.
+        gradient: What the optimizer saw in ``.grad``, clipped.
+        snapshot: The parameter, its group's settings and its state before the step.
+
+    Raises:
+        SettingsError: The optimizer is neither SGD, Adam nor AdamW, or uses an option without a derivative here.
+    """
+    reverse = RULES.get(snapshot.optimizer)
+    if reverse is None:
+        raise SettingsError(
+            f"the lower optimizer is {snapshot.optimizer}; its step can be differentiated for {', '.join(RULES)}; "
+            "use one of them, or hypergradient: darts"
+        )
+    idle = [name for name in WITHOUT_DERIVATIVE if snapshot.group.get(name)]
+    if idle:
+        raise SettingsError(
+            f"the lower optimizer {snapshot.optimizer} has {', '.join(idle)} set, whose step has no rule here; "
+            "leave it out, or use hypergradient: darts"
+        )
+    return reverse(after, gradient, snapshot)
+
+
+def _reverse_sgd(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapshot) -> tuple[Adjoint, Tensor]:
+    """g' = g + wd p; b' = momentum b + (1 - dampening) g' (b' = g' at first); p' = p - lr (g' + momentum b' | b')."""
+    group = snapshot.group
+    rate, decay, momentum = float(group["lr"]), float(group["weight_decay"]), float(group["momentum"])
+    moved = -rate * after.parameter
+    if momentum == 0.0:
+        on_gradient, on_buffer = moved, after.first
+    else:
+        direct = moved if group["nesterov"] else torch.zeros_like(moved)
+        on_new = after.first + (momentum * moved if group["nesterov"] else moved)
+        started = "momentum_buffer" in snapshot.state
+        on_gradient = direct + on_new * ((1.0 - float(group["dampening"])) if started else 1.0)
+        on_buffer = momentum * on_new if started else torch.zeros_like(on_new)
+    before = Adjoint(after.parameter + decay * on_gradient, on_buffer, after.second)
+    return before, on_gradient
+
+
+def _reverse_adam(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapshot) -> tuple[Adjoint, Tensor]:
+    """As AdamW, but weight decay is part of the gradient (torch's ``Adam``)."""
+    decay = float(snapshot.group["weight_decay"])
+    before, on_gradient = _reverse_moments(after, gradient + decay * snapshot.parameter, snapshot)
+    return Adjoint(before.parameter + decay * on_gradient, before.first, before.second), on_gradient
+
+
+def _reverse_adamw(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapshot) -> tuple[Adjoint, Tensor]:
+    """p' = (1 - lr wd) p - lr m^ / (sqrt(v^) + eps)."""
+    before, on_gradient = _reverse_moments(after, gradient, snapshot)
+    shrink = 1.0 - float(snapshot.group["lr"]) * float(snapshot.group["weight_decay"])
+    return Adjoint(shrink * before.parameter, before.first, before.second), on_gradient
+
+
+def _reverse_moments(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapshot) -> tuple[Adjoint, Tensor]:
+    """Adam (arXiv 1412.6980, algorithm 1): m' = b1 m + (1 - b1) g, v' = b2 v + (1 - b2) g^2, bias-corrected.
+
+    In float64: at the first steps ``sqrt(v^) + eps - |g|`` is a difference of nearly equal numbers.
+    """
+    group = snapshot.group
+    beta1, beta2 = (float(each) for each in group["betas"])
+    count = snapshot.steps_taken + 1
+    correction1, correction2 = 1.0 - beta1**count, 1.0 - beta2**count
+    g = gradient.double()
+    m = beta1 * snapshot.moment("exp_avg").double() + (1.0 - beta1) * g
+    v = beta2 * snapshot.moment("exp_avg_sq").double() + (1.0 - beta2) * g.square()
+    root = (v / correction2).sqrt()
+    denominator = root + float(group["eps"])
+    moved = -float(group["lr"]) * after.parameter.double()
+    on_m = after.first.double() + moved / (correction1 * denominator)
+    # d root / d v = 1 / (2 root correction2); where v = 0, g and the old moments are 0 and nothing flows.
+    slope = torch.where(root > 0, 1.0 / (2.0 * correction2 * root), 0.0)
+    on_v = after.second.double() - moved * (m / correction1) / denominator.square() * slope
+    on_gradient = (1.0 - beta1) * on_m + 2.0 * (1.0 - beta2) * g * on_v
+    kind = after.parameter.dtype
+    before = Adjoint(after.parameter, (beta1 * on_m).to(kind), (beta2 * on_v).to(kind))
+    return before, on_gradient.to(kind)
+
+
+WITHOUT_DERIVATIVE = ("amsgrad", "maximize")
+"""Options under which a step is another one than the rules say."""
+
+RULES = {"SGD": _reverse_sgd, "Adam": _reverse_adam, "AdamW": _reverse_adamw}
+"""The reverse step of each optimizer, by the name of its class in torch.optim."""
+
+
+def through_optimizer(after: tuple[Adjoint, ...], step: LowerStep) -> tuple[tuple[Adjoint, ...], Tensors]:
+    """Return the adjoints before a recorded step's optimizer, and that of the gradient before clipping."""
+    gradient = step.lower_gradient
+    if gradient is None:
+        raise RuntimeError("the step was recorded without its gradient; ask for it in 'needs'")
+    rows = zip(after, scaled(gradient, step.clip), step.optimizer, strict=True)
+    done = [reverse_step(adjoint, clipped, snapshot) for adjoint, clipped, snapshot in rows]
+    on_gradient = tuple(each for _, each in done)
+    if step.clip < 1.0:
+        # c g with c = max_norm / |g|: what lies along g does not change the clipped gradient.
+        along = dot(on_gradient, gradient) / dot(gradient, gradient)
+        on_gradient = scaled(add(on_gradient, gradient, scale=-along), step.clip)
+    return tuple(each for each, _ in done), on_gradient

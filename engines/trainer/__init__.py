@@ -1,0 +1,1 @@
+"""The same training behind the interface of `transformers.Trainer`."""

@@ -1,0 +1,1 @@
+"""From levels and loaders to a finished training: stages, state, `fit`."""

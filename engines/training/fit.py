@@ -1,0 +1,105 @@
+"""From a model with an adapter and training rows to trained parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+
+from bilora.data.collate import Collate
+from bilora.engines.bilevel import Metrics
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.checkpoints.saving import Checkpoints
+from bilora.engines.settings import FitSettings
+from bilora.engines.training.fit_result import FitResult
+from bilora.engines.training.saved_run import SavedRun
+from bilora.engines.training.split_loaders import DividedRows
+from bilora.engines.training.staged_run import StagedRun
+from bilora.metrics.monitor import Monitor
+from bilora.problems.catalog import find_variant
+from bilora.problems.variant import Variant
+from bilora.processes.alone import Processes
+from bilora.processes.group import join_processes
+
+
+def fit(
+    model: PeftModel,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    upper_rows: Sequence[Mapping[str, Any]] | None = None,
+    collate: Collate,
+    variant: str | Variant = "bilora",
+    variant_settings: Any = None,
+    settings: FitSettings | None = None,
+    validate: Callable[[], Metrics] | None = None,
+    monitor: Monitor | None = None,
+    callbacks: Sequence[Callback] = (),
+    folder: Path | None = None,
+    resume: bool | Path = False,
+    allow_config_change: bool = False,
+    processes: Processes | None = None,
+) -> FitResult:
+    """Train the adapter of ``model`` in place and return what came of it.
+
+    A bi-level variant trains its lower level on one part of ``rows`` and its upper level on the other, or on
+    ``rows`` and ``upper_rows``; a single-level one trains on all of them, through the same code. A run is a row of
+    stages, of which the variant and the ending say what they are; most have one.
+
+    Args:
+        model: A model with the variant's adapter on it, from ``get_peft_model``.
+        rows: Tokenised training rows; integer or float ``labels`` stratify the split, and those with the same
+            ``group`` stay in one part.
+        upper_rows: Tokenised rows of D2, where it is given; then ``rows`` are D1. None draws both from ``rows``.
+        collate: Makes a batch, a mapping with ``labels``, of a list of rows.
+        variant: Name, ``package.module:NAME``, or the variant itself.
+        variant_settings: The variant's own settings; None takes its defaults.
+        settings: Steps, levels, hypergradient, split, device; None takes the defaults.
+        validate: Returns metrics by name.
+        monitor: The metric that early stopping and keep-the-best watch, where the settings ask for them.
+        callbacks: Hang on the engine, see :class:`~bilora.engines.callbacks.callback.Callback`.
+        folder: Where checkpoints go, as often as the settings say, and one more when SIGTERM or SIGINT ends the run
+            after a whole step; None saves nothing and leaves signals alone.
+        resume: True goes on from the newest checkpoint in ``folder`` that verifies, and begins at the start if there
+            is none at all; a path names the checkpoint. The other arguments must be those of the run that wrote it.
+        allow_config_change: Whether learning rates, schedules, clipping, steps and validation may differ on a resume.
+        processes: The processes that train together; None takes those that torchrun has started, see
+            :func:`~bilora.processes.group.join_processes`.
+
+    Returns:
+        Steps, metrics, splits and time.
+
+    Raises:
+        SettingsError: Settings do not fit each other or the model.
+        DataError: The rows are too few.
+        DivergedError: A loss or gradient is not finite.
+        CheckpointError: No checkpoint can be used, or it is of another run.
+        InterruptedRun: A signal ended the run.
+        ResourceError: There is too little memory or disk space.
+        ProcessesError: A process is lost, or was given something else than the others.
+    """
+    settings = settings or FitSettings()
+    variant = find_variant(variant) if isinstance(variant, str) else variant
+    own = variant.settings() if variant_settings is None else variant_settings
+    divided = rows if upper_rows is None else DividedRows(rows, upper_rows)
+
+    joined = join_processes(device=settings.device) if processes is None else processes
+
+    def make(chosen: FitSettings, checkpoints: Checkpoints) -> StagedRun:
+        return StagedRun(
+            model,
+            divided,
+            collate=collate,
+            variant=variant,
+            variant_settings=own,
+            settings=chosen,
+            validate=validate,
+            monitor=monitor,
+            callbacks=(*callbacks, checkpoints),
+            folder=folder,
+            processes=joined,
+        )
+
+    run = SavedRun(make, settings, folder, resume, allow_config_change, joined)
+    return run.fit()

@@ -1,0 +1,122 @@
+"""The state of a run between and within its stages, and the way back to it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from bilora.adapter.parameters import trainable_parameters
+from bilora.data.split import Split
+from bilora.engines.checkpoints.run_state import RunState
+from bilora.engines.checkpoints.smaller_batches import Rescaled, count_anew
+from bilora.engines.training.fit_result import StageResult
+from bilora.errors import CheckpointError
+from bilora.files.stateful import check_keys
+from bilora.problems.levels.level_state import load_parameters
+
+if TYPE_CHECKING:
+    from bilora.engines.training.staged_run import StagedRun
+
+KEYS = ("stage", "done", "splits", "seconds", "start", "entries", "companion")
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A state to go on from.
+
+    Args:
+        parts: The state, by part.
+        counts: How the counts of a level change, whose batches have another size since.
+        keep_rates: Whether learning rates and weight decay are those of the settings, not of the state.
+        elsewhere: Whether another number of processes wrote it.
+    """
+
+    parts: Mapping[str, Any]
+    counts: Mapping[str, Rescaled] = field(default_factory=dict)
+    keep_rates: bool = False
+    elsewhere: bool = False
+
+
+def entry_values(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of everything trainable: what a stage finds, before it cuts ranks or starts anything anew."""
+    return {name: each.detach().to("cpu", copy=True) for name, each in trainable_parameters(model).items()}
+
+
+def staged_state(run: StagedRun) -> dict[str, Any]:
+    """Return the state of every part of a run in the middle of a stage, by name."""
+    assert run.levels is not None and run.engine is not None  # noqa: PT018  # there is a stage to be in the middle of
+    companion = run.companion
+    return {
+        "stages": {
+            "stage": run.engine.place.index,
+            "done": [dataclasses.asdict(each) for each in run.done],
+            "splits": [dataclasses.asdict(each) for each in run.splits],
+            "seconds": run.processes.first_only(run.seconds),
+            "start": None if run.start is None else run.start.values,
+            "entries": run.entries,
+            "companion": None if companion is None else dict(companion.state_dict()),
+        },
+        **RunState(run.engine, run.levels.loaders, run.buffers).collect(),
+    }
+
+
+def restore_staged(run: StagedRun, resumed: Resumed) -> int:
+    """Bring a run that has not begun to where the state was taken, and return the index of the stage it is in.
+
+    The stages that were done are not run again; what they did to the shapes of the model is, from the parameters
+    that each of them ended with.
+
+    Raises:
+        CheckpointError: A part is missing, left over, or does not fit; it is named.
+    """
+    state = check_keys(resumed.parts.get("stages"), KEYS, part="stages")
+    index = state["stage"]
+    if not 0 <= index < len(run.stages) or len(state["entries"]) != index:
+        raise CheckpointError(f"checkpoint does not fit: stages: it is in stage {index} of another row of stages")
+    _load_start(run, state["start"])
+    for entry, values in enumerate(state["entries"], start=1):
+        load_parameters(trainable_parameters(run.model), values, part="stages: entries")
+        if entry < index:
+            run.prepare(entry)
+    run.done = [StageResult(**check_keys(each, _fields(StageResult), part="stages: done")) for each in state["done"]]
+    run.splits = tuple(Split(**check_keys(each, _fields(Split), part="stages: splits")) for each in state["splits"])
+    run.seconds_before = state["seconds"]
+    engine = run.enter(index)
+    _load_companion(run, state["companion"])
+    assert run.levels is not None  # entered above
+    rest = {name: each for name, each in resumed.parts.items() if name != "stages"}
+    counts = resumed.counts
+    if run.stages[index].rows == "upper":  # its level is called lower, and has the batches of the upper one
+        counts = {"lower": counts["upper"]} if "upper" in counts else {}
+    counted = count_anew(rest, engine, counts)
+    own = RunState(engine, run.levels.loaders, run.buffers)
+    if resumed.elsewhere and not run.processes.is_first:
+        # What writes files hangs on the first process alone.
+        counted = own.without_foreign_callbacks(counted)
+    own.restore(counted, keep_rates=resumed.keep_rates)
+    if resumed.elsewhere:
+        run.processes.fork_random_state(run.settings.seed, engine.step)
+    engine.begins_run = True
+    return int(index)
+
+
+def _load_start(run: StagedRun, values: Any) -> None:
+    if (run.start is None) != (values is None):
+        raise CheckpointError("checkpoint incomplete: stages: start is missing")
+    if run.start is not None:
+        run.start.values = dict(check_keys(values, list(run.start.values), part="stages: start"))
+
+
+def _load_companion(run: StagedRun, values: Any) -> None:
+    if (run.companion is None) != (values is None):
+        raise CheckpointError("checkpoint incomplete: stages: companion is missing")
+    if run.companion is not None:
+        run.companion.load_state_dict(check_keys(values, list(run.companion.state_dict()), part="stages: companion"))
+
+
+def _fields(kind: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]

@@ -1,0 +1,230 @@
+"""A run, stage after stage: each with levels, optimizers and an engine of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from torch import Tensor
+from transformers import set_seed
+
+from bilora.adapter.spectrum import Spectrum
+from bilora.data.collate import Collate
+from bilora.data.split import Split
+from bilora.engines.bilevel import BilevelEngine, Metrics
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.callbacks.early_stopping import EarlyStopping
+from bilora.engines.callbacks.keep_best import KeepBest
+from bilora.engines.callbacks.watch_d2 import HeldOut
+from bilora.engines.checkpoints.changed_buffers import ChangedBuffers
+from bilora.engines.compiled import compiled
+from bilora.engines.engine_checks import sample_of
+from bilora.engines.settings import FitSettings
+from bilora.engines.training.diverged_batch import SkippedBatches, divergence_told
+from bilora.engines.training.fit_result import FitResult, StageResult
+from bilora.engines.training.levels import Levels, build_levels, stage_steps
+from bilora.engines.training.stage_state import Resumed, entry_values, restore_staged
+from bilora.engines.training.stages import place_of, prepare_model, run_stages
+from bilora.engines.training.start_values import StartValues
+from bilora.errors import SettingsError
+from bilora.metrics.monitor import Monitor
+from bilora.problems.levels.companion import Companion
+from bilora.problems.stage import Stage
+from bilora.problems.variant import Variant
+from bilora.processes.alone import ONE_PROCESS, Processes
+
+
+@dataclass
+class StagedRun:
+    """Everything that the stages of a run share, and what has come of those that are done.
+
+    The arguments are those of :func:`~bilora.engines.training.fit.fit`, with the variant and all settings resolved.
+
+    Attributes:
+        stages: The stages of the run.
+        start: Parameters before the run, where a stage starts anew from them.
+        companion: What the variant learns beside the adapter.
+        engine: The engine of the latest stage.
+        levels: Its levels.
+        done: Results of the stages that are done.
+        spectrum: The magnitudes by which ranks were cut.
+        splits: All splits into D1 and D2 that were used, in order.
+        entries: What each stage but the first found in the model.
+        buffers: Those of the model that the run changes.
+    """
+
+    model: PeftModel
+    rows: Sequence[Mapping[str, Any]]
+    collate: Collate = field(kw_only=True)
+    variant: Variant = field(kw_only=True)
+    variant_settings: Any = field(kw_only=True)
+    settings: FitSettings = field(kw_only=True)
+    validate: Callable[[], Metrics] | None = field(kw_only=True, default=None)
+    monitor: Monitor | None = field(kw_only=True, default=None)
+    callbacks: tuple[Callback, ...] = field(kw_only=True, default=())
+    folder: Path | None = field(kw_only=True, default=None)
+    processes: Processes = field(kw_only=True, default=ONE_PROCESS)
+
+    def __post_init__(self) -> None:
+        """Work out the stages, and copy what they come back to; nothing is trained."""
+        settings = self.settings
+        self.processes.check_equal("the settings", (self.variant.name, repr(self.variant_settings), repr(settings)))
+        self.processes.check_equal("the training rows", sample_of(self.rows))
+        watched = settings.early_stopping or settings.keep_best
+        if watched and (self.monitor is None or self.validate is None):
+            raise SettingsError(
+                "early_stopping and keep_best need to know what to watch; give 'validate' and 'monitor'"
+            )
+        self.stages: tuple[Stage, ...] = run_stages(self.variant, self.variant_settings, settings)
+        self.start = StartValues(self.model) if any(stage.fresh for stage in self.stages) else None
+        make = self.variant.companion
+        self.companion: Companion | None = None if make is None else make(self.model, self.variant_settings)
+        self.engine: BilevelEngine | None = None
+        self.levels: Levels | None = None
+        self.watchers: tuple[Callback, ...] = ()
+        self.done: list[StageResult] = []
+        self.spectrum: Spectrum | None = None
+        self.splits: tuple[Split, ...] = ()
+        self.entries: list[dict[str, Tensor]] = []
+        self.buffers = ChangedBuffers(self.model)
+        self.seconds_before = 0.0
+        self._started = time.perf_counter()
+
+    def run(self, *, resumed: Resumed | None = None) -> FitResult:
+        """Run the stages in order, until the last one or until a callback ends the run.
+
+        Args:
+            resumed: The state to go on from; None to begin at the start.
+        """
+        self._started = time.perf_counter()
+        first = 0 if resumed is None else restore_staged(self, resumed)
+        for index in range(first, len(self.stages)):
+            if index > first or resumed is None:
+                self.enter(index)
+            engine = self.engine
+            assert engine is not None  # entered, or restored
+            with (
+                divergence_told(engine, self.folder),
+                compiled(self.model, self.settings.torch_compile, levels=engine.levels),
+            ):
+                engine.run()
+            self.leave(engine)
+            if engine.ends_run:
+                break
+        return self.result(seconds=self.seconds())
+
+    @property
+    def has_cut(self) -> bool:
+        """Whether ranks have been cut, so that the model can no longer go back to an earlier stage."""
+        return self.spectrum is not None
+
+    def seconds(self) -> float:
+        """Return the time that the run has taken so far, in earlier processes too."""
+        return self.seconds_before + time.perf_counter() - self._started
+
+    def prepare(self, index: int) -> None:
+        """Bring the model to where a stage starts, and note from which parameters."""
+        if index > 0:
+            self.entries.append(entry_values(self.model))
+        stage, own = self.stages[index], self.variant_settings
+        self.spectrum = prepare_model(self.model, stage, self.start, variant_settings=own) or self.spectrum
+
+    def enter(self, index: int) -> BilevelEngine:
+        """Bring the model to where a stage starts, and return the stage's engine, ready to run."""
+        before = self.engine
+        try:
+            self.prepare(index)
+            self.engine = self._build(index)
+        except BaseException:
+            # The stage before has left the callbacks open for this one.
+            if before is not None:
+                before.close()
+            raise
+        return self.engine
+
+    def leave(self, engine: BilevelEngine) -> None:
+        """Note what came of the stage that the engine has run."""
+        assert self.levels is not None  # built with the engine
+        kept = [each.best_step for each in self.watchers if isinstance(each, KeepBest | HeldOut)]
+        place = engine.place
+        found = StageResult(
+            name=place.name,
+            steps=engine.step - place.steps_before,
+            upper_steps=engine.upper_step - place.upper_steps_before,
+            best_step=kept[-1] if kept else None,
+            # Stopping at the last step stops nothing.
+            stop_reason=engine.stop_reason if engine.step < engine.steps else None,
+            skipped_steps=engine.lower_level.skipped.total,
+            skipped_upper_steps=0 if engine.upper_level is None else engine.upper_level.skipped.total,
+        )
+        self.done.append(found)
+        # Stages that split draw the same split first.
+        self.splits = tuple(dict.fromkeys((*self.splits, *self.levels.splits)))
+
+    def result(self, *, seconds: float) -> FitResult:
+        """Return what came of the stages that are done."""
+        last, engine = self.done[-1], self.engine
+        validation = None if engine is None else engine.last_validation
+        return FitResult(
+            steps=sum(each.steps for each in self.done),
+            upper_steps=sum(each.upper_steps for each in self.done),
+            metrics=None if validation is None else validation.metrics,
+            best_step=last.best_step,
+            splits=self.splits,
+            seconds=seconds,
+            stop_reason=last.stop_reason,
+            stages=tuple(self.done),
+            spectrum=self.spectrum,
+            learned={} if self.companion is None else self.companion.learned(),
+            skipped_steps=sum(each.skipped_steps for each in self.done),
+            skipped_upper_steps=sum(each.skipped_upper_steps for each in self.done),
+        )
+
+    def _build(self, index: int) -> BilevelEngine:
+        stage, settings = self.stages[index], self.settings
+        # Anew for each stage, so that what it draws does not depend on what earlier ones drew.
+        set_seed(settings.seed)
+        self.levels = build_levels(
+            self.model,
+            self.rows,
+            collate=self.collate,
+            stage=stage,
+            variant_settings=self.variant_settings,
+            settings=settings,
+            companion=self.companion,
+            processes=self.processes,
+        )
+        self.watchers = self._watchers(stage, self.levels)
+        # From here on only masks are drawn, and every process draws its own.
+        self.processes.fork_random_state(settings.seed)
+        return BilevelEngine(
+            self.levels.lower,
+            self.levels.upper,
+            steps=stage_steps(stage, settings),
+            hypergradient=self.variant.hypergradient or settings.hypergradient,
+            validate=self.validate,
+            validate_every=settings.validate_every,
+            callbacks=(*self.callbacks, *self.watchers),
+            device=settings.device,
+            meter=settings.meter,
+            skip_diverged=settings.skip_diverged,
+            place=place_of(self.stages, index, self.done, settings),
+            processes=self.processes,
+        )
+
+    def _watchers(self, stage: Stage, levels: Levels) -> tuple[Callback, ...]:
+        """Return fresh watchers: the best of one stage is not the best of another."""
+        settings, watchers = self.settings, list[Callback]()
+        if settings.skip_diverged and self.folder is not None:
+            watchers.append(SkippedBatches(self.folder))
+        if self.monitor is not None and settings.keep_best:
+            watchers.append(KeepBest(self.monitor))
+        if self.monitor is not None and settings.early_stopping:
+            watchers.append(EarlyStopping(self.monitor, patience=settings.early_stopping))
+        if stage.watch is not None and levels.held_out is not None:
+            watchers.append(HeldOut(levels.held_out, stage.watch))
+        return tuple(watchers)

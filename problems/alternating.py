@@ -1,9 +1,0 @@
-"""A control for BiLoRA: its levels take turns on D1 and D2, neither knowing how the other will answer."""
-
-from __future__ import annotations
-
-from dataclasses import replace
-
-from bilora.problems import bilora
-
-VARIANT = replace(bilora.VARIANT, name="alternating", hypergradient="first_order")

@@ -1,0 +1,1 @@
+"""The lower and the upper level as Betty problems."""

@@ -1,0 +1,216 @@
+"""Betty's ``ImplicitProblem`` with the user's objects kept: module, optimizer, scheduler, loaders and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from betty.configs import Config
+from betty.problems import ImplicitProblem
+from torch import nn
+
+from bilora.data.to_device import to_device
+from bilora.errors import CheckpointError, DataError, SettingsError
+from bilora.files.stateful import check_keys
+from bilora.problems.levels.companion import Companion
+from bilora.problems.levels.level_config import autocast_dtype, check_config
+from bilora.problems.levels.loader_position import LoaderPosition
+from bilora.problems.levels.out_of_memory import memory_told
+
+
+class KeptProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no types
+    """A Betty problem that trains what it says it trains, with the very objects it was given.
+
+    Betty 0.2.1 rebuilds optimizer and scheduler, trains frozen parameters along, and loses batches that are
+    not plain dicts; each override says what it puts right.
+
+    Attributes:
+        companion: What the run learns beside the module, for variants that have such a thing.
+    """
+
+    companion: Companion | None = None
+
+    def __init__(
+        self,
+        name: str,
+        config: Config | None = None,
+        module: nn.Module | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        scheduler: Any = None,
+        train_data_loader: Any = None,
+        extra_config: Any = None,
+    ) -> None:
+        # Betty names None as the default of config and then reads its fields.
+        config = Config() if config is None else config
+        check_config(config, level=name)
+        super().__init__(name, config, module, optimizer, scheduler, train_data_loader, extra_config)
+        self._refuse_idle_hooks()
+        self.autocast_dtype = autocast_dtype(config.precision)
+        # Betty's own mixed precision knows CUDA only: bf16 does nothing on a CPU, fp16 is an assert there.
+        self.precision = "fp32"
+        self.scheduler: Any
+        self.learning_rate_scheduler: Any = None
+        self.epoch_listeners: list[Callable[[], None]] = []
+        self._named_parameters: dict[str, nn.Parameter] | None = None
+        self.positions: list[LoaderPosition] = []
+
+    def _refuse_idle_hooks(self) -> None:
+        """Refuse what Betty would look for on a subclass and this one would never call."""
+        replaced = {"custom_optimizer_step": "take_step()", "param_groups": "an optimizer with param groups"}
+        for hook, instead in replaced.items():
+            if self.is_implemented(hook):
+                raise SettingsError(f"level {self.name!r} defines {hook}(), which is not called here; use {instead}")
+
+    # ---- parameters ---------------------------------------------------------------------------------
+
+    def level_parameters(self) -> dict[str, nn.Parameter]:
+        """Return this level's trainable parameters by name; all trainable ones of the module unless overridden."""
+        return {name: each for name, each in self.module.named_parameters() if each.requires_grad}
+
+    def named_level_parameters(self) -> dict[str, nn.Parameter]:
+        """Return :meth:`level_parameters`, asked once: Betty asks seven times a step."""
+        if self._named_parameters is None:
+            self._named_parameters = self.level_parameters()
+            if not self._named_parameters:
+                raise SettingsError(
+                    f"level {self.name!r} has no trainable parameters; an adapter loaded for inference needs "
+                    "is_trainable=True"
+                )
+        return self._named_parameters
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return the level's parameters as a list; Betty's own returns the frozen ones of the module too."""
+        return list(self.named_level_parameters().values())
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the same list, so that no frozen parameter is ever broadcast or differentiated."""
+        return self.trainable_parameters()
+
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """Return the param groups of the optimizer that the library builds for this level; one unless overridden."""
+        return [{"params": self.trainable_parameters()}]
+
+    # ---- set-up: the user's objects are kept --------------------------------------------------------
+
+    def initialize(self) -> None:
+        """Set the level up on its device; called by the engine."""
+        super().initialize()
+        if self.autocast_dtype == torch.float16:
+            self.scaler = torch.amp.GradScaler(self.device.type)
+
+    def patch_module(self) -> None:
+        """Move the module, unless a quantised or dispatched model has placed itself, which moving would break."""
+        if not is_placed(self.module):
+            self.module.to(self.device)
+        if self.companion is not None:
+            self.companion.to(self.device)
+
+    def patch_optimizer(self) -> None:
+        """Keep the optimizer; Betty's rebuild drops param groups and state, and fails for AdamW since torch 2.7."""
+        if self.optimizer is None:
+            raise SettingsError(f"level {self.name!r} has no optimizer; pass one or override configure_optimizer")
+        held = {id(each) for group in self.optimizer.param_groups for each in group["params"]}
+        named = self.named_level_parameters()
+        missing = [name for name, each in named.items() if id(each) not in held]
+        foreign = len(held - {id(each) for each in named.values()})
+        if missing or foreign:
+            raise SettingsError(
+                f"the optimizer of level {self.name!r} lacks {len(missing)} of the level's parameters "
+                f"({', '.join(missing[:3])}) and holds {foreign} that are not the level's; build it over "
+                "level_parameters().values()"
+            )
+
+    def patch_scheduler(self) -> None:
+        """Keep the scheduler, and take it out of Betty's hands, which step it every micro-batch."""
+        self.learning_rate_scheduler = self.scheduler
+        self.scheduler = None
+
+    def patch_data_loader(self, loader: Any) -> Any:
+        """Refuse an empty loader by name; Betty ends in ``generator raised StopIteration``."""
+        if number_of_batches(loader) == 0:
+            raise DataError(
+                f"the data loader of level {self.name!r} gives no batch; give it more rows or a smaller batch size "
+                "(with drop_last a loader with fewer rows than one batch is empty)"
+            )
+        # Betty opens it next.
+        self.positions.append(LoaderPosition(loader, level=self.name))
+        return loader
+
+    def one_step_descent(self, batch: Any = None) -> Any:
+        """Take one micro-batch through loss, gradient and, where it is the last one, the optimizer."""
+        with memory_told(self.name, f"a step of the {self.name} level", lambda: self.cur_batch):
+            return super().one_step_descent(batch)
+
+    # ---- batches ------------------------------------------------------------------------------------
+
+    def epoch_callback(self) -> None:
+        """When the first loader has been read to its end, before it is opened again."""
+
+    def get_batch_single_loader(self, idx: int) -> Any:
+        """Return the next batch of a loader on the device.
+
+        Betty turns a ``BatchEncoding`` into a tuple of its keys, changes dicts in place and leaves nested
+        tensors where they are.
+        """
+        batch = next(self.train_data_iterator[idx], None)
+        if batch is None:
+            if idx == 0:
+                self.epoch_callback()
+                for listener in self.epoch_listeners:
+                    listener()
+            self.epoch_counter[idx] += 1
+            self.restart_loader(idx)
+            batch = next(self.train_data_iterator[idx], None)
+        if batch is None:
+            raise DataError(
+                f"the data loader of level {self.name!r} gave nothing when opened again; give one that can be "
+                "iterated more than once, such as a DataLoader"
+            )
+        self.positions[idx].step()
+        return to_device(batch, self.device)
+
+    def restart_loader(self, idx: int = 0) -> None:
+        """Open a loader anew; what was left of its current epoch is not read."""
+        self.positions[idx] = LoaderPosition(self.train_data_loader[idx], level=self.name)
+        self.train_data_iterator[idx] = iter(self.train_data_loader[idx])
+
+    def loaders_state(self) -> list[dict[str, Any]]:
+        """Return of each loader its epoch, and how far it has been read."""
+        pairs = zip(self.epoch_counter, self.positions, strict=True)
+        return [{"epoch": epoch, **position.state()} for epoch, position in pairs]
+
+    def load_loaders_state(self, states: Any) -> None:
+        """Come back to what :meth:`loaders_state` returned; the rows must be those of that time."""
+        part = f"{self.name}.loaders"
+        if not isinstance(states, list) or len(states) != len(self.train_data_loader):
+            raise CheckpointError(f"checkpoint incomplete: {part} is missing")
+        for idx, state in enumerate(states):
+            found = dict(check_keys(state, ("epoch", "read", "generator"), part=part))
+            self.epoch_counter[idx] = found.pop("epoch")
+            self.positions[idx] = LoaderPosition(self.train_data_loader[idx], level=self.name)
+            self.train_data_iterator[idx] = self.positions[idx].reopened(found)
+
+
+def number_of_batches(loader: Any) -> int | None:
+    """Return how many batches a loader gives, None where it cannot say.
+
+    Example:
+        >>> number_of_batches([]), number_of_batches(iter([]))
+        (0, None)
+    """
+    try:
+        return len(loader)
+    except TypeError:  # a generator, and a DataLoader over a dataset that is a stream
+        return None
+
+
+def is_placed(module: nn.Module) -> bool:
+    """Return whether the module is quantised or spread over devices, and so must not be moved.
+
+    Example:
+        >>> is_placed(nn.Linear(2, 2))
+        False
+    """
+    quantised = bool(getattr(module, "is_quantized", False))
+    return quantised or bool(getattr(module, "hf_device_map", None))

@@ -1,0 +1,37 @@
+"""What a hypergradient approximation must be able to do; the approximations themselves live in ``bilora.engines``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from bilora.aliases import Tensors
+from bilora.problems.replay.lower_step import Needs
+
+if TYPE_CHECKING:
+    from bilora.problems.levels.lower import LowerProblem
+
+
+class Hypergradient(Protocol):
+    """The implicit term of the hypergradient, ``-d2_{E,V} L1 . w`` with ``w ~ H^-1 v``.
+
+    The total is ``dL2/dE = d_E L2 - d2_{E,V} L1 . w`` (implicit function theorem), where ``V`` are the lower
+    parameters, ``E`` the upper ones, ``v = d_V L2`` and ``H = d2_{V,V} L1``. The upper level takes the
+    direct gradient ``d_E L2`` and ``v`` from one backward pass and adds what this returns.
+
+    An implementation changes nothing: whatever perturbs parameters restores them bit-exactly, random
+    state, buffers and train mode included, also when it raises.
+    """
+
+    @property
+    def needs(self) -> Needs:
+        """What the lower level has to remember of its last step."""
+        ...
+
+    def implicit_term(self, vector: Tensors, lower: LowerProblem) -> Tensors:
+        """Return the implicit term for ``vector`` = v, one tensor an upper parameter.
+
+        Args:
+            vector: v, one tensor a lower parameter.
+            lower: The lower level, whose ``last_step`` holds what :attr:`needs` asked for.
+        """
+        ...

@@ -1,0 +1,260 @@
+"""One level of a bi-level problem: its loss, its gradient, and its step."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from betty.configs import Config
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from bilora.aliases import Tensors
+from bilora.data.to_device import to_device
+from bilora.errors import DivergedError, SettingsError
+from bilora.problems.levels.betty_problem import KeptProblem
+from bilora.problems.levels.gradient_layout import laid_out_like
+from bilora.problems.levels.gradient_norm import gradient_norm
+from bilora.problems.levels.level_report import LevelReport
+from bilora.problems.levels.losses import read_loss
+from bilora.problems.levels.shared_step import share_gradients
+from bilora.problems.levels.skipped_steps import SkippedSteps
+from bilora.processes.alone import ONE_PROCESS, Processes
+
+
+class Level(KeptProblem):
+    """A level: which parameters it trains, on which data, with which loss and penalty.
+
+    Subclass :class:`~bilora.problems.levels.lower.LowerProblem` or :class:`~bilora.problems.levels.upper.UpperProblem`
+    and override :meth:`level_parameters`, :meth:`training_step` or :meth:`penalty`; everything else is
+    common. What Betty 0.2.1 does differently from what its users need today is overridden in this class and
+    its parent, each with its reason.
+
+    Args:
+        name: How the level is called in the graph, in files and in errors (``"lower"``).
+        config: Betty's ``Config``; only the fields that our levels read may differ from their defaults.
+        module: The model; the two levels may share one.
+        optimizer: Any torch optimizer over exactly this level's parameters. It is kept as it is.
+        scheduler: Any torch learning-rate scheduler of that optimizer. It is kept as it is.
+        train_data_loader: Any iterable of batches that can be iterated again.
+        extra_config: Settings of the subclass; Betty keeps them as ``self.cfg``.
+    """
+
+    def __init__(self, name: str, config: Config | None = None, *args: Any, **kwargs: Any) -> None:
+        super().__init__(name, config, *args, **kwargs)
+        self.report = LevelReport()
+        self.skipped = SkippedSteps()
+        # The micro-batches of the step that is being made, or was made last.
+        self.step_batches: list[Any] = []
+
+    # A CUDA graph overwrites what it gave when it is run again, and both losses and gradients outlive a pass.
+    copies_outputs: bool = False
+
+    # The engine sets the processes of its run.
+    processes: Processes = ONE_PROCESS
+
+    # ---- what a subclass says -----------------------------------------------------------------------
+
+    def training_step(self, batch: Any) -> Any:
+        """Return the loss on ``batch``: the model's own loss plus :meth:`penalty`, with both as parts.
+
+        Override it for modules that are not called as ``module(**batch)`` with a ``.loss`` in what they return.
+        """
+        task_loss, _ = read_loss(self.forward(**batch), level=self.name)
+        penalty = self.penalty()
+        if penalty is None:
+            return task_loss
+        return {"loss": task_loss + penalty, "task_loss": task_loss, "penalty": penalty}
+
+    def penalty(self) -> Tensor | None:
+        """Return the level's regularizer, already weighted, or None where it has none."""
+        return None
+
+    def take_step(self) -> None:
+        """Move the parameters, with gradients unscaled, checked and clipped; override to add to the optimizer."""
+        self.optimizer.step()
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return what beside parameters and optimizer belongs to this level's state; nothing unless overridden."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`extra_state` returned."""
+
+    # ---- Betty's optional hooks, present and empty, so that a misspelt override shows ----------------
+
+    def on_inner_loop_start(self) -> None:
+        """Before the first step after an upper step (Betty's name for it)."""
+
+    def grad_callback(self) -> None:
+        """After every micro-batch's backward pass."""
+
+    def param_callback(self) -> None:
+        """After every optimizer step."""
+
+    # ---- loss and gradient --------------------------------------------------------------------------
+
+    def training_step_exec(self, batch: Any) -> Tensor:
+        """Return the loss alone, under autocast where the precision asks for it."""
+        return self.loss_and_parts(batch)[0]
+
+    def loss_and_parts(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss on ``batch`` and its parts, under autocast for the device's own type."""
+        # A container of its own for each call: a training_step that pops the labels off its batch must find them
+        # again when the step is replayed.
+        own = to_device(batch, self.device)
+        with self._autocast():
+            loss, parts = read_loss(self.training_step(own), level=self.name)
+        if not self.copies_outputs:
+            return loss, parts
+        return loss.clone(), {name: each.clone() for name, each in parts.items()}
+
+    def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss divided by the accumulation, and its parts; no ``.item()``, which would wait for the GPU."""
+        if (self._count - 1) % self.gas == 0:
+            self.step_batches = []
+        self.step_batches.append(batch)
+        loss, parts = self.loss_and_parts(batch)
+        value = loss.detach()
+        self.report.add(value, parts)
+        # Not divided by one: it would be a node more in the graph of every step.
+        return loss if self.gas == 1 else loss / self.gas, {"loss": value}
+
+    def scaled_gradients(
+        self, loss: Tensor, inputs: Sequence[Tensor], *, create_graph: bool = False
+    ) -> tuple[Tensor | None, ...]:
+        """Return the gradients of ``loss``, times the loss scale in fp16; None where an input is not used."""
+        gradients = torch.autograd.grad(self._scaled(loss), inputs, allow_unused=True, create_graph=create_graph)
+        if not self.copies_outputs:
+            return gradients
+        return tuple(None if each is None else each.clone() for each in gradients)
+
+    def add_gradients(self, loss: Tensor, params: Sequence[nn.Parameter]) -> None:
+        """Add the gradients of ``loss`` to ``.grad`` where nothing else is asked of the pass."""
+        if self.copies_outputs:
+            self.set_grads(params, self.scaled_gradients(loss, params))
+        else:
+            # The same numbers, added up by autograd itself: a loop in Python less in every step.
+            torch.autograd.backward(self._scaled(loss), inputs=params)
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        scaled: Tensor = loss if self.scaler is None else self.scaler.scale(loss)
+        if not scaled.requires_grad:
+            raise SettingsError(
+                f"the loss of level {self.name!r} depends on no trainable parameter; compute it with the model and "
+                "outside torch.no_grad(), without .item() or .detach()"
+            )
+        return scaled
+
+    def set_grads(self, params: Sequence[nn.Parameter], grads: Sequence[Tensor | None]) -> None:
+        """Add gradients to ``.grad``; Betty keeps the layout in which autograd gives them, see gradient_layout."""
+        for parameter, gradient in zip(params, grads, strict=True):
+            if gradient is not None:
+                own = laid_out_like(gradient, parameter)
+                parameter.grad = own if parameter.grad is None else parameter.grad + own
+
+    def zero_grad(self) -> None:
+        """Forget the gradients; Betty looks for each and deletes it, at several times the cost."""
+        for each in self.trainable_parameters():
+            each.grad = None
+
+    def unscaled(self, gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensors:
+        """Return the gradients without the loss scale, zeros where there is none."""
+        factor = 1.0 if self.scaler is None else 1.0 / self.scaler.get_scale()
+        filled = [torch.zeros_like(own) if each is None else each for each, own in zip(gradients, like, strict=True)]
+        return tuple(filled) if factor == 1.0 else tuple(each * factor for each in filled)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.autocast_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast_dtype)
+
+    # ---- the step -----------------------------------------------------------------------------------
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Average over processes, check, clip, step, and only then move the learning rate on."""
+        # Alone there is nothing to share, and the report reads its numbers in one go.
+        means = None if self.processes.count == 1 else self._share_step(self.report.means())
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        parameters = self.trainable_parameters()
+        norm = gradient_norm([each.grad for each in parameters])
+        self.report.close(norm, means)
+        self.report.learning_rates = tuple(group["lr"] for group in self.optimizer.param_groups)
+        self.report.taken = self._may_step()
+        if not self.report.taken:
+            return
+        if self.gradient_clipping > 0.0:
+            clip_grads_with_norm_(parameters, self.gradient_clipping, norm)
+            # The factor that torch's function applies.
+            self.report.clip = min(1.0, self.gradient_clipping / (self.report.gradient_norm + 1e-6))
+        self.take_step()
+        if self.scaler is not None:
+            self.scaler.update()
+        self._step_scheduler()
+
+    def _share_step(self, means: Tensor) -> Tensor:
+        """Average gradients and reported means over the processes; return the means."""
+        # Before fp16 looks for overflows, so that all processes see the same ones.
+        means, _ = share_gradients(self.trainable_parameters(), means, (), self.processes)
+        return means
+
+    def _may_step(self) -> bool:
+        """Return whether loss and gradient are finite; False where the step is left out, by fp16 or by the user."""
+        report = self.report
+        report.skipped = False
+        if report.is_finite():
+            self.skipped.took()
+            return True
+        if self._is_overflow():
+            # As GradScaler.step does on an overflow: leave the parameters; update() halves the scale.
+            self.scaler.update()
+            return False
+        self._skip_or_raise()
+        report.skipped = True
+        if self.scaler is not None:
+            # So that it can unscale the next gradients; the scale is not at fault.
+            self.scaler.update(self.scaler.get_scale())
+        return False
+
+    def _is_overflow(self) -> bool:
+        """Return whether fp16 may try again with a smaller scale."""
+        return self.scaler is not None and self.report.loss_is_finite() and self.scaler.get_scale() > 1.0
+
+    def _not_finite(self) -> DivergedError:
+        """Return what is wrong with the step that is not finite."""
+        report = self.report
+        return DivergedError(
+            f"level {self.name!r}, step {self._count // self.gas}: loss {report.loss}, gradient norm "
+            f"{report.gradient_norm}; no parameter was moved by this step. Lower the learning rate of this level, "
+            "clip its gradient, or look at the batch"
+        )
+
+    def _skip_or_raise(self) -> None:
+        """Count the step as skipped, with a warning from the first process; raise if there were as many in a row.
+
+        All processes see the same averaged numbers, and so decide alike.
+        """
+        error, skipped = self._not_finite(), self.skipped
+        if not skipped.skip():
+            if skipped.in_row == 0:
+                raise error
+            raise DivergedError(f"{error}. The {skipped.in_row} steps of it before were skipped already") from error
+        if self.processes.is_first:
+            warnings.warn(
+                f"step {self._count // self.gas} of level {self.name!r} is skipped, {skipped.in_row} in a row of "
+                f"at most {skipped.allowed} (skip_diverged): {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _step_scheduler(self) -> None:
+        scheduler = self.learning_rate_scheduler
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(self.report.loss)
+        elif scheduler is not None:
+            scheduler.step()

@@ -1,0 +1,166 @@
+"""The lower level: it trains on D1 and remembers the steps that an upper step will differentiate."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from bilora.aliases import Tensors
+from bilora.problems.levels.level import Level
+from bilora.problems.levels.out_of_memory import memory_told
+from bilora.problems.levels.shared_step import share_gradients
+from bilora.problems.replay.changing_buffers import ChangingBuffers
+from bilora.problems.replay.lower_step import LowerStep, MicroBatch, Needs
+from bilora.problems.replay.optimizer_snapshot import take_snapshot
+from bilora.problems.replay.random_state import RandomState
+
+
+class LowerProblem(Level):
+    """The lower level of a bi-level problem, or the only level of a single-level one.
+
+    It minimises ``L1(V, E) = loss(D1) + penalty(V)`` in its own parameters V with the upper ones held fixed.
+    Set ``needs`` to what the hypergradient wants remembered (the engine does); by default nothing is.
+    """
+
+    needs: Needs = Needs()
+    _recorded: LowerStep | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._steps: deque[LowerStep] = deque()
+
+    # ---- what a hypergradient asks ------------------------------------------------------------------
+
+    def upper_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the level above."""
+        return [each for upper in self.parents for each in upper.trainable_parameters()]
+
+    def replayed_gradient(
+        self, inputs: Sequence[Tensor], *, step: LowerStep | None = None, create_graph: bool = False
+    ) -> Tensors:
+        """Return the gradient of a recorded step's loss in ``inputs``, at the parameters as they are now.
+
+        Every micro-batch of the step enters, each under the dropout masks it had: one forward and one
+        backward pass a micro-batch. Random state and buffers are afterwards as before. Of several processes each
+        replays its own micro-batches; the mean over them is returned, except with ``create_graph``.
+
+        Args:
+            inputs: Parameters of either level.
+            step: The step; None is the last one.
+            create_graph: Whether the gradient shall be differentiated again; it is then this process's own.
+
+        Returns:
+            One tensor an input; zeros where the loss does not depend on it.
+        """
+        step = self.recorded_step() if step is None else step
+        total: list[Tensor] | None = None
+        for micro_batch in step.micro_batches:
+            told = memory_told(self.name, "the hypergradient of the upper level", lambda each=micro_batch: each.batch)  # type: ignore[misc]
+            with told, micro_batch.random_state.replayed(), self._buffers.unchanged():
+                loss = self.training_step_exec(micro_batch.batch) / len(step.micro_batches)
+                gradient = self.unscaled(self.scaled_gradients(loss, inputs, create_graph=create_graph), inputs)
+            total = list(gradient) if total is None else [a + b for a, b in zip(total, gradient, strict=True)]
+        return tuple(total or ()) if create_graph else self.processes.averaged(total or ())
+
+    @property
+    def last_step(self) -> LowerStep | None:
+        """The last recorded step."""
+        return self._steps[-1] if self._steps else None
+
+    def recorded_step(self) -> LowerStep:
+        """Return ``last_step``, which must be there by the time a hypergradient asks."""
+        return self.recorded_steps(1)[0]
+
+    def recorded_steps(self, count: int) -> list[LowerStep]:
+        """Return the last ``count`` steps, the last one last."""
+        if len(self._steps) < count:
+            raise RuntimeError(
+                f"level {self.name!r} has recorded {len(self._steps)} steps, not {count}; set its 'needs' "
+                "before stepping"
+            )
+        return list(self._steps)[-count:]
+
+    # ---- recording ----------------------------------------------------------------------------------
+
+    def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss as every level does; remember batch and random state where this step will be replayed."""
+        if not self._is_recorded():
+            return super().get_loss(batch)
+        if self._recorded is None:
+            self._recorded = LowerStep()
+            if self.needs.parameters_before:
+                copies = tuple(each.detach().clone() for each in self.trainable_parameters())
+                self._recorded.parameters_before = copies
+        self._recorded.micro_batches.append(MicroBatch(batch, RandomState.take(self.device)))
+        with self._buffers.noted():
+            return super().get_loss(batch)
+
+    def backward(
+        self,
+        loss: Tensor,
+        params: Sequence[nn.Parameter],
+        paths: Any,
+        create_graph: bool = False,
+        retain_graph: bool = False,
+        allow_unused: bool = True,
+    ) -> None:
+        """Add the gradient to ``.grad``; on a recorded step the same pass yields the upper gradient as well."""
+        step = self._recorded
+        if step is None:
+            self.add_gradients(loss, params)
+            return
+        upper = self.upper_parameters() if self.needs.upper_gradient else []
+        gradients = self.scaled_gradients(loss, [*params, *upper])
+        self.set_grads(params, gradients[: len(params)])
+        below = None
+        if self.needs.lower_gradient:
+            # Copies: clipping works in place on what has just become .grad.
+            below = tuple(each.clone() for each in self.unscaled(gradients[: len(params)], params))
+        above = self.unscaled(gradients[len(params) :], upper) if self.needs.upper_gradient else None
+        step.add_gradients(below, above)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step as every level does, and keep what was recorded, with what the optimizer knew before it."""
+        step = self._recorded
+        if step is None:
+            super().optimizer_step(*args, **kwargs)
+            return
+        step.learning_rates = self._learning_rates()
+        if self.needs.optimizer:
+            step.optimizer = take_snapshot(self.optimizer, self.trainable_parameters())
+        try:
+            super().optimizer_step(*args, **kwargs)
+        finally:
+            self._recorded = None
+        step.clip, step.taken, step.skipped = self.report.clip, self.report.taken, self.report.skipped
+        self._steps.append(step)
+        while len(self._steps) > self.needs.steps:
+            self._steps.popleft()
+
+    def _share_step(self, means: Tensor) -> Tensor:
+        """Average what was recorded of the step along with gradients and means, in the same message."""
+        recorded = () if self._recorded is None else self._recorded.gradients()
+        means, averaged = share_gradients(self.trainable_parameters(), means, recorded, self.processes)
+        if self._recorded is not None:
+            self._recorded.put_gradients(averaged)
+        return means
+
+    def _is_recorded(self) -> bool:
+        """Return whether this micro-batch's optimizer step is among the last before an upper step."""
+        if not (self.needs.steps and self.parents):
+            return False
+        step = -(-self._count // self.gas)
+        end = -(-step // self._unroll_steps) * self._unroll_steps
+        return bool(end - step < self.needs.steps and end * self.gas > self.warmup_steps)
+
+    def _learning_rates(self) -> tuple[float, ...]:
+        rate = {id(each): group["lr"] for group in self.optimizer.param_groups for each in group["params"]}
+        return tuple(float(rate[id(each)]) for each in self.trainable_parameters())
+
+    @cached_property
+    def _buffers(self) -> ChangingBuffers:
+        return ChangingBuffers(self.module)

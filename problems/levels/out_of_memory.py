@@ -1,0 +1,84 @@
+"""Running out of memory, told in terms of what the user can change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilora.errors import ResourceError
+
+
+class OutOfMemory(ResourceError, MemoryError):
+    """A pass of a level did not fit into memory.
+
+    Args:
+        message: What the user is told.
+        level: Name of the level whose batch it was.
+    """
+
+    def __init__(self, message: str, *, level: str) -> None:
+        super().__init__(message)
+        self.level = level
+
+
+@contextmanager
+def memory_told(level: str, what: str, batch: Callable[[], Any]) -> Iterator[None]:
+    """Run a pass; where memory is too small for it, say which pass of which level, with which batch.
+
+    Args:
+        level: Name of the level whose batch is passed through the model.
+        what: The pass, for the error text.
+        batch: Returns the batch; asked only when it is needed.
+
+    Raises:
+        OutOfMemory: In place of what torch or Python raised.
+
+    Example:
+        >>> with memory_told("lower", "the lower step", lambda: torch.ones(8, 128)):
+        ...     raise MemoryError
+        Traceback (most recent call last):
+            ...
+        bilora.problems.levels.out_of_memory.OutOfMemory: out of memory in the lower step: batch size 8, length 128, \
+level 'lower'. Halve lower.batch_size and double lower.accumulation (--on-out-of-memory halve does so), or \
+lower max_length
+    """
+    try:
+        yield
+    except ResourceError:
+        raise  # told already, by the pass inside
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size, length = _shape(batch())
+        raise OutOfMemory(
+            f"out of memory in {what}: batch size {size}, length {length}, level {level!r}. Halve {level}.batch_size "
+            f"and double {level}.accumulation (--on-out-of-memory halve does so), or lower max_length",
+            level=level,
+        ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory is exhausted: CUDA's own class, and only words on a CPU.
+
+    Example:
+        >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
+        True
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in words or "out of memory" in words)
+
+
+def _shape(batch: Any) -> tuple[str, str]:
+    """Return rows and tokens a row of a batch, as far as it says."""
+    tensors = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else [batch]
+    shapes = [tuple(each.shape) for each in tensors if isinstance(each, Tensor) and each.dim()]
+    if not shapes:
+        return "unknown", "unknown"
+    longest = max((shape[1] for shape in shapes if len(shape) > 1), default=None)
+    return str(shapes[0][0]), "unknown" if longest is None else str(longest)

@@ -1,0 +1,139 @@
+"""The upper level: it trains on D2 through the lower level's answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bilora.aliases import Tensors
+from bilora.errors import DivergedError, SettingsError
+from bilora.problems.levels.gradient_norm import gradient_norm
+from bilora.problems.levels.hypergradient import Hypergradient
+from bilora.problems.levels.level import Level
+from bilora.problems.levels.lower import LowerProblem
+from bilora.problems.replay.lower_step import Needs
+
+
+class UpperProblem(Level):
+    """The upper level of a bi-level problem.
+
+    It minimises ``L2(V*(E), E) = loss(D2) + penalty(E)`` in its own parameters E. Its gradient is the direct
+    part plus the implicit term of ``hypergradient``, which the engine sets.
+
+    Attributes:
+        direct_norm: Norm of the direct gradient d_E L2 at the latest upper step.
+        implicit_norm: Norm of the implicit term at the latest upper step.
+    """
+
+    hypergradient: Hypergradient | None = None
+    direct_norm: float = math.nan
+    implicit_norm: float = math.nan
+    _diverged: DivergedError | None = None
+    """Why the step that is being made cannot be taken; asked only where steps may be skipped."""
+
+    # ---- what a subclass may add to -----------------------------------------------------------------
+
+    @property
+    def needs(self) -> Needs:
+        """What the lower level has to remember for :meth:`implicit_term`; what the hypergradient needs."""
+        return self._hypergradient().needs
+
+    def implicit_term(self, vector: Tensors, lower: LowerProblem) -> Tensors:
+        """Return how L2 depends on E through the lower level's answer, one tensor an upper parameter.
+
+        It is the hypergradient's term. A level whose parameters act on the lower steps in a way of its own, not
+        through the lower loss, adds what it knows of that.
+
+        Args:
+            vector: v = d_V L2, one tensor a lower parameter.
+            lower: The lower level, with what :attr:`needs` asked for.
+        """
+        return self._hypergradient().implicit_term(vector, lower)
+
+    # ---- the gradient -------------------------------------------------------------------------------
+
+    def backward(
+        self,
+        loss: Tensor,
+        params: Sequence[nn.Parameter],
+        paths: Any,
+        create_graph: bool = False,
+        retain_graph: bool = False,
+        allow_unused: bool = True,
+    ) -> None:
+        """Add the hypergradient to ``.grad``: one backward pass for the direct gradient and v, then the implicit term.
+
+        Betty walks the graph twice (and so needs retain_graph), and takes the approximation from the lower
+        level's config.
+        """
+        if (self._count - 1) % self.gas == 0:
+            self._diverged = None
+        try:
+            if self._diverged is None:
+                self._add_hypergradient(loss, params)
+        except DivergedError as error:
+            if self.skipped.allowed == 0:
+                raise
+            self._diverged = error
+            self.direct_norm = self.implicit_norm = math.nan
+            self._mark(params)
+
+    def _add_hypergradient(self, loss: Tensor, params: Sequence[nn.Parameter]) -> None:
+        lower = self.lower_level()
+        below = lower.trainable_parameters()
+        gradients = self.scaled_gradients(loss, [*params, *below])
+        own = self.unscaled(gradients, [*params, *below])
+        # All processes together: every product is taken along the same v, and all see the same overflow.
+        *shared, mean_loss = self.processes.averaged([*own, loss.detach()])
+        direct, vector = tuple(shared[: len(params)]), tuple(shared[len(params) :])
+        if not self._is_finite(mean_loss, vector):
+            # An overflow in fp16: optimizer_step lowers the loss scale and tries again.
+            self._mark(params)
+            return
+        implicit = self.implicit_term(vector, lower)
+        self._note_norms(direct, implicit)
+        scale = 1.0 if self.scaler is None else self.scaler.get_scale()
+        self.set_grads(params, [(d + i) * scale for d, i in zip(direct, implicit, strict=True)])
+
+    def _mark(self, params: Sequence[nn.Parameter]) -> None:
+        """Make ``.grad`` infinite, by which optimizer_step sees that there is no hypergradient."""
+        self.set_grads(params, [torch.full_like(each, math.inf) for each in params])
+
+    def _is_overflow(self) -> bool:
+        return self._diverged is None and super()._is_overflow()
+
+    def _not_finite(self) -> DivergedError:
+        return super()._not_finite() if self._diverged is None else self._diverged
+
+    def lower_level(self) -> LowerProblem:
+        """Return the level below, of which there is exactly one."""
+        (lower,) = self.children
+        if not isinstance(lower, LowerProblem):
+            raise SettingsError(f"the level below {self.name!r} is a {type(lower).__name__}; it must be a LowerProblem")
+        return lower
+
+    def _hypergradient(self) -> Hypergradient:
+        if self.hypergradient is None:
+            raise SettingsError(f"level {self.name!r} has no hypergradient; run it in a BilevelEngine, which sets it")
+        return self.hypergradient
+
+    def _is_finite(self, loss: Tensor, vector: Tensors) -> bool:
+        """Refuse a loss or a v that is not finite before any parameter is perturbed; False for an fp16 overflow."""
+        norm = gradient_norm(vector)
+        value, size = torch.stack([loss.detach().float(), norm.float()]).tolist()
+        if math.isfinite(value) and math.isfinite(size):
+            return True
+        if math.isfinite(value) and self.scaler is not None:
+            return False
+        raise DivergedError(
+            f"level {self.name!r}, step {-(-self._count // self.gas)}: loss {value}, norm of its gradient in the lower "
+            f"parameters {size}; no parameter was moved by this step. Lower the learning rates, or look at the batch"
+        )
+
+    def _note_norms(self, direct: Tensors, implicit: Tensors) -> None:
+        norms = torch.stack([gradient_norm(direct), gradient_norm(implicit)])
+        self.direct_norm, self.implicit_norm = norms.tolist()

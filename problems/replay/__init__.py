@@ -1,0 +1,1 @@
+"""A lower step that can be taken again: parameters, buffers, random numbers."""

@@ -1,0 +1,114 @@
+"""What is remembered of a lower step, so that a hypergradient can come back to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from bilora.aliases import Tensors
+from bilora.problems.replay.optimizer_snapshot import OptimizerSnapshot
+from bilora.problems.replay.random_state import RandomState
+
+Around = Literal["before_step", "after_step"]
+"""At which lower parameters a derivative is taken: those of the gradient, or those the step arrived at."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a hypergradient approximation wants remembered of the last lower steps before an upper one.
+
+    Attributes:
+        steps: How many of them; each with its micro-batches and the random states they were run under.
+        parameters_before: A copy of the lower parameters at which a step took its gradient.
+        lower_gradient: That gradient, before clipping.
+        upper_gradient: The gradient of the lower loss in the upper parameters at that point, which the
+            lower step's own backward pass yields without another pass.
+        optimizer: What the optimizer knew of each parameter before the step.
+
+    Example:
+        >>> Needs(steps=1).joined(Needs(steps=2, optimizer=True)).steps
+        2
+    """
+
+    steps: int = 0
+    parameters_before: bool = False
+    lower_gradient: bool = False
+    upper_gradient: bool = False
+    optimizer: bool = False
+
+    def joined(self, other: Needs) -> Needs:
+        """Return what satisfies both."""
+        return Needs(
+            steps=max(self.steps, other.steps),
+            parameters_before=self.parameters_before or other.parameters_before,
+            lower_gradient=self.lower_gradient or other.lower_gradient,
+            upper_gradient=self.upper_gradient or other.upper_gradient,
+            optimizer=self.optimizer or other.optimizer,
+        )
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward pass of a lower step: its batch, and the random state its masks were drawn from."""
+
+    batch: Any
+    random_state: RandomState
+
+
+@dataclass
+class LowerStep:
+    """One of the last lower steps before an upper one; what was not needed is None or empty.
+
+    Attributes:
+        micro_batches: All the micro-batches whose gradients the step accumulated.
+        parameters_before: Lower parameters before the step.
+        lower_gradient: d_V L1 there, mean over the micro-batches, before clipping.
+        upper_gradient: d_E L1 there, mean over the micro-batches.
+        optimizer: What the optimizer knew of each lower parameter before the step.
+        clip: The factor that clipping put on the gradient; 1 where it did not clip.
+        taken: Whether the optimizer stepped; False where fp16 skipped the step, or where it was not finite.
+        skipped: Whether the step was not finite, so that there is nothing to come back to.
+        learning_rates: The learning rate with which the step moved each lower parameter.
+    """
+
+    micro_batches: list[MicroBatch] = field(default_factory=list)
+    parameters_before: Tensors | None = None
+    lower_gradient: Tensors | None = None
+    upper_gradient: Tensors | None = None
+    optimizer: tuple[OptimizerSnapshot, ...] = ()
+    clip: float = 1.0
+    taken: bool = True
+    skipped: bool = False
+    learning_rates: tuple[float, ...] = ()
+
+    def parameters(self, around: Around, *, now: Tensors) -> Tensors:
+        """Return the lower parameters to differentiate at; ``now`` are those that the step arrived at."""
+        if around == "after_step":
+            return now
+        if self.parameters_before is None:
+            raise RuntimeError("the step was recorded without its parameters; ask for them in 'needs'")
+        return self.parameters_before
+
+    def add_gradients(self, lower: Tensors | None, upper: Tensors | None) -> None:
+        """Add one micro-batch's share of the gradients that are needed."""
+        self.lower_gradient = _sum(self.lower_gradient, lower)
+        self.upper_gradient = _sum(self.upper_gradient, upper)
+
+    def gradients(self) -> Tensors:
+        """Return all recorded gradients, the lower ones first."""
+        return (*(self.lower_gradient or ()), *(self.upper_gradient or ()))
+
+    def put_gradients(self, gradients: Tensors) -> None:
+        """Take others in place of those that :meth:`gradients` returned."""
+        below = len(self.lower_gradient or ())
+        self.lower_gradient = None if self.lower_gradient is None else gradients[:below]
+        self.upper_gradient = None if self.upper_gradient is None else gradients[below:]
+
+
+def _sum(held: Tensors | None, more: Tensors | None) -> Tensors | None:
+    if held is None or more is None:
+        return more
+    added: list[Tensor] = [a + b for a, b in zip(held, more, strict=True)]
+    return tuple(added)

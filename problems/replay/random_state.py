@@ -1,0 +1,112 @@
+"""The random state of every generator a forward pass may draw from, taken and put back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bilora.errors import CheckpointError
+from bilora.files.stateful import check_keys
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """States of Python's, NumPy's and torch's generators, and of one accelerator's.
+
+    Example:
+        >>> state = RandomState.take(torch.device("cpu"))
+        >>> first = torch.rand(2)
+        >>> with state.replayed():
+        ...     second = torch.rand(2)
+        >>> bool((first == second).all())
+        True
+    """
+
+    device: torch.device
+    python: tuple[Any, ...]
+    numpy: Any
+    torch_cpu: Tensor
+    accelerator: Tensor | None
+
+    @classmethod
+    def take(cls, device: torch.device) -> RandomState:
+        """Return a copy of the current states; ``device`` is where the model runs."""
+        return cls(
+            device=device,
+            python=random.getstate(),
+            numpy=np.random.get_state(),
+            torch_cpu=torch.get_rng_state(),
+            accelerator=_accelerator_state(device),
+        )
+
+    def put_back(self) -> None:
+        """Set every generator to this state."""
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+        torch.set_rng_state(self.torch_cpu)
+        if self.accelerator is not None:
+            _set_accelerator_state(self.accelerator, self.device)
+
+    def to_tree(self) -> dict[str, Any]:
+        """Return the states as a checkpoint can hold them."""
+        version, numbers, gauss = self.python
+        return {
+            "python": {"version": version, "numbers": torch.tensor(numbers), "gauss": gauss},
+            "numpy": self.numpy,
+            "torch_cpu": self.torch_cpu,
+            "accelerator": self.accelerator,
+        }
+
+    @classmethod
+    def from_tree(cls, tree: Any, *, device: torch.device, part: str) -> RandomState:
+        """Return what :meth:`to_tree` was taken of.
+
+        Raises:
+            CheckpointError: A generator's state is missing, or was taken on another kind of device.
+        """
+        found = check_keys(tree, ("python", "numpy", "torch_cpu", "accelerator"), part=part)
+        python = check_keys(found["python"], ("version", "numbers", "gauss"), part=f"{part}: python")
+        if (found["accelerator"] is None) != (_accelerator_state(device) is None):
+            raise CheckpointError(
+                f"checkpoint does not fit: {part} was taken on {'a CPU' if found['accelerator'] is None else 'a GPU'} "
+                f"and this run is on {device}; resume on the device it began on"
+            )
+        return cls(
+            device=device,
+            python=(python["version"], tuple(python["numbers"].tolist()), python["gauss"]),
+            numpy=found["numpy"],
+            torch_cpu=found["torch_cpu"],
+            accelerator=found["accelerator"],
+        )
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Run the block from this state; afterwards the generators are as they were before the block."""
+        outside = RandomState.take(self.device)
+        try:
+            self.put_back()
+            yield
+        finally:
+            outside.put_back()
+
+
+def _accelerator_state(device: torch.device) -> Tensor | None:
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        return torch.mps.get_rng_state()
+    return None
+
+
+def _set_accelerator_state(state: Tensor, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.mps.set_rng_state(state)

@@ -1,0 +1,1 @@
+"""The methods, one file each: BiLoRA, its controls, and the baselines."""

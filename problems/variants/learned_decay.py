@@ -1,0 +1,166 @@
+"""Weight decays learned above a LoRA: how fast each lower tensor is pulled to zero is decided on D2."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from bilora import trainable_parameters
+from bilora.aliases import Tensors
+from bilora.errors import SettingsError
+from bilora.problems.levels.lower import LowerProblem
+from bilora.problems.levels.upper import UpperProblem
+from bilora.problems.replay.lower_step import Needs
+from bilora.problems.variant import AdapterSettings, Variant
+from bilora.problems.variants import lora
+from bilora.problems.variants.weight_decays import WeightDecays
+
+
+@dataclass(frozen=True)
+class LearnedDecaySettings(AdapterSettings):
+    """An adapter's settings, and those of the decays of its tensors.
+
+    Args:
+        decay_start: What every decay starts at, in AdamW's terms: a step takes ``learning rate * decay`` of a tensor.
+        decay_cap: The largest decay.
+        decay_shared: Whether one decay is learned for all tensors, the one that is otherwise searched by hand.
+        decay_learning_rate: The upper level's learning rate for the logarithms of the decays: with Adam above, each
+            changes by a factor of about ``exp(decay_learning_rate)`` an upper step at most.
+    """
+
+    decay_start: float = 0.1
+    decay_cap: float = 50.0
+    decay_shared: bool = False
+    decay_learning_rate: float = 0.3
+
+    def faults(self) -> list[str]:
+        """Return the faults of all the settings."""
+        faults = super().faults()
+        if not 0 < self.decay_start <= self.decay_cap < math.inf:
+            faults.append(
+                f"decay_start is {self.decay_start} and decay_cap {self.decay_cap}; they must be positive, and the "
+                "start must not be above the cap"
+            )
+        if not 0 <= self.decay_learning_rate < math.inf:
+            faults.append(f"decay_learning_rate is {self.decay_learning_rate}, it must not be negative")
+        return faults
+
+
+class DecayedLower(LowerProblem):
+    """A lower level whose optimizer has a group, and so a weight decay, a tensor; they are the companion's.
+
+    In a stage without an upper level, as in retraining, the decays stay what they are.
+    """
+
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """Return one group a tensor."""
+        return [{"params": [each]} for each in self.trainable_parameters()]
+
+    def patch_optimizer(self) -> None:
+        """Keep the optimizer, if its groups and the decays are those of this level's tensors."""
+        super().patch_optimizer()
+        held = [[id(each) for each in group["params"]] for group in self.optimizer.param_groups]
+        if held != [[id(each)] for each in self.trainable_parameters()]:
+            raise SettingsError(
+                f"the optimizer of level {self.name!r} must have one param group for each of the level's "
+                "parameters, in their order; build it over optimizer_groups()"
+            )
+        if self.decays().names != list(self.named_level_parameters()):
+            raise SettingsError(f"the decays of level {self.name!r} are not those of the level's parameters")
+
+    def decays(self) -> WeightDecays:
+        """Return the companion."""
+        return decays_of(self)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step with the decays as the upper level has left them; they are part of what a hypergradient records."""
+        for group, decay in zip(self.optimizer.param_groups, self.decays().values(), strict=True):
+            group["weight_decay"] = decay
+        super().optimizer_step(*args, **kwargs)
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return the logarithms of the decays, which a stage without an upper level has nowhere else."""
+        return {**super().extra_state(), "log_decay": self.decays().log_decay.tolist()}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Take the decays over."""
+        super().load_extra_state({name: each for name, each in state.items() if name != "log_decay"})
+        log_decay = self.decays().log_decay
+        with torch.no_grad():
+            log_decay.copy_(torch.tensor(state["log_decay"], dtype=torch.float64))
+
+
+class DecayUpper(UpperProblem):
+    """The logarithms of the decays on D2; what they do to the lower steps is known in closed form."""
+
+    def level_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the logarithms of all the decays, as one vector."""
+        return {"log_decay": decays_of(self).log_decay}
+
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """Return the decays as a group with a learning rate of its own, the last one, and the rest as another."""
+        *others, log_decay = self.trainable_parameters()
+        own = {"params": [log_decay], "lr": self.cfg.decay_learning_rate, "weight_decay": 0.0}
+        return [{"params": others}, own] if others else [own]
+
+    @property
+    def needs(self) -> Needs:
+        """What the hypergradient needs, and the lower parameters before the last step."""
+        return super().needs.joined(Needs(steps=1, parameters_before=True))
+
+    def implicit_term(self, vector: Tensors, lower: LowerProblem) -> Tensors:
+        """Return the hypergradient's term, zero for the decays, with theirs added: no further pass."""
+        *others, last = super().implicit_term(vector, lower)
+        step = lower.recorded_step()
+        if not step.taken:  # it was skipped: no decay either
+            return (*others, last)
+        assert step.parameters_before is not None  # asked for in needs
+        own = decays_of(self).implicit_term(
+            vector, step.parameters_before, learning_rates=step.learning_rates, steps=lower.config.unroll_steps
+        )
+        return (*others, last + own)
+
+    def take_step(self) -> None:
+        """Step, and stay at the cap at most."""
+        super().take_step()
+        decays_of(self).put_back_to_cap()
+
+
+def decays_of(level: LowerProblem | UpperProblem) -> WeightDecays:
+    """Return the decays that a level was given as its companion.
+
+    Raises:
+        SettingsError: It was given none.
+    """
+    if not isinstance(level.companion, WeightDecays):
+        raise SettingsError(f"level {level.name!r} learns weight decays; set its companion to the WeightDecays")
+    return level.companion
+
+
+def companion(model: nn.Module, settings: LearnedDecaySettings) -> WeightDecays:
+    """Return a decay for everything that is trained."""
+    return build_decays(trainable_parameters(model), settings)
+
+
+def build_decays(names: Iterable[str], settings: LearnedDecaySettings) -> WeightDecays:
+    """Return the decays of some tensors as the settings ask for them."""
+    start, cap = settings.decay_start, settings.decay_cap
+    return WeightDecays(names, start=start, cap=cap, shared=settings.decay_shared)
+
+
+VARIANT = Variant(
+    "learned_decay",
+    DecayedLower,
+    DecayUpper,
+    LearnedDecaySettings,
+    lora.adapt,
+    ending="retrain",
+    companion=companion,
+    # Nothing of the upper level enters the lower loss: there is no second derivative to approximate.
+    hypergradient="first_order",
+)

@@ -1,0 +1,29 @@
+"""A control for BiLoRA: the same P, Q and E, trained together on all the data, in one level."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bilora import binary_entropy_penalty, orthogonality_penalty
+from bilora.problems.levels.lower import LowerProblem
+from bilora.problems.variant import Variant
+from bilora.problems.variants.bilora import BiloraSettings, adapt
+
+
+class PseudoSvd(LowerProblem):
+    """Vectors, values and task head on D1 + D2: ``loss(D1 + D2) + gamma1 R1(V) + gamma2 R2(E)``."""
+
+    def penalty(self) -> Tensor | None:
+        """Return both of BiLoRA's penalties."""
+        weighted = [
+            weight * of(self.module)
+            for weight, of in (
+                (self.cfg.orthogonality, orthogonality_penalty),
+                (self.cfg.entropy_weight, binary_entropy_penalty),
+            )
+            if weight
+        ]
+        return sum(weighted[1:], weighted[0]) if weighted else None
+
+
+VARIANT = Variant("pseudo_svd", PseudoSvd, None, BiloraSettings, adapt, has_values=True)

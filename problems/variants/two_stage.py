@@ -1,0 +1,34 @@
+"""A control for BiLoRA: vectors and head on D1 to the end, and then the values on D2, each in a single level."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from bilora import binary_entropy_penalty, level_parameters
+from bilora.problems.levels.lower import LowerProblem
+from bilora.problems.stage import Stage
+from bilora.problems.variants import bilora
+from bilora.problems.variants.bilora import BiloraLower, BiloraSettings
+
+
+class ValuesAlone(LowerProblem):
+    """Pseudo singular values on D2 with the vectors fixed: ``loss(D2) + gamma2 R2(E)``."""
+
+    def level_parameters(self) -> dict[str, nn.Parameter]:
+        """Return what the layers call upper."""
+        return level_parameters(self.module).upper
+
+    def penalty(self) -> Tensor | None:
+        """Return gamma2 R2, as the upper level of BiLoRA has it."""
+        weight = self.cfg.entropy_weight
+        return weight * binary_entropy_penalty(self.module) if weight else None
+
+
+def plan(settings: BiloraSettings) -> tuple[Stage, ...]:
+    """Return both stages; each level makes as many steps as it does in BiLoRA."""
+    return (Stage("vectors", BiloraLower, rows="lower"), Stage("values", ValuesAlone, rows="upper"))
+
+
+VARIANT = replace(bilora.VARIANT, name="two_stage", upper=None, plan=plan)
