@@ -14,16 +14,15 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from bilora import BiloraConfig
-from bilora.aliases import Tensors
 from bilora.engines.bilevel import BilevelEngine
 from bilora.engines.hypergradients.exact import ExactProducts
 from bilora.engines.hypergradients.first_order import FirstOrder
-from bilora.engines.hypergradients.power_iteration import largest_eigenvalue
-from bilora.engines.hypergradients.vectors import restored
+from bilora.engines.hypergradients.neumann import largest_eigenvalue
 from bilora.models.pretrained import quiet_peft
 from bilora.problems import LowerProblem, Needs, UpperProblem
 from bilora.problems.replay.lower_step import Around
 from bilora.problems.variants.bilora import BiloraLower, BiloraSettings, BiloraUpper
+from bilora.tensors import Tensors, restored
 
 FEATURES = 20
 ROWS = 40

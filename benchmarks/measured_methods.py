@@ -14,12 +14,11 @@ import torch
 from known_problems import KnownProblem
 from stock_betty import StockBetty
 
-from bilora.aliases import Tensors
 from bilora.engines.hypergradients.catalog import build_hypergradient
-from bilora.engines.hypergradients.vectors import add, dot, norm, restored
 from bilora.errors import BiloraError
 from bilora.problems.replay.lower_step import Around
-from bilora.settings.checked import resolved
+from bilora.settings.sections import resolved
+from bilora.tensors import Tensors, add, dot, norm, restored
 
 
 @dataclass(frozen=True)

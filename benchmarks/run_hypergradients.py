@@ -26,9 +26,9 @@ from hypergradient_tables import plot_errors, print_tables
 from known_problems import KnownProblem, make_bert, make_ridge
 from measured_methods import PRODUCTS, Method, agreement, over_draws, passes_of, seconds_of
 
-from bilora.artifacts.versions import versions
+from bilora.artifacts.fingerprint import versions
 from bilora.engines.hypergradients.catalog import HYPERGRADIENTS
-from bilora.files.strict_json import finite_or_null
+from bilora.files.formats import finite_or_null
 from bilora.models.pretrained import quiet_transformers
 
 PROGRAM = "run_hypergradients.py"

@@ -24,12 +24,12 @@ from peft import get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bilora import BiloraConfig
-from bilora.artifacts.versions import versions
+from bilora.artifacts.fingerprint import versions
 from bilora.engines import FitSettings, LevelSettings, fit
 from bilora.models.pretrained import quiet_transformers
-from bilora.tasks.batches import Collator
 from bilora.tasks.embedded import embedded_model_folder, embedded_reviews
 from bilora.tasks.sources import take_rows
+from bilora.tasks.text.batches import Collator
 
 PROGRAM = "run_length_groups.py"
 

@@ -33,7 +33,7 @@ from speed_bench import MODELS, Bench, Clock, Compilation, Shape, peak_megabytes
 from speed_overhead import measure_overhead
 from speed_roads import BASELINE, ROADS, Road
 
-from bilora.artifacts.versions import versions
+from bilora.artifacts.fingerprint import versions
 from bilora.errors import BiloraError
 from bilora.models.pretrained import quiet_transformers
 from bilora.processes.devices import choose_device

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 
 from bilora.models.pretrained import quiet_peft
 from bilora.problems.catalog import find_variant
-from bilora.problems.levels.level_config import autocast_dtype
+from bilora.problems.levels.betty_problem import autocast_dtype
 from bilora.tasks.embedded import embedded_model_folder
 
 MODELS: dict[str, Callable[[], Any]] = {

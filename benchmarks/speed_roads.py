@@ -23,10 +23,10 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from bilora.engines.bilevel import BilevelEngine
 from bilora.engines.callbacks.callback import Callback
-from bilora.engines.callbacks.metrics_file import MetricsFile
+from bilora.engines.callbacks.files import MetricsFile
 from bilora.engines.callbacks.progress import Progress
-from bilora.engines.callbacks.step_record import StepRecord
-from bilora.engines.training.optimizers import adamw
+from bilora.engines.callbacks.records import StepRecord
+from bilora.engines.training.levels import adamw
 from bilora.problems.catalog import find_variant
 from bilora.problems.levels.level import Level
 

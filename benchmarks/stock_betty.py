@@ -11,8 +11,8 @@ from betty.problems import ImplicitProblem
 from known_problems import KnownProblem
 from torch import Tensor, nn
 
-from bilora.aliases import Tensors
 from bilora.problems import LowerProblem, UpperProblem
+from bilora.tensors import Tensors
 
 
 class StockProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no types

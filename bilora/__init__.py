@@ -5,8 +5,14 @@ from __future__ import annotations
 from bilora.adapter.config import BiloraConfig
 from bilora.adapter.export import LoraExport, export_lora
 from bilora.adapter.layer import BiloraLinear
+from bilora.adapter.level_parameters import (
+    LevelParameters,
+    check_saved,
+    level_parameters,
+    pseudo_svd_layers,
+    trainable_parameters,
+)
 from bilora.adapter.model import BiloraModel
-from bilora.adapter.parameters import LevelParameters, check_saved, level_parameters, trainable_parameters
 from bilora.adapter.pruning import Cut, cut_ranks
 from bilora.adapter.ranks import RANK_RULES, Budget, Energy, Mean, Threshold
 from bilora.adapter.registration import register
@@ -51,6 +57,7 @@ __all__ = [
     "magnitudes",
     "orthogonality",
     "orthogonality_penalty",
+    "pseudo_svd_layers",
     "register",
     "trainable_parameters",
 ]

@@ -10,17 +10,17 @@ from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.early_stopping import EarlyStopping
 from bilora.engines.endings import ENDINGS, build_ending
 from bilora.engines.training.fit import fit
-from bilora.engines.training.fit_result import FitResult, StageResult
+from bilora.engines.training.result import FitResult, StageResult
 from bilora.engines.hypergradients.catalog import HYPERGRADIENTS, build_hypergradient
 from bilora.engines.callbacks.keep_best import KeepBest
-from bilora.engines.callbacks.metrics_file import MetricsFile
+from bilora.engines.callbacks.files import MetricsFile
 from bilora.metrics.monitor import Monitor
 from bilora.engines.callbacks.progress import Progress
 from bilora.engines.settings import FitSettings, LevelSettings
-from bilora.engines.callbacks.stage_place import StagePlace
-from bilora.engines.callbacks.step_record import StepRecord, UpperRecord, ValidationRecord
+from bilora.engines.callbacks.records import StagePlace
+from bilora.engines.callbacks.records import StepRecord, UpperRecord, ValidationRecord
 from bilora.engines.trainer.trainer import BilevelTrainer
-from bilora.engines.trainer.training_arguments import BilevelTrainingArguments
+from bilora.engines.trainer.arguments import BilevelTrainingArguments
 
 __all__ = [
     "ENDINGS",

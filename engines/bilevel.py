@@ -9,11 +9,9 @@ import torch
 from betty.configs import EngineConfig
 from betty.engine import Engine
 
-from bilora.engines.callbacks.callback import Callback
-from bilora.engines.callbacks.callback_guard import CallbackGuard
-from bilora.engines.callbacks.stage_place import StagePlace
-from bilora.engines.callbacks.step_record import StepRecord, UpperRecord, ValidationRecord
-from bilora.engines.engine_checks import check_disjoint, check_equal_start, check_schedule
+from bilora.engines.callbacks.callback import Callback, CallbackGuard
+from bilora.engines.callbacks.records import StagePlace, StepRecord, UpperRecord, ValidationRecord
+from bilora.engines.checks import check_disjoint, check_equal_start, check_schedule
 from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.hypergradients.quality_meter import QualityMeter
 from bilora.engines.quiet_betty import quiet_betty
@@ -23,8 +21,8 @@ from bilora.problems.levels.level import Level
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.replay.random_state import RandomState
-from bilora.processes.alone import ONE_PROCESS, Processes
 from bilora.processes.devices import choose_device
+from bilora.processes.processes import ONE_PROCESS, Processes
 
 Metrics = Mapping[str, float | None]
 

@@ -10,7 +10,7 @@ from bilora.engines.compiled import COMPILE_MODES, CompileMode
 from bilora.engines.endings import build_ending
 from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.hypergradients.implicit import ProductSettings
-from bilora.settings.checked import refuse_faults
+from bilora.settings.sections import refuse_faults
 
 Schedule = Literal["constant", "linear", "cosine"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bilora.adapter.protocols import pseudo_svd_layers
+from bilora.adapter.level_parameters import pseudo_svd_layers
 from bilora.problems.variants import bilora
 from bilora.problems.variants.bilora import BiloraSettings, BiloraUpper
 

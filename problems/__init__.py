@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 from bilora.problems.catalog import VARIANTS, find_variant
-from bilora.problems.levels.companion import Companion
+from bilora.problems.levels.betty_problem import Companion
 from bilora.problems.levels.hypergradient import Hypergradient
 from bilora.problems.levels.level import Level
 from bilora.problems.levels.lower import LowerProblem

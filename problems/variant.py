@@ -11,7 +11,7 @@ from torch import nn
 
 from bilora.adapter.pruning import Cut
 from bilora.errors import SettingsError
-from bilora.problems.levels.companion import Companion
+from bilora.problems.levels.betty_problem import Companion
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.stage import Stage

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +100,64 @@ def own_handler() -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+# ---- a run of the command, on a model of one layer ----
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random one-layer BERT with the tokenizer of the embedded model; its outputs differ well between rows."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from bilora.models import embedded_model_folder
+
+    folder = tmp_path_factory.mktemp("tiny-encoder")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=30522, max_position_embeddings=64, initializer_range=0.5, **sizes)
+    with contextlib.redirect_stderr(io.StringIO()):
+        BertModel(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copy(embedded_model_folder() / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def review_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 labelled sentences as JSON lines, with the names of their classes."""
+    from bilora.models import embedded_reviews
+    from bilora.tasks import take_rows
+
+    path = tmp_path_factory.mktemp("rows") / "reviews.jsonl"
+    rows = take_rows(embedded_reviews(), 120, seed=0)
+    names = ("negative", "positive")
+    lines = [json.dumps({"text": row["text"], "label": names[row["label"]]}) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+@dataclass
+class CommandRun:
+    """A run that ``bilora train`` made."""
+
+    folder: Path
+    words: list[str]
+    code: int
+    out: str
+
+
+@pytest.fixture(scope="session")
+def command_run(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, review_file: Path) -> CommandRun:
+    """Train with little more than a model and a file, once for all tests."""
+    from bilora.commands.train import TRAIN
+
+    folder = tmp_path_factory.mktemp("command") / "run"
+    words = ["--model", str(tiny_encoder), "--train-file", str(review_file), "--output", str(folder)]
+    words += ["--max-length", "32", "--device", "cpu", "--epochs", "4", "--lower.learning-rate", "0.02"]
+    words += ["--report-to", "tensorboard", "--seed", "3"]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = TRAIN.run(words)
+    return CommandRun(folder, words, code, out.getvalue())

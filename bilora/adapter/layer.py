@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from bilora.adapter.base_layer import quantization_of
 from bilora.adapter.config import BiloraConfig
-from bilora.adapter.merging import MergingLayer
+from bilora.adapter.merging import MergingLayer, quantization_of
 from bilora.adapter.singular_values import Formulation, find_formulation, raw_start
 
 # Squared lengths below this count as this: a direction of length zero stays zero instead of becoming NaN.

@@ -10,8 +10,7 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from bilora.adapter.layer import BiloraLinear
-from bilora.adapter.parameters import check_saved
-from bilora.adapter.protocols import levelled_layers
+from bilora.adapter.level_parameters import check_saved, levelled_layers
 from bilora.errors import SettingsError
 
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
-from bilora.adapter.protocols import PseudoSvdLayer, pseudo_svd_layers
+from bilora.adapter.level_parameters import PseudoSvdLayer, pseudo_svd_layers
 from bilora.errors import LevelsError, SettingsError
 
 # Nearer than this to 0 or 1, a value counts as binary.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bilora.artifacts.fingerprint import base_fingerprint
 from bilora.errors import CheckpointError
-from bilora.files.strict_json import dump_json, load_json
+from bilora.files.formats import dump_json, load_json
 from bilora.models.pretrained import quiet_peft
 
 WEIGHTS = "adapter_model.safetensors"

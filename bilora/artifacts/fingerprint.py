@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
+import platform
+import shlex
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -105,3 +109,27 @@ def data_fingerprint(rows: Sequence[Mapping[str, Any]]) -> str:
 def _plain(value: Any) -> Any:
     # The repr of a large tensor leaves numbers out.
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+PACKAGES = ("bilora", "torch", "transformers", "peft", "betty-ml")
+
+
+def versions() -> dict[str, str]:
+    """Return the version of Python and of every package that can change a number.
+
+    Example:
+        >>> sorted(versions())
+        ['betty-ml', 'bilora', 'peft', 'python', 'torch', 'transformers']
+    """
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+def command() -> str:
+    """Return the words with which this process was started, as a shell takes them.
+
+    Example:
+        >>> bool(command())
+        True
+    """
+    return shlex.join(sys.orig_argv)

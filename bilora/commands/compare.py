@@ -32,8 +32,7 @@ class Compare:
         from bilora.commands.command_line import parse_config
         from bilora.commands.exit_codes import exit_code
         from bilora.compare.comparison import run_comparison
-        from bilora.compare.config import ComparisonConfig
-        from bilora.compare.entry import NO_OPTIONS
+        from bilora.compare.config import NO_OPTIONS, ComparisonConfig
         from bilora.models.pretrained import quiet_transformers
 
         def work() -> None:
@@ -68,8 +67,7 @@ class Compare:
 
 def _full(name: str) -> str:
     """Return a setting's name with ``run.`` before it, where it is one of the runs' and not of the comparison's."""
-    from bilora.compare.config import ComparisonConfig
-    from bilora.compare.entry import NO_OPTIONS
+    from bilora.compare.config import NO_OPTIONS, ComparisonConfig
     from bilora.runs.config import RunConfig
 
     first = name.partition(".")[0]

@@ -2,31 +2,169 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
+from packaging.requirements import Requirement
 from transformers import AutoConfig
 
 from bilora.artifacts.scored_on import spoken_set
-from bilora.commands.doctor_checks import (
-    Finding,
-    check_attention,
-    check_device,
-    check_disk,
-    check_package,
-    check_trackers,
-    check_versions,
-)
 from bilora.commands.train import text_columns_of
 from bilora.commands.train_config import TrainConfig
 from bilora.commands.verb import Verb
-from bilora.data.row_sets import TaskRows
+from bilora.data.sets import TaskRows
+from bilora.engines.callbacks.trackers import LOGGERS
+from bilora.engines.hypergradients.catalog import build_hypergradient
+from bilora.engines.hypergradients.implicit import ProductSettings
 from bilora.errors import BiloraError, SettingsError
 from bilora.models.pretrained import Tokenizer, load_tokenizer, must_be_here
-from bilora.runs.run_rows import load_run_rows
-from bilora.tasks.kinds.table import build_kind
+from bilora.processes.devices import choose_device
+from bilora.runs.rows import load_run_rows
+from bilora.tasks.kinds import build_kind
+
+State = Literal["ok", "note", "fault"]
+
+LEAST_FREE = 2 * 2**30
+"""Bytes on the disk; a run with its checkpoints takes a few hundred MiB with most models."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found.
+
+    Args:
+        state: ``fault`` keeps a run from starting, ``note`` does not.
+        subject: What was looked at.
+        text: What was found, and with a fault or a note what to do.
+    """
+
+    state: State
+    subject: str
+    text: str
+
+
+def check_versions(package: str = "bilora") -> list[Finding]:
+    """Return one finding a required package: there, and of a version that is allowed.
+
+    Example:
+        >>> {finding.state for finding in check_versions()}
+        {'ok'}
+    """
+    findings = [Finding("ok", "python", platform.python_version())]
+    for line in importlib.metadata.requires(package) or ():
+        wanted = Requirement(line)
+        if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
+            findings.append(check_package(wanted.name, str(wanted.specifier)))
+    return findings
+
+
+def check_package(name: str, allowed: str) -> Finding:
+    """Return whether a package is there, in an allowed version.
+
+    Example:
+        >>> check_package("torch", ">=999").text.split(";")[1]
+        " run pip install 'torch>=999'"
+    """
+    wanted = Requirement(f"{name}{allowed}")
+    try:
+        found = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("fault", name, f"is not installed; run pip install '{wanted}'")
+    if not wanted.specifier.contains(found, prereleases=True):
+        return Finding("fault", name, f"{found} is not {allowed}; run pip install '{wanted}'")
+    return Finding("ok", name, found)
+
+
+def check_device(name: str, precision: str) -> list[Finding]:
+    """Return what device a run gets, and whether it computes in the precision."""
+    try:
+        device = choose_device(name)
+    except SettingsError as error:
+        return [Finding("fault", "device", str(error))]
+    said = f"{device}, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        said = f"{device}, {torch.cuda.get_device_name(device)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    return [Finding("ok", "device", said), check_precision(device, precision)]
+
+
+def check_precision(device: torch.device, precision: str) -> Finding:
+    """Return whether a device computes in a precision.
+
+    Example:
+        >>> check_precision(torch.device("cpu"), "fp16").state
+        'fault'
+    """
+    if precision == "fp16" and device.type == "cpu":
+        return Finding("fault", "precision", "fp16 needs a GPU; set --precision bf16 or fp32")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        return Finding("fault", "precision", "this GPU has no bf16; set --precision fp16 or fp32")
+    return Finding("ok", "precision", precision)
+
+
+def check_attention(hypergradient: object, implementation: str | None) -> Finding:
+    """Return whether the attention of a model has the derivatives that a hypergradient takes.
+
+    Args:
+        hypergradient: Name or mapping, as in a config.
+        implementation: The model's attention; None where its config does not say.
+
+    Example:
+        >>> check_attention({"name": "neumann", "products": "exact"}, "flash_attention_2").state
+        'fault'
+    """
+    built = build_hypergradient(hypergradient)  # type: ignore[arg-type]  # the config has checked it
+    exact = isinstance(built, ProductSettings) and built.products == "exact"
+    chosen = implementation or "sdpa"
+    if not exact:
+        return Finding("ok", "attention", f"{chosen}: the hypergradient takes first derivatives only")
+    if chosen == "eager":
+        return Finding("ok", "attention", "eager: it has the second derivatives that exact products take")
+    if chosen == "sdpa":
+        return Finding(
+            "note", "attention", "sdpa: exact products use its slower math kernel, which has two derivatives"
+        )
+    cure = "set the model's attn_implementation to eager or sdpa, or products: finite_difference"
+    return Finding("fault", "attention", f"{chosen} has no second derivatives, which exact products take; {cure}")
+
+
+def check_disk(folder: Path) -> Finding:
+    """Return whether there is room where the run will be written.
+
+    Example:
+        >>> check_disk(Path(".")).subject
+        'disk'
+    """
+    there = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+    free = shutil.disk_usage(there).free
+    said = f"{free / 2**30:.1f} GiB free at {there}"
+    if free < LEAST_FREE:
+        return Finding("fault", "disk", f"{said}; make room, or give --output elsewhere")
+    return Finding("ok", "disk", said)
+
+
+def check_trackers(names: list[str]) -> list[Finding]:
+    """Return one finding a tracker: is its package installed?
+
+    Example:
+        >>> check_trackers([])
+        []
+    """
+    found = []
+    for name in (each for each in names if each in LOGGERS):
+        there = importlib.util.find_spec(name) is not None
+        cure = f"is not installed, and the run will go on without it; run pip install 'bilora[{name}]'"
+        found.append(Finding("ok", name, "installed") if there else Finding("note", name, cure))
+    return found
+
 
 MARKS = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
 

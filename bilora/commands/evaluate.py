@@ -15,11 +15,11 @@ from bilora.commands.command_line import parse_config
 from bilora.commands.verb import Verb
 from bilora.data.rows import Rows, read_rows
 from bilora.errors import SettingsError
-from bilora.files.new_files import new_file
-from bilora.files.strict_json import write_json
+from bilora.files.formats import write_json
+from bilora.files.whole_folders import new_file
 from bilora.runs.config import RunConfig
 from bilora.runs.predictions import ANSWERS
-from bilora.runs.run_rows import load_run_rows
+from bilora.runs.rows import load_run_rows
 from bilora.runs.trained import Trained, open_trained
 
 

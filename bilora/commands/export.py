@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bilora import BiloraConfig, export_lora
-from bilora.adapter.export_files import check_folder
+from bilora.adapter.export import check_folder
 from bilora.adapter.pruning import Cut, cut_ranks
 from bilora.adapter.ranks import Magnitudes, build_rank_rule
 from bilora.commands.verb import Verb

@@ -9,7 +9,7 @@ from typing import Any
 from bilora.commands.init_config import commented_yaml
 from bilora.commands.train_config import TrainConfig
 from bilora.commands.verb import Verb
-from bilora.files.new_files import new_file
+from bilora.files.whole_folders import new_file
 from bilora.problems.catalog import find_variant
 from bilora.runs.config import has_formulation
 

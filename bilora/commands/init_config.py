@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from bilora.settings.checked import resolved
+from bilora.settings.sections import resolved
 
 WIDTH = 110
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bilora.commands.verb import Verb
-from bilora.files.new_files import new_folder
+from bilora.files.whole_folders import new_folder
 from bilora.runs.trained import open_trained
 
 

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 
 from bilora.commands.verb import Verb
-from bilora.files.new_files import new_file
+from bilora.files.whole_folders import new_file
 from bilora.runs.predictions import find_answers
 from bilora.runs.trained import open_trained
 

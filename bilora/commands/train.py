@@ -7,25 +7,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bilora.artifacts.push_to_hub import push_to_hub
+from bilora.artifacts.model_card import push_to_hub
 from bilora.artifacts.scored_on import UPPER, set_kind, spoken, spoken_set
 from bilora.commands.train_config import TrainConfig
 from bilora.commands.verb import Verb
 from bilora.compare.folder import comparison_folder, resumed_folder
-from bilora.data.record_files import read_records
-from bilora.data.text_columns import guess_text_columns
+from bilora.data.records import read_records
 from bilora.engines.callbacks.trackers import ReportTo
 from bilora.errors import InterruptedRun, SettingsError
-from bilora.files.strict_json import write_yaml
+from bilora.files.formats import write_yaml
 from bilora.metrics.monitor import Monitor
-from bilora.processes.alone import Processes
 from bilora.processes.group import join_processes
+from bilora.processes.processes import Processes
 from bilora.runs.config import RunConfig
-from bilora.runs.results_table import print_table
+from bilora.runs.rows import load_run_rows
 from bilora.runs.run import Prepared, prepare, run_once
-from bilora.runs.run_rows import load_run_rows
 from bilora.runs.self_check import SelfCheck, require_passed
-from bilora.settings.checked import resolved
+from bilora.runs.table import print_table
+from bilora.settings.sections import resolved
+from bilora.tasks.labels import guess_text_columns
 
 TRAIN_FILE = "train.yaml"
 """The settings of the command; ``config.yaml`` has those of the run, which say what the command left open."""

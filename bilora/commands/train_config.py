@@ -11,9 +11,9 @@ from bilora.engines.callbacks.trackers import check_loggers
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.errors import SettingsError
 from bilora.runs.config import RunConfig
-from bilora.runs.d2_as_validation import is_left_to_upper
-from bilora.settings.checked import refuse_faults
-from bilora.tasks.labelled_tasks import LabelledFiles
+from bilora.runs.rows import is_left_to_upper
+from bilora.settings.sections import refuse_faults
+from bilora.tasks.labels import LabelledFiles
 
 VALIDATIONS = 20
 """Validations of a run whose user does not say how often."""

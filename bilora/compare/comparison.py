@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from bilora.compare.choice import Choice, choose, steps_in_time
-from bilora.compare.config import ComparisonConfig
-from bilora.compare.entry import NO_OPTIONS
-from bilora.compare.files import write_comparison
+from bilora.compare.config import NO_OPTIONS, ComparisonConfig
 from bilora.compare.jobs import Job, run_jobs
 from bilora.compare.lines import Line, lines_of
-from bilora.compare.table import print_comparison
-from bilora.data.row_sets import TaskRows
+from bilora.compare.written import print_comparison, write_comparison
+from bilora.data.sets import TaskRows
 from bilora.errors import SettingsError
+from bilora.files.formats import write_json, write_yaml
 from bilora.files.lock import locked
-from bilora.files.strict_json import write_json, write_yaml
 from bilora.runs.config import RunConfig
-from bilora.runs.run_rows import load_run_rows
-from bilora.settings.checked import resolved
+from bilora.runs.rows import load_run_rows
+from bilora.settings.sections import resolved
 
 
 def run_comparison(config: ComparisonConfig, *, command: str) -> list[Line]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from bilora.errors import CheckpointError, SettingsError
-from bilora.files.strict_json import write_yaml
+from bilora.files.formats import write_yaml
 from bilora.runs.config import RunConfig
-from bilora.runs.output_folder import make_output_folder
-from bilora.settings.checked import resolved
+from bilora.runs.folder import make_output_folder
+from bilora.settings.sections import resolved
 
 CONFIG, RESULTS = "config.yaml", "results.jsonl"
 

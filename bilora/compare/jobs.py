@@ -16,13 +16,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from bilora.data.row_sets import TaskRows, take_validation
+from bilora.data.sets import TaskRows, take_validation
 from bilora.errors import DivergedError
-from bilora.files.strict_json import write_json
+from bilora.files.formats import write_json
 from bilora.runs.config import RunConfig
-from bilora.runs.output_folder import plain_name
+from bilora.runs.folder import plain_name
+from bilora.runs.rows import load_run_rows
 from bilora.runs.run import prepare, run_once
-from bilora.runs.run_rows import load_run_rows
 from bilora.tasks.sources import take_rows
 
 RECORD = "comparison.json"

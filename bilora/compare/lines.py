@@ -10,18 +10,20 @@ from typing import Any
 
 from bilora.compare.choice import Record
 from bilora.compare.config import ComparisonConfig
-from bilora.compare.paired_statistics import (
+from bilora.compare.statistics import (
     Wilcoxon,
+    best_score,
     bootstrap_interval,
     paired_differences,
+    read_validations,
+    resampled_scores,
     row_bootstrap_interval,
+    seconds_to_reach,
     wilcoxon,
 )
-from bilora.compare.resampled_scores import resampled_scores
-from bilora.compare.time_to_score import best_score, read_validations, seconds_to_reach
-from bilora.data.task_protocol import AnyTask
-from bilora.runs.run_records import read_predictions
+from bilora.runs.results import read_predictions
 from bilora.tasks.catalog import Task
+from bilora.tasks.task import AnyTask
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from typing import Any
 from bilora.compare.folder import Row, add_row, comparison_folder, finished_rows, keep_config
 from bilora.errors import InterruptedRun
 from bilora.files.lock import locked
-from bilora.processes.alone import ONE_PROCESS, Processes
+from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.report.loss_plot import plot_losses
 from bilora.runs.config import RunConfig
-from bilora.runs.results_table import print_table
+from bilora.runs.rows import load_run_rows
 from bilora.runs.run import Prepared, prepare, run_once
-from bilora.runs.run_rows import load_run_rows
+from bilora.runs.table import print_table
 
 
 def compare(config: RunConfig, processes: Processes = ONE_PROCESS) -> list[dict[str, Any]]:

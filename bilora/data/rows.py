@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bilora.data.record_files import Record, read_records
-from bilora.data.row_checks import Fault, OnBadRow, refuse, warn_of_skipped
-from bilora.data.task_protocol import AnyTask
+from bilora.data.faults import Fault, OnBadRow, refuse, warn_of_skipped
+from bilora.data.records import Record, read_records
 from bilora.errors import DataError
+
+if TYPE_CHECKING:
+    from bilora.tasks.task import AnyTask
 
 Row = Mapping[str, Any]
 
@@ -98,7 +100,7 @@ def read_rows(path: str | os.PathLike[str], task: AnyTask, *, split: str) -> Row
     """Return the checked rows of a file.
 
     Args:
-        path: A file of one of the forms of :func:`~bilora.data.record_files.read_records`.
+        path: A file of one of the forms of :func:`~bilora.data.records.read_records`.
         task: Says which fields there must be and which labels are allowed.
         split: What the rows are for (``"train"``), for the error text.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bilora.metrics.text_metric import References, TextMetric
-from bilora.settings.extras import import_extra
+from bilora.settings.lookup import import_extra
 
 
 class Bleu(TextMetric):

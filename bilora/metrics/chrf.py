@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bilora.metrics.bleu import padded_streams
 from bilora.metrics.text_metric import References, TextMetric
-from bilora.settings.extras import import_extra
+from bilora.settings.lookup import import_extra
 
 
 class Chrf(TextMetric):

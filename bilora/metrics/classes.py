@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import evaluate
@@ -16,7 +16,9 @@ from sklearn import metrics as sklearn_metrics
 from bilora.errors import SettingsError
 from bilora.metrics.task_metrics import UndefinedMetricWarning
 from bilora.settings.lookup import find
-from bilora.tasks.catalog import Task
+
+if TYPE_CHECKING:
+    from bilora.tasks.catalog import Task
 
 Array = numpy.ndarray[Any, Any]
 

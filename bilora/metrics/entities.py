@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bilora.tasks.token_tasks import OUTSIDE
+OUTSIDE = "O"
+"""The tag of a token that is in no entity."""
 
 Entity = tuple[str, int, int]
 """Type, position of the first token, position behind the last one."""

@@ -9,7 +9,7 @@ from bilora.errors import SettingsError
 from bilora.metrics.task_metrics import is_better
 
 if TYPE_CHECKING:
-    from bilora.engines.callbacks.step_record import ValidationRecord
+    from bilora.engines.callbacks.records import ValidationRecord
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from bilora.settings.extras import import_extra
+from bilora.settings.lookup import import_extra
 
 
 def mteval_tokens(text: str) -> list[str]:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from bilora.errors import DataError
-from bilora.tasks.catalog import Task
+
+if TYPE_CHECKING:
+    from bilora.tasks.catalog import Task
 
 if TYPE_CHECKING:
     import evaluate

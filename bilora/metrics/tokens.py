@@ -5,14 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import evaluate
 
 from bilora.metrics.entities import entities
 from bilora.metrics.task_metrics import UndefinedMetricWarning
-from bilora.tasks.token_tasks import TokenTask
+
+if TYPE_CHECKING:
+    from bilora.tasks.tokens.task import TokenTask
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,7 @@
 """Where the pre-trained model comes from."""
+
+from __future__ import annotations
+
+from bilora.tasks.embedded import embedded_model_folder, embedded_reviews
+
+__all__ = ["embedded_model_folder", "embedded_reviews"]

@@ -17,9 +17,9 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
 from bilora.errors import DataError
-from bilora.tasks.batches import check_fits
 from bilora.tasks.embedded import embedded_model_folder, smollm2_folder
-from bilora.tasks.kinds.kind import TaskKind
+from bilora.tasks.kind import TaskKind
+from bilora.tasks.text.batches import check_fits
 
 HUB_SECONDS = 3.0
 

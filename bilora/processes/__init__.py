@@ -1,1 +1,7 @@
 """Several processes as one: who is first, what is shared, what is taken in turn."""
+
+from __future__ import annotations
+
+from bilora.processes.group import join_processes
+
+__all__ = ["join_processes"]

@@ -15,10 +15,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import _get_default_store
 
-from bilora.aliases import Tensors
 from bilora.errors import BiloraError, ProcessesError, SettingsError
-from bilora.processes.alone import ONE_PROCESS, Processes
 from bilora.processes.devices import choose_device
+from bilora.processes.processes import ONE_PROCESS, Processes
+from bilora.tensors import Tensors
 
 Given = TypeVar("Given")
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from bilora.report.figure_style import Drawing, style
 from bilora.report.read_run import ReadRun
-from bilora.runs.output_folder import plain_name
+from bilora.runs.folder import plain_name
 
 Matrix = numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.float64]]
 ROW = 0.055

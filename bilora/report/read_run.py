@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from bilora.artifacts.scored_on import UPPER, VALIDATION, numbers_in
-from bilora.engines.callbacks.times_file import read_times
+from bilora.engines.callbacks.files import read_times
 from bilora.errors import DataError
-from bilora.runs.run_records import read_predictions
+from bilora.runs.results import read_predictions
 
 NEEDED = ("config.yaml", "metrics.jsonl")
 """What a folder must hold to be that of a run."""

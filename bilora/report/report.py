@@ -14,7 +14,7 @@ from bilora.report.figures_results import answers, costs
 from bilora.report.figures_values import spectrum_map, value_map
 from bilora.report.page import page
 from bilora.report.read_run import ReadRun, read_runs
-from bilora.runs.results_table import summarise
+from bilora.runs.table import summarise
 
 ALL_MAPS = 8
 """Runs of which singular values are drawn; of more runs, the first seed of each method is taken."""

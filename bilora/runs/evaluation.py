@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from bilora.engines.training.fit_result import FitResult
-from bilora.processes.alone import ONE_PROCESS, Processes
-from bilora.tasks.kinds.kind import EncodedRows, Metrics, TaskKind
+from bilora.engines.training.result import FitResult
+from bilora.processes.processes import ONE_PROCESS, Processes
+from bilora.tasks.kind import EncodedRows, Metrics, TaskKind
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,22 @@ from typing import Any, Protocol
 
 import torch
 
-from bilora.data.record_files import read_records
-from bilora.data.row_checks import Fault
+from bilora.data.faults import Fault
+from bilora.data.records import read_records
 from bilora.data.rows import Rows, check_records
 from bilora.errors import SettingsError
+from bilora.metrics.entities import OUTSIDE
 from bilora.runs.trained import Trained
 from bilora.tasks.catalog import Task
-from bilora.tasks.generation.files import read_generation_file
+from bilora.tasks.generation.decoding import decode
+from bilora.tasks.generation.rows import read_generation_file
 from bilora.tasks.generation.task import GenerationTask
-from bilora.tasks.kinds.decoding import decode
-from bilora.tasks.kinds.kind import EncodedRows
-from bilora.tasks.kinds.scoring import length_order, ordered_loader, predicted_batches
+from bilora.tasks.kind import EncodedRows
 from bilora.tasks.labelled_files import read_labelled
-from bilora.tasks.labelled_tasks import LabelledFiles
-from bilora.tasks.token_batches import IGNORED
-from bilora.tasks.token_tasks import OUTSIDE, TokenTask
+from bilora.tasks.labels import LabelledFiles
+from bilora.tasks.scoring import length_order, ordered_loader, predicted_batches
+from bilora.tasks.tokens.batches import IGNORED
+from bilora.tasks.tokens.task import TokenTask
 
 
 class Answers(Protocol):

@@ -14,37 +14,41 @@ from bilora import check_saved
 from bilora.adapter.export import export_lora
 from bilora.adapter.spectrum import Spectrum, magnitudes
 from bilora.artifacts.adapter_files import save_adapter
-from bilora.artifacts.fingerprint import base_fingerprint
+from bilora.artifacts.fingerprint import base_fingerprint, command
 from bilora.artifacts.scored_on import set_kind
-from bilora.artifacts.versions import command
-from bilora.data.row_sets import TaskRows
 from bilora.data.rows import Rows
+from bilora.data.sets import TaskRows
 from bilora.engines.callbacks.callback import Callback
-from bilora.engines.callbacks.progress import Progress
-from bilora.engines.callbacks.spike_warning import SpikeWarning
+from bilora.engines.callbacks.progress import Progress, SpikeWarning
 from bilora.engines.training.fit import fit
-from bilora.engines.training.fit_result import FitResult
+from bilora.engines.training.result import FitResult
 from bilora.engines.training.sharded_base import shard_base
-from bilora.files.strict_json import finite_or_null, write_json
+from bilora.files.formats import finite_or_null, write_json
 from bilora.metrics.monitor import Monitor
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
-from bilora.problems.levels.level_config import autocast_dtype
-from bilora.processes.alone import ONE_PROCESS, Processes
+from bilora.problems.levels.betty_problem import autocast_dtype
 from bilora.processes.devices import choose_device
+from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.runs.adapted_model import put_adapter
+from bilora.runs.checks import check_room, check_shared, check_watched, shared_by_levels
 from bilora.runs.config import RunConfig
+from bilora.runs.description import describe_run
 from bilora.runs.evaluation import Evaluation
-from bilora.runs.peak_memory import PeakMemory
-from bilora.runs.run_checks import check_room, check_shared, check_watched, shared_by_levels
-from bilora.runs.run_description import describe_run
-from bilora.runs.run_entry import enter_run_folder
-from bilora.runs.run_identity import run_identity
-from bilora.runs.run_records import has_values, run_records, write_predictions, write_texts
-from bilora.runs.run_results import results_row, training_details
-from bilora.runs.run_rows import training_rows
+from bilora.runs.folder import enter_run_folder
+from bilora.runs.results import (
+    PeakMemory,
+    has_values,
+    results_row,
+    run_identity,
+    run_records,
+    training_details,
+    write_predictions,
+    write_texts,
+)
+from bilora.runs.rows import training_rows
 from bilora.tasks.class_weights import resolve_class_weights, weigh_classes
-from bilora.tasks.kinds.kind import EncodedRows, TaskKind
-from bilora.tasks.kinds.table import build_kind, find_kind
+from bilora.tasks.kind import EncodedRows, TaskKind
+from bilora.tasks.kinds import build_kind, find_kind
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from bilora.engines.callbacks.callback import Callback
 from bilora.errors import SelfCheckError
 from bilora.models.pretrained import Tokenizer
 from bilora.processes.devices import choose_device
-from bilora.runs.run_description import adapters_of
+from bilora.runs.description import adapters_of
 from bilora.runs.trained import load_adapter
-from bilora.tasks.kinds.kind import TaskKind
-from bilora.tasks.kinds.scoring import predicted_batches
+from bilora.tasks.kind import TaskKind
+from bilora.tasks.scoring import predicted_batches
 
 if TYPE_CHECKING:
     from bilora.engines.bilevel import BilevelEngine

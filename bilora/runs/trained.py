@@ -12,13 +12,13 @@ import torch
 import yaml
 from peft import PeftModel
 
-from bilora.adapter.parameters import trainable_parameters
+from bilora.adapter.level_parameters import trainable_parameters
 from bilora.artifacts.adapter_files import check_base
 from bilora.errors import DataError
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer, quiet_peft
 from bilora.processes.devices import choose_device
-from bilora.tasks.kinds.kind import TaskKind
-from bilora.tasks.kinds.table import build_kind
+from bilora.tasks.kind import TaskKind
+from bilora.tasks.kinds import build_kind
 from bilora.tasks.task_files import read_task
 
 ADAPTER_FILE = "adapter_config.json"

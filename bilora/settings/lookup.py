@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from types import ModuleType
 from typing import Any, TypeVar
 
 from bilora.errors import SettingsError
@@ -80,4 +81,32 @@ def _import(path: str, kind: str) -> Any:
         public = [each for each in vars(module) if not each.startswith("_")]
         raise SettingsError(
             f"{kind} {path!r}: module {module_name!r} has no {attribute!r}.{did_you_mean(attribute, public)}"
+        ) from error
+
+
+def import_extra(module: str, *, extra: str) -> ModuleType:
+    """Return a module of an optional package.
+
+    Args:
+        module: Its dotted name.
+        extra: The extra of this library that brings it.
+
+    Raises:
+        SettingsError: The package is not installed; says how to install it.
+
+    Example:
+        >>> import_extra("no_such_package", extra="nlg")
+        Traceback (most recent call last):
+            ...
+        bilora.errors.SettingsError: this needs the package no_such_package, which is not installed; \
+pip install 'bilora[nlg]'
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if error.name != package:
+            raise  # it is there; what it needs itself is not
+        raise SettingsError(
+            f"this needs the package {package}, which is not installed; pip install 'bilora[{extra}]'"
         ) from error

@@ -6,13 +6,13 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bilora.data.row_checks import Fault
-from bilora.data.task_protocol import AnyTask
+from bilora.data.faults import Fault
 from bilora.errors import SettingsError
 from bilora.settings.lookup import find
 from bilora.tasks.generation.task import GENERATION_TASKS
-from bilora.tasks.text_rows import check_row
-from bilora.tasks.token_tasks import TOKEN_TASKS
+from bilora.tasks.task import AnyTask
+from bilora.tasks.text.rows import check_row
+from bilora.tasks.tokens.task import TOKEN_TASKS
 
 
 @dataclass(frozen=True)
@@ -193,6 +193,6 @@ def find_task(name: str) -> AnyTask:
     if not isinstance(task, AnyTask):
         raise SettingsError(
             f"task {name!r} is a {type(task).__name__}; it must be a bilora.tasks.Task, or what has the members of "
-            "bilora.data.task_protocol.AnyTask"
+            "bilora.tasks.task.AnyTask"
         )
     return task

@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from bilora.data.record_files import Record, is_untyped, read_records
-from bilora.data.row_checks import refuse
-from bilora.data.row_sets import TaskRows, join_sets, take_validation
+from bilora.data.faults import refuse
+from bilora.data.records import Record, is_untyped, read_records
 from bilora.data.rows import Rows, check_record, check_records
-from bilora.data.task_protocol import AnyTask
+from bilora.data.sets import TaskRows, join_sets, take_validation
 from bilora.errors import DataError
 from bilora.settings.lookup import did_you_mean
 from bilora.tasks.catalog import Task
-from bilora.tasks.labelled_tasks import TASK_TYPES, LabelledFiles, described, guess_task_type, typed
+from bilora.tasks.labels import TASK_TYPES, LabelledFiles, described, guess_task_type, typed
+from bilora.tasks.task import AnyTask
 
 
 def load_labelled_files(files: LabelledFiles) -> TaskRows:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bilora.data.row_sets import TaskRows, join_sets, shared_texts
 from bilora.data.rows import Rows, check_rows, read_rows
+from bilora.data.sets import TaskRows, join_sets, shared_texts
 from bilora.data.strata import draw_rows, make_strata, share_out
-from bilora.data.task_protocol import AnyTask
 from bilora.errors import DataError
 from bilora.tasks.catalog import find_task
 from bilora.tasks.embedded import embedded_reviews
+from bilora.tasks.task import AnyTask
 
 EMBEDDED_TASK = "rotten_tomatoes"
 EMBEDDED_VALIDATION_ROWS = 1000

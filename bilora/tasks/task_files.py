@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bilora.data.task_protocol import AnyTask
 from bilora.errors import DataError
 from bilora.tasks.catalog import Task, find_task
-from bilora.tasks.token_tasks import TokenTask
+from bilora.tasks.task import AnyTask
+from bilora.tasks.tokens.task import TokenTask
 
 TASK_FILE = "bilora_task.json"
 

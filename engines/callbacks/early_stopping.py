@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from bilora.engines.callbacks.callback import Callback
-from bilora.engines.callbacks.step_record import ValidationRecord
+from bilora.engines.callbacks.keep_best import KeepBest
+from bilora.engines.callbacks.records import StepRecord, ValidationRecord
 from bilora.errors import SettingsError
-from bilora.files.stateful import check_keys
+from bilora.files.state import check_keys
 from bilora.metrics.monitor import Monitor
+from bilora.problems.levels.level import Level
+from bilora.problems.replay.random_state import RandomState
+from bilora.problems.stage import Watch
 
 if TYPE_CHECKING:
     from bilora.engines.bilevel import BilevelEngine
@@ -50,3 +57,71 @@ class EarlyStopping(Callback):
         """Count on from there."""
         found = check_keys(state, ("best", "without_gain"), part="early stopping")
         self.best, self.without_gain = found["best"], found["without_gain"]
+
+
+class HeldOut(Callback):
+    """Look at the level's loss on held-out batches, end the stage when it no longer falls, and keep the best.
+
+    The batches are rows of the training set; the validation split that is reported plays no part.
+
+    Args:
+        batches: The held-out batches, each read at every look; the same ones every time.
+        watch: How often to look, and when to stop.
+
+    Attributes:
+        losses: ``(step, loss)`` of every look.
+    """
+
+    must_work = True
+
+    def __init__(self, batches: Iterable[Any], watch: Watch) -> None:
+        self.batches = batches
+        self.watch = watch
+        self.losses: list[tuple[int, float]] = []
+        smaller = Monitor("loss", greater_is_better=False)
+        self._watchers = (KeepBest(smaller), EarlyStopping(smaller, patience=watch.patience))
+
+    @property
+    def best_step(self) -> int | None:
+        """The step whose parameters are kept, or None before the first look."""
+        return self._watchers[0].best_step
+
+    def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
+        """Look, if it is time."""
+        if record.step % self.watch.every != 0 and record.step != engine.steps:
+            return
+        engine.eval()
+        with RandomState.take(engine.device).replayed():
+            own = mean_loss(engine.lower_level, self.batches)
+        # All processes read all of D2; one number decides for all of them.
+        loss = engine.processes.first_only(lambda: own)
+        engine.train()
+        self.losses.append((record.step, loss))
+        for watcher in self._watchers:
+            watcher.on_validation(engine, ValidationRecord(record.step, {"loss": loss}))
+
+    def on_stage_end(self, engine: BilevelEngine) -> None:
+        """Put the best parameters back."""
+        self._watchers[0].on_stage_end(engine)
+
+    def state(self) -> dict[str, Any]:
+        """Return the losses so far, and what the watchers hold."""
+        return {"losses": self.losses, "watchers": [each.state() for each in self._watchers]}
+
+    def load_state(self, state: Any) -> None:
+        """Look on from there."""
+        found = check_keys(state, ("losses", "watchers"), part="held out")
+        self.losses = found["losses"]
+        for watcher, held in zip(self._watchers, found["watchers"], strict=True):
+            watcher.load_state(held)
+
+
+@torch.no_grad()
+def mean_loss(level: Level, batches: Iterable[Any]) -> float:
+    """Return the mean over rows of a level's loss on batches with ``labels``, its penalty left out."""
+    total, rows = 0.0, 0
+    for batch in batches:
+        loss, parts = level.loss_and_parts(batch)
+        total += float(parts.get("task_loss", loss)) * len(batch["labels"])
+        rows += len(batch["labels"])
+    return total / rows

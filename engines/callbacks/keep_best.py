@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from bilora.engines.callbacks.callback import Callback
-from bilora.engines.callbacks.step_record import ValidationRecord
-from bilora.engines.hypergradients.vectors import place
-from bilora.files.stateful import check_keys
+from bilora.engines.callbacks.records import ValidationRecord
+from bilora.files.state import check_keys
 from bilora.metrics.monitor import Monitor
+from bilora.tensors import place
 
 if TYPE_CHECKING:
     from bilora.engines.bilevel import BilevelEngine

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bilora.artifacts.scored_on import VALIDATION
 from bilora.engines.callbacks.callback import Callback
-from bilora.engines.callbacks.step_record import StepRecord, ValidationRecord
+from bilora.engines.callbacks.records import StepRecord, ValidationRecord
 from bilora.errors import SettingsError
 from bilora.settings.lookup import find
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from bilora.engines.bilevel import BilevelEngine
 from bilora.engines.callbacks.callback import Callback
-from bilora.engines.callbacks.step_record import ValidationRecord
-from bilora.engines.checkpoints.changed_buffers import ChangedBuffers
+from bilora.engines.callbacks.records import ValidationRecord
 from bilora.engines.hypergradients.quality_meter import QualityMeter
 from bilora.errors import CheckpointError
-from bilora.files.stateful import Stateful, check_keys
+from bilora.files.state import Stateful, check_keys
 from bilora.problems.levels.level_state import level_state, load_level_state
+from bilora.problems.replay.buffers import ChangedBuffers
 from bilora.problems.replay.random_state import RandomState
 
 if TYPE_CHECKING:

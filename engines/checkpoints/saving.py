@@ -14,15 +14,14 @@ from torch import nn
 
 from bilora.artifacts.adapter_files import save_adapter
 from bilora.engines.callbacks.callback import Callback
-from bilora.engines.checkpoints.check import Checkpoint
-from bilora.engines.checkpoints.files import prune, write_checkpoint
-from bilora.engines.checkpoints.shared_state import gathered_parts
+from bilora.engines.checkpoints.files import Checkpoint, prune, write_checkpoint
+from bilora.engines.checkpoints.processes import gathered_parts
 from bilora.engines.checkpoints.stop_signals import StopSignals, agreed
 from bilora.engines.settings import FitSettings
 from bilora.errors import CheckpointError, InterruptedRun, ResourceError
-from bilora.files.state_tree import Packed, pack, unpack
+from bilora.files.state import Packed, pack, unpack
 from bilora.problems.replay.random_state import RandomState
-from bilora.processes.alone import ONE_PROCESS, Processes
+from bilora.processes.processes import ONE_PROCESS, Processes
 
 if TYPE_CHECKING:
     from bilora.engines.bilevel import BilevelEngine

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from bilora.errors import InterruptedRun
-from bilora.processes.alone import Processes
+from bilora.processes.processes import Processes
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bilora.aliases import Tensors
-from bilora.engines.hypergradients.implicit import ImplicitHypergradient
-from bilora.engines.hypergradients.products import Point
+from bilora.engines.hypergradients.implicit import ImplicitHypergradient, Point
 from bilora.engines.hypergradients.reverse_step import Adjoint, through_optimizer
-from bilora.engines.hypergradients.vectors import scaled, zeros_like
 from bilora.problems.replay.lower_step import LowerStep, Needs
+from bilora.tensors import Tensors, scaled, zeros_like
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bilora.aliases import Tensors
-from bilora.engines.hypergradients.implicit import ImplicitHypergradient
-from bilora.engines.hypergradients.products import Point
-from bilora.engines.hypergradients.vectors import scaled
+from bilora.engines.hypergradients.implicit import ImplicitHypergradient, Point
 from bilora.errors import SettingsError
 from bilora.problems.replay.lower_step import LowerStep
+from bilora.tensors import Tensors, scaled
 
 
 @dataclass(frozen=True)

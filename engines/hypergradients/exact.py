@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bilora.aliases import Tensors
-from bilora.engines.hypergradients.vectors import place, restored
 from bilora.errors import SettingsError
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.replay.lower_step import Around, LowerStep, Needs
+from bilora.tensors import Tensors, place, restored
 
 
 class FusedAttentionNotice(UserWarning):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bilora.aliases import Tensors
-from bilora.engines.hypergradients.vectors import zeros_like
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.replay.lower_step import Needs
+from bilora.tensors import Tensors, zeros_like
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,42 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
+from typing import Protocol
 
-from bilora.aliases import Tensors
 from bilora.engines.hypergradients.exact import ExactProducts
 from bilora.engines.hypergradients.finite_difference import FiniteDifference, Scheme
-from bilora.engines.hypergradients.products import Point, Products
-from bilora.engines.hypergradients.vectors import norm, scaled
 from bilora.errors import DivergedError, SettingsError
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.replay.lower_step import Around, LowerStep, Needs
 from bilora.settings.lookup import find
+from bilora.tensors import Tensors, norm, scaled
+
+
+class Point(Protocol):
+    """Products at one point: the lower parameters, batch and masks of one recorded lower step."""
+
+    def hessian(self, vector: Tensors) -> Tensors:
+        """Return ``d2_{V,V} L1 . x``, one tensor a lower parameter."""
+        ...
+
+    def mixed(self, vector: Tensors) -> Tensors:
+        """Return ``d2_{E,V} L1 . x``, one tensor an upper parameter."""
+        ...
+
+
+class Products(Protocol):
+    """A way to take products, chosen by the setting ``products`` of an approximation."""
+
+    @property
+    def needs(self) -> Needs:
+        """What the lower level has to remember for it."""
+        ...
+
+    def at(self, lower: LowerProblem, step: LowerStep) -> AbstractContextManager[Point]:
+        """Open the point of a recorded step; on leaving, the lower level is as it was, bit for bit."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -23,7 +48,7 @@ class ProductSettings:
 
     Args:
         products: ``finite_difference``, ``exact`` (double backward), or ``package.module:NAME`` of a user's own: called
-            with these settings, it returns a :class:`~bilora.engines.hypergradients.products.Products`.
+            with these settings, it returns a :class:`~bilora.engines.hypergradients.implicit.Products`.
         finite_difference: Scheme of finite differences, ``central`` or ``forward``.
         radius: Length of their displacement of the lower parameters.
         around: Whether products are taken at the lower parameters ``before_step`` or ``after_step``.

@@ -6,13 +6,35 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from bilora.aliases import Tensors
-from bilora.engines.hypergradients.implicit import ImplicitHypergradient
-from bilora.engines.hypergradients.power_iteration import largest_eigenvalue
-from bilora.engines.hypergradients.products import Point
-from bilora.engines.hypergradients.vectors import add, norm, scaled
+from bilora.engines.hypergradients.implicit import ImplicitHypergradient, Point
 from bilora.errors import DivergedError, SettingsError
 from bilora.problems.replay.lower_step import LowerStep
+from bilora.tensors import Tensors, add, norm, random_like, scaled
+
+
+def largest_eigenvalue(point: Point, *, like: Tensors, iterations: int, seed: int = 0) -> float:
+    """Return the norm of H x / |x| after some power iterations: the eigenvalue of largest size, from below.
+
+    Args:
+        point: Where the Hessian products are taken.
+        like: Tensors of the shapes of the lower parameters.
+        iterations: Hessian products.
+        seed: Of the start, drawn from a generator of its own.
+
+    Raises:
+        DivergedError: H is zero along the start, or not finite.
+    """
+    vector = random_like(like, seed=seed)
+    size = 0.0
+    for _ in range(iterations):
+        vector = scaled(vector, 1.0 / norm(vector))
+        product = point.hessian(vector)
+        size = norm(product)
+        if not 0.0 < size < float("inf"):
+            raise DivergedError(f"power iteration: H x has norm {size}; set step_size to a number")
+        vector = product
+    return size
+
 
 GROWTH = 2.0
 """How much longer than v a term of the series may get; those of a series that converges only shrink."""

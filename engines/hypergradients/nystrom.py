@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bilora.aliases import Tensors
-from bilora.engines.hypergradients.implicit import ImplicitHypergradient
-from bilora.engines.hypergradients.products import Point
-from bilora.engines.hypergradients.vectors import flatten, split_like
+from bilora.engines.hypergradients.implicit import ImplicitHypergradient, Point
 from bilora.errors import DivergedError, SettingsError
 from bilora.problems.replay.lower_step import LowerStep
+from bilora.tensors import Tensors, flatten, split_like
 
 
 @dataclass(frozen=True)

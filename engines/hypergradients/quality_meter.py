@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bilora.aliases import Tensors
 from bilora.engines.hypergradients.darts import Darts
-from bilora.engines.hypergradients.vectors import dot, norm
 from bilora.errors import SettingsError
-from bilora.files.stateful import check_keys
+from bilora.files.state import check_keys
 from bilora.problems.levels.hypergradient import Hypergradient
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.replay.lower_step import Needs
+from bilora.tensors import Tensors, dot, norm
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bilora.aliases import Tensors
-from bilora.engines.hypergradients.vectors import add, dot, scaled
 from bilora.errors import SettingsError
-from bilora.problems.replay.lower_step import LowerStep
-from bilora.problems.replay.optimizer_snapshot import OptimizerSnapshot
+from bilora.problems.replay.lower_step import LowerStep, OptimizerSnapshot
+from bilora.tensors import Tensors, add, dot, scaled
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bilora.aliases import Tensors
 from bilora.engines.hypergradients.implicit import ProductSettings, refuse_not_finite
 from bilora.engines.hypergradients.reverse_step import Adjoint, through_optimizer
-from bilora.engines.hypergradients.vectors import add, zeros_like
 from bilora.errors import SettingsError
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.replay.lower_step import Needs
+from bilora.tensors import Tensors, add, zeros_like
 
 
 @dataclass(frozen=True)

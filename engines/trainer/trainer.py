@@ -13,13 +13,13 @@ from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from bilora import BiloraConfig
 from bilora.artifacts.trainer_state import read_lines
-from bilora.data.task_protocol import AnyTask
 from bilora.engines.callbacks.callback import Callback
-from bilora.engines.callbacks.metrics_file import MetricsFile
+from bilora.engines.callbacks.files import MetricsFile
 from bilora.engines.callbacks.progress import Progress
 from bilora.engines.callbacks.trackers import ReportTo
-from bilora.engines.trainer.trainer_data import Outputs, collate_for, model_rows, run_model
-from bilora.engines.trainer.trainer_files import (
+from bilora.engines.trainer.arguments import BilevelTrainingArguments
+from bilora.engines.trainer.data import Outputs, collate_for, model_rows, run_model
+from bilora.engines.trainer.files import (
     card_facts,
     check_task,
     enter_folder,
@@ -28,16 +28,16 @@ from bilora.engines.trainer.trainer_files import (
     save_trained,
     write_state,
 )
-from bilora.engines.trainer.training_arguments import BilevelTrainingArguments
 from bilora.engines.training.fit import fit
 from bilora.errors import SettingsError
 from bilora.models.pretrained import quiet_peft
 from bilora.problems.catalog import find_variant
-from bilora.problems.levels.level_config import autocast_dtype
+from bilora.problems.levels.betty_problem import autocast_dtype
 from bilora.problems.variant import Variant
 from bilora.problems.variants.bilora import BiloraSettings
 from bilora.processes.devices import choose_device
-from bilora.settings.checked import resolved
+from bilora.settings.sections import resolved
+from bilora.tasks.task import AnyTask
 
 Dataset = Iterable[Mapping[str, Any]]
 ComputeMetrics = Callable[[EvalPrediction], Mapping[str, float]]

@@ -8,20 +8,20 @@ from typing import Any
 
 from peft import PeftModel
 
-from bilora.data.collate import Collate
+from bilora.data.loaders import Collate
 from bilora.engines.bilevel import Metrics
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.checkpoints.saving import Checkpoints
 from bilora.engines.settings import FitSettings
-from bilora.engines.training.fit_result import FitResult
+from bilora.engines.training.result import FitResult
 from bilora.engines.training.saved_run import SavedRun
 from bilora.engines.training.split_loaders import DividedRows
 from bilora.engines.training.staged_run import StagedRun
 from bilora.metrics.monitor import Monitor
 from bilora.problems.catalog import find_variant
 from bilora.problems.variant import Variant
-from bilora.processes.alone import Processes
 from bilora.processes.group import join_processes
+from bilora.processes.processes import Processes
 
 
 def fit(

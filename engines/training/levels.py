@@ -7,22 +7,44 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 from betty.configs import Config
 from peft import PeftModel
+from torch import nn
 from transformers import get_scheduler
 
-from bilora.data.collate import Collate
+from bilora.data.loaders import Collate
 from bilora.data.split import Split
 from bilora.engines.settings import FitSettings, LevelSettings
-from bilora.engines.training.optimizers import adamw
 from bilora.engines.training.split_loaders import SplitLoaders, whole_loader
 from bilora.errors import SettingsError
-from bilora.problems.levels.companion import Companion
+from bilora.problems.levels.betty_problem import Companion
 from bilora.problems.levels.level import Level
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.stage import Stage
-from bilora.processes.alone import ONE_PROCESS, Processes
+from bilora.processes.processes import ONE_PROCESS, Processes
+
+
+def adamw(
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], *, learning_rate: float, weight_decay: float = 0.0
+) -> torch.optim.AdamW:
+    """Return torch's fused AdamW: one call a step for all the small tensors of an adapter, on CPU, CUDA and MPS alike.
+
+    Args:
+        parameters: The level's parameters, or param groups of them.
+        learning_rate: Learning rate of every group that has none of its own.
+        weight_decay: Decoupled weight decay of every group that has none of its own.
+
+    Example:
+        >>> weight = nn.Parameter(torch.ones(1))
+        >>> weight.grad = torch.ones(1)
+        >>> _ = adamw([weight], learning_rate=0.1).step()
+        >>> round(weight.item(), 6)
+        0.9
+    """
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+
 
 AnyLevel = TypeVar("AnyLevel", bound=Level)
 

@@ -5,31 +5,74 @@ from __future__ import annotations
 import functools
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bilora.adapter.parameters import trainable_parameters
-from bilora.artifacts.fingerprint import base_fingerprint, data_fingerprint
-from bilora.artifacts.versions import versions
-from bilora.engines.checkpoints.another_process_count import notice, parts_elsewhere, rescaled_elsewhere
-from bilora.engines.checkpoints.check import Checkpoint, read_parts
+from bilora.adapter.level_parameters import trainable_parameters
+from bilora.artifacts.fingerprint import base_fingerprint, data_fingerprint, versions
 from bilora.engines.checkpoints.config_change import check_changes
-from bilora.engines.checkpoints.files import check_space
+from bilora.engines.checkpoints.files import (
+    Checkpoint,
+    check_space,
+    checkpoints,
+    newest_checkpoint,
+    open_checkpoint,
+    read_parts,
+    remove_unfinished,
+)
+from bilora.engines.checkpoints.processes import notice, own_parts, parts_elsewhere, rescaled_elsewhere
 from bilora.engines.checkpoints.saving import Checkpoints, Point, check_about
-from bilora.engines.checkpoints.shared_state import own_parts
 from bilora.engines.checkpoints.smaller_batches import halved, taken_over, with_batches_of
 from bilora.engines.checkpoints.stop_signals import StopSignals, agreed
 from bilora.engines.settings import FitSettings
-from bilora.engines.training.fit_result import FitResult
-from bilora.engines.training.run_folder import opened
+from bilora.engines.training.result import FitResult
 from bilora.engines.training.stage_state import Resumed, staged_state
 from bilora.engines.training.staged_run import StagedRun
 from bilora.errors import SettingsError
+from bilora.files.lock import locked
 from bilora.problems.levels.out_of_memory import OutOfMemory
-from bilora.processes.alone import ONE_PROCESS, Processes
-from bilora.settings.checked import resolved
+from bilora.processes.processes import ONE_PROCESS, Processes
+from bilora.settings.sections import resolved
+
+
+@contextmanager
+def opened(folder: Path | None, *, resume: bool | Path) -> Iterator[Checkpoint | None]:
+    """Hold the folder for this process, without what a killed one left in it, and find the checkpoint to go on from.
+
+    Args:
+        folder: The folder; None for a fit that saves nothing.
+        resume: Whether to go on from the newest checkpoint that verifies (from the start if there is none at all),
+            or the checkpoint to go on from.
+
+    Yields:
+        The checkpoint, or None to begin at the start.
+
+    Raises:
+        SettingsError: Another process holds the folder, or it holds checkpoints and ``resume`` is False.
+        CheckpointError: No checkpoint verifies.
+    """
+    if folder is None:
+        if resume:
+            raise SettingsError("resume needs to know where the checkpoints are; give 'folder'")
+        yield None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        remove_unfinished(folder)
+        if not resume and checkpoints(folder):
+            raise SettingsError(f"{folder} holds checkpoints of an earlier run; resume it, or name another folder")
+        yield open_checkpoint(resume) if isinstance(resume, Path) else _newest(folder) if resume else None
+
+
+def _newest(folder: Path) -> Checkpoint | None:
+    found, skipped = newest_checkpoint(folder)
+    for reason in skipped:
+        warnings.warn(f"checkpoint skipped: {reason}", RuntimeWarning, stacklevel=4)
+    return found
+
 
 COPIES = 8
 """How many times the trained parameters a checkpoint takes at most: adapter, state, moments, the best so far."""
@@ -43,7 +86,7 @@ class SavedRun:
         make: ``make(settings, checkpoints)`` builds the run, on the same model each time.
         settings: The settings.
         folder: Where checkpoints go; None saves nothing and leaves signals alone.
-        resume: See :func:`bilora.engines.training.run_folder.opened`.
+        resume: See :func:`bilora.engines.training.saved_run.opened`.
         allow_config_change: Whether what :data:`bilora.engines.checkpoints.config_change.ALLOWED` names may differ.
         processes: Those that train together; the first alone holds the folder, reads and writes.
     """

@@ -6,10 +6,10 @@ from peft import PeftModel
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-from bilora.adapter.parameters import trainable_parameters
-from bilora.engines.engine_checks import check_equal_parameters
+from bilora.adapter.level_parameters import trainable_parameters
+from bilora.engines.checks import check_equal_parameters
 from bilora.errors import SettingsError
-from bilora.processes.alone import Processes
+from bilora.processes.processes import Processes
 
 ALONE = "shard_base shares the base model among processes, and there is one; start it with torchrun"
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from bilora.data.collate import Collate
+from bilora.data.loaders import Collate
 from bilora.data.split import Split, split_rows
 from bilora.engines.settings import FitSettings
 from bilora.errors import CheckpointError, SettingsError
-from bilora.files.stateful import check_keys
+from bilora.files.state import check_keys
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
-from bilora.processes.alone import ONE_PROCESS, Processes
-from bilora.tasks.batches import make_loader
+from bilora.processes.processes import ONE_PROCESS, Processes
+from bilora.tasks.text.batches import make_loader
 
 
 class Part(Sequence[Any]):

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from bilora.adapter.parameters import trainable_parameters
+from bilora.adapter.level_parameters import trainable_parameters
 from bilora.data.split import Split
 from bilora.engines.checkpoints.run_state import RunState
 from bilora.engines.checkpoints.smaller_batches import Rescaled, count_anew
-from bilora.engines.training.fit_result import StageResult
+from bilora.engines.training.result import StageResult
 from bilora.errors import CheckpointError
-from bilora.files.stateful import check_keys
+from bilora.files.state import check_keys
 from bilora.problems.levels.level_state import load_parameters
 
 if TYPE_CHECKING:

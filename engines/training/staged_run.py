@@ -13,29 +13,27 @@ from torch import Tensor
 from transformers import set_seed
 
 from bilora.adapter.spectrum import Spectrum
-from bilora.data.collate import Collate
+from bilora.data.loaders import Collate
 from bilora.data.split import Split
 from bilora.engines.bilevel import BilevelEngine, Metrics
 from bilora.engines.callbacks.callback import Callback
-from bilora.engines.callbacks.early_stopping import EarlyStopping
+from bilora.engines.callbacks.early_stopping import EarlyStopping, HeldOut
 from bilora.engines.callbacks.keep_best import KeepBest
-from bilora.engines.callbacks.watch_d2 import HeldOut
-from bilora.engines.checkpoints.changed_buffers import ChangedBuffers
+from bilora.engines.checks import sample_of
 from bilora.engines.compiled import compiled
-from bilora.engines.engine_checks import sample_of
 from bilora.engines.settings import FitSettings
-from bilora.engines.training.diverged_batch import SkippedBatches, divergence_told
-from bilora.engines.training.fit_result import FitResult, StageResult
+from bilora.engines.training.diverged import SkippedBatches, divergence_told
 from bilora.engines.training.levels import Levels, build_levels, stage_steps
+from bilora.engines.training.result import FitResult, StageResult
 from bilora.engines.training.stage_state import Resumed, entry_values, restore_staged
-from bilora.engines.training.stages import place_of, prepare_model, run_stages
-from bilora.engines.training.start_values import StartValues
+from bilora.engines.training.stages import StartValues, place_of, prepare_model, run_stages
 from bilora.errors import SettingsError
 from bilora.metrics.monitor import Monitor
-from bilora.problems.levels.companion import Companion
+from bilora.problems.levels.betty_problem import Companion
+from bilora.problems.replay.buffers import ChangedBuffers
 from bilora.problems.stage import Stage
 from bilora.problems.variant import Variant
-from bilora.processes.alone import ONE_PROCESS, Processes
+from bilora.processes.processes import ONE_PROCESS, Processes
 
 
 @dataclass

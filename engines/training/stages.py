@@ -6,18 +6,46 @@ from collections.abc import Sequence
 from typing import Any
 
 from peft import PeftModel
+from torch import Tensor, nn
 
+from bilora.adapter.level_parameters import trainable_parameters
 from bilora.adapter.pruning import cut_ranks
 from bilora.adapter.spectrum import Spectrum
-from bilora.engines.callbacks.stage_place import StagePlace
+from bilora.engines.callbacks.records import StagePlace
 from bilora.engines.endings import build_ending
 from bilora.engines.settings import FitSettings
-from bilora.engines.training.fit_result import StageResult
 from bilora.engines.training.levels import stage_steps
-from bilora.engines.training.start_values import StartValues
+from bilora.engines.training.result import StageResult
 from bilora.errors import SettingsError
 from bilora.problems.stage import Stage
 from bilora.problems.variant import Variant
+from bilora.tensors import place
+
+
+class StartValues:
+    """A copy of everything trainable in a model, on the CPU.
+
+    Args:
+        model: The model, before its first step.
+
+    Example:
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> start = StartValues(layer)
+        >>> before = layer.weight.item()
+        >>> _ = nn.init.constant_(layer.weight, 7.0)
+        >>> start.put_back(dict(layer.named_parameters()))
+        >>> layer.weight.item() == before
+        True
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.values: dict[str, Tensor] = {
+            name: each.detach().to("cpu", copy=True) for name, each in trainable_parameters(model).items()
+        }
+
+    def put_back(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Set parameters, given by their full names in the model, to what they were."""
+        place(list(parameters.values()), [self.values[name] for name in parameters])
 
 
 def run_stages(variant: Variant, variant_settings: Any, settings: FitSettings) -> tuple[Stage, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,13 +12,72 @@ from betty.configs import Config
 from betty.problems import ImplicitProblem
 from torch import nn
 
-from bilora.data.to_device import to_device
 from bilora.errors import CheckpointError, DataError, SettingsError
-from bilora.files.stateful import check_keys
-from bilora.problems.levels.companion import Companion
-from bilora.problems.levels.level_config import autocast_dtype, check_config
+from bilora.files.state import check_keys
 from bilora.problems.levels.loader_position import LoaderPosition
 from bilora.problems.levels.out_of_memory import memory_told
+from bilora.tensors import to_device
+
+
+class Companion(nn.Module, abc.ABC):
+    """A module that lives as long as a run, beside the model: each level of each stage has it as ``companion``.
+
+    Its parameters belong to whichever level names them. The engine moves it to the device of the model; a
+    checkpoint of a run needs its ``state_dict``.
+    """
+
+    @abc.abstractmethod
+    def learned(self) -> dict[str, Any]:
+        """Return what it has learned as a JSON object, which is written to the folder of the run."""
+
+
+READ = ("unroll_steps", "gradient_accumulation", "gradient_clipping", "precision", "warmup_steps")
+"""The fields of Betty's ``Config`` that our levels read."""
+
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Autocast dtype of each precision."""
+
+
+def check_config(config: Config, *, level: str) -> None:
+    """Refuse a Betty ``Config`` with values that are out of range or that nothing here would read.
+
+    ``first_order=False`` on an upper level would silently remove its hypergradient, and ``type`` and the
+    settings of Betty's own approximations are the engine's ``hypergradient`` here.
+
+    Raises:
+        SettingsError: With all the faults of the config.
+
+    Example:
+        >>> check_config(Config(unroll_steps=0), level="lower")
+        Traceback (most recent call last):
+            ...
+        bilora.errors.SettingsError: config of level 'lower': unroll_steps is 0; it must be at least 1
+    """
+    faults = [
+        f"{field.name}={getattr(config, field.name)!r} is not read by this library "
+        "(the approximation is set as the engine's hypergradient)"
+        for field in dataclasses.fields(config)
+        if field.name not in READ and getattr(config, field.name) != field.default
+    ]
+    for name, least in (("unroll_steps", 1), ("gradient_accumulation", 1), ("warmup_steps", 0)):
+        if getattr(config, name) < least:
+            faults.append(f"{name} is {getattr(config, name)}; it must be at least {least}")
+    if not config.gradient_clipping >= 0:
+        faults.append(f"gradient_clipping is {config.gradient_clipping}; it must be positive, or 0 for none")
+    if config.precision not in PRECISIONS:
+        faults.append(f"precision is {config.precision!r}; known: {', '.join(PRECISIONS)}")
+    if faults:
+        raise SettingsError(f"config of level {level!r}: " + "; ".join(faults))
+
+
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """Return the autocast dtype of a precision, None for float32.
+
+    Example:
+        >>> autocast_dtype("bf16")
+        torch.bfloat16
+    """
+    return PRECISIONS[precision]
 
 
 class KeptProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no types

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from bilora.aliases import Tensors
 from bilora.problems.replay.lower_step import Needs
+from bilora.tensors import Tensors
 
 if TYPE_CHECKING:
     from bilora.problems.levels.lower import LowerProblem

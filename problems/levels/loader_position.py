@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
 from bilora.errors import CheckpointError
-from bilora.files.stateful import check_keys
+from bilora.files.state import check_keys
 
 
 class LoaderPosition:

@@ -9,14 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bilora.aliases import Tensors
-from bilora.problems.levels.level import Level
+from bilora.problems.levels.level import Level, share_gradients
 from bilora.problems.levels.out_of_memory import memory_told
-from bilora.problems.levels.shared_step import share_gradients
-from bilora.problems.replay.changing_buffers import ChangingBuffers
-from bilora.problems.replay.lower_step import LowerStep, MicroBatch, Needs
-from bilora.problems.replay.optimizer_snapshot import take_snapshot
+from bilora.problems.replay.buffers import ChangingBuffers
+from bilora.problems.replay.lower_step import LowerStep, MicroBatch, Needs, take_snapshot
 from bilora.problems.replay.random_state import RandomState
+from bilora.tensors import Tensors
 
 
 class LowerProblem(Level):

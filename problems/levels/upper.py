@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bilora.aliases import Tensors
 from bilora.errors import DivergedError, SettingsError
-from bilora.problems.levels.gradient_norm import gradient_norm
 from bilora.problems.levels.hypergradient import Hypergradient
 from bilora.problems.levels.level import Level
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.replay.lower_step import Needs
+from bilora.tensors import Tensors, gradient_norm
 
 
 class UpperProblem(Level):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bilora.errors import CheckpointError
-from bilora.files.stateful import check_keys
+from bilora.files.state import check_keys
 
 
 @dataclass(frozen=True)

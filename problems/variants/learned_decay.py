@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from bilora import trainable_parameters
-from bilora.aliases import Tensors
 from bilora.errors import SettingsError
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
@@ -19,6 +18,7 @@ from bilora.problems.replay.lower_step import Needs
 from bilora.problems.variant import AdapterSettings, Variant
 from bilora.problems.variants import lora
 from bilora.problems.variants.weight_decays import WeightDecays
+from bilora.tensors import Tensors
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bilora.aliases import Tensors
-from bilora.problems.levels.companion import Companion
+from bilora.problems.levels.betty_problem import Companion
+from bilora.tensors import Tensors
 
 
 class WeightDecays(Companion):

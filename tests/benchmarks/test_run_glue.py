@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from bilora.commands.command_line import parse_config
 from bilora.problems.catalog import VARIANTS
 from bilora.runs.config import RunConfig
-from bilora.runs.earlier_run import remove_run
+from bilora.runs.folder import remove_run
 from bilora.runs.run import Prepared, prepare
 from bilora.tasks.sources import load_task_rows, take_rows
 

@@ -11,7 +11,7 @@ import pytest
 
 from bilora.compare import methods as compare_methods
 from bilora.errors import DivergedError
-from bilora.tasks.kinds import text as text_kind
+from bilora.tasks.text import kind as text_kind
 
 pytestmark = pytest.mark.usefixtures("own_handler")
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForTokenClassification
 
 from bilora.models.pretrained import load_tokenizer
 from bilora.tasks.catalog import find_task
-from bilora.tasks.kinds.table import build_kind
+from bilora.tasks.kinds import build_kind
 from bilora.tasks.sources import load_task_rows
 
 Results = list[dict[str, Any]]

@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from bilora.metrics.texts import score_texts, text_metric
 from bilora.models.pretrained import quiet_peft
-from bilora.tasks.generation.sources import load_generation_rows
+from bilora.tasks.generation.decoding import Decoding, decode
+from bilora.tasks.generation.rows import load_generation_rows
 from bilora.tasks.generation.task import GENERATION_TASKS
-from bilora.tasks.kinds.decoding import Decoding, decode
 
 METHODS = ("bilora", "lora", "adalora", "pseudo_svd")
 PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "run_nlg.py"

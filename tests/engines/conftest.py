@@ -1,14 +1,9 @@
-"""Bi-level problems with known hypergradients: a ridge regression, and tiny transformers with adapters."""
+"""Tiny transformers with adapters, and a model of two vectors, that the engine trains."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +14,6 @@ from torch import Tensor, nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
-    BertModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -27,88 +21,15 @@ from transformers import (
 )
 
 from bilora import BiloraConfig
-from bilora.commands.train import TRAIN
 from bilora.engines.bilevel import BilevelEngine
 from bilora.engines.callbacks.callback import Callback
-from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.training.fit import FitResult, fit
 from bilora.problems import LowerProblem, UpperProblem
 from bilora.problems.catalog import find_variant
 from bilora.problems.variant import Variant
 from bilora.problems.variants.bilora import BiloraLower, BiloraSettings, BiloraUpper
-from bilora.tasks.embedded import embedded_model_folder, embedded_reviews
 from bilora.tasks.generation.batches import PairCollator
-from bilora.tasks.sources import take_rows
-
-FEATURES = 20
-
-
-class Vector(nn.Module):
-    """One float64 vector as a module."""
-
-    def __init__(self, value: Tensor) -> None:
-        super().__init__()
-        self.value = nn.Parameter(value.clone())
-
-
-class RidgeLower(LowerProblem):
-    """Mean squared error plus ``sum(exp(E) V^2)``: ridge regression with a log-regularisation a feature."""
-
-    def training_step(self, batch: Any) -> Tensor:
-        """Return L1."""
-        inputs, targets = batch
-        weights, log_penalty = self.module.value, self.upper.module.value
-        return ((inputs @ weights - targets) ** 2).mean() + (log_penalty.exp() * weights**2).sum()
-
-
-class RidgeUpper(UpperProblem):
-    """Mean squared error on the other data, plus a direct dependence on E."""
-
-    def training_step(self, batch: Any) -> Tensor:
-        """Return L2."""
-        inputs, targets = batch
-        return ((inputs @ self.lower.module.value - targets) ** 2).mean() + 0.1 * (self.module.value**2).sum()
-
-
-@dataclass
-class Ridge:
-    """A wired ridge problem, and what is needed for its closed forms."""
-
-    engine: BilevelEngine
-    lower: RidgeLower
-    upper: RidgeUpper
-    lower_data: tuple[Tensor, Tensor]
-    upper_data: tuple[Tensor, Tensor]
-
-    def v(self) -> Tensor:
-        """Return d_V L2 at the lower parameters as they are now."""
-        inputs, targets = self.upper_data
-        return 2 * inputs.T @ (inputs @ self.lower.module.value.detach() - targets) / len(targets)
-
-
-@pytest.fixture
-def make_ridge() -> Callable[..., Ridge]:
-    """Make a ridge problem; nothing of it has stepped yet."""
-
-    def make(hypergradient: Any, *, learning_rate: float = 0.05, lower_config: Config | None = None) -> Ridge:
-        torch.manual_seed(0)
-        data = [(torch.randn(40, FEATURES).double(), torch.randn(40).double()) for _ in range(2)]
-        below = Vector(torch.randn(FEATURES).double())
-        above = Vector(0.3 * torch.randn(FEATURES).double())
-        lower = RidgeLower(
-            "lower",
-            lower_config or Config(unroll_steps=max(1, build_hypergradient(hypergradient).needs.steps)),
-            below,
-            torch.optim.SGD(below.parameters(), lr=learning_rate),
-            None,
-            [data[0]],
-        )
-        upper = RidgeUpper("upper", Config(), above, torch.optim.SGD(above.parameters(), lr=0.0), None, [data[1]])
-        engine = BilevelEngine(lower, upper, steps=4, hypergradient=hypergradient, device="cpu")
-        return Ridge(engine, lower, upper, *data)
-
-    return make
 
 
 def tiny_bert(dropout: float) -> nn.Module:
@@ -429,54 +350,3 @@ def fit_adapter() -> Callable[..., FittedAdapter]:
 def collate_tokens(rows: Any) -> dict[str, Tensor]:
     """Return ids and labels as tensors."""
     return {name: torch.tensor([row[name] for row in rows]) for name in ("input_ids", "labels")}
-
-
-# ---- a run of the command, on a model of one layer ------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random one-layer BERT with the tokenizer of the embedded model; its outputs differ well between rows."""
-    folder = tmp_path_factory.mktemp("tiny-encoder")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    config = BertConfig(vocab_size=30522, max_position_embeddings=64, initializer_range=0.5, **sizes)
-    with contextlib.redirect_stderr(io.StringIO()):
-        BertModel(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
-        shutil.copy(embedded_model_folder() / name, folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def review_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """120 labelled sentences as JSON lines, with the names of their classes."""
-    path = tmp_path_factory.mktemp("rows") / "reviews.jsonl"
-    rows = take_rows(embedded_reviews(), 120, seed=0)
-    names = ("negative", "positive")
-    lines = [json.dumps({"text": row["text"], "label": names[row["label"]]}) + "\n" for row in rows]
-    path.write_text("".join(lines), encoding="utf-8")
-    return path
-
-
-@dataclass
-class CommandRun:
-    """A run that ``bilora train`` made."""
-
-    folder: Path
-    words: list[str]
-    code: int
-    out: str
-
-
-@pytest.fixture(scope="session")
-def command_run(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, review_file: Path) -> CommandRun:
-    """Train with little more than a model and a file, once for all tests."""
-    folder = tmp_path_factory.mktemp("command") / "run"
-    words = ["--model", str(tiny_encoder), "--train-file", str(review_file), "--output", str(folder)]
-    words += ["--max-length", "32", "--device", "cpu", "--epochs", "4", "--lower.learning-rate", "0.02"]
-    words += ["--report-to", "tensorboard", "--seed", "3"]
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        code = TRAIN.run(words)
-    return CommandRun(folder, words, code, out.getvalue())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bilora.engines.hypergradients.darts import Darts
 from bilora.engines.hypergradients.neumann import Neumann
-from bilora.engines.hypergradients.vectors import dot, norm
+from bilora.tensors import dot, norm
 
 MODELS = ("gpt2-answers", "llama")
 RADIUS = 1e-3

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bilora.engines.callbacks.callback import Callback
-from bilora.engines.callbacks.metrics_file import MetricsFile
+from bilora.engines.callbacks.files import MetricsFile
 from bilora.engines.settings import LevelSettings
 from bilora.errors import SettingsError
 from bilora.problems import VARIANTS

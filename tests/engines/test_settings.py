@@ -13,7 +13,7 @@ import yaml
 from bilora.engines.hypergradients.darts import Darts
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.errors import SettingsError
-from bilora.settings.checked import refuse_faults, resolved
+from bilora.settings.sections import refuse_faults, resolved
 
 NAN = float("nan")
 LEVEL_FAULTS: list[tuple[str, Any]] = [

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from bilora.engines.callbacks.callback import Callback
-from bilora.engines.callbacks.metrics_file import MetricsFile
+from bilora.engines.callbacks.files import MetricsFile
 from bilora.engines.checkpoints import files as checkpoint_files
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.training.fit import fit
-from bilora.engines.training.fit_result import FitResult
+from bilora.engines.training.result import FitResult
 from bilora.metrics.monitor import Monitor
 from bilora.problems.catalog import find_variant
 

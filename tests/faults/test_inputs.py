@@ -19,13 +19,13 @@ from bilora.commands.exit_codes import Program
 from bilora.data.rows import check_rows, read_rows
 from bilora.data.split import split_rows
 from bilora.engines.callbacks.callback import Callback
-from bilora.engines.callbacks.metrics_file import MetricsFile
+from bilora.engines.callbacks.files import MetricsFile
 from bilora.engines.settings import FitSettings
 from bilora.engines.training.fit import fit
 from bilora.errors import DataError, SettingsError
 from bilora.files.lock import locked
 from bilora.problems import LowerProblem, UpperProblem, Variant
-from bilora.runs.output_folder import make_output_folder
+from bilora.runs.folder import make_output_folder
 from bilora.tasks.catalog import TASKS
 
 Run = Callable[..., Any]

@@ -21,12 +21,11 @@ from transformers import AutoTokenizer, BertConfig, GPT2Config
 
 from bilora.adapter.export import export_lora
 from bilora.artifacts.adapter_files import load_adapter, save_adapter
-from bilora.engines.checkpoints.check import fault
-from bilora.engines.checkpoints.files import manifest_sha256
+from bilora.engines.checkpoints.files import fault, manifest_sha256
 from bilora.errors import CheckpointError, DataError
 from bilora.models import pretrained
-from bilora.tasks.batches import check_fits
 from bilora.tasks.embedded import embedded_model_folder
+from bilora.tasks.text.batches import check_fits
 
 Run = Callable[..., Any]
 WEIGHTS = "adapter_model.safetensors"

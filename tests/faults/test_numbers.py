@@ -15,9 +15,8 @@ from torch import Tensor
 
 from bilora import level_parameters
 from bilora.artifacts.fingerprint import base_tensors
-from bilora.engines.callbacks.spike_warning import SpikeWarning
-from bilora.engines.checkpoints.check import fault
-from bilora.engines.checkpoints.files import checkpoints
+from bilora.engines.callbacks.progress import SpikeWarning
+from bilora.engines.checkpoints.files import checkpoints, fault
 from bilora.engines.hypergradients.exact import FusedAttentionNotice
 from bilora.engines.settings import LevelSettings
 from bilora.errors import DivergedError, SettingsError

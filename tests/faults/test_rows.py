@@ -15,22 +15,22 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from bilora.data.row_sets import TaskRows, join_sets
 from bilora.data.rows import Rows, check_rows
+from bilora.data.sets import TaskRows, join_sets
 from bilora.engines.settings import LevelSettings
-from bilora.engines.training.fit_result import FitResult
+from bilora.engines.training.result import FitResult
 from bilora.engines.training.split_loaders import SplitLoaders
 from bilora.errors import DataError, SettingsError
+from bilora.runs.checks import bare_examples, shared_by_levels
 from bilora.runs.config import RunConfig
 from bilora.runs.evaluation import Evaluation
-from bilora.runs.run_checks import bare_examples, shared_by_levels
 from bilora.tasks.catalog import TASKS, Task
 from bilora.tasks.embedded import embedded_model_folder
-from bilora.tasks.kinds.text import TextKind
-from bilora.tasks.kinds.tokens import TokenKind
 from bilora.tasks.labelled_files import load_labelled_files
-from bilora.tasks.labelled_tasks import LabelledFiles
-from bilora.tasks.token_tasks import TokenTask
+from bilora.tasks.labels import LabelledFiles
+from bilora.tasks.text.kind import TextKind
+from bilora.tasks.tokens.kind import TokenKind
+from bilora.tasks.tokens.task import TokenTask
 
 SST2 = TASKS["sst2"]
 

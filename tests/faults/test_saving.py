@@ -14,16 +14,22 @@ import pytest
 import torch
 
 from bilora.engines.checkpoints import files as checkpoint_files
-from bilora.engines.checkpoints.check import fault, newest_checkpoint, open_checkpoint, read_parts
-from bilora.engines.checkpoints.files import checkpoints, write_checkpoint
+from bilora.engines.checkpoints.files import (
+    checkpoints,
+    fault,
+    newest_checkpoint,
+    open_checkpoint,
+    read_parts,
+    write_checkpoint,
+)
 from bilora.engines.settings import LevelSettings
 from bilora.engines.training import saved_run
 from bilora.errors import CheckpointError, InterruptedRun, ResourceError
-from bilora.files.state_tree import pack
+from bilora.files.state import pack
 
 Run = Callable[..., Any]
 
-# Row 1, the kills with SIGKILL while checkpoints are written, is in tests/engines/test_checkpoint_files.py; rows 2 and
+# Row 1, the kills with SIGKILL while checkpoints are written, is in tests/engines/checkpoints/test_files.py; rows 2 and
 # 3 as processes of their own, with exit codes, are in tests/benchmarks/test_run_glue_resume.py.
 
 RICH: dict[str, Any] = {
@@ -81,7 +87,7 @@ def test_row_03_the_second_interrupt_stops_at_once(run: Run, faults: Any, tmp_pa
     assert [(step, fault(folder)) for step, folder in checkpoints(tmp_path / "run")] == [(4, None), (2, None)]
 
 
-# Row 4 from every step, under twelve schedules and with every variant, is in tests/engines/test_resume.py.
+# Row 4 from every step, under twelve schedules and with every variant, is in tests/engines/checkpoints/test_resume.py.
 def test_row_04_a_resumed_run_ends_like_the_whole_one(run: Run, faults: Any, tmp_path: Path) -> None:
     watched = {"validate": drawn, "monitor": faults.monitor}
     whole = run("whole", **RICH, **watched)

@@ -15,8 +15,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from bilora.aliases import Tensors
 from bilora.problems import VARIANTS, LowerProblem, Needs, UpperProblem
+from bilora.tensors import Tensors
 
 FEATURES = 5
 DIRECT = 0.1

@@ -9,8 +9,8 @@ import torch
 
 from bilora.data.rows import Rows
 from bilora.errors import DataError
-from bilora.tasks.batches import Batch, Encoded
 from bilora.tasks.generation.prompts import Prompts
+from bilora.tasks.text.batches import Batch, Encoded
 
 IGNORED = -100
 """The label of a token that the loss of transformers' models leaves out."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bilora.data.row_checks import Fault
-from bilora.tasks.generation.linearization import linearize_slots, linearize_triples
+from bilora.data.faults import Fault
+from bilora.tasks.generation.prompts import linearize_slots, linearize_triples
 
 Reader = Callable[[Any], Any]
 
@@ -16,7 +16,7 @@ def read_source(row: Mapping[str, Any], *, lowercase_properties: bool) -> tuple[
 
     Args:
         row: Holds one of the fields of ``SOURCES``; of several the first in the order of that table counts.
-        lowercase_properties: As for :func:`~bilora.tasks.generation.linearization.linearize_triples`.
+        lowercase_properties: As for :func:`~bilora.tasks.generation.prompts.linearize_triples`.
 
     Example:
         >>> read_source({"mr": "name[The Vaults], food[French]"}, lowercase_properties=False)

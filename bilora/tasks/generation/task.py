@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bilora.data.row_checks import Fault
+from bilora.data.faults import Fault
 from bilora.errors import SettingsError
 from bilora.tasks.generation.layouts import read_references, read_source
 

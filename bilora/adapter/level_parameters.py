@@ -1,0 +1,247 @@
+"""Which parameters of a model belong to the lower level and which to the upper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, cast, runtime_checkable
+
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+
+from bilora.errors import LevelsError, SettingsError
+
+
+@runtime_checkable
+class AdaptedLayer(Protocol):
+    """A layer that holds adapters, each under a name.
+
+    The protocols have methods only: then whether a class answers one is looked up once, not once a training
+    step.
+    """
+
+    def held_adapters(self) -> list[str]:
+        """Return the names of all adapters in this layer."""
+
+    def active_held_adapters(self) -> list[str]:
+        """Return those of them that take part in the forward pass."""
+
+
+@runtime_checkable
+class LevelledLayer(AdaptedLayer, Protocol):
+    """A layer that says which of its parameters belong to which level."""
+
+    def lower_parameters(self, adapter: str) -> dict[str, nn.Parameter]:
+        """Return the lower level's parameters of an adapter, by their names below the layer."""
+
+    def upper_parameters(self, adapter: str) -> dict[str, nn.Parameter]:
+        """Return the upper level's parameters of an adapter, by their names below the layer."""
+
+
+@runtime_checkable
+class PseudoSvdLayer(AdaptedLayer, Protocol):
+    """A layer with an update P diag(s) Q."""
+
+    def singular_values(self, adapter: str) -> Tensor:
+        """Return s, ``(rank,)``."""
+
+    def singular_vectors(self, adapter: str) -> tuple[Tensor, Tensor]:
+        """Return P, ``(out, rank)``, and Q, ``(rank, in)``, as they enter the update."""
+
+    def values_between_zero_and_one(self, adapter: str) -> bool:
+        """Return whether every s_j lies in [0, 1]."""
+
+
+def levelled_layers(model: nn.Module) -> Iterator[tuple[str, LevelledLayer]]:
+    """Yield the layers that say which of their parameters are upper and which lower, with their full names.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from bilora import BiloraConfig
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), BiloraConfig(r=2, target_modules=["0"]))
+        >>> [name for name, _ in levelled_layers(model)]
+        ['base_model.model.0']
+    """
+    for name, module in model.named_modules():
+        if issubclass(type(module), LevelledLayer):
+            yield name, cast(LevelledLayer, module)
+
+
+def pseudo_svd_layers(model: nn.Module) -> Iterator[tuple[str, PseudoSvdLayer]]:
+    """Yield the layers whose update is P diag(s) Q, with their full names.
+
+    Example:
+        >>> list(pseudo_svd_layers(nn.Linear(2, 2)))
+        []
+    """
+    for name, module in model.named_modules():
+        if issubclass(type(module), PseudoSvdLayer):
+            yield name, cast(PseudoSvdLayer, module)
+
+
+_SHOWN = 5
+
+_UNFREEZE = (
+    "load the adapter with PeftModel.from_pretrained(..., is_trainable=True), and leave "
+    "model.disable_adapter() before asking"
+)
+
+
+@dataclass(frozen=True)
+class LevelParameters:
+    """The trainable parameters of a model, by full name, in two parts without overlap.
+
+    Args:
+        lower: Pseudo singular vectors, and everything else that is trained, such as the task head.
+        upper: Raw pseudo singular values.
+    """
+
+    lower: dict[str, nn.Parameter]
+    upper: dict[str, nn.Parameter]
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return every parameter that is trained, by full name.
+
+    Example:
+        >>> sorted(trainable_parameters(nn.Linear(2, 2)))
+        ['bias', 'weight']
+    """
+    return {name: each for name, each in model.named_parameters() if each.requires_grad}
+
+
+def level_parameters(model: nn.Module) -> LevelParameters:
+    """Return the trainable parameters of the active adapters and the head, divided into the two levels.
+
+    The layers say what is upper and what is lower; what no layer claims, such as a task head, is lower.
+
+    Args:
+        model: A model with adapters, from ``peft.get_peft_model``. Ask after that call, not before: PEFT
+            replaces parameters while it wraps.
+
+    Returns:
+        Both levels; together they hold each trainable parameter exactly once.
+
+    Raises:
+        LevelsError: A level is empty, a layer claims a parameter for both levels or one that the model does
+            not have, or an adapter is trainable though it is not active.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from bilora import BiloraConfig
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), BiloraConfig(r=2, target_modules=["0"]))
+        >>> levels = level_parameters(model)
+        >>> sorted(levels.lower)
+        ['base_model.model.0.bilora_P.default', 'base_model.model.0.bilora_Q.default']
+        >>> sorted(levels.upper)
+        ['base_model.model.0.bilora_E.default']
+    """
+    claimed = _claims(model)
+    trainable = trainable_parameters(model)
+    upper = {name: each for name, each in claimed.upper.items() if each.requires_grad}
+    upper_ids = {id(each) for each in upper.values()}
+    lower = {name: each for name, each in trainable.items() if id(each) not in upper_ids}
+    faults = [
+        *_clashes(claimed),
+        *_misplaced(model, claimed, trainable),
+        *_idle(model),
+        *_empty("upper", upper, claimed.upper),
+        *_empty("lower", lower, claimed.lower),
+    ]
+    if faults:
+        raise LevelsError("the model does not divide into two levels:\n  " + "\n  ".join(faults))
+    return LevelParameters(lower=lower, upper=upper)
+
+
+def check_saved(model: nn.Module) -> None:
+    """Raise where a parameter is trained that neither an adapter nor ``modules_to_save`` would save.
+
+    Args:
+        model: A model with adapters, from ``peft.get_peft_model``.
+
+    Raises:
+        SettingsError: There is such a parameter; it would come back untrained.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from bilora import BiloraConfig
+        >>> base = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+        >>> model = get_peft_model(base, BiloraConfig(r=2, target_modules=["0"]))
+        >>> check_saved(model)
+        >>> for each in base[1].parameters():
+        ...     each.requires_grad = True
+        >>> check_saved(model)
+        Traceback (most recent call last):
+            ...
+        bilora.errors.SettingsError: 2 trainable parameters would be saved nowhere: base_model.model.1.bias, \
+base_model.model.1.weight; name their modules in modules_to_save, or freeze them
+    """
+    saved = {
+        id(each)
+        for _, layer in levelled_layers(model)
+        for adapter in layer.held_adapters()
+        for each in (layer.lower_parameters(adapter) | layer.upper_parameters(adapter)).values()
+    }
+    for module in model.modules():
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            saved.update(id(each) for each in module.parameters())
+    lost = sorted(name for name, each in trainable_parameters(model).items() if id(each) not in saved)
+    if lost:
+        raise SettingsError(
+            f"{len(lost)} trainable parameters would be saved nowhere: {_some(lost)}; "
+            "name their modules in modules_to_save, or freeze them"
+        )
+
+
+def _claims(model: nn.Module) -> LevelParameters:
+    """What the layers say of their active adapters, trained or not, by full name."""
+    lower: dict[str, nn.Parameter] = {}
+    upper: dict[str, nn.Parameter] = {}
+    for name, layer in levelled_layers(model):
+        prefix = f"{name}." if name else ""  # the model may be such a layer itself
+        for adapter in layer.active_held_adapters():
+            lower |= {prefix + key: each for key, each in layer.lower_parameters(adapter).items()}
+            upper |= {prefix + key: each for key, each in layer.upper_parameters(adapter).items()}
+    return LevelParameters(lower, upper)
+
+
+def _clashes(claimed: LevelParameters) -> Iterator[str]:
+    lower_ids = {id(each) for each in claimed.lower.values()}
+    both = [name for name, each in claimed.upper.items() if id(each) in lower_ids]
+    if both:
+        yield f"a layer claims parameters for both levels: {_some(both)}"
+
+
+def _misplaced(model: nn.Module, claimed: LevelParameters, trainable: dict[str, nn.Parameter]) -> Iterator[str]:
+    """Names that do not lead to the parameter, or lead to one that another name already stands for."""
+    by_name = dict(model.named_parameters(remove_duplicate=False))
+    for name, each in (claimed.lower | claimed.upper).items():
+        if by_name.get(name) is not each:
+            yield f"a layer claims {name!r}, which is not the name of that parameter in the model"
+        elif each.requires_grad and name not in trainable:
+            yield f"{name!r} is the same parameter as another one; a level cannot hold it twice"
+
+
+def _idle(model: nn.Module) -> Iterator[str]:
+    for name, layer in levelled_layers(model):
+        for adapter in set(layer.held_adapters()) - set(layer.active_held_adapters()):
+            held = layer.lower_parameters(adapter) | layer.upper_parameters(adapter)
+            if any(each.requires_grad for each in held.values()):
+                yield f"adapter {adapter!r} in {name!r} is trainable but not active; use model.set_adapter"
+
+
+def _empty(level: str, found: dict[str, nn.Parameter], claimed: dict[str, nn.Parameter]) -> Iterator[str]:
+    if found:
+        return
+    if claimed:
+        yield f"the {level} level is empty: all its {len(claimed)} parameters are frozen; {_UNFREEZE}"
+    else:
+        yield (
+            f"the {level} level is empty: no layer of the model has one; "
+            "wrap it with peft.get_peft_model(model, BiloraConfig())"
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,96 @@
+"""The rows that a config asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bilora.artifacts.scored_on import UPPER
+from bilora.data.rows import Rows
+from bilora.data.sets import TaskRows
+from bilora.engines.training.split_loaders import SplitLoaders
+from bilora.engines.training.stages import run_stages
+from bilora.errors import SettingsError
+from bilora.problems.catalog import find_variant
+from bilora.runs.config import RunConfig
+from bilora.tasks.catalog import find_task
+from bilora.tasks.kinds import build_kind, find_kind
+from bilora.tasks.labelled_files import load_labelled_files
+from bilora.tasks.sources import EMBEDDED_TASK, take_rows
+
+
+def is_left_to_upper(config: RunConfig) -> bool:
+    """Return whether D2 stays what it is, and nothing but an upper level trains on it, in all runs of a config.
+
+    A lower level that trained on D2, as in retraining, or that is given its rows by a refreshed split, fits them; the
+    loss there would say nothing.
+
+    Example:
+        >>> [is_left_to_upper(RunConfig(method=[name])) for name in ("bilora", "lora", "learned_decay")]
+        [True, False, False]
+    """
+    return config.refresh <= 0 and all(_is_left_by(config, method) for method in config.method)
+
+
+def with_upper_watched(config: RunConfig, rows: TaskRows, *, train: Rows) -> TaskRows:
+    """Return the rows with the run's D2 as the set that is watched and scored.
+
+    Args:
+        config: One method and one seed, by which D2 is drawn as the run draws it.
+        rows: Without a validation set.
+        train: The run's training rows.
+
+    Raises:
+        SettingsError: There is no such D2, or not one.
+    """
+    if len(config.method) > 1 or len(config.seeds) > 1 or not is_left_to_upper(config):
+        said = f"method {', '.join(config.method)}, seeds {config.seeds} and refresh {config.refresh}"
+        raise SettingsError(
+            f"validation_share is 0, so that D2 would be watched: that takes one seed, refresh 0, and one method whose "
+            f"upper level alone trains on D2; there are {said}; give validation_file, or a validation_share above 0"
+        )
+    labels = [{"labels": label} for label in train.labels]
+    drawn = SplitLoaders(labels, config.fit_settings(seed=config.seeds[0]), collate=list)
+    upper = train.select(drawn.upper_part.positions)
+    notice = (
+        f"no row is held out: the best step is chosen by D2, {len(upper)} of the {len(train)} rows, which the upper "
+        "level is trained on too, and the score is of them; give --validation-file, or --validation-share 0.1, for one "
+        "of rows that nothing has seen"
+    )
+    return dataclasses.replace(rows, validation={UPPER: upper}, notices=(*rows.notices, notice))
+
+
+def _is_left_by(config: RunConfig, method: str) -> bool:
+    settings = config.fit_settings(seed=config.seeds[0])
+    stages = run_stages(find_variant(method), config.settings_of(method), settings)
+    steps = [stage for stage in stages if stage.steps != 0]
+    return bool(steps) and all(stage.upper is not None for stage in steps)
+
+
+def load_run_rows(config: RunConfig) -> TaskRows:
+    """Return the checked rows of the config's files, or of its task.
+
+    Files of which no row is held out have the run's D2 as their validation set, under its own name.
+
+    Example:
+        >>> len(load_run_rows(RunConfig()).train)
+        7530
+    """
+    files = config.labelled_files()
+    if files is not None:
+        rows = load_labelled_files(files)
+        if rows.validation:
+            return rows
+        return with_upper_watched(config, rows, train=training_rows(config, rows.train, seed=config.seeds[0]))
+    kind = build_kind(find_task(config.task or EMBEDDED_TASK), config.task_settings)
+    return find_kind(kind.task).load(kind, config.data_dir)
+
+
+def training_rows(config: RunConfig, rows: Rows, *, seed: int) -> Rows:
+    """Return the training rows of the runs with one of the config's seeds.
+
+    Example:
+        >>> config = RunConfig(train_rows=100)
+        >>> len(training_rows(config, load_run_rows(config).train, seed=0))
+        100
+    """
+    return rows if config.train_rows is None else take_rows(rows, config.train_rows, seed=seed)

@@ -1,0 +1,196 @@
+"""Texts out of a causal model, by beam search."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from bilora.data.loaders import Collate
+from bilora.errors import SettingsError
+from bilora.processes.processes import ONE_PROCESS, Processes, taken_in_turn
+from bilora.processes.sharded import is_sharded
+from bilora.settings.sections import refuse_faults
+from bilora.tasks.generation.batches import IGNORED, left_padded
+from bilora.tasks.generation.prompts import Prompts
+from bilora.tasks.scoring import length_order
+from bilora.tasks.text.batches import make_loader
+from bilora.tensors import to_device
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How texts are searched for; the defaults are those of the LoRA paper.
+
+    Beam 10, no 4-gram twice, at most 64 new tokens: https://github.com/microsoft/LoRA, examples/NLG/README.md.
+
+    Args:
+        beams: Beams; 1 takes the likeliest token each time.
+        length_penalty: A text's log-probability is divided by its length to this power.
+        no_repeat_ngram_size: Length of n-grams that a text may hold once only; 0 allows all.
+        max_new_tokens: Largest number of tokens of a text.
+        batch_size: Rows searched at once; memory grows with rows times beams.
+
+    Raises:
+        SettingsError: A value is out of range; all faults are told together.
+
+    Example:
+        >>> Decoding(beams=0)
+        Traceback (most recent call last):
+            ...
+        bilora.errors.SettingsError: decoding: beams is 0, it must be at least 1
+    """
+
+    beams: int = 10
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 4
+    max_new_tokens: int = 64
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        checks = (
+            ("beams", "it must be at least 1", self.beams >= 1),
+            ("length_penalty", "it must be finite", abs(self.length_penalty) < float("inf")),
+            ("no_repeat_ngram_size", "it must be positive, or 0 for none", self.no_repeat_ngram_size >= 0),
+            ("max_new_tokens", "it must be at least 1", self.max_new_tokens >= 1),
+            ("batch_size", "it must be at least 1", self.batch_size >= 1),
+        )
+        refuse_faults("decoding", self, checks)
+
+
+def decode(
+    model: nn.Module,
+    tokenizer: Any,
+    sources: Sequence[str],
+    decoding: Decoding,
+    *,
+    autocast_dtype: torch.dtype | None = None,
+    processes: Processes = ONE_PROCESS,
+) -> list[str]:
+    """Return the text that the model gives for each input, on one line.
+
+    Rows of one length are searched together; no result depends on which rows share a batch but for rounding.
+
+    Args:
+        model: A causal model of transformers, with or without an adapter of PEFT; it is left in the mode it was in.
+        tokenizer: Its tokenizer, with a pad token.
+        sources: The inputs.
+        decoding: How to search.
+        autocast_dtype: The autocast type of the forward pass; None for none.
+        processes: They take the batches in turn, and each returns all texts. A model that is sharded over them answers
+            when all ask, so that then each searches everything.
+
+    Raises:
+        SettingsError: An input and the longest text have more tokens than the model has positions.
+    """
+    prompts = Prompts(tokenizer)
+    ids = [prompts.prompt(source) for source in sources]
+    order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+    _check_positions(model, longest=len(ids[order[-1]]), new=decoding.max_new_tokens)
+    texts = [""] * len(ids)
+    was_training = model.training
+    model.eval()
+    try:
+        found = taken_in_turn(
+            [order[start : start + decoding.batch_size] for start in range(0, len(order), decoding.batch_size)],
+            lambda rows: _search(model, tokenizer, [ids[row] for row in rows], decoding, autocast_dtype),
+            ONE_PROCESS if is_sharded(model) else processes,
+        )
+        for row, text in zip(order, itertools.chain.from_iterable(found), strict=True):
+            texts[row] = text
+    finally:
+        model.train(was_training)
+    return texts
+
+
+def _search(
+    model: nn.Module, tokenizer: Any, prompts: list[list[int]], decoding: Decoding, dtype: torch.dtype | None
+) -> list[str]:
+    device = next(model.parameters()).device
+    batch = to_device(left_padded(prompts, tokenizer.pad_token_id), device)
+    casting = torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
+    # As in the paper's code, the best text that ended within max_new_tokens is looked for; transformers' default stops
+    # as soon as the texts that have ended are better than the others are now. Greedy search knows neither setting.
+    beams = {"length_penalty": decoding.length_penalty, "early_stopping": "never"} if decoding.beams > 1 else {}
+    with torch.no_grad(), casting:
+        found = model.generate(  # type: ignore[operator]  # every causal model of transformers has it
+            **batch,
+            **beams,
+            do_sample=False,
+            num_beams=decoding.beams,
+            no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+            max_new_tokens=decoding.max_new_tokens,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    answers = found[:, batch["input_ids"].shape[1] :]
+    return [" ".join(text.split()) for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+
+
+def _check_positions(model: nn.Module, *, longest: int, new: int) -> None:
+    # Models with relative positions have no such entry, and no limit.
+    config: Any = model.config
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and longest + new > positions:
+        raise SettingsError(
+            f"the longest input has {longest} tokens and max_new_tokens is {new}, together more than the model's "
+            f"{positions} positions; set max_new_tokens to {max(1, positions - longest)} or less"
+        )
+
+
+LOSS_BATCH = 16
+"""Examples a batch: logits have a column for every word of the vocabulary."""
+
+
+def token_loss(
+    model: nn.Module,
+    examples: Sequence[Mapping[str, Any]],
+    collate: Collate,
+    *,
+    autocast_dtype: torch.dtype | None = None,
+    processes: Processes = ONE_PROCESS,
+) -> dict[str, float | None]:
+    """Return ``loss``, the mean cross entropy over all labelled tokens of the set, and ``perplexity``, its exponential.
+
+    The model is called without labels, so that what a method adds to its loss does not enter. It is left in the
+    mode it was in.
+
+    Args:
+        model: A causal model whose output has ``.logits``, ``(batch, length, words)``.
+        examples: From :func:`~bilora.tasks.generation.batches.encode_pairs`.
+        collate: Makes a batch of some of them.
+        autocast_dtype: The autocast type of the forward pass; None for none.
+        processes: They take the batches in turn; each returns the numbers of the whole set.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    ordered = [examples[position] for position in length_order(examples)]
+    loader = make_loader(ordered, batch_size=LOSS_BATCH, seed=0, collate=collate, shuffle=False)
+
+    def summed(batch: Mapping[str, Any]) -> tuple[float, int]:
+        moved = to_device(batch, device)
+        labels = moved.pop("labels")[:, 1:]
+        # Entered anew for each batch, as what is sent between two of them is not to be cast.
+        casting = torch.autocast(device.type, dtype=autocast_dtype) if autocast_dtype else contextlib.nullcontext()
+        with torch.no_grad(), casting:
+            logits = model(**moved).logits[:, :-1].float()
+            # The sum over a batch in float32, the sum over batches in float64.
+            loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum").item()
+        return loss, int((labels != IGNORED).sum())
+
+    try:
+        found = list(taken_in_turn(loader, summed, processes))
+    finally:
+        model.train(was_training)
+    total, count = sum(each for each, _ in found), sum(each for _, each in found)
+    loss = total / count
+    return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else None}

@@ -1,1 +1,0 @@
-"""What training and scoring ask of a kind of task: text, tokens, generation."""

@@ -1,0 +1,1 @@
+"""Whole texts with a class or a number each."""

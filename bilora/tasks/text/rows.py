@@ -1,0 +1,117 @@
+"""Checks of the rows of a text task, field by field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bilora.data.faults import _SHORT, Fault, _Literal
+from bilora.settings.lookup import did_you_mean
+
+if TYPE_CHECKING:
+    from bilora.tasks.catalog import Task  # which asks this module to check its rows
+
+
+def check_row(row: Mapping[str, Any], task: Task) -> tuple[int | float | None, list[Fault]]:
+    """Return the label of ``row`` as a class index or a number, and everything wrong with the row.
+
+    Args:
+        row: A field name to value mapping.
+        task: Says which fields there must be and which labels are allowed.
+
+    Returns:
+        The label (None if it is at fault) and the faults, text fields first.
+
+    Example:
+        >>> from bilora.tasks.catalog import TASKS
+        >>> check_row({"sentence": "A fine film.", "label": "positive"}, TASKS["sst2"])
+        (1, [])
+        >>> check_row({"sentence": " ", "label": 1}, TASKS["sst2"])[1]
+        [Fault(field='sentence', text='is empty; every row needs text')]
+    """
+    faults = [fault for name in task.text_fields for fault in _text_faults(row, name)]
+    field = task.label_field
+    if field not in row:
+        return None, [*faults, _missing(row, field)]
+    label, problem = (_number if task.is_regression else _class_index)(row[field], task)
+    if problem is not None:
+        faults.append(Fault(field, problem))
+    return label, faults
+
+
+def _missing(row: Mapping[str, Any], name: str) -> Fault:
+    return Fault(name, f"is missing; the row has {', '.join(row) or 'no field'}.{did_you_mean(name, row)}")
+
+
+def _text_faults(row: Mapping[str, Any], name: str) -> list[Fault]:
+    if name not in row:
+        return [_missing(row, name)]
+    text = row[name]
+    if isinstance(text, _Literal):
+        return []  # told by parse_line
+    if not isinstance(text, str):
+        return [Fault(name, f"is {_SHORT.repr(text)} ({type(text).__name__}); text is needed")]
+    if not text.strip():
+        return [Fault(name, "is empty; every row needs text")]
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return [Fault(name, "has half of a surrogate pair, which is no character; repair the text")]
+    return []
+
+
+def _class_index(label: Any, task: Task) -> tuple[int | None, str | None]:
+    names = task.label_names or ()
+    if isinstance(label, _Literal):
+        return None, None  # told by parse_line
+    if task.labels_from is not None:
+        return _named_class(label, names, task.labels_from)
+    if isinstance(label, str) and label in names:
+        return names.index(label), None
+    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
+        return label, None
+    allowed = f"allowed: 0 to {len(names) - 1}, or one of {', '.join(names)}"
+    return None, f"is {_SHORT.repr(label)} ({type(label).__name__}); {allowed}{_unlabelled(label)}"
+
+
+def class_name(label: Any) -> str | None:
+    """Return what a label of a file is called as a class: text as it is, numbers and truth values as written.
+
+    Returns:
+        The name; None for what is no label: nothing, an empty text, NaN, or a list.
+
+    Example:
+        >>> class_name("spam"), class_name(3), class_name(""), class_name(float("nan"))
+        ('spam', '3', None, None)
+    """
+    if isinstance(label, float) and not math.isfinite(label):
+        return None
+    return str(label) or None if isinstance(label, str | int | float) else None
+
+
+def _named_class(label: Any, names: Sequence[str], source: str) -> tuple[int | None, str | None]:
+    name = class_name(label)
+    if name in names:
+        return names.index(name), None
+    if name is None:
+        return None, f"is {_SHORT.repr(label)}; every row needs a label"
+    known = f"{', '.join(names[:10])}{f' and {len(names) - 10} more' if len(names) > 10 else ''}"
+    return None, f"is {_SHORT.repr(label)}, which is no label of {source}; those are: {known}"
+
+
+def _number(label: Any, task: Task) -> tuple[float | None, str | None]:
+    if isinstance(label, _Literal):
+        return None, None  # told by parse_line
+    if isinstance(label, bool) or not isinstance(label, int | float):
+        return None, f"is {_SHORT.repr(label)} ({type(label).__name__}); a number is needed"
+    low, high = task.label_range or (-math.inf, math.inf)
+    # The comparison with an int comes first: an int too large for a float cannot be asked if it is finite.
+    if low <= label <= high and -1.7e308 < label < 1.7e308:
+        return float(label), None
+    allowed = f"{low:g} to {high:g}" if task.label_range else "a finite number"
+    return None, f"is {_SHORT.repr(label)}; allowed: {allowed}{_unlabelled(label)}"
+
+
+def _unlabelled(label: Any) -> str:
+    return "; -1 is the mark of unlabelled test rows" if label == -1 else ""

@@ -1,0 +1,108 @@
+"""From checked rows of tokens to padded batches: which piece of a token carries its label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import DataCollatorForTokenClassification
+
+from bilora.data.rows import Rows
+from bilora.errors import DataError, SettingsError
+from bilora.tasks.text.batches import Batch
+from bilora.tasks.tokens.task import TokenTask
+
+IGNORED = -100
+"""The label of a piece that enters no loss, as torch's cross entropy has it."""
+
+
+def encode_tokens(rows: Rows, tokenizer: Any, task: TokenTask, *, max_length: int = 128) -> list[dict[str, Any]]:
+    """Return the rows as ids of pieces, cut to ``max_length`` and not padded, with a label a piece.
+
+    The first piece of a token has the token's label, its other pieces and the special tokens ``IGNORED``.
+
+    Args:
+        rows: Checked rows of the task.
+        tokenizer: A fast tokenizer of transformers.
+        task: Says which fields hold the tokens and the tags.
+        max_length: Largest number of pieces of a row, special tokens included.
+
+    Returns:
+        One dict a row: lists of ints under the tokenizer's input names, ``labels``, and ``positions``: for each label
+        that is not ``IGNORED``, the position of its token in the row. A token that is cut off, or of which the
+        tokenizer leaves nothing, is in no ``positions``.
+
+    Raises:
+        SettingsError: ``max_length`` leaves no room for text beside the special tokens.
+        DataError: The tokenizer cannot say which piece belongs to which token, or leaves nothing of a row.
+
+    Example:
+        >>> from transformers import AutoTokenizer
+        >>> from bilora.tasks.embedded import embedded_model_folder
+        >>> from bilora.data.rows import check_rows
+        >>> task = TokenTask("toy", ("O", "B-town"))
+        >>> row = {"tokens": ["in", "Maribor"], "tags": ["O", "B-town"]}
+        >>> rows = check_rows([(1, row)], task, source="toy", split="train")
+        >>> tokenizer = AutoTokenizer.from_pretrained(embedded_model_folder())
+        >>> encoded = encode_tokens(rows, tokenizer, task)[0]
+        >>> encoded["labels"], encoded["positions"]
+        ([-100, 0, 1, -100, -100], [0, 1])
+    """
+    special = tokenizer.num_special_tokens_to_add(pair=False)
+    if max_length <= special:
+        raise SettingsError(f"max_length is {max_length}, of which special tokens take {special}; set more")
+    if not tokenizer.is_fast:
+        raise DataError(
+            f"{type(tokenizer).__name__} cannot say which piece belongs to which token; take a model with a fast "
+            "tokenizer (a tokenizer.json)"
+        )
+    tokens = [list(row[task.tokens_field]) for row in rows]
+    pieces = tokenizer(tokens, is_split_into_words=True, truncation=True, max_length=max_length, padding=False)
+    encoded = [
+        {name: pieces[name][index] for name in pieces} | _labels(pieces.word_ids(index), row[task.tags_field])
+        for index, row in enumerate(rows)
+    ]
+    empty = [index for index, row in enumerate(encoded) if not row["positions"]]
+    if empty:
+        raise DataError(
+            f"{rows.origin(empty[0])}: the tokenizer leaves nothing of the tokens; {len(empty)} such rows; mend or "
+            "leave out the rows"
+        )
+    return encoded
+
+
+def _labels(owners: Sequence[int | None], tags: Sequence[int]) -> dict[str, list[int]]:
+    labels, positions, last = [], [], None
+    for owner in owners:
+        first = owner is not None and owner != last
+        labels.append(tags[owner] if owner is not None and first else IGNORED)
+        if owner is not None and first:
+            positions.append(owner)
+        last = owner
+    return {"labels": labels, "positions": positions}
+
+
+class TokenCollator:
+    """Makes a batch of encoded rows: pads to the longest of them, labels with ``IGNORED``, and stacks to tensors.
+
+    Args:
+        tokenizer: Knows the pad token and the side to pad on.
+
+    Example:
+        >>> from transformers import AutoTokenizer
+        >>> from bilora.tasks.embedded import embedded_model_folder
+        >>> collate = TokenCollator(AutoTokenizer.from_pretrained(embedded_model_folder()))
+        >>> rows = [{"input_ids": [101, 7, 102], "labels": [-100, 1, -100]}, {"input_ids": [101], "labels": [-100]}]
+        >>> collate(rows)["labels"].tolist()
+        [[-100, 1, -100], [-100, -100, -100]]
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._collate = DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED)
+        self._names = (*tokenizer.model_input_names, "labels")
+
+    def __call__(self, encoded: Sequence[Mapping[str, Any]]) -> Batch:
+        """Return tensors of shape ``(batch, longest)``, ``labels`` among them; the rows given are not changed."""
+        rows = [{name: row[name] for name in self._names if name in row} for row in encoded]
+        batch: Batch = dict(self._collate(rows))
+        return batch

@@ -1,0 +1,112 @@
+"""What is refused before a run: schedules that cannot work, and levels that overlap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from bilora.errors import SettingsError
+from bilora.problems.levels.level import Level
+from bilora.problems.levels.lower import LowerProblem
+from bilora.problems.levels.upper import UpperProblem
+from bilora.processes.processes import Processes
+
+
+def check_schedule(
+    lower: LowerProblem, upper: UpperProblem | None, steps: int, validate_every: int, *, least_steps: int = 1
+) -> None:
+    """Refuse a number of steps that is too small, or under which the upper level would never step.
+
+    Raises:
+        SettingsError: With what to change.
+    """
+    if steps < least_steps:
+        raise SettingsError(f"steps is {steps}; it counts lower optimizer steps and must be at least {least_steps}")
+    if validate_every < 0:
+        raise SettingsError(f"validate_every is {validate_every}; it must be positive, or 0 for the end only")
+    if upper is None:
+        return
+    unroll = lower.config.unroll_steps
+    if lower.needs.steps > unroll:
+        raise SettingsError(
+            f"the hypergradient looks {lower.needs.steps} lower steps back, but unroll_steps is {unroll}: before "
+            "that the upper level had other values; raise unroll_steps, or let it look back less far"
+        )
+    warmup = math.floor(lower.config.warmup_steps / lower.gas)
+    # An upper micro-batch at every multiple of unroll_steps after the warm-up, a step when they are enough.
+    first = (warmup // unroll + upper.gas) * unroll
+    if steps < first:
+        raise SettingsError(
+            f"steps is {steps}, but with unroll_steps={unroll}, warmup_steps={lower.config.warmup_steps} and "
+            f"gradient_accumulation={upper.gas} above, the upper level steps for the first time at step {first}: "
+            "it would never be trained; raise steps or lower unroll_steps"
+        )
+
+
+def check_disjoint(lower: LowerProblem, upper: UpperProblem | None) -> None:
+    """Refuse levels that share a parameter.
+
+    Raises:
+        SettingsError: With the names of some of them.
+    """
+    if upper is None:
+        return
+    above = {id(each) for each in upper.trainable_parameters()}
+    shared = [name for name, each in lower.named_level_parameters().items() if id(each) in above]
+    if shared:
+        raise SettingsError(
+            f"the two levels share {len(shared)} parameters, {', '.join(shared[:3])} among them; a parameter belongs "
+            "to one level: override level_parameters()"
+        )
+
+
+def check_equal_start(levels: Sequence[Level], processes: Processes) -> None:
+    """Refuse processes whose models differ: their gradients would be averaged all the same.
+
+    Raises:
+        ProcessesError: With the processes that differ.
+    """
+    if processes.count == 1:
+        return
+    # The model is the same object in most levels.
+    modules = {id(level.module): level.module for level in levels}
+    for module in modules.values():
+        check_equal_parameters(module, processes)
+
+
+def check_equal_parameters(module: nn.Module, processes: Processes) -> None:
+    """Refuse modules whose parameters differ; those that are cut up among the processes are not compared.
+
+    Raises:
+        ProcessesError: With the processes that differ.
+    """
+    whole = {name: each for name, each in module.named_parameters() if not isinstance(each, DTensor)}
+    processes.check_equal("the parameters", {name: checksum(each) for name, each in whole.items()})
+
+
+@torch.no_grad()
+def checksum(tensor: Tensor) -> int:
+    """Return a sum over the bits of a tensor, which no order of summation changes.
+
+    Example:
+        >>> checksum(torch.zeros(2)), checksum(torch.ones(2)) == checksum(torch.zeros(2))
+        (0, False)
+    """
+    kind = {1: torch.uint8, 2: torch.int16, 4: torch.int32}.get(tensor.element_size(), torch.int64)
+    return int(tensor.contiguous().reshape(-1).view(kind).sum(dtype=torch.int64))
+
+
+def sample_of(rows: Sequence[Any], *, size: int = 100) -> tuple[int, list[str]]:
+    """Return the number of rows, and some of them from all over, to compare two lists of rows by.
+
+    Example:
+        >>> sample_of(["a", "b", "c", "d"], size=2)
+        (4, ["'a'", "'c'"])
+    """
+    every = max(1, len(rows) // size)
+    return len(rows), [repr(rows[index]) for index in range(0, len(rows), every)]

@@ -1,0 +1,173 @@
+"""Both levels by name: disjoint, covering, and refused with a reason where they cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bilora.adapter.config import BiloraConfig
+from bilora.adapter.level_parameters import (
+    LevelledLayer,
+    PseudoSvdLayer,
+    check_saved,
+    level_parameters,
+    levelled_layers,
+    pseudo_svd_layers,
+    trainable_parameters,
+)
+from bilora.errors import LevelsError, SettingsError
+
+Make = Callable[[str], PreTrainedModel]
+Adapt = Callable[..., PeftModel]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2", "gpt2-classifier", "llama"])
+def test_levels_are_disjoint_and_cover_every_trainable_parameter(kind: str, adapt: Adapt) -> None:
+    model = adapt(kind)
+    levels, trainable = level_parameters(model), trainable_parameters(model)
+    named = dict(model.named_parameters())
+    assert levels.lower.keys() | levels.upper.keys() == trainable.keys()
+    assert not levels.lower.keys() & levels.upper.keys()
+    assert all(named[name] is each for name, each in (levels.lower | levels.upper).items())
+    assert {id(each) for each in levels.upper.values()} == {
+        id(layer.bilora_E["default"]) for _, layer in pseudo_svd_layers(model)
+    }
+
+
+def test_the_head_is_lower(adapt: Adapt) -> None:
+    levels = level_parameters(adapt("roberta"))
+    head = {name for name in levels.lower if "classifier.modules_to_save" in name}
+    assert {name.rpartition("default.")[2] for name in head} == {
+        "dense.weight",
+        "dense.bias",
+        "out_proj.weight",
+        "out_proj.bias",
+    }
+
+
+def test_only_the_active_adapters_are_asked(adapt: Adapt) -> None:
+    model = adapt("gpt2")
+    model.add_adapter("second", BiloraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM"))
+    assert all(name.endswith(".default") for name in level_parameters(model).upper)
+    model.set_adapter("second")
+    assert {each.numel() for each in level_parameters(model).upper.values()} == {2}
+    model.base_model.set_adapter(["default", "second"])
+    levels = level_parameters(model)
+    assert len(levels.upper) == 6 + 2
+    assert levels.lower.keys() | levels.upper.keys() == trainable_parameters(model).keys()
+
+
+def test_a_level_follows_what_is_frozen_by_hand(adapt: Adapt) -> None:
+    model = adapt()
+    name = next(iter(level_parameters(model).upper))
+    model.get_parameter(name).requires_grad_(False)
+    levels = level_parameters(model)
+    assert name not in levels.upper and name not in levels.lower
+    assert len(levels.upper) == 3
+
+
+def test_an_adapter_loaded_for_use_only_has_empty_levels(adapt: Adapt, make_model: Make, tmp_path: Path) -> None:
+    adapt().save_pretrained(tmp_path)
+    with pytest.raises(LevelsError, match=r"(?s)upper level is empty.*is_trainable=True.*lower level is empty"):
+        level_parameters(PeftModel.from_pretrained(make_model("bert"), tmp_path))
+    loaded = PeftModel.from_pretrained(make_model("bert"), tmp_path, is_trainable=True)
+    assert len(level_parameters(loaded).upper) == 4
+
+
+def test_disabled_adapters_have_empty_levels(adapt: Adapt) -> None:
+    model = adapt()
+    with model.disable_adapter(), pytest.raises(LevelsError, match="disable_adapter"):
+        level_parameters(model)
+
+
+def test_plain_lora_has_no_upper_level(make_model: Make) -> None:
+    model = get_peft_model(make_model("bert"), LoraConfig(task_type="SEQ_CLS"))
+    with pytest.raises(LevelsError, match=r"upper level is empty: no layer.*BiloraConfig"):
+        level_parameters(model)
+
+
+def test_trainable_but_inactive_adapter_is_refused(adapt: Adapt) -> None:
+    model = adapt()
+    model.add_adapter("second", BiloraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS"))
+    model.base_model.set_requires_grad("second", True)
+    with pytest.raises(LevelsError, match="'second'.*not active"):
+        level_parameters(model)
+
+
+class Own(nn.Module):
+    """Another author's layer; what it claims is set from outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+        self.lower, self.upper = {"a": self.a}, {"b": self.b}
+
+    def held_adapters(self) -> list[str]:
+        return ["only"]
+
+    def active_held_adapters(self) -> list[str]:
+        return ["only"]
+
+    def lower_parameters(self, adapter: str) -> dict[str, nn.Parameter]:
+        return self.lower
+
+    def upper_parameters(self, adapter: str) -> dict[str, nn.Parameter]:
+        return self.upper
+
+
+def test_any_layer_that_answers_takes_part() -> None:
+    model = nn.Sequential(Own(), nn.Linear(2, 2))
+    assert isinstance(model[0], LevelledLayer) and not isinstance(model[0], PseudoSvdLayer)
+    assert [name for name, _ in levelled_layers(model)] == ["0"]
+    levels = level_parameters(model)
+    assert set(levels.upper) == {"0.b"}
+    assert set(levels.lower) == {"0.a", "1.weight", "1.bias"}
+    assert set(level_parameters(Own()).upper) == {"b"}
+
+
+def test_a_parameter_claimed_for_both_levels_is_refused() -> None:
+    model = nn.Sequential(Own())
+    model[0].lower = {"a": model[0].a, "b": model[0].b}
+    with pytest.raises(LevelsError, match=r"both levels: 0\.b"):
+        level_parameters(model)
+
+
+def test_a_claim_under_another_name_is_refused() -> None:
+    model = nn.Sequential(Own())
+    model[0].upper = {"c": model[0].b}
+    with pytest.raises(LevelsError, match=r"'0\.c', which is not the name"):
+        level_parameters(model)
+
+
+def test_a_parameter_shared_by_two_layers_is_refused() -> None:
+    model = nn.Sequential(Own(), Own())
+    model[1].b = model[0].b
+    model[1].upper = {"b": model[1].b}
+    with pytest.raises(LevelsError, match=r"'1\.b' is the same parameter"):
+        level_parameters(model)
+
+
+def test_check_saved_names_what_would_be_lost(adapt: Adapt) -> None:
+    model = adapt()
+    check_saved(model)
+    for name, each in model.named_parameters():
+        if "embeddings" in name:
+            each.requires_grad_(True)
+    with pytest.raises(SettingsError, match=r"5 trainable parameters .*embeddings.*modules_to_save"):
+        check_saved(model)
+
+
+def test_gradients_reach_both_levels_of_every_layer(
+    adapt: Adapt, train: Callable[[nn.Module], None], tokens: Tensor
+) -> None:
+    model = adapt()
+    train(model)
+    model(input_ids=tokens, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+    levels = level_parameters(model)
+    assert all(each.grad is not None and each.grad.any() for each in (levels.lower | levels.upper).values())

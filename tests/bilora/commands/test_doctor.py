@@ -1,0 +1,103 @@
+"""``bilora doctor``: a sound machine passes, and every fault is told with its cure and code 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bilora.commands import doctor as doctor_checks
+from bilora.commands.doctor import (
+    DOCTOR,
+    check_attention,
+    check_device,
+    check_disk,
+    check_package,
+    check_precision,
+    check_trackers,
+    check_versions,
+)
+
+
+def test_what_train_would_run_passes(command_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*command_run.words[:4], "--max-length", "64", "--device", "cpu"]
+    assert DOCTOR.run(words) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    for subject in ("python", "betty-ml", "device", "precision", "disk", "data", "model", "lengths", "tokenizer"):
+        assert f"ok    {subject}: " in said
+    assert "120 training rows, 24 of them D2; text; rows a class: 0: 60, 1: 60" in said
+    assert "bilora train with the same words will start" in said
+
+
+def test_every_fault_is_told_not_only_the_first(command_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*command_run.words[:4], "--max-length", "128", "--precision", "fp16", "--device", "cpu"]
+    assert DOCTOR.run([*words, "--report-to", "wandb"]) == 2
+    said = capsys.readouterr()
+    assert "FAULT precision: fp16 needs a GPU; set --precision bf16 or fp32" in said.out
+    assert "FAULT model: max_length is 128, but the bert model has 64 positions" in said.out
+    assert "2 faults; each line says what to do" in said.err
+
+
+def test_rows_that_cannot_be_used_are_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a fine film", "label": 1}\n{"text": "cut', encoding="utf-8")
+    assert DOCTOR.run(["--train-file", str(path)]) == 2
+    assert "FAULT data: " in capsys.readouterr().out
+
+
+def test_long_rows_and_a_foreign_script_are_notes(
+    tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": "ᚠᚢᚦ ᚨᚱᚲ " * 20, "label": number % 2} for number in range(120)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    DOCTOR.run(["--train-file", str(path), "--model", str(tiny_encoder), "--max-length", "16", "--device", "cpu"])
+    said = capsys.readouterr().out
+    assert "note  lengths: median 16, longest 16 tokens of at most 16" in said
+    assert "note  tokenizer: " in said
+
+
+def test_versions_are_held_against_what_the_package_asks_for() -> None:
+    found = {each.subject: each.state for each in check_versions("transformers")}
+    assert found["python"] == "ok"
+    assert found["tokenizers"] == "ok"
+    assert check_package("torch", ">=999").state == "fault"
+    assert check_package("no-such-package", "").text == "is not installed; run pip install 'no-such-package'"
+
+
+@pytest.mark.parametrize(
+    ("hypergradient", "implementation", "state"),
+    [
+        ("first_order", "flash_attention_2", "ok"),
+        ({"name": "darts", "finite_difference": "forward"}, "sdpa", "ok"),
+        ({"name": "neumann", "products": "exact"}, "eager", "ok"),
+        ({"name": "neumann", "products": "exact"}, None, "note"),
+        ({"name": "conjugate_gradient", "products": "exact"}, "flash_attention_2", "fault"),
+    ],
+)
+def test_attention_is_held_against_the_derivatives(hypergradient: Any, implementation: str | None, state: str) -> None:
+    assert check_attention(hypergradient, implementation).state == state
+
+
+def test_devices_and_precisions() -> None:
+    assert check_precision(torch.device("cpu"), "bf16").state == "ok"
+    assert [each.state for each in check_device("cpu", "fp16")] == ["ok", "fault"]
+    assert [each.state for each in check_device("tpu", "fp32")] == ["fault"]
+
+
+def test_a_full_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    assert check_disk(tmp_path / "not" / "yet").state == "ok"
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 2**40, 2**20))
+    assert check_disk(tmp_path).state == "fault"
+
+
+def test_a_tracker_that_is_missing_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_checks.importlib.util, "find_spec", lambda name: None)
+    [found] = check_trackers(["mlflow"])
+    assert (found.state, found.text.endswith("run pip install 'bilora[mlflow]'")) == ("note", True)

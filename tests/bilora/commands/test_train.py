@@ -1,0 +1,246 @@
+"""``bilora train`` from end to end on a tiny model: what it decides, what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from peft import AutoPeftModelForSequenceClassification
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
+
+from bilora.commands import train as train_command
+from bilora.commands.command_line import parse_config
+from bilora.commands.train import TRAIN
+from bilora.commands.train_config import TrainConfig
+from bilora.errors import DataError, SettingsError
+from bilora.runs.config import RunConfig
+from bilora.runs.self_check import SelfCheck, Verdict
+from bilora.tasks.task_files import read_task
+
+
+def test_a_model_and_a_file_are_enough(command_run: Any) -> None:
+    assert command_run.code == 0
+    assert "120 training rows, 24 of them D2; score: accuracy" in command_run.out
+    assert "the text is in 'text'" in command_run.out
+    assert "make it classification" in command_run.out
+    for name in ("adapter", "lora"):
+        assert f"self-check of {command_run.folder / name}: ok" in command_run.out
+
+
+def test_the_run_folder_is_whole(command_run: Any) -> None:
+    names = {path.name for path in command_run.folder.iterdir()}
+    files = {"config.yaml", "metrics.jsonl", "all_results.json", "trainer_state.json", "split.json", "spectrum.json"}
+    assert names >= files | {"adapter", "lora", "label_map.json", "tensorboard"}
+    for name in ("adapter", "lora"):
+        here = {path.name for path in (command_run.folder / name).iterdir()}
+        assert here >= {"adapter_config.json", "adapter_model.safetensors", "config.json", "README.md"}
+        task, length = read_task(command_run.folder / name)
+        assert (task.name, length) == ("reviews", 32)
+
+
+def test_steps_follow_from_epochs_of_the_lower_rows(command_run: Any) -> None:
+    config = yaml.safe_load((command_run.folder / "config.yaml").read_text(encoding="utf-8"))
+    # 4 epochs of 0.8 x 120 rows in batches of 16 are 24 steps, and 40 are the least.
+    assert config["steps"] == 40
+    assert TrainConfig(epochs=4.0).steps_for(1000) == 200
+    assert config["validate_every"] == 2
+
+
+def test_the_config_that_is_written_is_one_of_train_and_of_a_comparison(command_run: Any) -> None:
+    words = ["--config", str(command_run.folder / "config.yaml")]
+    compared = parse_config(RunConfig, words, prog="", description="")
+    assert (compared.method, compared.seeds) == (["bilora"], [3])
+    assert TRAIN.parse(words).run_config() == compared
+
+
+def test_the_best_parameters_by_the_loss_on_d2_are_kept(command_run: Any) -> None:
+    results = json.loads((command_run.folder / "all_results.json").read_text(encoding="utf-8"))
+    state = json.loads((command_run.folder / "trainer_state.json").read_text(encoding="utf-8"))
+    losses = {entry["step"]: entry["d2_loss"] for entry in state["log_history"] if "d2_loss" in entry}
+    assert results["best_step"] == state["best_global_step"] == min(losses, key=lambda step: losses[step])
+    assert results["d2_loss"] == pytest.approx(min(losses.values()), rel=1e-6)
+
+
+def test_the_plain_lora_adapter_is_loaded_by_stock_peft(command_run: Any) -> None:
+    model = AutoPeftModelForSequenceClassification.from_pretrained(command_run.folder / "lora")
+    assert type(model.peft_config["default"]).__name__ == "LoraConfig"
+    # The names stand in the config beside the adapter; PEFT reads that of the base.
+    assert AutoConfig.from_pretrained(command_run.folder / "lora").id2label == {0: "negative", 1: "positive"}
+
+
+def test_a_saved_adapter_that_differs_fails_the_self_check(
+    command_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files are damaged between saving and checking, as a bad disk would."""
+    true_verdicts = SelfCheck.verdicts
+
+    def damaged(self: SelfCheck, folder: Path) -> list[Verdict]:
+        path = folder / "adapter" / "adapter_model.safetensors"
+        tensors = load_file(path)
+        save_file({name: each + 0.01 for name, each in tensors.items()}, path)
+        return true_verdicts(self, folder)
+
+    monkeypatch.setattr(train_command.SelfCheck, "verdicts", damaged)
+    words = [*command_run.words, "--output", str(tmp_path / "run"), "--report-to", "[]", "--steps", "8", *LAST]
+    assert TRAIN.run(words) == 1
+    said = capsys.readouterr()
+    assert f"self-check of {tmp_path / 'run' / 'adapter'}: FAILED" in said.out
+    assert f"self-check of {tmp_path / 'run' / 'lora'}: ok" in said.out
+    assert "do not use it" in said.err
+
+
+def test_outputs_that_are_not_finite_never_pass() -> None:
+    assert not Verdict(Path("adapter"), float("nan"), 1e-6).passed
+
+
+# Of a run of few steps the best may be the first, where an adapter is still zero.
+LAST = ["--keep-best", "false", "--early-stopping", "0"]
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora", "pseudo_svd"])
+def test_every_kind_of_adapter_passes_in_place_of_an_earlier_run(
+    method: str, command_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(command_run.folder, tmp_path / "run")
+    own = ["--method", method, "--output", str(tmp_path / "run"), "--report-to", "[]", "--steps", "8", *LAST]
+    assert TRAIN.run([*command_run.words, *own]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert TRAIN.run([*command_run.words, *own, "--overwrite"]) == 0, capsys.readouterr().err
+    assert f"self-check of {tmp_path / 'run' / 'adapter'}: ok" in capsys.readouterr().out
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text(encoding="utf-8"))
+    assert (results["method"], results["steps"]) == (method, 8)
+    assert "overwrite: true" not in (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("fault", [["--train-rows", "9000"], ["--model", "none"], ["--lower.batch-size", "99"]])
+def test_nothing_is_removed_for_a_run_that_cannot_begin(
+    fault: list[str], command_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(command_run.folder, tmp_path / "run")
+    before = sorted(tmp_path.rglob("*"))
+    assert TRAIN.run([*command_run.words, "--output", str(tmp_path / "run"), "--overwrite", *fault]) == 2
+    assert "error: " in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.filterwarnings("always:.*left out:RuntimeWarning")
+def test_numbers_are_learned_from_a_csv_of_quantities(
+    tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"word {number % 7} and more,{number % 7 / 2}\n" for number in range(60)]
+    path = tmp_path / "sizes.csv"
+    path.write_text("body,label\n" + "".join(lines) + "cut\n", encoding="utf-8")
+    words = ["--model", str(tiny_encoder), "--train-file", str(path), "--output", str(tmp_path / "run")]
+    words += ["--on-bad-row", "skip"]
+    words += ["--max-length", "16", "--device", "cpu", "--steps", "8", "--lower.batch-size", "4", *LAST]
+    assert TRAIN.run([*words, "--upper.batch-size", "4", "--lower.learning-rate", "0.05"]) == 0, capsys.readouterr().err
+    said, warned = capsys.readouterr()
+    assert f"warning: {path}: 1 of 61 rows is left out (on_bad_row: skip)\n  {path}:62: has 1 fields" in warned
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text(encoding="utf-8"))
+    assert results["skipped_rows"] == {str(path): 1}
+    assert "make it regression" in said
+    assert "the text is in 'body'" in said
+    assert said.count("self-check") == said.count(": ok") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--train-file", "no.jsonl"], "no.jsonl: cannot be read"),
+        (["--method", "bilora", "lora"], "one is trained; bilora compare runs several"),
+        (["--steps", "0"], "it must be at least 1, or -1"),
+        (["--validate-every", "0"], "early_stopping and keep_best look at validations"),
+        (["--push-to-hub", "true"], "push_to_hub needs it"),
+        (["--report-to", "tensorbord"], "Did you mean 'tensorboard'?"),
+        (["--watch", "f1"], "watch"),
+        (["--epoch", "3"], "Did you mean '--epochs'?"),
+    ],
+)
+def test_bad_input_ends_with_2_before_a_model_is_read(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_command, "prepare", None)
+    try:
+        code: Any = TRAIN.run(words)
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_adapter_and_its_card_go_to_the_hub_when_asked(
+    command_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    class Hub:
+        endpoint = "https://hub.example"
+
+        def create_repo(self, name: str, **options: Any) -> None:
+            calls.append((name, options))
+
+        def upload_folder(self, **options: Any) -> None:
+            calls.append(
+                ("files", {**options, "there": sorted(path.name for path in Path(options["folder_path"]).iterdir())})
+            )
+
+    monkeypatch.setattr("bilora.artifacts.model_card.HfApi", Hub)
+    own = ["--output", str(tmp_path / "run"), "--report-to", "[]", "--steps", "8", *LAST]
+    code = TRAIN.run([*command_run.words, *own, "--push-to-hub", "true", "--hub-model-id", "me/model"])
+    assert code == 0
+    assert calls[0] == ("me/model", {"private": True, "exist_ok": True})
+    assert calls[1][1]["repo_id"] == "me/model"
+    assert {"README.md", "adapter_model.safetensors"} <= set(calls[1][1]["there"])
+    assert "uploaded: https://hub.example/me/model" in capsys.readouterr().out
+
+
+def test_a_hub_that_refuses_leaves_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from bilora.artifacts.model_card import push_to_hub
+
+    with pytest.raises(DataError, match="was not uploaded to 'me/model'.*it is whole on this machine"):
+        push_to_hub(tmp_path, repository="me/model")
+
+
+def test_the_defaults_are_those_that_a_run_would_have() -> None:
+    config = TrainConfig()
+    assert config.run_config().steps == 1
+    assert config.run_config(steps=100).validate_every == 5
+    assert torch.isfinite(torch.tensor(config.epochs))
+    with pytest.raises(SettingsError, match="one run has one seed"):
+        TrainConfig(seeds=[0, 1])
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    command_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def words(name: str) -> list[str]:
+        own = ["--output", str(tmp_path / name), "--report-to", "[]", "--steps", "8", "--watch", "score", *LAST]
+        return [*command_run.words, *own]
+
+    assert TRAIN.run(words("whole")) == 0
+
+    class Stopping(SelfCheck):
+        """As a SIGTERM in the fourth step would."""
+
+        def on_step(self, engine: Any, record: Any) -> None:
+            if record.step == 4:
+                signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_command, "SelfCheck", Stopping)
+        assert TRAIN.run(words("part")) == 143
+    assert f"go on with bilora train --resume {tmp_path / 'part'}" in capsys.readouterr().err
+    assert not (tmp_path / "part" / "all_results.json").exists()
+    assert TRAIN.run(["--resume", str(tmp_path / "part")]) == 0
+    for name in ("metrics.jsonl", "adapter/adapter_model.safetensors", "train.yaml"):
+        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert TRAIN.run(["--resume", str(tmp_path / "part")]) == 0
+    assert "finished before" in capsys.readouterr().out
+    assert TRAIN.run(["--resume", str(tmp_path)]) == 2

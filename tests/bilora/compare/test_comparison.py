@@ -1,0 +1,259 @@
+"""A comparison from end to end: fair trials, runs that are never made twice, and its files."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import BertConfig, BertModel
+
+from bilora.commands.command_line import parse_config
+from bilora.compare import jobs as comparison_jobs
+from bilora.compare.choice import Choice
+from bilora.compare.comparison import choice_jobs, report_jobs, run_comparison
+from bilora.compare.config import NO_OPTIONS, ComparisonConfig
+from bilora.compare.jobs import run_jobs
+from bilora.engines.settings import LevelSettings
+from bilora.errors import DivergedError, SettingsError
+from bilora.runs.config import RunConfig
+from bilora.tasks.embedded import embedded_model_folder, embedded_reviews
+
+# So few steps may end with one answer to every row, of which a correlation says nothing.
+pytestmark = pytest.mark.filterwarnings("ignore::bilora.metrics.task_metrics.UndefinedMetricWarning")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, 60 training rows and 20 validation rows."""
+    folder = tmp_path_factory.mktemp("inputs")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+    )
+    with contextlib.redirect_stderr(io.StringIO()):
+        BertModel(config).save_pretrained(folder / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copy(embedded_model_folder() / name, folder / "model")
+    rows = embedded_reviews()
+    half = [index for pair in zip(range(40), range(len(rows) - 40, len(rows)), strict=True) for index in pair]
+    lines = [json.dumps({"text": rows[each]["text"], "label": ("bad", "good")[rows[each]["label"]]}) for each in half]
+    (folder / "train.jsonl").write_text("\n".join(lines[:60]) + "\n", encoding="utf-8")
+    (folder / "validation.jsonl").write_text("\n".join(lines[60:]) + "\n", encoding="utf-8")
+    return folder
+
+
+def small(inputs: Path, output: Path, **own: Any) -> ComparisonConfig:
+    run = {
+        "train_file": str(inputs / "train.jsonl"),
+        "validation_file": str(inputs / "validation.jsonl"),
+        "text_columns": ["text"],
+        "model": str(inputs / "model"),
+        "steps": 4,
+        "unroll_steps": 2,
+        "validate_every": 2,
+        "max_length": 16,
+        "device": "cpu",
+        "lower": LevelSettings(batch_size=4, learning_rate=0.05),
+        "upper": LevelSettings(batch_size=4, learning_rate=0.05),
+        **own.pop("run", {}),
+    }
+    settings = {
+        "methods": ["lora", "b"],
+        "entries": {"b": {"method": "bilora", "run": {"hypergradient": "first_order"}}},
+        "seeds": 2,
+        "learning_rates": [0.01, 0.05],
+        "output": str(output),
+        **own,
+    }
+    return ComparisonConfig(run=RunConfig(**run), **settings)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def done(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished comparison."""
+    folder = tmp_path_factory.mktemp("comparison")
+    document = folder / "results.md"
+    run_comparison(small(inputs, folder / "own", document=str(document)), command="bilora compare --model /a/b/model")
+    return folder / "own"
+
+
+def test_the_config_that_is_written_reads_back(inputs: Path, done: Path) -> None:
+    words = ["--config", str(done / "config.yaml")]
+    read = parse_config(ComparisonConfig, words, prog="", description="", left_out={"run": NO_OPTIONS})
+    assert read == small(inputs, done, document=str(done.parent / "results.md"))
+
+
+def test_every_method_tries_as_many_candidates_on_held_out_training_rows(done: Path) -> None:
+    records = [json.loads(path.read_text()) for path in sorted(done.glob("runs/*/comparison.json"))]
+    trials = [each for each in records if each["purpose"] == "choose"]
+    assert sorted(each["label"] for each in trials) == ["b", "b", "lora", "lora"]
+    assert {(each["set"], each["seed"]) for each in trials} == {("held_out", 0)}
+    for each in trials:
+        held_out = lines(done / each["folder"] / "predictions-held_out.jsonl")
+        assert len(held_out) == 12
+        # The ids are those of the training file, and what is held out is in no split.
+        ids = {row["id"] for row in held_out}
+        assert len(ids) == 12
+        if each["label"] == "b":
+            (split,) = json.loads((done / each["folder"] / "split.json").read_text())
+            assert ids.isdisjoint(split["lower"])
+            assert ids.isdisjoint(split["upper"])
+            assert len(ids | set(split["lower"]) | set(split["upper"])) == 60
+
+
+def test_the_best_candidate_is_the_one_that_is_reported(done: Path) -> None:
+    chosen = json.loads((done / "chosen.json").read_text())
+    results = lines(done / "results.jsonl")
+    assert [(each["label"], each["seed"]) for each in results] == [("lora", 0), ("b", 0), ("lora", 1), ("b", 1)]
+    for each in results:
+        best = max(chosen[each["label"]]["tried"], key=lambda tried: (tried["score"], -tried["loss"]))
+        assert each["candidate"] == chosen[each["label"]]["candidate"] == best["candidate"]
+        settings = yaml.safe_load((done / each["folder"] / "config.yaml").read_text())
+        assert settings["lower"]["learning_rate"] == each["candidate"]["lower.learning_rate"]
+        assert len(lines(done / each["folder"] / "predictions-validation.jsonl")) == 20
+
+
+def test_predictions_are_those_that_were_scored(done: Path) -> None:
+    for each in lines(done / "results.jsonl"):
+        rows = lines(done / each["folder"] / "predictions-validation.jsonl")
+        right = sum(row["label"] == row["prediction"] for row in rows)
+        assert right / len(rows) == pytest.approx(each["score"], abs=1e-12)
+        assert {row["label"] for row in rows} == {"bad", "good"}
+
+
+def test_files_hold_the_same_numbers(done: Path) -> None:
+    with (done / "results.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["score"]) for row in table] == [each["score"] for each in lines(done / "results.jsonl")]
+    summary = {each["label"]: each for each in lines(done / "summary.jsonl")}
+    own = [each["score"] for each in lines(done / "results.jsonl") if each["label"] == "b"]
+    base = [each["score"] for each in lines(done / "results.jsonl") if each["label"] == "lora"]
+    assert summary["b"]["score"]["mean"] == pytest.approx(sum(own) / 2, abs=1e-12)
+    assert summary["b"]["difference"] == pytest.approx((sum(own) - sum(base)) / 2, abs=1e-12)
+    assert summary["b"]["row_interval"] is not None
+    assert summary["lora"]["difference"] is None
+    # The baseline has reached its own best score, with both seeds.
+    assert summary["lora"]["reached"] == 2
+
+
+def test_the_document_has_the_section_and_no_path_of_this_machine(done: Path) -> None:
+    text = (done / "comparison.md").read_text(encoding="utf-8")
+    assert (done.parent / "results.md").read_text(encoding="utf-8") == text
+    assert "| lora | 2 |" in text
+    assert "Every method chose among 2 candidates" in text
+    assert "no p-value can be below 0.05" in text
+    assert "bilora compare --model DIR/model" in text
+    assert str(done.parent) not in text
+
+
+def test_what_is_finished_is_not_run_again(
+    inputs: Path, done: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (done / "results.jsonl").read_bytes()
+    (removed,) = (path for path in (done / "runs").iterdir() if path.name.startswith("lora-run-seed1"))
+    shutil.rmtree(removed)
+    (done / "unfinished" / removed.name).mkdir(parents=True)
+    ran = []
+    run_once = comparison_jobs.run_once
+
+    def counted(*args: Any, **own: Any) -> Any:
+        ran.append((own["method"], own["seed"]))
+        return run_once(*args, **own)
+
+    monkeypatch.setattr(comparison_jobs, "run_once", counted)
+    run_comparison(small(inputs, done), command="bilora compare")
+    assert ran == [("lora", 1)]
+    after = [json.loads(line) for line in (done / "results.jsonl").read_text().splitlines()]
+    timed = ("seconds", "peak_memory_mb")
+    for old, new in zip(map(json.loads, before.splitlines()), after, strict=True):
+        assert {**old, **dict.fromkeys(timed)} == {**new, **dict.fromkeys(timed)}
+    assert "run 4/4" in capsys.readouterr().out
+
+
+def test_another_setting_makes_other_runs(inputs: Path, done: Path) -> None:
+    config = small(inputs, done, run={"steps": 5})
+    choices = {label: Choice(config.candidates(label)[0], []) for label in config.methods}
+    assert all(comparison_jobs.finished(job, done) is None for job in report_jobs(config, choices))
+    same = small(inputs, done)
+    assert all(comparison_jobs.finished(job, done) is not None for job in choice_jobs(same))
+
+
+def test_a_run_that_diverges_is_a_result_without_a_score(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_once = comparison_jobs.run_once
+
+    def failing(*args: Any, **own: Any) -> Any:
+        if own["method"] == "bilora" and own["seed"] == 1:
+            own["folder"].mkdir(parents=True)
+            raise DivergedError("the loss is nan")
+        return run_once(*args, **own)
+
+    monkeypatch.setattr(comparison_jobs, "run_once", failing)
+    found = run_comparison(small(inputs, tmp_path / "a", learning_rates=[0.05]), command="bilora compare")
+    assert [(line.label, line.seeds, line.failed) for line in found] == [("lora", 2, 0), ("b", 1, 1)]
+    printed = capsys.readouterr().out
+    assert "b, seed 1, lower.learning_rate 0.05, upper.learning_rate 0.05: the loss is nan" in printed
+    assert "1 (1 diverged)" in printed
+
+
+def test_equal_seconds_give_a_costlier_method_fewer_steps(inputs: Path, tmp_path: Path) -> None:
+    config = small(inputs, tmp_path, budget="seconds", learning_rates=[0.05], run={"steps": 100})
+    assert len(choice_jobs(config)) == 2  # to time them, though there is nothing to choose
+    choices = {"lora": Choice({}, [], 10.0), "b": Choice({}, [], 25.0)}
+    steps = {job.label: job.config.steps for job in report_jobs(config, choices)}
+    assert steps == {"lora": 100, "b": 40}
+
+
+def test_a_folder_with_something_else_is_left_alone(inputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(SettingsError, match="holds something else than a comparison"):
+        run_comparison(small(inputs, tmp_path), command="bilora compare")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.slow
+def test_two_jobs_at_once_give_the_numbers_of_one_and_end_when_told(inputs: Path, done: Path, tmp_path: Path) -> None:
+    config = small(inputs, tmp_path)
+    jobs = choice_jobs(config)
+    endless = [
+        dataclasses.replace(job, config=dataclasses.replace(job.config, steps=100_000), seed=seed)
+        for seed, job in enumerate(jobs[:3])
+    ]
+    running = run_jobs([*jobs, *endless], tmp_path, at_once=2)
+    records = {job.name: record for job, record in itertools.islice(running, len(jobs))}
+    assert "OMP_NUM_THREADS" not in os.environ or os.environ["OMP_NUM_THREADS"] == "1"
+    for job in jobs:
+        before = comparison_jobs.finished(job, done)
+        assert before is not None
+        assert records[job.name]["row"]["score"] == before["row"]["score"]
+        assert records[job.name]["row"]["validation_loss"] == before["row"]["validation_loss"]
+
+    began = time.monotonic()
+    running.close()  # type: ignore[attr-defined]  # as an error does, a signal among them
+    assert time.monotonic() - began < 10.0
+    assert not multiprocessing.active_children()
+    assert not any(comparison_jobs.finished(job, tmp_path) for job in endless)

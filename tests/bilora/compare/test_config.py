@@ -1,0 +1,130 @@
+"""What a comparison may say: labels, equal numbers of candidates, and nothing chosen by what is reported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bilora.commands.compare import COMPARE
+from bilora.compare.config import NO_OPTIONS, ComparisonConfig, Entry
+from bilora.engines.settings import LevelSettings
+from bilora.errors import SettingsError
+from bilora.runs.config import RunConfig
+
+
+def test_an_entry_is_a_method_with_settings_of_its_own() -> None:
+    config = ComparisonConfig(
+        methods=["lora", "b"],
+        entries={
+            "b": {
+                "method": "bilora",
+                "settings": {"formulation": "real"},
+                "run": {"refresh": 1, "lower.weight_decay": 0.5, "upper": {"batch_size": 4}},
+            }
+        },
+        run=RunConfig(method_settings={"bilora": {"rank": 4}}),
+    )
+    found = config.config_of("b", {"lower.learning_rate": 0.5, "settings.orthogonality": 0.0})
+    assert found.method == ["bilora"]
+    assert found.settings_of("bilora").formulation == "real"
+    assert (found.settings_of("bilora").rank, found.settings_of("bilora").orthogonality) == (4, 0.0)
+    assert (found.refresh, found.upper.batch_size) == (1, 4)
+    assert (found.lower.weight_decay, found.lower.learning_rate) == (0.5, 0.5)
+    assert config.config_of("lora").method_settings == {"lora": {}}
+    assert config.config_of("lora").refresh == 0
+
+
+def test_learning_rates_of_the_upper_level_keep_their_ratio() -> None:
+    run = RunConfig(lower=LevelSettings(learning_rate=3e-3), upper=LevelSettings(learning_rate=0.1))
+    config = ComparisonConfig(run=run, learning_rates=[3e-4, 3e-3])
+    assert config.candidates("bilora") == [
+        {"lower.learning_rate": 3e-4, "upper.learning_rate": 0.01},
+        {"lower.learning_rate": 3e-3, "upper.learning_rate": 0.1},
+    ]
+    assert config.candidates("lora") == [{"lower.learning_rate": 3e-4}, {"lower.learning_rate": 3e-3}]
+
+
+@pytest.mark.parametrize(("seeds", "found"), [(3, [0, 1, 2]), ([4, 2], [4, 2])])
+def test_seeds_are_a_number_or_a_list(seeds: Any, found: list[int]) -> None:
+    assert ComparisonConfig(seeds=seeds).seed_list == found
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"methods": []}, "methods is .*give at least one"),
+        ({"methods": ["lora", "lora"]}, "each may stand once"),
+        ({"methods": ["bilora"]}, "baseline is 'lora', it must be one of the methods: bilora"),
+        ({"seeds": 0}, "seeds is 0, give at least one"),
+        ({"seeds": [1, 1]}, "each once"),
+        ({"seeds": [-1]}, "none may be negative"),
+        ({"learning_rates": [0.0]}, "all above 0"),
+        ({"choose_share": 1.0}, "above 0 and below 1"),
+        ({"seeds": 2, "choose_seeds": 3}, "choose_seeds is 3"),
+        ({"jobs": 0}, "jobs is 0"),
+        ({"methods": ["lora", "loar"]}, "'loar' is unknown.*Did you mean 'lora'"),
+        ({"entries": {"lora": {"grid": [{"refresh": 1}]}}}, "equally many candidates.*bilora 3, lora 1"),
+        ({"entries": {"lora": {"methode": "lora"}}}, "entry 'lora' has no setting 'methode'.*Did you mean 'method'"),
+        ({"entries": {"lora": {"run": {"steps": "many"}}}}, "entry 'lora': run: steps: Expected"),
+        ({"entries": {"lora": {"run": {"lower.rate": 1.0}}}}, "entry 'lora': lower has no setting 'rate'"),
+        ({"entries": {"lora": {"run": {"loewr.warmup": 0.1}}}}, "there is no setting 'loewr.warmup'.*'lower.warmup'"),
+        ({"entries": {"lora": {"run": {"seeds": [1]}}}}, "run.seeds is not for an entry to decide"),
+        ({"entries": {"lora": {"settings": {"rnak": 1}}}}, "entry 'lora': method 'lora' has no setting 'rnak'"),
+        ({"entries": {"lora": {"run": {"keep_best": True, "validate_every": 2}}}}, "validation rows that are reported"),
+        ({"run": RunConfig(early_stopping=2, validate_every=2)}, "validation rows that are reported"),
+        ({"run": RunConfig(seeds=[3])}, "run.seeds is not a run's to say here"),
+        ({"run": RunConfig(output="a")}, "run.output is not a run's to say here"),
+    ],
+)
+def test_refused_before_any_file_is_read(own: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        ComparisonConfig(**own)
+
+
+def test_an_entry_that_is_not_compared_may_stay_in_the_file() -> None:
+    assert ComparisonConfig(entries={"other": {"method": "no such method"}}).methods == ["bilora", "lora"]
+
+
+def test_the_label_is_the_method_where_none_is_given() -> None:
+    assert Entry().config(RunConfig(), "adalora").method == ["adalora"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("--methods bilora,lora,adalora", ["--methods=[bilora, lora, adalora]"]),
+        ("--methods bilora lora", ["--methods=[bilora, lora]"]),
+        ("--seeds 5", ["--seeds=5"]),
+        ("--seeds 5 6", ["--seeds=[5, 6]"]),
+        ("--seeds=[5]", ["--seeds", "[5]"]),
+        ("--learning-rates 3e-4 1e-3", ["--learning_rates=[3e-4, 1e-3]"]),
+        ("--data-dir D --lower.batch-size 4", ["--run.data_dir", "D", "--run.lower.batch_size", "4"]),
+        ("--run.task mrpc --jobs 2", ["--run.task", "mrpc", "--jobs", "2"]),
+        ("--text-columns a b", ["--run.text_columns=[a, b]"]),
+        ("--no-such 1", ["--no_such", "1"]),
+        ("loose --config F", ["loose", "--config", "F"]),
+    ],
+)
+def test_words_get_full_names_and_brackets(given: str, words: list[str]) -> None:
+    assert COMPARE.words(given.split()) == words
+
+
+@pytest.mark.parametrize("name", NO_OPTIONS)
+def test_what_a_comparison_decides_is_no_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither listed nor taken, though it be the default."""
+    with pytest.raises(SystemExit) as ended:
+        COMPARE.run([f"--run.{name}={getattr(RunConfig(), name)}"])
+    assert ended.value.code == 2
+    assert f"unrecognized arguments: --run.{name}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        COMPARE.run(["--help"])
+    assert f"--run.{name}" not in capsys.readouterr().out.split()
+
+
+def test_the_verb_refuses_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert COMPARE.run(["--methods", "bilora", "--baseline", "lora"]) == 2
+    assert "bilora compare: error: comparison: baseline is 'lora'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        COMPARE.run(["--seedss", "2"])
+    assert "--seedss" in capsys.readouterr().err

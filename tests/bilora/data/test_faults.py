@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from bilora.data.faults import Fault, parse_line, refuse
+from bilora.errors import DataError
+from bilora.tasks.catalog import TASKS, Task
+from bilora.tasks.text.rows import check_row
+
+SST2, STSB, MNLI = TASKS["sst2"], TASKS["stsb"], TASKS["mnli"]
+SIMILARITY = Task("similarity", ("text",), None, metric="pearson")
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (b'{"sentence": "cut', "is not a JSON object: Unterminated string"),
+        (b'{"sentence": "a", "label": }', "is not a JSON object: Expecting value at column 28"),
+        (b'{"a": 1} {"a": 2}', "is not a JSON object: Extra data at column 10"),
+        (b"{'a': 1}", "is not a JSON object"),
+        (b'["a", 1]', "is not a JSON object but ['a', 1]"),
+        (b"NaN", "is not a JSON object but 'NaN'"),
+        (b"   ", "the line is blank"),
+        (b"", "the line is blank"),
+        ("caf\u00e9".encode("latin-1"), "byte 4 is not UTF-8"),
+        ("{}".encode("utf-16"), "byte 1 is not UTF-8"),
+        (b'{"label": 0, "label": 1}', "field 'label' is given more than once"),
+        (b"[" * 100_000, "cannot be read as JSON"),
+        (b'{"label": ' + b"9" * 5000 + b"}", "cannot be read as JSON"),
+    ],
+)
+def test_a_broken_line_is_one_fault_of_the_whole_line(line: bytes, text: str) -> None:
+    row, faults = parse_line(line)
+    assert row == {} and len(faults) == 1
+    assert faults[0].field is None and text in faults[0].text
+
+
+@pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity"])
+def test_literals_that_json_has_not_are_told_once_by_field(literal: str) -> None:
+    row, faults = parse_line(f'{{"sentence": "a", "label": {literal}}}'.encode())
+    assert faults == [Fault("label", f"{literal} is not a JSON value; give a finite number")]
+    assert check_row(row, SST2) == (None, [])
+    assert check_row({"sentence1": "a", "sentence2": "b", "label": row["label"]}, STSB) == (None, [])
+
+
+def test_a_literal_in_place_of_text_is_told_once() -> None:
+    row, faults = parse_line(b'{"sentence": NaN, "label": 1}')
+    assert [fault.field for fault in faults] == ["sentence"]
+    assert check_row(row, SST2) == (1, [])
+
+
+def test_the_words_themselves_are_text() -> None:
+    row, faults = parse_line(b'{"sentence": "NaN", "label": 1}')
+    assert faults == [] and check_row(row, SST2) == (1, [])
+
+
+@pytest.mark.parametrize(("label", "index"), [(0, 0), (1, 1), (2, 2), ("neutral", 1), ("contradiction", 2)])
+def test_class_indices_and_names(label: Any, index: int) -> None:
+    found, faults = check_row({"premise": "a", "hypothesis": "b", "label": label}, MNLI)
+    assert (found, faults) == (index, []) and type(found) is int
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [
+        (-1, "is -1 (int); allowed: 0 to 1, or one of negative, positive; -1 is the mark of unlabelled test"),
+        (2, "is 2 (int); allowed: 0 to 1"),
+        (1.0, "is 1.0 (float)"),
+        (0.5, "is 0.5 (float)"),
+        (True, "is True (bool)"),
+        (None, "is None (NoneType)"),
+        ("1", "is '1' (str)"),
+        ("Positive", "is 'Positive' (str)"),
+        ([1], "is [1] (list)"),
+        (float("nan"), "is nan (float)"),
+    ],
+)
+def test_labels_that_are_no_class(label: Any, text: str) -> None:
+    found, faults = check_row({"sentence": "a", "label": label}, SST2)
+    assert found is None and [fault.field for fault in faults] == ["label"]
+    assert faults[0].text.startswith(text)
+    assert ("unlabelled" in faults[0].text) == (label == -1)
+
+
+@pytest.mark.parametrize("label", [0, 5, 2.5, 0.0])
+def test_numbers_of_regression(label: float) -> None:
+    found, faults = check_row({"sentence1": "a", "sentence2": "b", "label": label}, STSB)
+    assert (found, faults) == (label, []) and type(found) is float
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [
+        (-1, "is -1; allowed: 0 to 5; -1 is the mark of unlabelled test rows"),
+        (-1.0, "is -1.0; allowed: 0 to 5; -1 is the mark of unlabelled test rows"),
+        (5.1, "is 5.1; allowed: 0 to 5"),
+        (float("nan"), "is nan; allowed: 0 to 5"),
+        (True, "is True (bool); a number is needed"),
+        ("3.0", "is '3.0' (str); a number is needed"),
+    ],
+)
+def test_labels_that_are_no_number_of_the_range(label: Any, text: str) -> None:
+    found, faults = check_row({"sentence1": "a", "sentence2": "b", "label": label}, STSB)
+    assert found is None and faults == [Fault("label", text)]
+
+
+@pytest.mark.parametrize("literal", ["1e999", "-1e999", "1" + "0" * 400])
+def test_numbers_beyond_a_float_without_a_range(literal: str) -> None:
+    label, faults = check_row({"text": "a", "label": json.loads(literal)}, SIMILARITY)
+    assert label is None and "allowed: a finite number" in faults[0].text
+    assert check_row({"text": "a", "label": -12345.5}, SIMILARITY) == (-12345.5, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "is empty"),
+        (" \t\u00a0\n", "is empty"),
+        (7, "is 7 (int); text is needed"),
+        (None, "is None (NoneType); text is needed"),
+        (["a"], "is ['a'] (list); text is needed"),
+        ("half \ud83d", "half of a surrogate pair"),
+    ],
+)
+def test_text_at_fault(text: Any, fault: str) -> None:
+    label, faults = check_row({"sentence": text, "label": 1}, SST2)
+    assert label == 1 and len(faults) == 1
+    assert faults[0].field == "sentence" and fault in faults[0].text
+
+
+def test_every_field_at_fault_is_told() -> None:
+    _, faults = check_row({"premise": "", "Hypothesis": "b"}, MNLI)
+    assert [fault.field for fault in faults] == ["premise", "hypothesis", "label"]
+    assert faults[1].text == "is missing; the row has premise, Hypothesis. Did you mean 'Hypothesis'?"
+
+
+def test_a_value_of_a_megabyte_does_not_fill_the_screen() -> None:
+    _, faults = check_row({"sentence": "x" * 1_000_000, "label": "y" * 1_000_000}, SST2)
+    assert len(faults) == 1 and len(faults[0].text) < 200
+
+
+@pytest.mark.parametrize(("count", "last", "lines"), [(1, "  a:1", 2), (5, "  a:5", 6), (6, "  and 1 more", 7)])
+def test_first_five_faults_and_the_count_of_the_rest(count: int, last: str, lines: int) -> None:
+    with pytest.raises(DataError) as caught:
+        refuse([f"a:{number}" for number in range(1, count + 1)], source="a")
+    told = str(caught.value).split("\n")
+    assert told[-1] == last and len(told) == lines
+    assert told[0] == f"a: {count} fault{'s' if count > 1 else ''} in the rows"

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pytest
+
+from bilora.data.records import is_untyped, read_records
+from bilora.errors import DataError
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_bytes(content: bytes, name: str = "rows.csv") -> Path:
+        path = tmp_path / name
+        path.write_bytes(content)
+        return path
+
+    return write_bytes
+
+
+GOOD = [(2, {"text": "a", "y": "1"}, []), (3, {"text": "b", "y": "0"}, [])]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"text,y\na,1\nb,0\n",
+        b"text,y\na,1\nb,0",
+        b"text,y\r\na,1\r\nb,0\r\n",
+        b"\xef\xbb\xbftext,y\na,1\nb,0\n",
+        b"text,y\na,1\nb,0\n\n\r\n",
+        b'"text","y"\n"a","1"\n"b","0"\n',
+    ],
+    ids=["plain", "no last line feed", "windows", "byte order mark", "blank lines at the end", "quoted"],
+)
+def test_forms_of_a_good_file(write: Write, content: bytes) -> None:
+    assert read_records(write(content)) == GOOD
+    assert read_records(write(gzip.compress(content), "rows.csv.gz")) == GOOD
+    if b'"' not in content:
+        assert read_records(write(content.replace(b",", b"\t"), "rows.tsv")) == GOOD
+
+
+def test_a_line_is_that_on_which_the_record_begins(write: Write) -> None:
+    """Held against the text itself: each record's line holds its number."""
+    texts = ["0", '1 "said"\n\n\nand', "2\r\nmore", "3, with a comma", "4\u2028five"]
+    with (path := write(b"")).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "y"])
+        writer.writerows([text, 1] for text in texts)
+    lines = path.read_bytes().decode().split("\n")
+    records = read_records(path)
+    assert [row["text"] for _, row, _ in records] == texts
+    for index, (line, _, faults) in enumerate(records):
+        assert lines[line - 1].lstrip('"').startswith(str(index))
+        assert faults == []
+
+
+def test_tabs_have_no_quoting(write: Write) -> None:
+    """GLUE's own files have texts that begin with a double quote and do not end with one."""
+    content = b'text\ty\n"a quote, that stays open\t1\n'
+    assert read_records(write(content, "rows.tsv")) == [(2, {"text": '"a quote, that stays open', "y": "1"}, [])]
+
+
+def test_a_wrong_number_of_fields_is_a_fault_of_the_line(write: Write) -> None:
+    records = read_records(write(b"text,y\na,1\nb, c,0\nd\n\ne,1\n"))
+    assert [line for line, _, _ in records] == [2, 3, 4, 5, 6]
+    faults = [found[0].at("f", line) if found else None for line, _, found in records]
+    assert faults[0] is None
+    assert faults[4] is None
+    assert faults[1].startswith("f:3: has 3 fields, but the first line names 2 (text, y)")
+    assert faults[2].startswith("f:4: has 1 fields")
+    assert faults[3].startswith("f:5: the line is blank")
+
+
+def test_a_quote_that_is_never_closed_names_its_line(write: Write) -> None:
+    with pytest.raises(DataError, match=r"rows\.csv:3: the record that begins here is broken"):
+        read_records(write(b'text,y\na,1\n"b,0\nc,1\n'))
+
+
+def test_a_byte_that_is_not_utf_8_names_line_and_column(write: Write) -> None:
+    with pytest.raises(DataError, match=r"rows\.csv:3: byte 4 is not UTF-8"):
+        read_records(write(b"text,y\na,1\ncaf\xe9,0\n"))
+    with pytest.raises(DataError, match=r"rows\.csv:1: byte 1 is not UTF-8"):
+        read_records(write("text,y\n".encode("utf-16")))
+
+
+def test_a_column_twice(write: Write) -> None:
+    with pytest.raises(DataError, match="rows.csv:1: column 'y' is there twice"):
+        read_records(write(b"text,y,y\na,1,2\n"))
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"text,y\n"])
+def test_no_record(write: Write, content: bytes) -> None:
+    assert read_records(write(content)) == []
+
+
+def test_a_text_of_a_megabyte_leaves_the_limit_of_the_csv_module_as_it_was(write: Write) -> None:
+    before = csv.field_size_limit()
+    ((_, row, _),) = read_records(write(b"text,y\n" + b"a" * 1_000_000 + b",1\n"))
+    assert len(row["text"]) == 1_000_000
+    assert csv.field_size_limit() == before
+
+
+def test_parquet_keeps_types(tmp_path: Path) -> None:
+    rows = [{"text": "a", "y": 1.5, "tags": ["O"]}, {"text": None, "y": 2.0, "tags": []}]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    assert read_records(tmp_path / "rows.parquet") == [(1, rows[0], []), (2, rows[1], [])]
+
+
+def test_broken_parquet_and_unknown_forms(write: Write) -> None:
+    with pytest.raises(DataError, match=r"rows\.parquet: cannot be read"):
+        read_records(write(b"PAR1 no", "rows.parquet"))
+    with pytest.raises(DataError, match=r"rows\.xlsx: the name ends in none of \.jsonl, \.csv, \.tsv, \.parquet"):
+        read_records(write(b"", "rows.xlsx"))
+    with pytest.raises(DataError, match=r"none\.csv: cannot be read"):
+        read_records("none.csv")
+
+
+def test_forms_without_types() -> None:
+    assert [name for name in ("a.csv", "a.tsv.gz", "a.jsonl", "a.parquet") if is_untyped(name)] == ["a.csv", "a.tsv.gz"]

@@ -1,0 +1,216 @@
+"""The tokenizer and the model of a run, from a folder or the hub."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import huggingface_hub
+import pytest
+import tokenizers
+import torch
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2Model, GPT2Tokenizer
+
+from bilora.errors import DataError
+from bilora.models import pretrained
+from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer, must_be_here, quiet_peft
+from bilora.tasks.catalog import TASKS, find_task
+from bilora.tasks.embedded import embedded_model_folder
+from bilora.tasks.kinds import build_kind
+from bilora.tasks.text.kind import TextKind
+
+MRPC = TextKind(TASKS["mrpc"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A tiny random BERT with the embedded tokenizer."""
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=32,
+    )
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copy(embedded_model_folder() / name, tmp_path)
+    return tmp_path
+
+
+def test_tokenizer_of_a_folder(folder: Path) -> None:
+    tokenizer = load_tokenizer(str(folder), MRPC, max_length=32)
+    assert (tokenizer.place, tokenizer.notices) == (str(folder), ())
+    assert tokenizer.own("good")["input_ids"] == [101, 2204, 102]
+
+
+def test_none_is_the_embedded_model() -> None:
+    assert Path(load_tokenizer(None, MRPC, max_length=128).place) == embedded_model_folder()
+
+
+def test_a_length_beyond_the_positions_is_told_before_weights_are_read(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(DataError, match="max_length is 33, but the bert model has 32 positions"):
+        load_tokenizer(str(folder), MRPC, max_length=33)
+
+
+CLASSES = "single_label_classification"
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs", "problem"), [("mnli", 3, CLASSES), ("mrpc", 2, CLASSES), ("stsb", 1, "regression")]
+)
+def test_the_head_fits_the_task(folder: Path, task: str, outputs: int, problem: str) -> None:
+    kind = TextKind(TASKS[task])
+    model = load_model(load_tokenizer(str(folder), kind, max_length=32), kind).model
+    assert model.classifier.out_features == outputs
+    assert model.config.problem_type == problem
+    names = TASKS[task].label_names
+    if names is not None:
+        assert model.config.id2label == dict(enumerate(names))
+        assert model.config.label2id == {name: index for index, name in enumerate(names)}
+
+
+def test_the_head_comes_from_the_random_state(folder: Path) -> None:
+    heads = []
+    own = load_tokenizer(str(folder), MRPC, max_length=32).own
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        heads.append(load_model(Tokenizer(str(folder), own), TextKind(TASKS["mnli"])).model.classifier.weight.detach())
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+# ---- models without a pad token -------------------------------------------------------------------
+
+
+@pytest.fixture
+def decoder(tmp_path: Path) -> Path:
+    """A tiny GPT-2 with a byte-level tokenizer of single bytes, as it is published: without a pad token."""
+    own = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=BYTES, merges=[]))
+    own.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    own.decoder = tokenizers.decoders.ByteLevel()
+    GPT2Tokenizer(tokenizer_object=own, eos_token="<|endoftext|>", bos_token="<|endoftext|>").save_pretrained(tmp_path)
+    end = BYTES["<|endoftext|>"]
+    sizes = {"vocab_size": len(BYTES), "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    GPT2Model(GPT2Config(**sizes, bos_token_id=end, eos_token_id=end)).save_pretrained(tmp_path)
+    return tmp_path
+
+
+BYTES = {each: place for place, each in enumerate([*tokenizers.pre_tokenizers.ByteLevel.alphabet(), "<|endoftext|>"])}
+
+
+def test_the_end_of_text_token_pads_where_there_is_no_other(decoder: Path) -> None:
+    tokenizer = load_tokenizer(str(decoder), MRPC, max_length=32)
+    assert tokenizer.own.pad_token == "<|endoftext|>"
+    (notice,) = tokenizer.notices
+    assert "no pad token; rows are padded with its end-of-text token '<|endoftext|>'" in notice
+    model = load_model(tokenizer, MRPC).model
+    assert model.config.pad_token_id == BYTES["<|endoftext|>"]
+    model.eval()
+    with torch.no_grad():
+        alone, padded = (
+            model(**tokenizer.own.pad({"input_ids": ids}, return_tensors="pt")).logits[0]
+            for ids in ([[65, 66]], [[65, 66], [65, 66, 67, 68]])
+        )
+    torch.testing.assert_close(alone, padded)
+
+
+def test_tokens_stand_as_in_running_text(decoder: Path) -> None:
+    """A byte-level tokenizer has two forms of a word: at the start of a text, and behind a space."""
+    kind = build_kind(find_task("ncbi_disease"))
+    own = load_tokenizer(str(decoder), kind, max_length=32).own
+    pieces = own(["a", "b"], is_split_into_words=True)["input_ids"]
+    assert own.convert_ids_to_tokens(pieces) == ["\u0120", "a", "\u0120", "b"]
+
+
+# ---- what cannot be loaded ------------------------------------------------------------------------
+
+
+def test_a_hub_id_without_network_is_one_message() -> None:
+    with pytest.raises(
+        DataError, match=r"from the hub id \(or missing folder\) 'org/model': .*; give --model a folder"
+    ):
+        load_tokenizer("org/model", MRPC, max_length=32)
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"from the folder '{tmp_path}': "):
+        load_tokenizer(str(tmp_path), MRPC, max_length=32)
+
+
+def test_broken_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match="no model can be loaded from the folder"):
+        load_tokenizer(str(folder), MRPC, max_length=32)
+
+
+def test_truncated_weights(folder: Path) -> None:
+    os.truncate(folder / "model.safetensors", 1000)
+    with pytest.raises(DataError, match="no model can be loaded from the folder"):
+        load_model(Tokenizer(str(folder), None), MRPC)
+
+
+def test_missing_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(DataError, match="no model can be loaded from the folder"):
+        load_model(Tokenizer(str(folder), None), MRPC)
+
+
+# ---- the hub, without a hub -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+    """A hub that may be asked; what is asked of it. A test says what it answers."""
+    questions: list[tuple[str, float]] = []
+    monkeypatch.setattr(pretrained, "is_offline_mode", lambda: False)
+    must_be_here.cache_clear()
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "model_info", lambda self, name, *, timeout: questions.append((name, timeout))
+    )
+    return questions
+
+
+def test_a_hub_that_answers_is_asked_once_and_shortly(asked: list[tuple[str, float]]) -> None:
+    assert [must_be_here("org/model"), must_be_here("org/model")] == [False, False]
+    assert asked == [("org/model", 3.0)]
+
+
+def test_a_folder_is_not_asked_for(asked: list[tuple[str, float]], tmp_path: Path) -> None:
+    assert must_be_here(str(tmp_path))
+    assert asked == []
+
+
+def test_a_hub_that_does_not_answer_leaves_the_cache(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without this, each of the files is tried for 23 seconds."""
+
+    def silent(self: Any, name: str, *, timeout: float) -> NoReturn:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", silent)
+    assert must_be_here("org/model")
+
+
+def test_what_is_wrong_with_the_id_is_told_by_the_loader(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answer:
+        headers: dict[str, str] = {}
+        request = None
+
+    def refused(self: Any, name: str, *, timeout: float) -> NoReturn:
+        raise HfHubHTTPError("404", response=Answer())  # type: ignore[arg-type]
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refused)
+    assert not must_be_here("org/model")
+
+
+def test_only_the_one_warning_of_peft_is_kept_from_the_user() -> None:
+    with quiet_peft():
+        warnings.warn("`is_gradient_checkpointing` is deprecated, ...", FutureWarning, stacklevel=1)
+        with pytest.raises(FutureWarning, match="something else"):
+            warnings.warn("something else is deprecated", FutureWarning, stacklevel=1)

@@ -1,0 +1,59 @@
+"""Rows shared among processes: equal parts, no row twice, the whole batch as one process would read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from bilora.errors import DataError, SettingsError
+from bilora.processes.processes import Share, SharedOrder
+from bilora.tasks.text.batches import make_loader
+
+
+def positions(rows: list[Any]) -> list[int]:
+    return [row["row"] for row in rows]
+
+
+def batches(share: Share, *, rows: int, batch_size: int, **options: Any) -> list[list[int]]:
+    encoded = [{"row": row, "input_ids": [0] * (1 + row % 7)} for row in range(rows)]
+    loader = make_loader(encoded, batch_size=batch_size, seed=4, collate=positions, share=share, **options)  # type: ignore[arg-type]
+    return [*loader, *loader]  # two passes, which differ  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("rows", [24, 29])
+def test_processes_together_read_the_batches_of_one(count: int, grouped: bool, rows: int) -> None:
+    options = {"rows": rows, "group_by_length": grouped}
+    shares = [batches(Share(rank, count), batch_size=12 // count, **options) for rank in range(count)]
+    whole = batches(Share(), batch_size=12, **options)
+    assert len({len(each) for each in shares}) == 1
+    for parts, batch in zip(zip(*shares, strict=True), whole, strict=True):
+        assert len({len(part) for part in parts}) == 1
+        read = [row for part in parts for row in part]
+        assert read == batch[: len(read)]
+        assert len(batch) - len(read) == len(batch) % count
+
+
+@pytest.mark.parametrize("rows", range(6, 14))
+def test_length_is_that_of_a_pass(rows: int) -> None:
+    order = SharedOrder(range(rows), batch_size=2, share=Share(1, 3))
+    assert len(order) == len(list(order))
+
+
+def test_too_few_rows_for_all_processes_are_refused() -> None:
+    with pytest.raises(DataError, match="has 7 rows, fewer than a batch of 4 in each of 2 processes"):
+        batches(Share(0, 2), rows=7, batch_size=4)
+
+
+def test_a_fixed_order_is_not_shared() -> None:
+    with pytest.raises(SettingsError, match="set shuffle=True"):
+        batches(Share(0, 2), rows=8, batch_size=4, shuffle=False)
+
+
+def test_one_process_reads_as_before() -> None:
+    generator = torch.Generator().manual_seed(4)
+    loader: Any = torch.utils.data.DataLoader(range(10), batch_size=4, shuffle=True, generator=generator)  # type: ignore[arg-type]
+    assert batches(Share(), rows=10, batch_size=4)[:3] == [each.tolist() for each in loader]

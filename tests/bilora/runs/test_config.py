@@ -1,0 +1,278 @@
+"""The configuration of a run: what it refuses, what its hash knows, and that its parts load again."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bilora.commands.command_line import parse_config
+from bilora.engines.checkpoints.config_change import FREE
+from bilora.engines.settings import FitSettings, LevelSettings
+from bilora.errors import SettingsError
+from bilora.files.formats import write_yaml
+from bilora.problems.catalog import VARIANTS
+from bilora.runs.config import RunConfig, has_formulation
+from bilora.settings.sections import resolved
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"task": "mrcp"}, "task 'mrcp' is unknown.* Did you mean 'mrpc'"),
+        ({"method": []}, r"config: method is \[\], give at least one"),
+        ({"method": ["lora", "lora"]}, "method is .* each may stand once"),
+        ({"method": ["bilroa"]}, "method 'bilroa' is unknown.* Did you mean 'bilora'"),
+        ({"seeds": []}, r"seeds is \[\], give at least one"),
+        ({"seeds": [1, 1]}, r"seeds is \[1, 1\], each may stand once"),
+        ({"seeds": [-1]}, r"seeds is \[-1\], .* none may be negative"),
+        ({"train_rows": 1}, "train_rows is 1, it must be at least 2"),
+        ({"max_length": 0}, "max_length is 0, it must be at least 1"),
+        ({"steps": 0}, "settings: steps is 0"),
+        ({"keep_best": True}, "validate_every is 0, early_stopping and keep_best look at"),
+        ({"overwrite": True}, "overwrite is True, it belongs to output, which is not given"),
+        ({"overwrite": True, "output": "a", "resume": "auto"}, "resume goes on with what it removes; take one"),
+        ({"hypergradient": "drats"}, "hypergradient 'drats' is unknown"),
+        ({"ending": "retain"}, "ending 'retain' is unknown.* Did you mean 'retrain'"),
+        ({"ending": {"name": "retrain", "step": 3}}, "ending 'retrain' has no setting 'step'.* Did you mean 'steps'"),
+        ({"ending": {"name": "prune", "ranks": {"name": "enrgy"}}}, "rank rule 'enrgy' is unknown"),
+        ({"ending": "retrain", "method": ["lora", "adalora"]}, "ending is 'retrain', which means nothing for the"),
+        ({"ending": "prune", "method": ["lora"]}, "ending is 'prune', which means nothing for the methods lora"),
+        ({"formulation": "sofmax"}, "sofmax.* Did you mean 'softmax'"),
+        ({"formulation": "real", "method": ["lora"]}, "none of the methods lora has singular values"),
+        ({"method_settings": {"bilroa": {}}}, "method 'bilroa' is unknown.* Did you mean 'bilora'"),
+        ({"method_settings": {"adalora": {"rank": 0}}}, "adapter: rank is 0"),  # also where it is not run
+        ({"method_settings": {"lora": {"rankk": 3}}}, "method 'lora' has no setting 'rankk'.* Did you mean 'rank'"),
+        ({"method_settings": {"lora": {"rank": 0}}}, "adapter: rank is 0"),
+        ({"method_settings": {"lora": {"rank": "many"}}}, "method 'lora': rank: Expected a <class 'int'>"),
+    ],
+)
+def test_refusals(own: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        RunConfig(**own)
+
+
+def test_all_faults_of_the_run_are_told_together() -> None:
+    with pytest.raises(SettingsError) as raised:
+        RunConfig(method=[], seeds=[], train_rows=0, max_length=0)
+    assert [word in str(raised.value) for word in ("method is", "seeds is", "train_rows is", "max_length is")] == [
+        True
+    ] * 4
+
+
+def test_fit_settings_take_every_field_over() -> None:
+    own: dict[str, Any] = {
+        "steps": 7,
+        "unroll_steps": 3,
+        "warmup_steps": 1,
+        "hypergradient": "first_order",
+        "ending": "prune",
+        "lower": LevelSettings(batch_size=3),
+        "upper": LevelSettings(batch_size=5),
+        "split_ratio": 0.5,
+        "meter": 5,
+        "refresh": 2,
+        "validate_every": 4,
+        "early_stopping": 6,
+        "keep_best": True,
+        "save_every": 3,
+        "save_total_limit": 2,
+        "skip_diverged": 3,
+        "on_save_error": "warn",
+        "on_out_of_memory": "halve",
+        "precision": "bf16",
+        "group_by_length": True,
+        "torch_compile": "off",
+        "device": "cpu",
+    }
+    assert set(own) | {"seed"} == {field.name for field in dataclasses.fields(FitSettings)}
+    assert RunConfig(**own).fit_settings(seed=9) == FitSettings(seed=9, **own)
+    # Not together with the meter.
+    assert RunConfig(torch_compile="default").fit_settings(seed=9) == FitSettings(seed=9, torch_compile="default")
+
+
+def test_run_and_fit_have_the_same_defaults() -> None:
+    assert RunConfig().fit_settings(seed=0) == FitSettings()
+
+
+@pytest.mark.parametrize("method", sorted(VARIANTS))
+def test_settings_of_a_method(method: str) -> None:
+    config = RunConfig(method=[method], method_settings={method: {"rank": 3}})
+    assert config.settings_of(method).rank == 3
+    assert isinstance(config.settings_of(method), type(VARIANTS[method].settings()))
+
+
+def test_a_file_may_hold_settings_of_methods_that_are_not_run() -> None:
+    config = RunConfig(method=["lora"], method_settings={"bilora": {"rank": 3}, "lora": {"rank": 2}})
+    assert config.of_run("lora", 0).method_settings == {"lora": {"rank": 2}}
+
+
+def test_formulation_goes_to_the_methods_that_have_one() -> None:
+    config = RunConfig(
+        method=["bilora", "lora", "pseudo_svd"],
+        formulation="real",
+        method_settings={"pseudo_svd": {"formulation": "binary"}},
+    )
+    assert config.settings_of("bilora").formulation == "real"
+    assert config.settings_of("pseudo_svd").formulation == "binary", "the method's own section is nearer"
+    assert {name: has_formulation(name) for name in config.method} == {
+        "bilora": True,
+        "lora": False,
+        "pseudo_svd": True,
+    }
+
+
+# ---- the hash -------------------------------------------------------------------------------------
+
+
+def changed(field: str) -> Any:
+    """Return another allowed value for a field of the config."""
+    return {
+        "task": "mrpc",
+        "train_file": "others.csv",
+        "text_columns": ["text", "more"],
+        "label_column": "y",
+        "validation_file": "validation.csv",
+        "validation_share": 0.2,
+        "task_type": "regression",
+        "task_settings": {"beams": 4},
+        "class_weights": "auto",
+        "shard_base": True,
+        "data_dir": "folder",
+        "model": "folder",
+        "formulation": "real",
+        "train_rows": 10,
+        "max_length": 64,
+        "steps": 301,
+        "unroll_steps": 5,
+        "warmup_steps": 1,
+        "hypergradient": "first_order",
+        "ending": "retrain",
+        "lower": LevelSettings(batch_size=3),
+        "upper": LevelSettings(batch_size=3),
+        "split_ratio": 0.5,
+        "meter": 5,
+        "refresh": 1,
+        "validate_every": 7,
+        "early_stopping": 1,
+        "keep_best": True,
+        "skip_diverged": 2,
+        "precision": "bf16",
+        "group_by_length": True,
+        "torch_compile": "default",
+        "device": "cpu",
+    }[field]
+
+
+DECIDING = sorted({each.name for each in dataclasses.fields(RunConfig)} - {"method", "method_settings", "seeds"} - FREE)
+
+
+FILES = {"train_file": "rows.csv", "text_columns": ["text"]}
+
+
+@pytest.mark.parametrize("field", DECIDING)
+def test_hash_changes_with_every_setting(field: str) -> None:
+    base: dict[str, Any] = {"validate_every": 1}
+    if field not in ("task", "data_dir"):
+        base |= FILES
+    assert RunConfig(**base).sha256("bilora", 0) != RunConfig(**{**base, field: changed(field)}).sha256("bilora", 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"save_every": 3},
+        {"save_total_limit": 2},
+        {"on_save_error": "warn"},
+        {"on_out_of_memory": "halve"},
+        {"output": "elsewhere"},
+        {"output": "elsewhere", "overwrite": True},
+        {"resume": "auto"},
+        {"allow_config_change": True},
+        {"debug": True},
+    ],
+)
+def test_hash_knows_nothing_of_what_decides_no_number(own: dict[str, Any]) -> None:
+    assert set(own) <= FREE
+    assert RunConfig(**own).sha256("bilora", 0) == RunConfig().sha256("bilora", 0)
+
+
+def test_hash_knows_nothing_of_rows_that_are_left_out_or_refused() -> None:
+    """The rows are known by their own digest; a file with bad rows has runs under one of the two values only."""
+    left_out = RunConfig(**FILES, on_bad_row="skip")  # type: ignore[arg-type]
+    assert left_out.sha256("bilora", 0) == RunConfig(**FILES).sha256("bilora", 0)  # type: ignore[arg-type]
+
+
+def test_hash_knows_method_its_settings_and_seed_only() -> None:
+    config = RunConfig(seeds=[0, 1])
+    hashes = {config.sha256(method, seed) for method in ("bilora", "lora") for seed in (0, 1)}
+    assert len(hashes) == 4
+    alone = config.sha256("lora", 0)
+    assert RunConfig(method=["lora"], seeds=[0], output="elsewhere").sha256("lora", 0) == alone
+    assert RunConfig(method_settings={"bilora": {"rank": 3}}).sha256("lora", 0) == alone
+    assert RunConfig(formulation="real").sha256("lora", 0) == alone
+    assert RunConfig(method_settings={"lora": {"rank": 3}}).sha256("lora", 0) != alone
+    assert RunConfig(method_settings={"lora": {"rank": 8}}).sha256("lora", 0) == alone, "8 is the default"
+
+
+# ---- from a file ----------------------------------------------------------------------------------
+
+ODD: dict[str, Any] = {
+    "method": ["bilora", "lora", "pseudo_svd"],
+    "formulation": "binary",
+    "method_settings": {"lora": {"rank": 3}, "bilora": {"target_modules": ["query"], "binary_entropy": 1e-5}},
+    "seeds": [3, 0],
+    "lower": LevelSettings(learning_rate=1e-5, schedule="cosine"),
+    "hypergradient": {"name": "darts", "finite_difference": "forward", "radius": 1e-4},
+    "validate_every": 2,
+    "keep_best": True,
+}
+
+
+@pytest.mark.parametrize("config", [RunConfig(), RunConfig(**ODD)])
+def test_yaml_loads_back_to_the_same_config(config: RunConfig, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_yaml(path, resolved(config))
+    loaded = parse_config(RunConfig, ["--config", str(path)], prog="test", description="")
+    assert loaded == config
+
+
+@pytest.mark.parametrize("method", ODD["method"])
+def test_config_of_one_run_loads_back_with_the_same_hash(method: str, tmp_path: Path) -> None:
+    config = RunConfig(**ODD)
+    path = tmp_path / "config.yaml"
+    write_yaml(path, resolved(config.of_run(method, 3)))
+    loaded = parse_config(RunConfig, ["--config", str(path)], prog="test", description="")
+    assert (loaded.method, loaded.seeds) == ([method], [3])
+    assert loaded.settings_of(method) == config.settings_of(method)
+    assert loaded.sha256(method, 3) == config.sha256(method, 3)
+
+
+# ---- where the rows are ---------------------------------------------------------------------------
+
+
+def test_without_a_task_or_a_file_it_is_the_embedded_one() -> None:
+    assert RunConfig().task == "rotten_tomatoes"
+    assert RunConfig(**FILES).task is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({**FILES, "task": "mrpc"}, "task is 'mrpc', it stands beside train_file; leave one of them out"),
+        ({**FILES, "data_dir": "folder"}, "data_dir is 'folder', it belongs to task"),
+        ({"text_columns": ["a"]}, r"text_columns is \['a'\], it belongs to train_file, which is not given"),
+        ({"validation_file": "a.csv"}, "validation_file is 'a.csv', it belongs to train_file"),
+        ({"task_type": "regression"}, "task_type is 'regression', it belongs to train_file"),
+        ({"train_file": "a.csv"}, r"train_file 'a.csv': text_columns is \(\), name one or two columns"),
+        ({**FILES, "task_type": "clasification"}, "Did you mean 'classification'"),
+        ({"class_weights": "balanced"}, "class_weights is 'balanced'; allowed: none, auto, or a mapping"),
+        ({"class_weights": {"a": -1.0}}, "the weight of 'a' is -1.0, it must be positive"),
+        ({"task": "mrpc", "task_settings": {"beams": 4}}, "task_settings of task 'mrpc' has no setting 'beams'"),
+    ],
+)
+def test_rows_and_weights_that_do_not_fit(own: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        RunConfig(**own)

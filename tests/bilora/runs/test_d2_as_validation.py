@@ -1,0 +1,132 @@
+"""Training on all rows of a file: D2 is watched in place of validation rows, and is called by its name everywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bilora.artifacts.model_card import CardFacts, model_card
+from bilora.artifacts.trainer_state import read_lines
+from bilora.commands.train_config import TrainConfig
+from bilora.engines.training.split_loaders import SplitLoaders
+from bilora.errors import SettingsError
+from bilora.problems.catalog import VARIANTS
+from bilora.report.report import ReportConfig, write_report
+from bilora.runs.config import RunConfig
+from bilora.runs.rows import is_left_to_upper, load_run_rows
+from bilora.runs.table import summarise
+from bilora.tasks.catalog import TASKS
+
+
+def train_config(path: Path, **own: Any) -> TrainConfig:
+    return TrainConfig(train_file=str(path), text_columns=["text"], **own)
+
+
+def test_d2_of_a_run_is_what_the_upper_level_trained_on(command_run: Any) -> None:
+    [split] = json.loads((command_run.folder / "split.json").read_text(encoding="utf-8"))
+    watched = [row["id"] for row in read_lines(command_run.folder / "predictions-d2.jsonl")]
+    assert sorted(watched) == sorted(split["upper"])
+    assert len(split["lower"]) + len(watched) == 120
+
+
+def test_no_file_calls_d2_a_validation(command_run: Any, tmp_path: Path) -> None:
+    results = json.loads((command_run.folder / "all_results.json").read_text(encoding="utf-8"))
+    assert (results["scored_on"], results["validation_loss"]) == ("d2", None)
+    lines = read_lines(command_run.folder / "metrics.jsonl")
+    assert not any("validation" in line for line in lines)
+    assert sum("d2" in line for line in lines) > 1
+    assert "no row is held out" in command_run.out
+    assert "reviews: D2, the part of the training rows that the upper level was trained on too" in command_run.out
+    page = write_report(ReportConfig([str(command_run.folder)], output=str(tmp_path / "report.html")))
+    # The settings below the figures have names of their own, such as validate_every.
+    shown = page.read_text(encoding="utf-8").split("<h2>Runs</h2>")[0].lower()
+    assert "loss on all of d2" in shown
+    assert "validation" not in shown.replace("validations included", "")
+
+
+@pytest.mark.parametrize("method", sorted(VARIANTS))
+def test_methods_whose_lower_level_sees_d2_hold_rows_out(method: str, review_file: Path) -> None:
+    config = train_config(review_file, method=[method], method_settings={})
+    alone = {"alternating", "bilora"}
+    assert config.watches_upper is (method in alone)
+    run = config.run_config()
+    assert (run.validation_share, run.refresh) == ((0.0, 0) if method in alone else (0.1, 1))
+
+
+def test_retraining_on_all_rows_or_a_moving_split_leaves_no_d2(review_file: Path) -> None:
+    assert not train_config(review_file, ending="retrain").watches_upper
+    assert train_config(review_file, ending="prune").watches_upper
+    moving = train_config(review_file, refresh=2)
+    assert not moving.watches_upper
+    assert (moving.run_config().validation_share, moving.run_config().refresh) == (0.1, 2)
+    assert sorted(load_run_rows(moving.run_config()).validation) == ["validation"]
+
+
+def test_rows_that_are_given_or_held_out_are_validation_rows(review_file: Path) -> None:
+    given = train_config(review_file, validation_file=str(review_file))
+    shared = train_config(review_file, validation_share=0.25)
+    for config in (given, shared, TrainConfig(task="mrpc")):
+        assert not config.watches_upper
+        assert config.run_config().refresh == 1
+    assert len(load_run_rows(shared.run_config()).validation["validation"]) == 30
+
+
+def test_tagged_rows_are_divided_as_in_training(tmp_path: Path) -> None:
+    path = tmp_path / "tags.jsonl"
+    lines = [json.dumps({"words": ["a", "b"], "tags": ["O", "B-x"]}) + "\n" for _ in range(100)]
+    path.write_text("".join(lines), encoding="utf-8")
+    config = TrainConfig(train_file=str(path), text_columns=["words"], label_column="tags").run_config()
+    rows = load_run_rows(config)
+    encoded = [{"input_ids": [1, 2], "labels": [0, 1]} for _ in rows.train]
+    [split] = SplitLoaders(encoded, config.fit_settings(seed=0), collate=list).splits
+    assert rows.validation["d2"].ids == split.upper
+
+
+@pytest.mark.parametrize("own", [{"method": ["lora"]}, {"seeds": [0, 1]}, {"refresh": 1}, {"ending": "retrain"}])
+def test_d2_that_cannot_be_watched_is_refused(own: dict[str, Any], review_file: Path) -> None:
+    config = RunConfig(
+        **{
+            "train_file": str(review_file),
+            "text_columns": ["text"],
+            "validation_share": 0.0,
+            "method": ["bilora"],
+            "seeds": [0],
+            **own,
+        }
+    )
+    with pytest.raises(SettingsError, match="that takes one seed, refresh 0, and one method"):
+        load_run_rows(config)
+
+
+@pytest.mark.parametrize("share", [-0.5, 1.0])
+def test_a_share_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(SettingsError, match="at least 0 and below 1, or -1"):
+        TrainConfig(validation_share=share)
+
+
+def test_a_table_says_what_each_line_was_scored_on() -> None:
+    row = {"metric": "accuracy", "score": 0.5, "train_loss": 0.25, "seconds": 9.0, "peak_memory_mb": 8.0}
+    row |= {"trainable_parameters": 10}
+    upper = {**row, "method": "bilora", "scored_on": "d2", "validation_loss": None, "d2_loss": 0.5}
+    other = {**row, "method": "lora", "scored_on": "validation", "validation_loss": 0.75}
+    [alone] = summarise([upper])
+    assert (alone["scored on"], alone["D2 loss"]) == ("D2, trained on above", "0.500")
+    assert not {"validation loss", "gap"} & set(alone)
+    first, second = summarise([upper, other])
+    assert list(first) == list(second)
+    assert (first["gap"], second["gap"], second["D2 loss"]) == ("-", "0.500", "-")
+
+
+def test_a_card_of_validation_rows_says_so() -> None:
+    facts = CardFacts(TASKS["mrpc"], "org/model", "lora", {"train": 9}, {"f1": 0.5}, 0, {}, True)
+    assert "On the first validation set, one run with seed 0." in model_card(facts)
+
+
+def test_the_settings_of_a_run_ask_for_the_same_d2_again(command_run: Any) -> None:
+    settings = yaml.safe_load((command_run.folder / "config.yaml").read_text(encoding="utf-8"))
+    assert (settings["validation_share"], settings["refresh"]) == (0.0, 0)
+    assert is_left_to_upper(RunConfig(**{name: settings[name] for name in ("method", "seeds", "refresh")}))

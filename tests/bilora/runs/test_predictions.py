@@ -1,0 +1,80 @@
+"""Texts for rows without a target: the ones that an evaluation finds, whatever the file's layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from bilora import BiloraConfig
+from bilora.commands import predict as predict_command
+from bilora.commands.predict import PREDICT
+from bilora.models.pretrained import Tokenizer
+from bilora.runs.predictions import ANSWERS
+from bilora.runs.trained import Trained
+from bilora.tasks.generation.kind import GenerationKind, GenerationSettings
+from bilora.tasks.generation.task import GENERATION_TASKS
+
+E2E = GENERATION_TASKS["e2e"]
+NAMES = ("A", "Blue", "The Vaults", "C")
+
+
+@pytest.fixture
+def trained(causal_tokenizer: Any) -> Iterator[Trained]:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 300, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 96}
+    base = GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.5, bos_token_id=0, eos_token_id=0))
+    model = get_peft_model(base, BiloraConfig(task_type="CAUSAL_LM", r=2, init_weights=False)).eval()
+    kind = GenerationKind(E2E, GenerationSettings(beams=2, max_new_tokens=6, metrics=["bleu"]))
+    causal_tokenizer.pad_token = causal_tokenizer.eos_token
+    yield Trained(Path("adapter"), kind, Tokenizer("tiny", causal_tokenizer), model, 96)
+    causal_tokenizer.pad_token = None
+
+
+def write(path: Path, *, references: bool) -> str:
+    rows = [{"mr": f"name[{name}]", **({"references": [f"{name} is a pub."]} if references else {})} for name in NAMES]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_rows_without_a_target_get_the_texts_of_an_evaluation(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare, output = write(tmp_path / "bare.jsonl", references=False), tmp_path / "out.jsonl"
+    monkeypatch.setattr(predict_command, "open_trained", lambda *_, **__: trained)
+    assert PREDICT.run(["run", "--file", bare, "--output", str(output)]) == 0
+    said = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    rows = ANSWERS["generation"].labelled(trained.kind.task, write(tmp_path / "full.jsonl", references=True))
+    tokenizer = trained.tokenizer.own
+    data = trained.kind.encode(rows, tokenizer, max_length=96)
+    found = trained.kind.evaluate(trained.model, data, tokenizer, autocast_dtype=None, validated=None).predictions
+    assert found is not None
+    assert [(each["row"], each["source"], each["prediction"]) for each in said] == [
+        (number, each["source"], each["output"]) for number, each in enumerate(found)
+    ]
+    assert len({each["prediction"] for each in said}) > 1
+
+
+def test_targets_that_are_there_are_not_looked_at(trained: Trained, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('mr,ref\n"name[A]",""\n"name[Blue]",A pub.\n', encoding="utf-8")
+    rows = ANSWERS["generation"].bare(trained.kind.task, str(path))
+    assert [row["source"] for row in rows] == ["name : A", "name : Blue"]
+
+
+def test_a_row_without_an_input_is_named(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict_command, "open_trained", lambda *_, **__: trained)
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"mr": "name[A]"}\n{"text": "A"}\n', encoding="utf-8")
+    assert PREDICT.run(["run", "--file", str(path)]) == 2
+    assert "rows.jsonl:2: holds the input in no known field" in capsys.readouterr().err
+    assert PREDICT.run(["run", "--file", str(tmp_path / "rows.doc")]) == 2
+    assert "other forms are not read" in capsys.readouterr().err

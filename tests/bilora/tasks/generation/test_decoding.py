@@ -1,0 +1,146 @@
+"""Beam search against an exhaustive one, and what does not depend on it: batches, modes, refusals."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from bilora.errors import SettingsError
+from bilora.tasks.generation.decoding import Decoding, decode
+from bilora.tasks.generation.prompts import Prompts
+
+SOURCES = ["name : Zizzi", "name : The Vaults | area : riverside", "a", "near : Burger King | food : French"]
+
+
+def gpt2(words: int = 300) -> Any:
+    torch.manual_seed(1)
+    sizes = {"vocab_size": words, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 96}
+    config = GPT2Config(**sizes, initializer_range=0.5, bos_token_id=0, eos_token_id=0)
+    return GPT2LMHeadModel(config)
+
+
+def llama() -> Any:
+    torch.manual_seed(1)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=300,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=96,
+            initializer_range=0.5,
+        )
+    )
+
+
+@pytest.fixture
+def tokenizer(causal_tokenizer: Any) -> Any:
+    causal_tokenizer.pad_token = causal_tokenizer.eos_token
+    yield causal_tokenizer
+    causal_tokenizer.pad_token = None
+
+
+class Letters:
+    """A tokenizer of four words, of which the first is begin, end and padding, so that all texts can be tried."""
+
+    bos_token_id = eos_token_id = pad_token_id = 0
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": ["_abc".index(each) for each in text]}
+
+    def batch_decode(self, ids: Any, skip_special_tokens: bool) -> list[str]:
+        return ["".join("_abc"[each] for each in row if each) for row in ids.tolist()]
+
+
+def best_text(model: Any, source: str, *, length: int, penalty: float) -> str:
+    """Return the best of all texts that end within ``length`` tokens or are cut there."""
+    prompt = Prompts(Letters()).prompt(source)
+    scores = {}
+    for size in range(length + 1):
+        for text in itertools.product((1, 2, 3), repeat=size):
+            answer = (*text, 0)[:length]
+            logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].log_softmax(-1)
+            total = sum(logits[len(prompt) + place - 1, token].item() for place, token in enumerate(answer))
+            scores["".join("_abc"[each] for each in text)] = total / len(answer) ** penalty
+    return max(scores, key=lambda text: scores[text])
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.9, 2.0])
+def test_a_wide_beam_finds_the_best_of_all_texts(penalty: float) -> None:
+    model = gpt2(words=4).eval()
+    decoding = Decoding(beams=120, length_penalty=penalty, no_repeat_ngram_size=0, max_new_tokens=4)
+    sources = ["a", "bc", "cab"]
+    with torch.no_grad():
+        expected = [best_text(model, each, length=4, penalty=penalty) for each in sources]
+    assert decode(model, Letters(), sources, decoding) == expected
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_no_text_depends_on_the_rows_beside_it(make: Callable[[], Any], tokenizer: Any, beams: int) -> None:
+    model = make()
+    texts = {
+        size: decode(model, tokenizer, SOURCES, Decoding(beams=beams, max_new_tokens=6, batch_size=size))
+        for size in (1, 3, 4)
+    }
+    assert texts[1] == texts[3] == texts[4]
+    assert len(set(texts[1])) > 1
+    turned = decode(model, tokenizer, SOURCES[::-1], Decoding(beams=beams, max_new_tokens=6))
+    assert turned == texts[1][::-1]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_left_as_it_was_and_dropout_is_off(tokenizer: Any, training: bool) -> None:
+    model = gpt2().train(training)
+    state = torch.random.get_rng_state()
+    first, second = (decode(model, tokenizer, SOURCES, Decoding(beams=2, max_new_tokens=5)) for _ in range(2))
+    assert first == second
+    assert model.training is training
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_ngram_is_not_repeated(tokenizer: Any) -> None:
+    model = gpt2()
+    free = decode(model, tokenizer, ["a"], Decoding(beams=1, no_repeat_ngram_size=0, max_new_tokens=40))
+    bound = decode(model, tokenizer, ["a"], Decoding(beams=1, no_repeat_ngram_size=2, max_new_tokens=40))
+    assert free != bound
+
+
+def test_a_text_is_one_line(tokenizer: Any) -> None:
+    model = gpt2()
+    newline = tokenizer("\n", add_special_tokens=False).input_ids[0]
+    with torch.no_grad():
+        # The output layer is the embedding: a vector that wins everywhere makes a text of line feeds.
+        model.transformer.ln_f.weight.zero_()
+        model.transformer.ln_f.bias.copy_(model.lm_head.weight[newline] * 10)
+    (text,) = decode(model, tokenizer, ["a"], Decoding(beams=2, no_repeat_ngram_size=0, max_new_tokens=4))
+    assert text == ""
+
+
+def test_too_few_positions_are_told(tokenizer: Any) -> None:
+    longest = len(Prompts(tokenizer).prompt(SOURCES[1]))
+    with pytest.raises(SettingsError, match=rf"the longest input has {longest} tokens.*set max_new_tokens to"):
+        decode(gpt2(), tokenizer, SOURCES, Decoding(max_new_tokens=96 - longest + 1))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"beams": 0},
+        {"length_penalty": float("inf")},
+        {"no_repeat_ngram_size": -1},
+        {"max_new_tokens": 0},
+        {"batch_size": 0},
+    ],
+)
+def test_bad_settings_are_refused(bad: dict[str, Any]) -> None:
+    ((name, value),) = bad.items()
+    with pytest.raises(SettingsError, match=f"decoding: {name} is {value}, it must"):
+        Decoding(**bad)

@@ -1,0 +1,171 @@
+"""The kind of data-to-text tasks: which sets are read, what is scored, and what is written of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from bilora.data.rows import Rows, check_rows
+from bilora.errors import SettingsError
+from bilora.metrics.texts import score_texts
+from bilora.tasks.generation import kind as generation_kind
+from bilora.tasks.generation.kind import GenerationKind, GenerationSettings
+from bilora.tasks.generation.task import GENERATION_TASKS
+from bilora.tasks.kind import EncodedRows
+from bilora.tasks.kinds import build_kind, find_kind
+
+E2E = GENERATION_TASKS["e2e"]
+TEXTS = {"A": ["A is a pub.", "There is a pub, A."], "Blue": ["Blue is a café."], "C": ["C serves fish."]}
+
+
+@pytest.fixture
+def rows() -> Rows:
+    found = [
+        (line, {"id": f"row-{line}", "mr": f"name[{name}]", "references": texts})
+        for line, (name, texts) in enumerate(TEXTS.items(), start=1)
+    ]
+    return check_rows(found, E2E, source="toy", split="test")
+
+
+@pytest.fixture
+def model() -> Any:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 300, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 96}
+    return GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.5, bos_token_id=0, eos_token_id=0))
+
+
+@pytest.fixture
+def tokenizer(causal_tokenizer: Any) -> Any:
+    causal_tokenizer.pad_token = causal_tokenizer.eos_token
+    yield causal_tokenizer
+    causal_tokenizer.pad_token = None
+
+
+def test_d2_decides_which_sets_are_read_and_scored(real_data: Path) -> None:
+    data = str(real_data)
+    given = GenerationKind(E2E).load_rows(data)
+    assert given.upper is not None
+    assert (len(given.train), len(given.upper), list(given.validation)) == (4862, 547, ["test"])
+    drawn = GenerationKind(E2E, GenerationSettings(d2="split")).load_rows(data)
+    assert drawn.upper is None
+    assert (len(drawn.train), list(drawn.validation)) == (4862, ["validation"])
+
+
+def test_a_part_of_the_scored_set_is_the_same_each_time_and_told(real_data: Path) -> None:
+    kind = GenerationKind(E2E, GenerationSettings(generate_rows=7))
+    once, twice = (kind.load_rows(str(real_data)) for _ in range(2))
+    assert once.validation["test"].ids == twice.validation["test"].ids
+    assert len(once.validation["test"]) == 7
+    assert once.notices[-1] == "7 of the 630 test rows are scored"
+    assert len(once.train) == 4862
+
+
+def test_settings_come_from_the_section_of_a_config() -> None:
+    kind: Any = build_kind(E2E, {"beams": 4, "metrics": ["ter", "bleu"]})
+    assert (kind.decoding.beams, kind.decoding.length_penalty, kind.decoding.no_repeat_ngram_size) == (4, 0.9, 4)
+    assert (kind.task.metric, kind.task.greater_is_better) == ("ter", False)
+    assert build_kind(GENERATION_TASKS["dart"]).decoding.length_penalty == 0.8  # type: ignore[attr-defined]
+    assert build_kind(E2E, {"length_penalty": 1.5}).decoding.length_penalty == 1.5  # type: ignore[attr-defined]
+    with pytest.raises(SettingsError, match="metric 'rouge' is unknown"):
+        build_kind(E2E, {"metrics": ["rouge"]})
+
+
+def test_a_row_makes_as_many_examples_as_it_has_references(rows: Rows, causal_tokenizer: Any) -> None:
+    kind = GenerationKind(E2E)
+    found = kind.encode(rows, causal_tokenizer, max_length=96)
+    count = find_kind(E2E).examples
+    assert [sum(each["group"] == group for each in found.encoded) for group in range(3)] == [count(row) for row in rows]
+    assert found.notices == ()
+
+
+def test_cut_texts_are_told(rows: Rows, causal_tokenizer: Any) -> None:
+    whole = GenerationKind(E2E).encode(rows, causal_tokenizer, max_length=96).encoded
+    most = max(len(each["input_ids"]) for each in whole) - 1
+    notices = GenerationKind(E2E).encode(rows, causal_tokenizer, max_length=most).notices
+    assert notices == (f"1 of 4 texts of toy are cut at max_length {most}",)
+
+
+def test_texts_are_no_classes(rows: Rows) -> None:
+    with pytest.raises(SettingsError, match="task 'e2e' generates texts and has no classes to count"):
+        GenerationKind(E2E).class_counts(rows)
+
+
+def test_the_loss_may_be_of_the_first_references_only(rows: Rows, model: Any, tokenizer: Any) -> None:
+    first = check_rows(
+        [(1, {"source": row["source"], "references": row["references"][:1]}) for row in rows],
+        E2E,
+        source="first",
+        split="test",
+    )
+
+    def loss(some: Rows, **settings: Any) -> Any:
+        kind = GenerationKind(E2E, GenerationSettings(**settings))
+        data = kind.encode(some, tokenizer, max_length=96)
+        return kind.validate(model, data, tokenizer, autocast_dtype=None)["loss"]
+
+    assert loss(rows, loss_references=1) == pytest.approx(loss(first), rel=1e-6)
+    assert loss(rows) != pytest.approx(loss(first), rel=1e-4)
+
+
+@pytest.fixture
+def data(rows: Rows, tokenizer: Any) -> EncodedRows:
+    return GenerationKind(E2E).encode(rows, tokenizer, max_length=96)
+
+
+def test_evaluation_gives_scores_texts_and_files(
+    data: EncodedRows, model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = ["A is a pub.", "Blue is a bar.", "C sells fish."]
+
+    def decode(model: Any, tokenizer: Any, sources: Sequence[str], *_: Any, **__: Any) -> list[str]:
+        assert list(sources) == ["name : A", "name : Blue", "name : C"]
+        return outputs
+
+    monkeypatch.setattr(generation_kind, "decode", decode)
+    kind = GenerationKind(E2E)
+    found = kind.evaluate(model, data, tokenizer, autocast_dtype=None, validated=None)
+    expected = kind.validate(model, data, tokenizer, autocast_dtype=None)
+    expected |= score_texts(kind.metrics, outputs, list(TEXTS.values()))
+    assert found.metrics == expected
+    assert found.predictions is not None
+    assert found.predictions[1] == {
+        "id": "row-2",
+        "source": "name : Blue",
+        "output": "Blue is a bar.",
+        "references": ["Blue is a café."],
+    }
+    assert found.files["outputs.txt"] == "A is a pub.\nBlue is a bar.\nC sells fish.\n"
+    assert found.files["references.txt"] == "A is a pub.\nThere is a pub, A.\n\nBlue is a café.\n\nC serves fish.\n"
+    assert json.loads(found.files["scores.json"])["metrics"] == expected
+
+
+def test_a_validation_of_the_same_parameters_is_not_taken_twice(
+    data: EncodedRows, model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = GenerationKind(E2E, GenerationSettings(beams=1, max_new_tokens=3))
+    monkeypatch.setattr(kind, "validate", None)
+    found = kind.evaluate(model, data, tokenizer, autocast_dtype=None, validated={"loss": 1.25, "perplexity": 3.5})
+    assert (found.metrics["loss"], found.metrics["perplexity"]) == (1.25, 3.5)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"d2": "test"}, "d2 is 'test', allowed: validation, split"),
+        ({"metrics": []}, "metrics is [], give at least one, each once"),
+        ({"metrics": ["bleu", "bleu"]}, "give at least one, each once"),
+        ({"generate_rows": 0}, "generate_rows is 0, it must be at least 1, or none for all"),
+        ({"loss_references": 0}, "loss_references is 0, it must be at least 1, or none for all"),
+        ({"generate_batch": 0}, "batch_size is 0"),
+    ],
+)
+def test_bad_settings_are_refused(bad: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        GenerationSettings(**bad)
+    assert said in str(error.value)

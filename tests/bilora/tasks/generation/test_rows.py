@@ -1,0 +1,134 @@
+"""Sets as their authors publish them, from a folder or the hub, joined by input."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bilora.errors import DataError
+from bilora.tasks.generation import rows as generation_sources
+from bilora.tasks.generation.rows import load_generation_rows
+from bilora.tasks.generation.task import GENERATION_TASKS, GenerationTask
+
+E2E = GENERATION_TASKS["e2e"]
+WEBNLG = GENERATION_TASKS["webnlg"]
+SPLIT = dataclasses.replace(E2E, upper_split=None, validation_splits=("validation",))
+
+CSV = 'mr,ref\n"name[A], food[French]",A is French.\n"name[B], food[French]",B is French.\n"name[A], food[French]",A!\n'
+
+XML = """<benchmark><entries>
+<entry eid="Id1"><modifiedtripleset><mtriple>A | near | B</mtriple><mtriple>A | food | C</mtriple></modifiedtripleset>
+<lex comment="good" lid="Id1">A is near B.</lex><lex comment="" lid="Id2">Near B is A.</lex>
+<lex comment="toFix">Bad.</lex></entry>
+</entries></benchmark>"""
+
+
+def write(folder: Path, **files: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        stem, _, suffix = name.rpartition("_")
+        (folder / f"{stem}.{suffix}").write_text(text, encoding="utf-8")
+    return folder.parent
+
+
+def test_real_e2e_has_its_official_sizes(real_data: Path) -> None:
+    rows = load_generation_rows(E2E, data_dir=real_data)
+    assert rows.upper is not None
+    assert (len(rows.train), len(rows.upper), len(rows.validation["test"])) == (4862, 547, 630)
+    assert sum(len(row["references"]) for row in rows.train) == 42061
+    split = load_generation_rows(SPLIT, data_dir=real_data)
+    assert split.upper is None
+    assert {name: len(each) for name, each in split.validation.items()} == {"validation": 547}
+
+
+def test_official_csv_is_joined_by_input(tmp_path: Path) -> None:
+    data = write(tmp_path / "e2e", trainset_csv=CSV, devset_csv=CSV)
+    rows = load_generation_rows(SPLIT, data_dir=data)
+    assert [row["source"] for row in rows.train] == ["name : A | food : French", "name : B | food : French"]
+    assert rows.train[0]["references"] == ["A is French.", "A!"]
+    assert (rows.train.ids, rows.train.lines) == ((0, 1), (2, 3))
+    assert rows.notices == ("2 of 2 validation rows have the input of a training row",)
+
+
+def test_official_webnlg_json_and_xml(tmp_path: Path) -> None:
+    entry = {
+        "modifiedtripleset": [{"subject": "A", "property": "near", "object": "B"}],
+        "lexicalisations": [{"comment": "good", "lex": "A is near B."}],
+    }
+    found = json.dumps({"entries": [{"1": entry}]})
+    data = write(tmp_path / "webnlg", train_json=found, dev_json=found, test_xml=XML)
+    rows = load_generation_rows(WEBNLG, data_dir=data)
+    assert rows.train[0]["source"] == "A : near : B"
+    (row,) = rows.validation["test"]
+    assert row["source"] == "A : near : B | A : food : C"
+    assert row["references"] == ["A is near B.", "Near B is A."]
+    assert row["id"] == "Id1"
+
+
+def test_official_dart_json(tmp_path: Path) -> None:
+    found = json.dumps([{"tripleset": [["A", "NEAR", "B"]], "annotations": [{"source": "x", "text": "A is near B."}]}])
+    stems = ("train", "dev", "test")
+    data = write(tmp_path / "dart", **{f"dart-v1.1.1-full-{stem}_json": found for stem in stems})
+    assert load_generation_rows(GENERATION_TASKS["dart"], data_dir=data).train[0]["source"] == "A : near : B"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train_csv", 'mr,ref\n"name[A",x\n', r"train\.csv:2 field 'mr': is no list of slots"),
+        ("train_csv", "mr,ref\nname[A],x,y\n", r"train\.csv:2: has not as many fields as the header"),
+        ("train_csv", "mr,ref\nname[A]\n", r"train\.csv:2: has not as many fields as the header"),
+        ("train_csv", "mr,ref\n", r"the train set has no row"),
+        ("train_csv", 'mr,ref\n"name[A],x\n', r"train\.csv: cannot be read: unexpected end of data"),
+        ("train_json", "[1]", r"train\.json:1: the entry is int; an object is needed"),
+        ("train_json", "{}", r"train\.json: holds neither a list of entries nor"),
+        ("train_json", "[", r"train\.json: cannot be read"),
+        ("train_xml", "<a>", r"train\.xml: cannot be read"),
+        ("train_jsonl", '{"source": "a", "references": [""]}\n', r"train\.jsonl:1 field 'references': has no text"),
+    ],
+)
+def test_faults_name_file_line_and_field(tmp_path: Path, name: str, content: str, message: str) -> None:
+    data = write(tmp_path / "e2e", **{name: content})
+    with pytest.raises(DataError, match=message):
+        load_generation_rows(SPLIT, data_dir=data)
+
+
+def test_blank_references_beside_others_are_counted_and_left_out(tmp_path: Path) -> None:
+    line = '{"source": "a", "references": ["x", "", "y"]}\n'
+    data = write(tmp_path / "e2e", train_jsonl=line, validation_jsonl=line.replace('"a"', '"b"'))
+    rows = load_generation_rows(SPLIT, data_dir=data)
+    assert rows.train[0]["references"] == ["x", "y"]
+    assert rows.notices == tuple(
+        f"1 blank references of the {name} set are left out" for name in ("train", "validation")
+    )
+
+
+def test_missing_and_double_sets_are_named(tmp_path: Path) -> None:
+    data = write(tmp_path / "e2e", trainset_csv=CSV)
+    with pytest.raises(DataError, match=r"has no validation set \(looked for validation, dev.*it has: trainset\.csv"):
+        load_generation_rows(SPLIT, data_dir=data)
+    write(tmp_path / "e2e", train_csv=CSV)
+    with pytest.raises(DataError, match=r"more than one train set: train\.csv, trainset\.csv; keep one"):
+        load_generation_rows(SPLIT, data_dir=data)
+    with pytest.raises(DataError, match="has no train set.*it has: nothing"):
+        load_generation_rows(WEBNLG, data_dir=data)
+
+
+def test_the_hub_is_asked_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    row = {"meaning_representation": "name[A]", "human_reference": "A."}
+
+    def ask_hub(hub_id: str, config: str | None, *, cure: str) -> dict[str, Any]:
+        asked.append((hub_id, config))
+        return {"train": [row, row], "dev": [row], "test": [row]}
+
+    monkeypatch.setattr(generation_sources, "ask_hub", ask_hub)
+    rows = load_generation_rows(E2E)
+    assert asked == [("tuetschek/e2e_nlg", None)]
+    assert [row["references"] for row in rows.train] == [["A.", "A."]]
+    with pytest.raises(DataError, match="task 'toy' needs data: give --data-dir DIR with DIR/toy/train.jsonl"):
+        load_generation_rows(GenerationTask("toy"))

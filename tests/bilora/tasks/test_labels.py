@@ -1,0 +1,36 @@
+"""Which columns are taken for text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bilora.errors import DataError
+from bilora.tasks.labels import KNOWN_COLUMNS, guess_text_columns
+
+
+@pytest.mark.parametrize("columns", KNOWN_COLUMNS)
+def test_known_names_are_taken_among_others(columns: tuple[str, ...]) -> None:
+    row = {"idx": 3, "note": "seen by two people", **dict.fromkeys(columns, "some text"), "label": 1}
+    assert guess_text_columns([row], label_column="label", source="a.jsonl") == columns
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        ([{"id": "a7", "body": "see you", "kind": "spam mail"}], ("body",)),
+        ([{"subject": "win now", "body": "see you", "kind": "spam"}], ("subject", "body")),
+        ([{"number": "7", "body": "見て", "kind": "x"}], ("body",)),
+        ([{"a": "one two", "b": "one two", "kind": "x"}, {"a": "three", "b": "one two", "kind": "x"}], ("b",)),
+    ],
+)
+def test_others_are_told_by_what_they_hold(rows: list[dict[str, Any]], found: tuple[str, ...]) -> None:
+    assert guess_text_columns(rows, label_column="kind", source="a.jsonl") == found
+
+
+@pytest.mark.parametrize("texts", [[], ["a", "b", "c"]])
+def test_none_or_more_than_two_are_not_guessed(texts: list[str]) -> None:
+    row = {**dict.fromkeys(texts, "some text"), "label": 1}
+    with pytest.raises(DataError, match="a.jsonl: .* name one or two with --text-columns"):
+        guess_text_columns([row], label_column="label", source="a.jsonl")

@@ -1,0 +1,93 @@
+"""Loss and metrics on labelled rows."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bilora.metrics.task_metrics import UndefinedMetricWarning
+from bilora.tasks.catalog import TASKS
+from bilora.tasks.scoring import evaluate_loader, predict, task_loss
+
+
+class Scorer(nn.Module):
+    """Logits from a table by row; notes how it was called."""
+
+    def __init__(self, logits: Tensor, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+        self.dropout = nn.Dropout(dropout)
+        self.calls: list[Any] = []
+
+    def forward(self, row: Tensor) -> Any:
+        product = self.logits[row] @ torch.eye(self.logits.shape[1])
+        self.calls.append((self.training, torch.is_grad_enabled(), product.dtype))
+        return SimpleNamespace(logits=self.dropout(product))
+
+
+def batches(labels: list[Any], *, size: int = 2) -> list[dict[str, Tensor]]:
+    rows = list(range(len(labels)))
+    return [
+        {"row": torch.tensor(rows[at : at + size]), "labels": torch.tensor(labels[at : at + size])}
+        for at in range(0, len(rows), size)
+    ]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_predicts_without_dropout_and_gradients_and_leaves_the_mode(training: bool) -> None:
+    table = torch.randn(5, 3)
+    model = Scorer(table.clone(), dropout=0.5).train(training)
+    logits, labels = predict(model, batches([0, 1, 2, 1, 0]))
+    assert torch.equal(logits, table)
+    assert labels.tolist() == [0, 1, 2, 1, 0]
+    assert {call[:2] for call in model.calls} == {(False, False)}
+    assert model.training is training
+
+
+def test_the_mode_comes_back_when_the_model_raises() -> None:
+    model = Scorer(torch.zeros(1, 2))
+    with pytest.raises(IndexError):
+        predict(model, batches([0, 0, 0]))
+    assert model.training
+
+
+def test_autocast_is_that_of_training_and_logits_are_float32() -> None:
+    model = Scorer(torch.randn(2, 3))
+    logits, _ = predict(model, batches([0, 1]), autocast_dtype=torch.bfloat16)
+    assert model.calls[0][2] == torch.bfloat16
+    assert logits.dtype == torch.float32
+
+
+def test_classification_loss_is_the_mean_cross_entropy_over_rows() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 3.0]])
+    labels = torch.tensor([0, 0, 1])
+    expected = -logits.double().log_softmax(-1)[range(3), labels].mean().item()
+    assert task_loss(logits, labels, TASKS["mrpc"]) == pytest.approx(expected, rel=1e-15)
+
+
+def test_batches_of_different_sizes_weigh_by_their_rows() -> None:
+    model = Scorer(torch.tensor([[4.0, 0.0], [4.0, 0.0], [0.0, 4.0]]))
+    found = evaluate_loader(model, batches([0, 0, 0]), TASKS["sst2"])
+    losses = torch.nn.functional.cross_entropy(model.logits.detach().double(), torch.zeros(3).long(), reduction="none")
+    assert found == {"loss": pytest.approx(losses.mean().item(), rel=1e-12), "accuracy": pytest.approx(2 / 3)}
+
+
+def test_regression_takes_the_single_output() -> None:
+    model = Scorer(torch.tensor([[1.0], [2.0], [4.0]]))
+    found = evaluate_loader(model, batches([1.0, 3.0, 5.0]), TASKS["stsb"])
+    expected = torch.corrcoef(torch.tensor([[1.0, 2.0, 4.0], [1.0, 3.0, 5.0]]).double())[0, 1].item()
+    assert found["loss"] == pytest.approx(2 / 3)
+    assert found["pearson"] == pytest.approx(expected, rel=1e-12)
+    assert found["spearmanr"] == pytest.approx(1.0)
+
+
+def test_an_undefined_metric_is_none_with_a_warning() -> None:
+    model = Scorer(torch.tensor([[1.0], [1.0]]))
+    with pytest.warns(UndefinedMetricWarning):
+        found = evaluate_loader(model, batches([1.0, 2.0]), TASKS["stsb"])
+    assert found["pearson"] is None
+    assert found["loss"] == 0.5

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer, BertConfig, GPT2Config, MPNetConfig, RobertaConfig, T5Config
+
+from bilora.data.rows import Rows, check_rows
+from bilora.errors import DataError, SettingsError
+from bilora.tasks.catalog import TASKS
+from bilora.tasks.embedded import embedded_model_folder
+from bilora.tasks.text.batches import Collator, check_fits, encode, make_loader
+
+PAIRS = [
+    {"sentence1": "a film", "sentence2": "a very long film about a film", "label": 4.0},
+    {"sentence1": "word " * 40, "sentence2": "brief", "label": 0.5},
+    {"sentence1": "one", "sentence2": "two", "label": 2},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(embedded_model_folder())
+
+
+@pytest.fixture
+def own_tokenizer() -> Any:
+    """One that a test may change."""
+    return AutoTokenizer.from_pretrained(embedded_model_folder())
+
+
+def rows_of(name: str, rows: list[dict[str, Any]]) -> Rows:
+    return check_rows(enumerate(rows, 1), TASKS[name], source="toy", split="train")
+
+
+SINGLES = rows_of("sst2", [{"sentence": "good " * length, "label": length % 2} for length in range(1, 31)])
+
+
+def as_tensor(rows: Any) -> dict[str, torch.Tensor]:
+    return {"labels": torch.tensor([row["labels"] for row in rows])}
+
+
+def numbered(count: int) -> list[dict[str, Any]]:
+    return [{"labels": each} for each in range(count)]
+
+
+def order(loader: Any) -> list[int]:
+    return [label for batch in loader for label in batch["labels"].tolist()]
+
+
+def test_single_texts_against_the_tokenizer_one_by_one(tokenizer: Any) -> None:
+    encoded = encode(SINGLES, tokenizer, TASKS["sst2"], max_length=20)
+    for row, found in zip(SINGLES, encoded, strict=True):
+        wanted = tokenizer(row["sentence"], truncation=True, max_length=20)
+        assert found == {**wanted, "labels": row["label"]}
+    assert max(len(each["input_ids"]) for each in encoded) == 20
+    assert len(encoded[0]["input_ids"]) == 3  # not padded
+
+
+def test_pairs_are_marked_and_the_longer_text_is_cut(tokenizer: Any) -> None:
+    encoded = encode(rows_of("stsb", PAIRS), tokenizer, TASKS["stsb"], max_length=12)
+    assert encoded[2]["token_type_ids"] == [0, 0, 0, 1, 1]
+    assert len(encoded[1]["input_ids"]) == 12
+    assert tokenizer.decode(encoded[1]["input_ids"]).endswith("[SEP] brief [SEP]")
+    assert [(type(each["labels"]), each["labels"]) for each in encoded] == [
+        (float, 4.0),
+        (float, 0.5),
+        (float, 2.0),
+    ]
+
+
+@pytest.mark.parametrize(("name", "rows", "least"), [("sst2", SINGLES, 3), ("stsb", rows_of("stsb", PAIRS), 4)])
+def test_a_length_without_room_for_text(tokenizer: Any, name: str, rows: Rows, least: int) -> None:
+    with pytest.raises(SettingsError, match=rf"max_length is {least - 1}, of which special tokens take {least - 1}"):
+        encode(rows, tokenizer, TASKS[name], max_length=least - 1)
+    assert len(encode(rows, tokenizer, TASKS[name], max_length=least)) == len(rows)
+
+
+def test_a_text_without_a_token_is_named() -> None:
+    class Deaf:
+        def num_special_tokens_to_add(self, *, pair: bool) -> int:
+            return 0
+
+        def __call__(self, texts: list[str], **settings: Any) -> dict[str, list[list[int]]]:
+            return {"input_ids": [[] if index == 4 else [1] for index in range(len(texts))]}
+
+    with pytest.raises(DataError, match=r"toy:5: the tokenizer finds no token in the text; 1 such rows"):
+        encode(SINGLES, Deaf(), TASKS["sst2"])
+
+
+def test_batches_are_padded_to_their_own_longest(tokenizer: Any) -> None:
+    encoded = encode(SINGLES.select([0, 4, 2]), tokenizer, TASKS["sst2"])
+    before = copy.deepcopy(encoded)
+    batch = Collator(tokenizer)(encoded)
+    assert type(batch) is dict and set(batch) == {"input_ids", "attention_mask", "token_type_ids", "labels"}
+    assert batch["input_ids"].shape == (3, 7)
+    assert batch["attention_mask"].sum(1).tolist() == [3, 7, 5]
+    assert (batch["input_ids"][batch["attention_mask"] == 0] == tokenizer.pad_token_id).all()
+    for row, ids, length in zip(encoded, batch["input_ids"], (3, 7, 5), strict=True):
+        assert ids[:length].tolist() == row["input_ids"]
+    assert batch["labels"].dtype == torch.int64 and batch["labels"].tolist() == [1, 1, 1]
+    assert encoded == before
+
+
+def test_labels_of_regression_are_single_precision(tokenizer: Any) -> None:
+    batch = Collator(tokenizer)(encode(rows_of("stsb", PAIRS), tokenizer, TASKS["stsb"]))
+    assert batch["labels"].dtype == torch.float32 and batch["labels"].tolist() == [4.0, 0.5, 2.0]
+
+
+def test_the_same_seed_gives_the_same_order_and_each_pass_another() -> None:
+    first, second, third = (make_loader(numbered(40), batch_size=4, seed=seed, collate=as_tensor) for seed in (7, 7, 8))
+    passes = [order(first), order(first)]
+    torch.manual_seed(1)  # what happens elsewhere has no say
+    assert [order(second), order(second)] == passes
+    assert passes[0] != passes[1] and order(third) != passes[0]
+    assert all(sorted(each) == list(range(40)) for each in passes)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_global_random_state_is_left_alone(shuffle: bool) -> None:
+    loader = make_loader(numbered(10), batch_size=4, seed=0, collate=as_tensor, shuffle=shuffle)
+    before = torch.get_rng_state()
+    order(loader), order(loader)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_validation_keeps_the_order_and_the_last_rows() -> None:
+    loader = make_loader(numbered(10), batch_size=4, seed=0, collate=as_tensor, shuffle=False)
+    assert order(loader) == order(loader) == list(range(10))
+    dropped = make_loader(numbered(10), batch_size=4, seed=0, collate=as_tensor, drop_last=True)
+    assert len(order(dropped)) == 8 and len(dropped) == 2
+
+
+@pytest.mark.parametrize("settings", [{}, {"shuffle": False, "drop_last": True}])
+def test_fewer_rows_than_a_batch(settings: dict[str, Any]) -> None:
+    make_loader(numbered(8), batch_size=8, seed=0, collate=as_tensor, **settings)
+    with pytest.raises(DataError, match="the upper part has 7 rows, fewer than a batch of 8; give more rows"):
+        make_loader(numbered(7), batch_size=8, seed=0, collate=as_tensor, part="upper", **settings)
+
+
+def test_a_short_validation_set_is_one_batch_and_an_empty_one_is_refused() -> None:
+    assert order(make_loader(numbered(3), batch_size=8, seed=0, collate=as_tensor, shuffle=False)) == [
+        0,
+        1,
+        2,
+    ]
+    with pytest.raises(DataError, match="the validation part has 0 rows"):
+        make_loader([], batch_size=8, seed=0, collate=as_tensor, shuffle=False, part="validation")
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_of_no_rows(size: int) -> None:
+    with pytest.raises(SettingsError, match=f"batch_size is {size}; it must be at least 1"):
+        make_loader(numbered(3), batch_size=size, seed=0, collate=as_tensor)
+
+
+FITTING = [
+    (BertConfig(), 512),
+    (RobertaConfig(vocab_size=30522, pad_token_id=0, max_position_embeddings=514), 513),
+    (MPNetConfig(vocab_size=30527, pad_token_id=0, max_position_embeddings=514), 513),
+    (GPT2Config(pad_token_id=0), 1024),
+]
+
+
+@pytest.mark.parametrize(("config", "positions"), FITTING, ids=lambda each: getattr(each, "model_type", None))
+def test_the_longest_text_that_fits(tokenizer: Any, config: Any, positions: int) -> None:
+    check_fits(tokenizer, config, max_length=positions)
+    with pytest.raises(
+        DataError, match=rf"{config.model_type} model has {positions} positions; set max_length={positions}"
+    ):
+        check_fits(tokenizer, config, max_length=positions + 1)
+
+
+def test_relative_positions_have_no_limit(tokenizer: Any) -> None:
+    check_fits(tokenizer, T5Config(), max_length=100_000)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_the_limit_is_that_of_the_model_itself(tokenizer: Any, shift: int) -> None:
+    """A tiny RoBERTa takes a text of the length that check_fits allows, and fails with one token more."""
+    from transformers import RobertaModel
+
+    config = RobertaConfig(
+        vocab_size=30522,
+        pad_token_id=0,
+        max_position_embeddings=20,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+    )
+    check_fits(tokenizer, config, max_length=19)
+    model = RobertaModel(config)
+    ids = torch.full((1, 19 + shift), 5)
+    if shift:
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    else:
+        assert model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.shape == (1, 19, 8)
+
+
+def test_token_ids_beyond_the_vocabulary(own_tokenizer: Any) -> None:
+    with pytest.raises(DataError, match=r"ids up to 30521, but the bert model has embeddings for 0 to 30520;.*resize"):
+        check_fits(own_tokenizer, BertConfig(vocab_size=30521), max_length=8)
+    check_fits(own_tokenizer, BertConfig(), max_length=8)
+    own_tokenizer.add_tokens(["[new]"])
+    with pytest.raises(DataError, match="ids up to 30522"):
+        check_fits(own_tokenizer, BertConfig(), max_length=8)
+
+
+def test_no_pad_token(own_tokenizer: Any) -> None:
+    own_tokenizer.pad_token = None
+    with pytest.raises(DataError, match="no pad token.*tokenizer.pad_token = tokenizer.eos_token"):
+        check_fits(own_tokenizer, GPT2Config(), max_length=8)
+
+
+@pytest.mark.parametrize("config", [GPT2Config(), BertConfig(pad_token_id=5)])
+def test_another_pad_token_in_the_model(tokenizer: Any, config: Any) -> None:
+    with pytest.raises(
+        DataError, match=r"pad_token_id is (None|5), the tokenizer's is 0; set model.config.pad_token_id"
+    ):
+        check_fits(tokenizer, config, max_length=8)
+
+
+def test_all_misfits_are_told_together(tokenizer: Any) -> None:
+    with pytest.raises(DataError) as caught:
+        check_fits(tokenizer, BertConfig(vocab_size=10, pad_token_id=5), max_length=513)
+    assert all(part in str(caught.value) for part in ("up to 30521", "pad_token_id is 5", "512 positions"))

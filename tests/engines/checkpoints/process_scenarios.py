@@ -1,0 +1,585 @@
+"""What two processes do for test_several_processes.py: each scenario is a function, and gives JSON.
+
+Run by two processes with torchrun's variables in the environment: ``process_scenarios.py FOLDER [SCENARIO ...]``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification, BertModel
+
+from bilora import BiloraConfig
+from bilora.commands.train import TRAIN
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.settings import FitSettings, LevelSettings
+from bilora.engines.training.fit import fit
+from bilora.engines.training.sharded_base import shard_base
+from bilora.errors import CheckpointError, DivergedError, InterruptedRun, ProcessesError, SettingsError
+from bilora.problems.levels.lower import LowerProblem
+from bilora.problems.levels.upper import UpperProblem
+from bilora.problems.variant import Variant
+from bilora.processes.group import join_processes
+from bilora.processes.processes import ONE_PROCESS, Processes
+from bilora.tasks.embedded import embedded_model_folder
+from bilora.tasks.scoring import predict
+
+PRODUCTS: dict[str, dict[str, Any]] = {
+    "central": {},
+    "forward": {"finite_difference": "forward"},
+    "exact": {"products": "exact"},
+}
+APPROXIMATIONS: dict[str, dict[str, Any]] = {
+    "darts": {},
+    "neumann": {"terms": 3},
+    "conjugate_gradient": {"damping": 1.0},
+    "nystrom": {"rank": 2, "damping": 1.0},
+    "adaptive": {},
+    "unrolled": {"steps": 2},
+}
+COMBINATIONS = {
+    "first_order": {"name": "first_order"},
+    **{
+        f"{name}-{how}": {"name": name, **own, **PRODUCTS[how]}
+        for (name, own), how in itertools.product(APPROXIMATIONS.items(), PRODUCTS)
+    },
+}
+ROWS = 48
+
+
+class LowRank(nn.Module):
+    """A frozen layer with P diag(E) Q beside it, in float64; it keeps what its levels were given and drew."""
+
+    def __init__(self, noise: float = 0.0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+
+        def drawn(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        self.register_buffer("base", 0.3 * drawn(3, 4))
+        self.left, self.right = nn.Parameter(0.5 * drawn(3, 2)), nn.Parameter(0.5 * drawn(2, 4))
+        self.values = nn.Parameter(torch.ones(2, dtype=torch.float64))
+        self.noise = noise
+        self.seen: dict[str, list[list[int]]] = {"lower": [], "upper": []}
+        self.masks: list[list[float]] = []
+
+    def loss(self, batch: dict[str, Tensor], level: str) -> Tensor:
+        self.seen[level].append(batch["row"].tolist())
+        inputs = batch["inputs"]
+        if self.noise:
+            mask = torch.rand_like(inputs)
+            self.masks.append(mask.flatten().tolist())
+            inputs = inputs + self.noise * mask
+        weight = self.base + (self.left * self.values) @ self.right
+        return nn.functional.cross_entropy(torch.tanh(inputs @ weight.T), batch["labels"])
+
+
+class VectorsLower(LowerProblem):
+    def level_parameters(self) -> dict[str, nn.Parameter]:
+        return {"left": self.module.left, "right": self.module.right}
+
+    def training_step(self, batch: Any) -> Any:
+        return {"loss": self.module.loss(batch, "lower") + self.penalty(), "penalty": self.penalty()}
+
+    def penalty(self) -> Tensor:
+        gram = self.module.left.T @ self.module.left
+        return 0.1 * ((gram - torch.eye(2, dtype=torch.float64)) ** 2).sum()
+
+
+class ValuesUpper(UpperProblem):
+    def level_parameters(self) -> dict[str, nn.Parameter]:
+        return {"values": self.module.values}
+
+    def training_step(self, batch: Any) -> Any:
+        return self.module.loss(batch, "upper")
+
+
+VARIANT = Variant("low_rank", VectorsLower, ValuesUpper, dict, lambda model, *_, **__: model)
+
+
+def collate(rows: Any) -> dict[str, Tensor]:
+    """Return a batch."""
+    return {
+        "row": torch.tensor([row["row"] for row in rows]),
+        "inputs": torch.stack([row["inputs"] for row in rows]),
+        "labels": torch.tensor([row["labels"] for row in rows]),
+    }
+
+
+def some_rows(count: int = ROWS) -> list[dict[str, Any]]:
+    """Return rows of three classes."""
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(count, 4, generator=generator, dtype=torch.float64)
+    return [{"row": row, "inputs": inputs[row], "labels": row % 3} for row in range(count)]
+
+
+class Records(Callback):
+    """Keeps every record."""
+
+    def __init__(self) -> None:
+        self.steps: list[Any] = []
+
+    def on_step(self, engine: Any, record: Any) -> None:
+        """Keep a step."""
+        self.steps.append(record)
+
+
+def level(processes: Processes, *, rows: int = 8, accumulation: int = 1) -> LevelSettings:
+    """Return a level with the same rows a step whatever the number of processes."""
+    batch = rows // processes.count
+    return LevelSettings(learning_rate=2e-2, batch_size=batch, accumulation=accumulation, gradient_clipping=0.5)
+
+
+def trained(
+    processes: Processes,
+    hypergradient: Any = "darts",
+    *,
+    accumulation: int = 1,
+    steps: int = 40,
+    rows: Any = None,
+    model: LowRank | None = None,
+    callbacks: Any = (),
+    **options: Any,
+) -> tuple[LowRank, Records, Any]:
+    """Fit a model and return it, its records and the result."""
+    model, records = model or LowRank(), Records()
+    own = level(processes, accumulation=accumulation)
+    known = {name: options.pop(name) for name in ("validate", "monitor", "folder", "resume") if name in options}
+    settings = {"steps": steps, "unroll_steps": 2, "hypergradient": hypergradient, "device": "cpu", "split_ratio": 0.5}
+    settings |= {"lower": own, "upper": own, **options}
+    result = fit(
+        model,  # type: ignore[arg-type]  # a user's own variant may train any module
+        some_rows() if rows is None else rows,
+        collate=collate,
+        variant=VARIANT,
+        settings=FitSettings(**settings),
+        callbacks=(records, *callbacks),
+        processes=processes,
+        **known,
+    )
+    return model, records, result
+
+
+def vector(model: nn.Module) -> Tensor:
+    """Return all trained parameters as one vector."""
+    return torch.cat([each.detach().flatten().double() for each in model.parameters() if each.requires_grad])
+
+
+# ---- scenarios ------------------------------------------------------------------------------------
+
+
+def equality(processes: Processes) -> dict[str, Any]:
+    """Train by every approximation and product, together and alone, with and without accumulation."""
+    found = {}
+    cases = list(itertools.product(COMBINATIONS.items(), (1, 2)))
+    for index, ((name, chosen), accumulation) in enumerate(cases):
+        # 20 upper steps, whatever the accumulation of both levels; only unrolling needs two lower steps for each.
+        unroll = 2 if name.startswith("unrolled") else 1
+        options = {"accumulation": accumulation, "steps": 20 * unroll * accumulation, "unroll_steps": unroll}
+        together, records, result = trained(processes, chosen, **options)
+        others = processes.gathered(vector(together))
+        # Each trains alone in half of the cases.
+        if index % 2 != processes.rank:
+            continue
+        alone, single, _ = trained(ONE_PROCESS, chosen, **options)
+        upper = [(a.upper, b.upper) for a, b in zip(records.steps, single.steps, strict=True) if a.upper]
+        found[f"{name}-{accumulation}"] = {
+            "upper_steps": result.upper_steps,
+            "moved": float((vector(alone) - vector(LowRank())).abs().max()),
+            "apart": float((vector(together) - vector(alone)).abs().max()),
+            "drift": float((others[0] - others[1]).abs().max()),
+            "losses": max(abs(a.loss - b.loss) for a, b in zip(records.steps, single.steps, strict=True)),
+            "hypergradients": max(abs(a.hypergradient_norm - b.hypergradient_norm) for a, b in upper),
+            "directs": max(abs(a.direct_norm - b.direct_norm) for a, b in upper),
+            "upper_losses": max(abs(a.loss - b.loss) for a, b in upper),
+        }
+    first, second = processes.gathered(found)
+    return {**first, **second}
+
+
+def rows_read(processes: Processes) -> dict[str, Any]:
+    """Read rows whose number does not divide evenly."""
+    together, *_ = trained(processes, steps=12, rows=some_rows(46))
+    seen = processes.gathered(together.seen)
+    alone = trained(ONE_PROCESS, steps=12, rows=some_rows(46))[0].seen if processes.is_first else {}
+    return {"together": seen, "alone": alone}
+
+
+def masks(processes: Processes) -> dict[str, Any]:
+    """Draw masks: of every forward pass of the lower step before an upper one, and of its replays."""
+    model, *_ = trained(processes, {"name": "darts", "finite_difference": "central"}, steps=2, model=LowRank(0.1))
+    return {"masks": processes.gathered(model.masks)}
+
+
+class Stop(Callback):
+    """Asks one process to stop."""
+
+    def __init__(self, wanted: bool, step: int) -> None:
+        self.wanted, self.step = wanted, step
+
+    def on_step(self, engine: Any, record: Any) -> None:
+        """Stop at the step."""
+        if self.wanted and record.step == self.step:
+            engine.stop("asked")
+
+
+def stopping(processes: Processes) -> dict[str, Any]:
+    """Ask the second process alone to stop."""
+    _, _, result = trained(processes, callbacks=[Stop(not processes.is_first, 5)])
+    return {"steps": processes.gathered(result.steps), "reasons": processes.gathered(result.stop_reason)}
+
+
+def metrics(processes: Processes) -> dict[str, Any]:
+    """Validate with numbers that differ between the processes."""
+    _, _, result = trained(processes, steps=4, validate=lambda: {"score": float(processes.rank)})
+    return {"scores": processes.gathered(result.metrics["score"])}
+
+
+def divergence(processes: Processes) -> dict[str, Any]:
+    """Give the second process alone a row that is not finite."""
+    rows = some_rows()
+    bad = rows if processes.is_first else [{**row, "inputs": row["inputs"] * float("nan")} for row in rows]
+    model = LowRank()
+    before = vector(model)
+    try:
+        # The sample of rows that is compared is the same: only the collator differs.
+        fit(
+            model,  # type: ignore[arg-type]
+            rows,
+            collate=lambda some: collate([bad[row["row"]] for row in some]),
+            variant=VARIANT,
+            settings=FitSettings(steps=4, unroll_steps=2, lower=level(processes), upper=level(processes), device="cpu"),
+            processes=processes,
+        )
+        said = "nothing"
+    except DivergedError as error:
+        said = str(error)
+    found = {"said": processes.gathered(said), "moved": processes.gathered(float((vector(model) - before).abs().max()))}
+    # Two rows of the second process's alone: the steps that read them are skipped by both.
+    few = [{**row, "inputs": row["inputs"] * float("nan")} if row["row"] < 2 else row for row in rows]
+    own = level(processes)
+    settings = FitSettings(steps=12, unroll_steps=2, lower=own, upper=own, device="cpu", skip_diverged=12)
+    model = LowRank()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        result = fit(
+            model,  # type: ignore[arg-type]
+            rows,
+            collate=lambda some: collate([(rows if processes.is_first else few)[row["row"]] for row in some]),
+            variant=VARIANT,
+            settings=settings,
+            processes=processes,
+        )
+    found["skipped"] = processes.gathered([result.skipped_steps, result.skipped_upper_steps])
+    found["warnings"] = processes.gathered(len(told))
+    first, second = processes.gathered(vector(model))
+    return found | {"same": torch.equal(first, second), "finite": bool(torch.isfinite(first).all())}
+
+
+def refusals(processes: Processes) -> dict[str, Any]:
+    """Start with models, rows and settings that differ, and raise in the first process alone."""
+
+    def said(**options: Any) -> list[str]:
+        try:
+            trained(processes, **options)
+        except ProcessesError as error:
+            return processes.gathered(str(error))
+        return processes.gathered("nothing")
+
+    other = LowRank()
+    with torch.no_grad():
+        other.left += float(processes.rank)
+    found = {"model": said(model=other), "rows": said(rows=some_rows(40 + processes.rank))}
+    found["settings"] = said(seed=processes.rank)
+
+    def refuse() -> None:
+        raise SettingsError("the first one's error")
+
+    try:
+        processes.first_only(refuse)
+    except SettingsError as error:
+        found["first_only"] = processes.gathered(str(error))
+    return found
+
+
+def bert() -> Any:
+    """Return a tiny BERT with a BILORA adapter."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=32,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        attn_implementation="eager",
+    )
+    adapter = BiloraConfig(task_type="SEQ_CLS", r=2, init_weights=False)
+    return get_peft_model(BertForSequenceClassification(config), adapter)
+
+
+def token_rows() -> list[dict[str, Any]]:
+    """Return rows of token ids."""
+    tokens = torch.randint(1, 32, (ROWS, 6), generator=torch.Generator().manual_seed(1))
+    return [{"input_ids": ids, "labels": index % 2} for index, ids in enumerate(tokens.tolist())]
+
+
+def collate_tokens(rows: Any) -> dict[str, Tensor]:
+    """Return ids and labels."""
+    return {name: torch.tensor([row[name] for row in rows]) for name in ("input_ids", "labels")}
+
+
+def fit_bert(model: Any, processes: Processes) -> Tensor:
+    """Train BERT with darts for 20 upper steps and return what was trained."""
+    own = level(processes)
+    # Parts that divide into whole batches, which one process and two read alike.
+    settings = FitSettings(steps=40, unroll_steps=2, split_ratio=0.5, lower=own, upper=own, device="cpu")
+    fit(model, token_rows(), collate=collate_tokens, settings=settings, processes=processes)
+    return vector(model)
+
+
+def local_bytes(model: Any) -> int:
+    """Return the bytes of the frozen parameters that this process holds."""
+    frozen = [each for each in model.parameters() if not each.requires_grad]
+    held = [each.to_local() if hasattr(each, "to_local") else each for each in frozen]
+    return sum(each.numel() * each.element_size() for each in held)
+
+
+def sharded_base(processes: Processes) -> dict[str, Any]:
+    """Train a model whose base is cut up, beside one that is whole, alone; and validate it."""
+    model = bert().double()
+    whole = local_bytes(model)
+    shard_base(model, processes=processes)
+    cut = local_bytes(model)
+    together = fit_bert(model, processes)
+    batches = [collate_tokens(token_rows()[start : start + 5]) for start in range(0, 15, 5)]
+    logits, labels = predict(model, batches, processes=processes)
+    found: dict[str, Any] = {"whole": whole, "cut": processes.gathered(cut)}
+    if processes.is_first:
+        start, single = bert().double(), bert().double()
+        alone = fit_bert(single, ONE_PROCESS)
+        expected, wanted = predict(single, batches)
+        found |= {
+            "apart": float((together - alone).abs().max()),
+            "moved": float((alone - vector(start)).abs().max()),
+            "logits_apart": float((logits - expected).abs().max()),
+            "labels": bool((labels == wanted).all()),
+        }
+    return found
+
+
+def validation(processes: Processes) -> dict[str, Any]:
+    """Predict batches of unequal lengths, of which the processes cannot take equally many."""
+    model = bert()
+    batches = [collate_tokens(token_rows()[start : start + 5]) for start in range(0, 15, 5)]
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    together = predict(model, batches, processes=processes)
+    passes = processes.gathered(len(calls))
+    alone = predict(model, batches)
+    same = all(bool(torch.equal(a, b)) for a, b in zip(together, alone, strict=True))
+    return {"same": processes.gathered(same), "passes": passes}
+
+
+class Signalled(Callback):
+    """Sends its own process a SIGTERM in the third step."""
+
+    def on_step(self, engine: Any, record: Any) -> None:
+        """Send it."""
+        if record.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def moved(processes: Processes, folder: Path, step: int) -> dict[str, Any]:
+    """Go on alone from a checkpoint of two processes, and in two from one of a process alone; without masks."""
+    # Of the two upper steps the first is the warm-up's, and moves nothing; the second comes after step 16.
+    options: dict[str, Any] = {"accumulation": 2, "steps": 18, "split_ratio": 0.5, "refresh": 1}
+    options |= {"unroll_steps": 4, "hypergradient": {"name": "unrolled", "steps": 4}}
+
+    def run(name: str, joined: Processes, *, start: str | None = None) -> tuple[Tensor, list[str]]:
+        where = {"save_every": step} if start is None else {"resume": folder / f"{start}-{step}" / f"checkpoint-{step}"}
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            model, *_ = trained(joined, folder=folder / f"{name}-{step}", **options, **where)
+        return vector(model), [str(each.message) for each in told]
+
+    together, _ = run("together", processes)
+    processes.first_only(lambda: run("alone", ONE_PROCESS))
+    fewer = processes.first_only(lambda: run("fewer", ONE_PROCESS, start="together"))
+    more = run("more", processes, start="alone")
+    return {
+        name: {
+            "apart": processes.gathered(float((found - together).abs().max())),
+            "told": processes.gathered(told),
+        }
+        for name, (found, told) in (("fewer", fewer), ("more", more))
+    }
+
+
+def saving(processes: Processes) -> dict[str, Any]:
+    """Save between two unroll steps and inside the upper accumulation; go on, here and where that is refused."""
+    folder = processes.first_only(lambda: Path(tempfile.mkdtemp()))
+    options: dict[str, Any] = {"accumulation": 2, "steps": 11, "split_ratio": 0.5, "refresh": 1}
+
+    def run(name: str, joined: Processes = processes, **more: Any) -> tuple[LowRank, Records]:
+        return trained(joined, model=LowRank(0.1), folder=folder / name, **options, **more)[:2]
+
+    def refusal(joined: Processes, **more: Any) -> str:
+        try:
+            run("refused", joined, **more)
+        except (CheckpointError, SettingsError) as error:
+            return str(error)
+        return "nothing"
+
+    whole, records = run("whole", save_every=1)
+    first, second = processes.gathered(whole.masks)
+    found: dict[str, Any] = {"same": {}, "masks_differ": first != second}
+    for step in (3, 6, 9):
+        again, tail = run(f"from-{step}", resume=folder / "whole" / f"checkpoint-{step}")
+        same = [
+            torch.equal(vector(again), vector(whole)),
+            tail.steps == records.steps[step:],
+            again.masks == whole.masks[-len(again.masks) :],
+            all(again.seen[name] == whole.seen[name][-len(again.seen[name]) :] for name in again.seen),
+        ]
+        found["same"][step] = processes.gathered(same)
+    try:
+        run("ended", callbacks=[] if processes.is_first else [Signalled()])
+    except InterruptedRun as error:
+        found["ended"] = processes.gathered([str(error), error.number])
+    again, _ = run("ended", resume=True)
+    found["ended_same"] = processes.gathered(torch.equal(vector(again), vector(whole)))
+    found["halve"] = processes.gathered(refusal(processes, on_out_of_memory="halve"))
+    found["elsewhere"] = {step: moved(processes, folder, step) for step in (3, 11, 14)}
+    found["files"] = sorted(path.name for path in (folder / "ended").iterdir()) if processes.is_first else []
+    return found
+
+
+def command_words(folder: Path) -> list[str]:
+    """Return what ``bilora train`` is given: a random one-layer BERT and a file, which are made in the folder."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=30522, max_position_embeddings=64, initializer_range=0.5, **sizes)
+    BertModel(config).save_pretrained(folder / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copy(embedded_model_folder() / name, folder / "model")
+    rows = [{"text": f"number {row % 7} of {row}", "label": ("even", "odd")[row % 2]} for row in range(80)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    given = {"--model": "model", "--train-file": "rows.jsonl", "--output": "run"}
+    words = [word for name, each in given.items() for word in (name, str(folder / each))]
+    return [
+        *words,
+        "--max-length",
+        "16",
+        "--device",
+        "cpu",
+        "--epochs",
+        "8",
+        "--lower.batch-size",
+        "4",
+        "--upper.batch-size",
+        "4",
+    ]
+
+
+def train_command(processes: Processes) -> dict[str, Any]:
+    """Run ``bilora train`` in both, and the verb that finds it finished."""
+    folder = processes.first_only(lambda: Path(tempfile.mkdtemp()))
+    words = processes.first_only(lambda: command_words(folder))
+    found: dict[str, Any] = {}
+    for name, own in (("trained", words), ("again", ["--resume", str(folder / "run")])):
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            code = TRAIN.run(own)
+        found[name] = {"codes": processes.gathered(code), "printed": processes.gathered(out.getvalue())}
+    if processes.is_first:
+        found["results"] = json.loads((folder / "run" / "all_results.json").read_text(encoding="utf-8"))
+        found["files"] = sorted(path.name for path in (folder / "run").iterdir())
+    return found
+
+
+SCENARIOS = {
+    each.__name__: each
+    for each in (
+        *(
+            equality,
+            rows_read,
+            masks,
+            stopping,
+            metrics,
+            divergence,
+            refusals,
+            validation,
+            sharded_base,
+            saving,
+            train_command,
+        ),
+    )
+}
+
+
+# ---- faults: the process does not come back -------------------------------------------------------
+
+
+class Vanish(Callback):
+    """Kills, or puts to sleep, the second process at its third step."""
+
+    def __init__(self, how: str, rank: int) -> None:
+        self.how, self.rank = how, rank
+
+    def on_step(self, engine: Any, record: Any) -> None:
+        """Vanish."""
+        if self.rank != 1 or record.step != 3:
+            return
+        if self.how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(600)
+
+
+def vanish(folder: Path, how: str) -> None:
+    """Train until the second process vanishes; the first writes what it is told."""
+    processes = join_processes(device="cpu", timeout=3.0)
+    started = time.monotonic()
+    try:
+        trained(processes, callbacks=[Vanish(how, processes.rank)])
+    except ProcessesError as error:
+        if processes.is_first:
+            (folder / f"{how}.json").write_text(json.dumps({"said": str(error), "after": time.monotonic() - started}))
+        # As a process that ends by an error, without the goodbye to a group that is broken.
+        os._exit(1)
+
+
+def main(folder: Path, chosen: list[str]) -> None:
+    """Run the scenarios, and write what each gives, from the first process."""
+    torch.set_num_threads(1)
+    if chosen and chosen[0] in ("killed", "asleep"):
+        vanish(folder, chosen[0])
+        return
+    processes = join_processes(device="cpu", timeout=120.0)
+    for name in chosen or SCENARIOS:
+        started = time.monotonic()
+        found = SCENARIOS[name](processes)
+        if processes.is_first:
+            (folder / f"{name}.json").write_text(json.dumps(found))
+            print(name, round(time.monotonic() - started, 1), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

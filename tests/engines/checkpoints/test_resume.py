@@ -1,0 +1,262 @@
+"""A resumed run ends like one that was never interrupted: every file of its last checkpoint, to the bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bilora.engines.callbacks.files import MetricsFile
+from bilora.engines.checkpoints import files as checkpoint_files
+from bilora.engines.checkpoints.files import MANIFEST, checkpoints, read_parts
+from bilora.engines.settings import LevelSettings
+from bilora.errors import CheckpointError
+from bilora.files.formats import load_json
+from bilora.metrics.monitor import Monitor
+from bilora.problems.catalog import VARIANTS
+
+Fit = Callable[..., Any]
+MONITOR = Monitor("drawn", greater_is_better=True)
+UPPER = LevelSettings(batch_size=8, learning_rate=1e-2)
+
+
+def level(**own: Any) -> LevelSettings:
+    return LevelSettings(**{"batch_size": 8, "learning_rate": 1e-2, **own})
+
+
+# 40 rows: D1 has 32 and D2 has 8, so that an epoch of D1 is 4 batches of 8 (8 of 4) and one of D2 is 1 (2, or 3).
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "plain": {"steps": 10, "unroll_steps": 2},
+    "inside warm-up": {"steps": 10, "unroll_steps": 2, "warmup_steps": 5, "lower": level(warmup=0.5)},
+    "long unroll": {"steps": 10, "unroll_steps": 5, "hypergradient": {"name": "unrolled", "steps": 3}},
+    "adaptive": {"steps": 8, "unroll_steps": 4, "hypergradient": "adaptive"},
+    "forward differences": {
+        "steps": 8,
+        "unroll_steps": 2,
+        "hypergradient": {"name": "darts", "finite_difference": "forward"},
+    },
+    "accumulation": {
+        "steps": 10,
+        "unroll_steps": 2,
+        "lower": level(batch_size=4, accumulation=2),
+        "upper": level(batch_size=3, accumulation=3),
+    },
+    "refresh": {"steps": 12, "unroll_steps": 2, "refresh": 1, "upper": level(batch_size=3)},
+    "loss scaled": {"steps": 8, "unroll_steps": 2, "precision": "fp16"},
+    "grouped by length": {"steps": 8, "unroll_steps": 2, "group_by_length": True},
+    "meter": {"steps": 8, "unroll_steps": 2, "meter": 3},
+    "watched": {"steps": 10, "unroll_steps": 2, "validate_every": 3, "early_stopping": 9, "keep_best": True},
+    "retrain": {"steps": 4, "unroll_steps": 2, "ending": "retrain", "validate_every": 3, "keep_best": True},
+    "cut and retrain": {
+        "steps": 4,
+        "unroll_steps": 2,
+        "ending": {"name": "retrain", "ranks": {"name": "budget", "total": 5}},
+    },
+}
+METHODS = {name: "bilora" for name in SCHEDULES} | {"single level": "lora", "pruned": "adalora"}
+SCHEDULES |= {
+    "single level": {"steps": 9, "validate_every": 4, "keep_best": True},
+    "pruned": {"steps": 12, "lower": level(batch_size=4)},
+}
+LATE = {"pruned": {"initial_rank": 4}}
+EVERY = ("plain", "accumulation", "refresh")
+"""Schedules that are resumed from every step; the others from the second, the fifth and the last but one."""
+
+
+def drawn() -> dict[str, float | None]:
+    return {"drawn": float(torch.rand(1))}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting for the disk: nothing here loses its power."""
+    monkeypatch.setattr(checkpoint_files, "_flush", lambda _: None)
+
+
+@pytest.fixture
+def fit_saved(fit_adapter: Fit) -> Fit:
+    """Fit in a folder, with dropout, a metrics file, and a checkpoint after every step."""
+
+    def run(name: str, folder: Path, **options: Any) -> Any:
+        settings = {"save_every": 1, "upper": UPPER, **SCHEDULES[name], **options.pop("settings", {})}
+        folder.mkdir(exist_ok=True)
+        more = LATE.get(name, {})
+        return fit_adapter(
+            METHODS[name],
+            settings=settings,
+            dropout=0.1,
+            validate=drawn,
+            monitor=MONITOR,
+            callbacks=[MetricsFile(folder / "metrics.jsonl")],
+            folder=folder,
+            **more,
+            **options,
+        )
+
+    return run
+
+
+def copied(whole: Path, step: int, target: Path) -> Path:
+    """Return a folder as a process that was killed some time after the step would leave it."""
+    target.mkdir()
+    shutil.copytree(whole / f"checkpoint-{step}", target / f"checkpoint-{step}")
+    lines = (whole / "metrics.jsonl").read_text(encoding="utf-8")
+    (target / "metrics.jsonl").write_text(lines + '{"step": 99, "lower_lo', encoding="utf-8")
+    return target
+
+
+def files(folder: Path, step: int) -> dict[str, Any]:
+    """Return the hash of every part of a checkpoint and of every file of its adapter; the time taken is left out."""
+    read = read_parts(folder / f"checkpoint-{step}")
+    del read["stages"].tree["seconds"]
+    parts = {name: each.digest() for name, each in read.items()}
+    named: dict[str, Any] = load_json(folder / f"checkpoint-{step}" / MANIFEST)["files"]
+    return parts | {name: each["sha256"] for name, each in named.items() if name.startswith("adapter/")}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_ends_like_the_whole_run(fit_saved: Fit, tmp_path: Path, name: str) -> None:
+    whole = fit_saved(name, tmp_path / "whole")
+    steps = sorted(step for step, _ in checkpoints(tmp_path / "whole"))
+    last = steps[-1]
+    assert len(steps) == last >= 8
+    for step in steps[:-1] if name in EVERY else (2, 5, last - 1):
+        folder = copied(tmp_path / "whole", step, tmp_path / f"from-{step}")
+        resumed = fit_saved(name, folder, resume=True)
+        assert files(folder, last) == files(tmp_path / "whole", last), f"resumed from step {step}"
+        assert (folder / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+        for parameter, value in whole.parameters().items():
+            assert torch.equal(resumed.parameters()[parameter], value)
+        assert resumed.result.best_step == whole.result.best_step
+        assert resumed.result.splits == whole.result.splits
+        assert resumed.result.stages == whole.result.stages
+
+
+@pytest.mark.parametrize("method", sorted(VARIANTS))
+def test_every_variant(fit_adapter: Fit, tmp_path: Path, method: str) -> None:
+    def fitted(folder: Path, **more: Any) -> None:
+        settings = {"steps": 8, "unroll_steps": 2, "save_every": 1, "upper": UPPER}
+        files = [MetricsFile(folder / "metrics.jsonl")]
+        fit_adapter(method, settings=settings, dropout=0.1, callbacks=files, folder=folder, **more)
+
+    (tmp_path / "whole").mkdir()
+    fitted(tmp_path / "whole")
+    last = checkpoints(tmp_path / "whole")[0][0]
+    for step in (3, last - 1):
+        folder = copied(tmp_path / "whole", step, tmp_path / f"from-{step}")
+        fitted(folder, resume=True)
+        assert files(folder, last) == files(tmp_path / "whole", last), f"resumed from step {step}"
+        assert (folder / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+
+
+def test_the_schedules_meet_what_they_are_named_after(fit_saved: Fit, tmp_path: Path) -> None:
+    """A resume inside an epoch, between unroll steps and so on shows nothing if no checkpoint lies there."""
+
+    def part(name: str, step: int, part: str) -> Any:
+        return read_parts(tmp_path / name / f"checkpoint-{step}")[part].tree
+
+    for name in ("accumulation", "refresh", "long unroll", "plain"):
+        fit_saved(name, tmp_path / name)
+    assert [part("plain", step, "lower.loaders")[0]["read"] for step in (3, 4, 5)] == [3, 4, 1]
+    assert [part("plain", step, "lower.progress")["at_unroll_start"] for step in (3, 4)] == [False, True]
+    assert part("accumulation", 2, "upper.progress")["gradients"] != {}
+    assert [part("accumulation", step, "upper.loaders")[0]["read"] for step in (2, 4, 6)] == [1, 2, 3]
+    assert [part("refresh", step, "split")["draws"] for step in (4, 5, 9)] == [1, 2, 3]
+    assert [len(part("long unroll", step, "lower.recorded")["steps"]) for step in (2, 3, 4)] == [0, 1, 2]
+
+
+def test_saving_changes_nothing(fit_saved: Fit, tmp_path: Path) -> None:
+    saved = fit_saved("refresh", tmp_path / "saved").parameters()
+    unsaved = fit_saved("refresh", tmp_path / "unsaved", settings={"save_every": 0}).parameters()
+    assert all(torch.equal(saved[name], each) for name, each in unsaved.items())
+    assert checkpoints(tmp_path / "unsaved") == []
+
+
+def test_a_resume_without_any_checkpoint_begins_at_the_start(fit_saved: Fit, tmp_path: Path) -> None:
+    assert fit_saved("plain", tmp_path / "new", resume=True).result.steps == 10
+
+
+def test_a_chosen_checkpoint(fit_saved: Fit, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    fit_saved("plain", whole)
+    before = files(whole, 10)
+    fit_saved("plain", whole, resume=whole / "checkpoint-3")
+    assert files(whole, 10) == before
+
+
+def test_mid_accumulation_of_the_lower_level(make_engine: Any) -> None:
+    """No checkpoint of a fit lies there, since a step is finished first; the state is whole all the same."""
+    from betty.configs import Config
+
+    from bilora.engines.checkpoints.run_state import RunState
+    from bilora.files.state import pack, unpack
+    from bilora.problems.replay.buffers import ChangedBuffers
+
+    config = Config(unroll_steps=2, gradient_accumulation=3)
+    options = {"lower_config": config, "steps": 6, "hypergradient": "darts"}
+    whole, begun, resumed = (make_engine(**options) for _ in range(3))
+    states = [RunState(each, None, ChangedBuffers(each.lower_level.module)) for each in (begun, resumed)]
+    torch.manual_seed(1)
+    whole.run()
+    torch.manual_seed(1)
+    begun.train()
+    for _ in range(10):  # the third step has one of its three micro-batches
+        begun._one_iteration()
+    held = {name: unpack(pack(each, part=name), part=name) for name, each in states[0].collect().items()}
+    assert held["lower.progress"]["gradients"]
+    torch.manual_seed(7)
+    states[1].restore(held)
+    resumed.run()
+    assert torch.equal(resumed.lower_level.module.below, whole.lower_level.module.below)
+    assert torch.equal(resumed.lower_level.module.above, whole.lower_level.module.above)
+
+
+# ---- other settings -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 5}, "seed: 0 -> 5"),
+        ({"split_ratio": 0.7}, "split_ratio: 0.8 -> 0.7"),
+        ({"lower": level(batch_size=4)}, "lower.batch_size: 8 -> 4"),
+        ({"unroll_steps": 5}, "unroll_steps: 2 -> 5"),
+    ],
+)
+@pytest.mark.parametrize("allow", [False, True])
+def test_what_may_never_change(fit_saved: Fit, tmp_path: Path, change: Any, said: str, allow: bool) -> None:
+    fit_saved("plain", tmp_path / "run")
+    with pytest.raises(CheckpointError, match="these cannot change within a run") as told:
+        fit_saved("plain", tmp_path / "run", settings=change, resume=True, allow_config_change=allow)
+    assert said in str(told.value)
+
+
+def test_a_learning_rate_may_change_if_said(fit_saved: Fit, tmp_path: Path) -> None:
+    fit_saved("plain", tmp_path / "whole")
+    folder = copied(tmp_path / "whole", 4, tmp_path / "run")
+    change = {"lower": level(learning_rate=0.04, schedule="constant", warmup=0.0)}
+    with pytest.raises(CheckpointError, match=r"lower.learning_rate: 0.01 -> 0.04; .* say --allow-config-change"):
+        fit_saved("plain", folder, settings=change, resume=True)
+    with pytest.warns(RuntimeWarning, match=r"goes on with other settings: lower.learning_rate: 0.01 -> 0.04"):
+        fit_saved("plain", folder, settings=change, resume=True, allow_config_change=True)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["lower_learning_rates"] for line in lines if "lower_loss" in line][4:] == [[0.04]] * 6
+
+
+def test_more_steps_if_said(fit_saved: Fit, tmp_path: Path) -> None:
+    fit_saved("plain", tmp_path / "run")
+    with pytest.warns(RuntimeWarning, match="steps: 10 -> 14"):
+        fitted = fit_saved("plain", tmp_path / "run", settings={"steps": 14}, resume=True, allow_config_change=True)
+    assert fitted.result.steps == 14
+
+
+def test_how_often_to_save_may_change_without_a_word(fit_saved: Fit, tmp_path: Path) -> None:
+    fit_saved("plain", tmp_path / "whole")
+    folder = copied(tmp_path / "whole", 4, tmp_path / "run")
+    fit_saved("plain", folder, settings={"save_every": 5, "save_total_limit": 1}, resume=True)
+    assert [step for step, _ in checkpoints(folder)] == [10]

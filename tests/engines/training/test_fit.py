@@ -1,0 +1,231 @@
+"""The road from rows to trained parameters: what it is given, what it repeats, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bilora.engines.callbacks import files as metrics_file
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.callbacks.files import MetricsFile
+from bilora.engines.settings import LevelSettings
+from bilora.errors import DataError, SettingsError
+from bilora.metrics.monitor import Monitor
+from bilora.problems.catalog import VARIANTS
+
+Fit = Callable[..., Any]
+SPLIT = sorted(name for name, variant in VARIANTS.items() if variant.splits_rows(variant.settings()))
+WHOLE = sorted(set(VARIANTS) - set(SPLIT))
+
+
+def equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
+    assert left.keys() == right.keys()
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+def rows_of(batches: list[list[int]]) -> set[int]:
+    return {row for batch in batches for row in batch}
+
+
+# ---- the same again -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", sorted(VARIANTS))
+def test_the_same_fit_twice_and_another_seed(method: str, fit_adapter: Fit, tmp_path: Path) -> None:
+    """With dropout on, so that masks, order, split and head all have to come from the seed."""
+    found = []
+    for name, seed in (("once", 3), ("twice", 3), ("other", 4)):
+        path = tmp_path / f"{name}.jsonl"
+        validate = lambda: {"drawn": float(torch.rand(1))}  # noqa: E731
+        fitted = fit_adapter(
+            method,
+            settings={"seed": seed, "validate_every": 2},
+            validate=validate,
+            callbacks=[MetricsFile(path)],
+        )
+        found.append((path.read_bytes(), fitted.parameters()))
+    once, twice, other = found
+    assert once[0] == twice[0]
+    assert equal(once[1], twice[1])
+    assert once[0] != other[0]
+    assert not equal(once[1], other[1])
+
+
+@pytest.mark.parametrize("method", sorted(VARIANTS))
+def test_validation_does_not_change_what_is_trained(method: str, fit_adapter: Fit) -> None:
+    def validate() -> dict[str, float | None]:
+        return {"drawn": float(torch.rand(1))}
+
+    plain = fit_adapter(method)
+    validated = fit_adapter(method, settings={"validate_every": 1}, validate=validate)
+    assert equal(plain.parameters(), validated.parameters())
+
+
+# ---- which rows -----------------------------------------------------------------------------------
+
+
+def test_the_two_levels_read_their_own_rows_only(fit_pair: Fit) -> None:
+    fitted = fit_pair(steps=24)
+    (split,) = fitted.result.splits
+    assert rows_of(fitted.model.seen["lower"]) == set(split.lower)
+    assert rows_of(fitted.model.seen["upper"]) == set(split.upper)
+    assert (len(split.lower), len(split.upper)) == (32, 8)
+
+
+def test_a_single_level_trains_on_all_rows(fit_pair: Fit) -> None:
+    fitted = fit_pair(single=True, steps=10)
+    assert rows_of(fitted.model.seen["lower"]) == set(range(40))
+    assert (fitted.result.splits, fitted.result.upper_steps) == ((), 0)
+    assert fitted.model.seen["upper"] == []
+
+
+@pytest.mark.parametrize("method", SPLIT)
+def test_the_split_is_stratified_and_covers_all(method: str, fit_adapter: Fit) -> None:
+    (split,) = fit_adapter(method).result.splits
+    assert sorted((*split.lower, *split.upper)) == list(range(40))
+    assert sum(row % 2 for row in split.upper) == len(split.upper) // 2 == 4
+
+
+@pytest.mark.parametrize("method", WHOLE)
+def test_a_method_on_all_the_rows_draws_no_split(method: str, fit_adapter: Fit) -> None:
+    assert fit_adapter(method).result.splits == ()
+
+
+@pytest.mark.parametrize(("ratio", "part"), [(0.8, "upper"), (0.2, "lower")])
+def test_too_few_rows_are_told_by_level(fit_pair: Fit, ratio: float, part: str) -> None:
+    with pytest.raises(DataError, match=f"the {part} part has 2 rows, fewer than a batch of 4"):
+        fit_pair(rows=12, split_ratio=ratio)
+
+
+# ---- accumulation ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["bilora", "lora", "pseudo_svd"])
+def test_accumulated_micro_batches_are_one_batch(method: str, fit_adapter: Fit) -> None:
+    """Two micro-batches of 4 rows give the gradient of one batch of 8, and the hypergradient too; in float64."""
+    runs = []
+    for batch_size, accumulation in ((8, 1), (4, 2)):
+        lower = LevelSettings(batch_size=batch_size, accumulation=accumulation, learning_rate=1e-2)
+        settings = {"lower": lower, "steps": 6}
+        runs.append(fit_adapter(method, settings=settings, base_dropout=0.0, dtype=torch.float64).parameters())
+    whole, halves = runs
+    for name, value in whole.items():
+        torch.testing.assert_close(halves[name], value, rtol=0, atol=1e-9, msg=f"{name} differs")
+
+
+def test_accumulation_above_counts_optimizer_steps(fit_pair: Fit) -> None:
+    upper = LevelSettings(batch_size=4, accumulation=2)
+    fitted = fit_pair(steps=12, unroll_steps=2, upper=upper)
+    assert [record.step for record in fitted.records.steps if record.upper] == [4, 8, 12]
+    assert [record.upper.step for record in fitted.records.steps if record.upper] == [1, 2, 3]
+    assert fitted.result.upper_steps == 3
+    assert len(fitted.model.seen["upper"]) == 6
+
+
+def test_accumulation_below_counts_optimizer_steps(fit_pair: Fit) -> None:
+    fitted = fit_pair(steps=6, unroll_steps=3, lower=LevelSettings(batch_size=4, accumulation=3))
+    assert [record.step for record in fitted.records.steps] == [1, 2, 3, 4, 5, 6]
+    assert (fitted.result.steps, fitted.result.upper_steps) == (6, 2)
+    assert len(fitted.model.seen["lower"]) == 18
+
+
+# ---- precision ------------------------------------------------------------------------------------
+
+
+def test_bf16_runs_matrix_products_in_bf16_and_keeps_float32_parameters(fit_adapter: Fit) -> None:
+    seen: set[torch.dtype] = set()
+
+    class Watch(Callback):
+        def on_run_start(self, engine: Any) -> None:
+            base = engine.lower_level.module.get_base_model()
+            base.bert.pooler.dense.register_forward_hook(lambda *each: seen.add(each[2].dtype))
+
+    fitted = {
+        precision: fit_adapter("bilora", settings={"precision": precision}, callbacks=[Watch()])
+        for precision in ("fp32", "bf16")
+    }
+    assert seen == {torch.float32, torch.bfloat16}
+    assert {each.dtype for each in fitted["bf16"].parameters().values()} == {torch.float32}
+    assert not equal(fitted["fp32"].parameters(), fitted["bf16"].parameters())
+
+
+# ---- what comes back ------------------------------------------------------------------------------
+
+
+def test_result_of_a_fit(fit_pair: Fit) -> None:
+    result = fit_pair(validate=lambda: {"score": 0.5}).result
+    assert (result.steps, result.upper_steps, result.metrics) == (8, 4, {"score": 0.5})
+    assert (result.best_step, result.stop_reason) == (None, None)
+    assert result.seconds > 0
+
+
+def test_result_without_validation(fit_pair: Fit) -> None:
+    assert fit_pair().result.metrics is None
+
+
+def test_a_callback_may_end_a_fit(fit_pair: Fit) -> None:
+    class StopAtThree(Callback):
+        def on_step(self, engine: Any, record: Any) -> None:
+            if record.step == 3:
+                engine.stop("three are enough")
+
+    result = fit_pair(callbacks=[StopAtThree()]).result
+    assert (result.steps, result.upper_steps, result.stop_reason) == (3, 1, "three are enough")
+
+
+def test_base_weights_are_untouched(fit_adapter: Fit) -> None:
+    start, end = fit_adapter("bilora", settings={"steps": 2}), fit_adapter("bilora", settings={"steps": 6})
+    frozen = [
+        {name: each for name, each in fitted.model.named_parameters() if not each.requires_grad}
+        for fitted in (start, end)
+    ]
+    assert frozen[0]
+    assert equal(*frozen)
+
+
+def test_adalora_ends_with_the_ranks_of_its_best_validation(fit_adapter: Fit) -> None:
+    """The ranks that AdaLoRA kept at the best step come back with its parameters, though it has pruned on since."""
+    patterns: dict[int, Any] = {}
+
+    class Watch(Callback):
+        def on_validation(self, engine: Any, record: Any) -> None:
+            pattern = engine.lower_level.extra_state()["rank_pattern"]
+            patterns[record.step] = {name: list(kept) for name, kept in pattern.items()} if pattern else None
+
+    script = iter([0.1, 0.9, 0.5, 0.5, 0.5, 0.5])
+    fitted = fit_adapter(
+        "adalora",
+        settings={"steps": 12, "validate_every": 2, "keep_best": True},
+        validate=lambda: {"score": next(script)},
+        monitor=Monitor("score", greater_is_better=True),
+        callbacks=[Watch()],
+        initial_rank=6,
+    )
+    assert fitted.result.best_step == 4
+    assert fitted.model.peft_config["default"].rank_pattern == patterns[4]
+    assert patterns[4] != patterns[12], "nothing was pruned after the best step: the test would show nothing"
+
+
+# ---- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("watch", [{"early_stopping": 2}, {"keep_best": True}])
+@pytest.mark.parametrize("given", [{}, {"validate": dict}, {"monitor": Monitor("loss", greater_is_better=False)}])
+def test_watching_needs_something_to_watch(fit_pair: Fit, watch: Any, given: Any) -> None:
+    with pytest.raises(SettingsError, match="give 'validate' and 'monitor'"):
+        fit_pair(validate_every=1, **watch, **given)
+
+
+def test_an_unknown_variant(fit_adapter: Fit) -> None:
+    with pytest.raises(SettingsError, match="method 'bilroa' is unknown.* Did you mean 'bilora'"):
+        fit_adapter("bilroa")
+
+
+def test_metrics_files_do_not_know_the_clock() -> None:
+    """What would break the comparison byte by byte above, on a slow day only."""
+    assert not {"time", "datetime"} & set(vars(metrics_file))
