@@ -23,7 +23,7 @@ READY = $(VENV)/.ready
 LINKS = build/types/bilora
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types doctests layers wheel check clean links help-texts docs
+.PHONY: help setup demo test lint layers types doctests wheel check clean links help-texts docs
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -84,7 +84,7 @@ docs: $(READY) links
 help-texts: $(READY)
 	@$(BIN)/python .ci/write_help_texts.py
 
-check: lint types doctests docs wheel test
+check: lint layers types doctests docs wheel test
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
