@@ -22,7 +22,7 @@ def norm(vector: Tensors) -> float:
     """
     if not vector:
         return 0.0
-    norms = [wide(each) for each in torch._foreach_norm(list(vector))]
+    norms = [in_widest_float(each) for each in torch._foreach_norm(list(vector))]
     return float(torch.stack(norms).norm())
 
 
@@ -33,14 +33,14 @@ def dot(left: Tensors, right: Tensors) -> float:
         >>> dot((torch.ones(2), torch.ones(1)), (torch.ones(2), 3 * torch.ones(1)))
         5.0
     """
-    return float(sum((wide(a) * wide(b)).sum() for a, b in zip(left, right, strict=True)))
+    return float(sum((in_widest_float(a) * in_widest_float(b)).sum() for a, b in zip(left, right, strict=True)))
 
 
-def wide(tensor: Tensor) -> Tensor:
+def in_widest_float(tensor: Tensor) -> Tensor:
     """Return the tensor in float64, or in float32 on devices that have no float64 (MPS).
 
     Example:
-        >>> wide(torch.ones(1)).dtype
+        >>> in_widest_float(torch.ones(1)).dtype
         torch.float64
     """
     return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
@@ -135,15 +135,15 @@ def restored(parameters: Sequence[Tensor]) -> Iterator[Tensors]:
     try:
         yield copy
     finally:
-        place(parameters, copy)
+        put(parameters, copy)
 
 
-def place(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+def put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     """Write the values into the parameters, without a trace in any graph.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.ones(1))
-        >>> place([weight], [torch.zeros(1)])
+        >>> put([weight], [torch.zeros(1)])
         >>> weight.item()
         0.0
     """

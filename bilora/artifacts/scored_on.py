@@ -45,11 +45,11 @@ def numbers_in(line: Mapping[str, Any]) -> Mapping[str, float | None] | None:
     return found
 
 
-def named_loss(loss: float | None, kind: str) -> dict[str, Any]:
+def loss_by_name(loss: float | None, kind: str) -> dict[str, Any]:
     """Return what a row of results says of the loss; that of D2 has a name of its own, and is no validation loss.
 
     Example:
-        >>> named_loss(0.5, "d2")
+        >>> loss_by_name(0.5, "d2")
         {'scored_on': 'd2', 'validation_loss': None, 'd2_loss': 0.5}
     """
     own = {"validation_loss": loss} if kind == VALIDATION else {"validation_loss": None, f"{kind}_loss": loss}

@@ -25,7 +25,7 @@ from bilora.engines.callbacks.trackers import LOGGERS
 from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.hypergradients.implicit import ProductSettings
 from bilora.errors import BiloraError, SettingsError
-from bilora.models.pretrained import Tokenizer, load_tokenizer, must_be_here
+from bilora.models.pretrained import Tokenizer, load_tokenizer, only_local
 from bilora.processes.devices import choose_device
 from bilora.runs.rows import load_run_rows
 from bilora.tasks.kinds import build_kind
@@ -247,7 +247,7 @@ def _unknown(encoded: list[dict[str, Any]], tokenizer: Any) -> Finding:
 
 
 def _attention(tokenizer: Tokenizer) -> str | None:
-    config = AutoConfig.from_pretrained(tokenizer.place, local_files_only=must_be_here(tokenizer.place))
+    config = AutoConfig.from_pretrained(tokenizer.place, local_files_only=only_local(tokenizer.place))
     chosen: str | None = config._attn_implementation
     return chosen
 

@@ -56,7 +56,7 @@ def load_tokenizer(model: str | None, kind: TaskKind, *, max_length: int) -> Tok
     embedded = EMBEDDED_MODELS.get(model)
     place = str(model) if embedded is None else str(embedded())
     with _named_failure(place):
-        here = must_be_here(place)
+        here = only_local(place)
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=here, **kind.tokenizer_settings)
         config = AutoConfig.from_pretrained(place, local_files_only=here)
     notices = _fill_pad_token(tokenizer)
@@ -97,7 +97,7 @@ def load_model(tokenizer: Tokenizer, kind: TaskKind) -> Loaded:
         model, loading = kind.model_class.from_pretrained(
             place,
             output_loading_info=True,
-            local_files_only=must_be_here(place),
+            local_files_only=only_local(place),
             ignore_mismatched_sizes=True,  # a head for another task gives way to a new one
             **kind.model_settings,
         )
@@ -122,11 +122,11 @@ def _set_pad_token(config: Any, tokenizer: Any) -> None:
 
 
 @functools.cache
-def must_be_here(place: str) -> bool:
+def only_local(place: str) -> bool:
     """Return whether a model must be on this machine: it is a folder, or the hub does not answer.
 
     Example:
-        >>> must_be_here(".")
+        >>> only_local(".")
         True
     """
     if Path(place).is_dir() or is_offline_mode():

@@ -18,7 +18,7 @@ from peft import PeftModel
 
 from bilora import BiloraConfig, trainable_parameters
 from bilora.artifacts.fingerprint import versions
-from bilora.artifacts.scored_on import VALIDATION, named_loss
+from bilora.artifacts.scored_on import VALIDATION, loss_by_name
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.files import MetricsFile, TimesFile, ValuesFile
 from bilora.engines.hypergradients.catalog import build_hypergradient
@@ -54,7 +54,7 @@ def results_row(
     return identity | {
         "score": scores.score,
         "train_loss": scores.train_loss,
-        **named_loss(scores.metrics["loss"], scored_on),
+        **loss_by_name(scores.metrics["loss"], scored_on),
         "metrics": scores.metrics,
         "steps": result.steps,
         "seconds": round(result.seconds, 2),

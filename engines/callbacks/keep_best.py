@@ -11,7 +11,7 @@ from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.records import ValidationRecord
 from bilora.files.state import check_keys
 from bilora.metrics.monitor import Monitor
-from bilora.tensors import place
+from bilora.tensors import put
 
 if TYPE_CHECKING:
     from bilora.engines.bilevel import BilevelEngine
@@ -51,7 +51,7 @@ class KeepBest(Callback):
         if self.best_step is None:
             return
         for level, values, extra in zip(engine.levels, self._parameters, self._extra, strict=True):
-            place(level.trainable_parameters(), values)
+            put(level.trainable_parameters(), values)
             level.load_extra_state(extra)
 
     def state(self) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class Checkpoints(Callback):
     Attributes:
         model: Its adapter is saved beside the state, ready for PEFT; set before the run, as are the next two.
         collect: Returns the state of the run, by part.
-        about: Returns what the manifest says of the run: settings, fingerprints, versions.
+        describe: Returns what the manifest says of the run: settings, fingerprints, versions.
         saved: The newest checkpoint of this process, or the one that it was resumed from.
         point: Where to go on from when memory runs out; None unless batches may be halved.
     """
@@ -85,7 +85,7 @@ class Checkpoints(Callback):
     must_work = True
     model: nn.Module
     collect: Callable[[], Mapping[str, Any]]
-    about: Callable[[], Mapping[str, Any]]
+    describe: Callable[[], Mapping[str, Any]]
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Checkpoints(Callback):
     def on_run_start(self, engine: BilevelEngine) -> None:
         """Remember the start, for a run that may have to come back to it."""
         if self.point is None and self.settings.on_out_of_memory == "halve":
-            self.point = Point(engine.step, self.about(), packed=self._packed())
+            self.point = Point(engine.step, self.describe(), packed=self._packed())
 
     def on_step_end(self, engine: BilevelEngine) -> None:
         """Save if it is time; save and end the run if a signal has come."""
@@ -123,10 +123,10 @@ class Checkpoints(Callback):
             return
         packed = self._packed()
         if self.settings.on_out_of_memory == "halve":
-            self.point = Point(engine.step, self.about(), packed=packed)
+            self.point = Point(engine.step, self.describe(), packed=packed)
         if self.folder is None:
             return
-        folder, about = self.folder, self.about()
+        folder, about = self.folder, self.describe()
         parts = gathered_parts(packed, self._processes)
         try:
             # What PEFT does while it saves must not change a mask of the next step.

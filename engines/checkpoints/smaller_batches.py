@@ -47,7 +47,7 @@ def halved(settings: FitSettings, level: str) -> FitSettings | None:
     return dataclasses.replace(settings, **{level: smaller})
 
 
-def taken_over(settings: FitSettings, saved: Mapping[str, Any]) -> FitSettings:
+def continued_from(settings: FitSettings, saved: Mapping[str, Any]) -> FitSettings:
     """Return the settings with the smaller batches of a run that had to halve them, where halving is asked for."""
     if settings.on_out_of_memory != "halve":
         return settings
@@ -63,7 +63,7 @@ def with_batches_of(saved: Mapping[str, Any], settings: FitSettings) -> tuple[di
     """Return saved settings with this run's smaller batches, and how many there are of them, by level.
 
     A state that was saved with larger batches still fits, once its micro-batches are counted anew; see
-    :func:`count_anew`.
+    :func:`reset_count`.
     """
     found, counts = dict(saved), dict[str, Rescaled]()
     if settings.on_out_of_memory != "halve":
@@ -77,7 +77,7 @@ def with_batches_of(saved: Mapping[str, Any], settings: FitSettings) -> tuple[di
     return found, counts
 
 
-def count_anew(parts: Mapping[str, Any], engine: BilevelEngine, counts: Mapping[str, Rescaled]) -> dict[str, Any]:
+def reset_count(parts: Mapping[str, Any], engine: BilevelEngine, counts: Mapping[str, Rescaled]) -> dict[str, Any]:
     """Return a state with every count of micro-batches and of batches in terms of this run's."""
     found = dict(parts)
     for level in engine.levels:

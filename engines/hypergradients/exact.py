@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from bilora.errors import SettingsError
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.replay.lower_step import Around, LowerStep, Needs
-from bilora.tensors import Tensors, place, restored
+from bilora.tensors import Tensors, put, restored
 
 
 class FusedAttentionNotice(UserWarning):
@@ -53,7 +53,7 @@ class ExactProducts:
         """
         parameters = lower.trainable_parameters()
         with restored(parameters) as now, twice_differentiable_attention(lower.module):
-            place(parameters, step.parameters(self.around, now=now))
+            put(parameters, step.parameters(self.around, now=now))
             yield ExactPoint(lower, lower.replayed_gradient(parameters, step=step, create_graph=True))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bilora.errors import DivergedError, SettingsError
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.replay.lower_step import Around, LowerStep, Needs
-from bilora.tensors import Tensors, difference, norm, place, restored, zeros_like
+from bilora.tensors import Tensors, difference, norm, put, restored, zeros_like
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -182,7 +182,7 @@ class DisplacedPoint:
 
     def _gradient(self, vector: Tensors, step_size: float, inputs: Sequence[Tensor]) -> Tensors:
         displaced = torch._foreach_add(list(self._base), list(vector), alpha=step_size)
-        place(self._lower.trainable_parameters(), displaced)
+        put(self._lower.trainable_parameters(), displaced)
         return self._lower.replayed_gradient(inputs, step=self._step)
 
 

@@ -25,7 +25,7 @@ from bilora.engines.checkpoints.files import (
 )
 from bilora.engines.checkpoints.processes import notice, own_parts, parts_elsewhere, rescaled_elsewhere
 from bilora.engines.checkpoints.saving import Checkpoints, Point, check_about
-from bilora.engines.checkpoints.smaller_batches import halved, taken_over, with_batches_of
+from bilora.engines.checkpoints.smaller_batches import continued_from, halved, with_batches_of
 from bilora.engines.checkpoints.stop_signals import StopSignals, agreed
 from bilora.engines.settings import FitSettings
 from bilora.engines.training.result import FitResult
@@ -39,7 +39,7 @@ from bilora.settings.sections import resolved
 
 
 @contextmanager
-def opened(folder: Path | None, *, resume: bool | Path) -> Iterator[Checkpoint | None]:
+def open_run_folder(folder: Path | None, *, resume: bool | Path) -> Iterator[Checkpoint | None]:
     """Hold the folder for this process, without what a killed one left in it, and find the checkpoint to go on from.
 
     Args:
@@ -109,7 +109,7 @@ class SavedRun:
         """
         check_halving(self.settings, self.processes)
         signals = StopSignals()
-        with self.processes.entered_by_first(opened(self.folder, resume=self.resume)) as checkpoint:
+        with self.processes.entered_by_first(open_run_folder(self.folder, resume=self.resume)) as checkpoint:
             point = None if checkpoint is None else self._point(checkpoint)
             if self.folder is None:
                 return self._until_it_fits(signals, point)
@@ -133,7 +133,7 @@ class SavedRun:
         return Point(checkpoint.step, checkpoint.manifest, own, checkpoint)
 
     def _until_it_fits(self, signals: StopSignals, point: Point | None) -> FitResult:
-        settings = self.settings if point is None else taken_over(self.settings, point.about["run"])
+        settings = self.settings if point is None else continued_from(self.settings, point.about["run"])
         while True:
             checkpoints = Checkpoints(self.folder, settings, signals=signals, processes=self.processes)
             run = self.make(settings, checkpoints)
@@ -155,7 +155,7 @@ class SavedRun:
 
     def _tie(self, checkpoints: Checkpoints, run: StagedRun) -> None:
         checkpoints.model, checkpoints.collect = run.model, lambda: staged_state(run)
-        checkpoints.about = functools.cache(lambda: about(run))
+        checkpoints.describe = functools.cache(lambda: describe(run))
         folder = self.folder
         if folder is not None and self.settings.save_every:
             needed = COPIES * sum(each.nbytes for each in trainable_parameters(run.model).values())
@@ -163,7 +163,7 @@ class SavedRun:
 
     def _fitted(self, point: Point, run: StagedRun, checkpoints: Checkpoints) -> Resumed:
         """Return what the run goes on from, after comparing it with the run."""
-        now = checkpoints.about()
+        now = checkpoints.describe()
         saved, processes = point.about.get("processes", 1), self.processes.count
         if saved == processes:
             before, counts = with_batches_of(point.about["run"], run.settings)
@@ -194,7 +194,7 @@ def check_halving(settings: FitSettings, processes: Processes) -> None:
         )
 
 
-def about(run: StagedRun) -> dict[str, Any]:
+def describe(run: StagedRun) -> dict[str, Any]:
     """Return what a manifest says of a run: its settings, what it stands on, and the versions."""
     variant = {"method": run.variant.name, "method_settings": resolved(run.variant_settings)}
     trained = list(trainable_parameters(run.model).values())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bilora.adapter.level_parameters import trainable_parameters
 from bilora.data.split import Split
 from bilora.engines.checkpoints.run_state import RunState
-from bilora.engines.checkpoints.smaller_batches import Rescaled, count_anew
+from bilora.engines.checkpoints.smaller_batches import Rescaled, reset_count
 from bilora.engines.training.result import StageResult
 from bilora.errors import CheckpointError
 from bilora.files.state import check_keys
@@ -92,7 +92,7 @@ def restore_staged(run: StagedRun, resumed: Resumed) -> int:
     counts = resumed.counts
     if run.stages[index].rows == "upper":  # its level is called lower, and has the batches of the upper one
         counts = {"lower": counts["upper"]} if "upper" in counts else {}
-    counted = count_anew(rest, engine, counts)
+    counted = reset_count(rest, engine, counts)
     own = RunState(engine, run.levels.loaders, run.buffers)
     if resumed.elsewhere and not run.processes.is_first:
         # What writes files hangs on the first process alone.

@@ -19,7 +19,7 @@ from bilora.engines.training.result import StageResult
 from bilora.errors import SettingsError
 from bilora.problems.stage import Stage
 from bilora.problems.variant import Variant
-from bilora.tensors import place
+from bilora.tensors import put
 
 
 class StartValues:
@@ -45,7 +45,7 @@ class StartValues:
 
     def put_back(self, parameters: dict[str, nn.Parameter]) -> None:
         """Set parameters, given by their full names in the model, to what they were."""
-        place(list(parameters.values()), [self.values[name] for name in parameters])
+        put(list(parameters.values()), [self.values[name] for name in parameters])
 
 
 def run_stages(variant: Variant, variant_settings: Any, settings: FitSettings) -> tuple[Stage, ...]:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from bilora.tensors import difference, dot, norm, place, restored, scaled, zeros_like
+from bilora.tensors import difference, dot, norm, put, restored, scaled, zeros_like
 
 LEFT = (torch.tensor([[1.0, -2.0], [0.5, 3.0]]), torch.tensor([4.0]))
 RIGHT = (torch.tensor([[2.0, 1.0], [-1.0, 0.0]]), torch.tensor([-0.5]))
@@ -70,5 +70,5 @@ def test_restored_bit_for_bit_also_when_the_block_raises(raises: bool) -> None:
 
 def test_place_leaves_no_graph_and_keeps_the_object() -> None:
     parameter = torch.nn.Parameter(torch.zeros(2))
-    place([parameter], [torch.ones(2)])
+    put([parameter], [torch.ones(2)])
     assert (parameter.tolist(), parameter.grad_fn, parameter.is_leaf) == ([1.0, 1.0], None, True)

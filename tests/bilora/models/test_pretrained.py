@@ -17,7 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2Config, 
 
 from bilora.errors import DataError
 from bilora.models import pretrained
-from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer, must_be_here, quiet_peft
+from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer, only_local, quiet_peft
 from bilora.tasks.catalog import TASKS, find_task
 from bilora.tasks.embedded import embedded_model_folder
 from bilora.tasks.kinds import build_kind
@@ -170,7 +170,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     """A hub that may be asked; what is asked of it. A test says what it answers."""
     questions: list[tuple[str, float]] = []
     monkeypatch.setattr(pretrained, "is_offline_mode", lambda: False)
-    must_be_here.cache_clear()
+    only_local.cache_clear()
     monkeypatch.setattr(
         huggingface_hub.HfApi, "model_info", lambda self, name, *, timeout: questions.append((name, timeout))
     )
@@ -178,12 +178,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
 
 
 def test_a_hub_that_answers_is_asked_once_and_shortly(asked: list[tuple[str, float]]) -> None:
-    assert [must_be_here("org/model"), must_be_here("org/model")] == [False, False]
+    assert [only_local("org/model"), only_local("org/model")] == [False, False]
     assert asked == [("org/model", 3.0)]
 
 
 def test_a_folder_is_not_asked_for(asked: list[tuple[str, float]], tmp_path: Path) -> None:
-    assert must_be_here(str(tmp_path))
+    assert only_local(str(tmp_path))
     assert asked == []
 
 
@@ -194,7 +194,7 @@ def test_a_hub_that_does_not_answer_leaves_the_cache(asked: Any, monkeypatch: py
         raise ConnectionError("no route")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", silent)
-    assert must_be_here("org/model")
+    assert only_local("org/model")
 
 
 def test_what_is_wrong_with_the_id_is_told_by_the_loader(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_what_is_wrong_with_the_id_is_told_by_the_loader(asked: Any, monkeypatch
         raise HfHubHTTPError("404", response=Answer())  # type: ignore[arg-type]
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refused)
-    assert not must_be_here("org/model")
+    assert not only_local("org/model")
 
 
 def test_only_the_one_warning_of_peft_is_kept_from_the_user() -> None:
