@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, get_quantization_kwargs
@@ -84,8 +84,7 @@ class BiloraModel(BaseTuner):
     ) -> dict[str, Tensor]:
         # PEFT silently leaves trained parameters out of the file (peft#310, #876, #1070).
         check_saved(model)
-        saved = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, *args, **kwargs)
-        return cast(dict[str, Tensor], saved)
+        return super()._get_adapter_state_dict(model, config, adapter_name, state_dict, *args, **kwargs)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
@@ -107,7 +106,7 @@ class BiloraModel(BaseTuner):
                 f"missing in the file: {missing or 'none'}; not in the model: {unexpected or 'none'}; "
                 "load the file together with its own adapter_config.json onto the model it was trained on"
             )
-        return cast(dict[str, Tensor], weights)
+        return weights
 
 
 def _of_layer(pattern: dict[str, Any], name: str, otherwise: Any) -> Any:
