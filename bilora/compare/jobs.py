@@ -28,8 +28,8 @@ Record = Mapping[str, Any]
 """What :func:`run_job` returns: the run's row of results, and what the run is in its comparison."""
 
 DATA = (
-    *("task", "task_settings", "train_file", "text_columns", "label_column", "validation_file", "validation_share"),
-    *("task_type", "on_bad_row", "data_dir"),
+    *("task", "task_settings", "train_file", "text_columns", "label_column", "label_separator", "validation_file"),
+    *("validation_share", "task_type", "on_bad_row", "data_dir"),
 )
 """Settings of a run that say which rows are read."""
 
