@@ -67,9 +67,8 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         >>> summarise([row, {**row, "score": 0.7}])[0]["accuracy"]
         '0.600 +- 0.141'
     """
-    runs = pandas.DataFrame(rows).reindex(columns=COLUMNS)
     # Rows that were written before there was a choice do not hold it.
-    runs["scored_on"] = runs["scored_on"].fillna(VALIDATION)
+    runs = pandas.DataFrame([{"scored_on": VALIDATION, **row} for row in rows]).reindex(columns=COLUMNS)
     runs["gap"] = runs["validation_loss"].astype(float) - runs["train_loss"].astype(float)
     lines = [_line(method, of_method) for method, of_method in runs.groupby("method", sort=False)]
     unused = {name for name in ("D2 loss", "validation loss", "gap") if all(line[name] == NOT_HERE for line in lines)}
