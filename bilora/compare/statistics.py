@@ -14,7 +14,8 @@ from scipy import stats
 from bilora.artifacts.scored_on import numbers_in
 from bilora.artifacts.trainer_state import read_lines
 from bilora.engines.callbacks.files import read_times
-from bilora.metrics.classes import MEASURES, Undefined
+from bilora.metrics.classes import MEASURES
+from bilora.metrics.metric import Undefined
 from bilora.tasks.catalog import Task
 
 DRAWS = 10_000
