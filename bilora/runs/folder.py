@@ -8,9 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from bilora.engines.checkpoints.config_change import check_changes
+from bilora.engines.checkpoints.config_change import LEVELS, check_changes
 from bilora.engines.checkpoints.files import MANIFEST, checkpoints
-from bilora.engines.checkpoints.smaller_batches import LEVELS
 from bilora.errors import CheckpointError, SettingsError
 from bilora.files.formats import load_json, read_yaml, write_yaml
 from bilora.files.lock import NAME as LOCK

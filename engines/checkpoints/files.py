@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -115,11 +115,19 @@ def remove_unfinished(run_folder: Path) -> list[str]:
 
 def prune(run_folder: Path, *, keep: int, newest: int) -> None:
     """Remove all but the ``keep`` newest checkpoints up to step ``newest``, which has just been written."""
-    old = [path for step, path in checkpoints(run_folder) if step <= newest][keep:]
-    for path in old:
+    _remove([path for step, path in checkpoints(run_folder) if step <= newest][keep:])
+
+
+def remove_later(run_folder: Path, step: int) -> None:
+    """Remove the checkpoints after a step, to which the run has gone back with smaller batches."""
+    _remove([path for later, path in checkpoints(run_folder) if later > step])
+
+
+def _remove(folders: Sequence[Path]) -> None:
+    for folder in folders:
         # Renamed first: what is half removed must not be taken for a checkpoint.
-        going = run_folder / f"{path.name}.tmp-removed-{os.getpid()}"
-        os.replace(path, going)
+        going = folder.with_name(f"{folder.name}.tmp-removed-{os.getpid()}")
+        os.replace(folder, going)
         shutil.rmtree(going)
 
 

@@ -90,15 +90,14 @@ def run(tmp_path: Path) -> Callable[..., Ended]:
     ) -> Ended:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        words = ("validate", "monitor", "resume", "allow_config_change")
-        known = {word: options.pop(word) for word in words if word in options}
+        words = ("collate", "validate", "monitor", "resume", "allow_config_change")
+        known = {"collate": collate} | {word: options.pop(word) for word in words if word in options}
         batches = LevelSettings(batch_size=8, learning_rate=1e-2)
         settings = {"steps": 8, "unroll_steps": 2, "lower": batches, "upper": batches, "device": "cpu", **options}
         on = on or Adapted()
         result = fit(
             on.model,
             token_rows() if rows is None else rows,
-            collate=collate,
             variant=on.method,
             variant_settings=on.settings,
             settings=FitSettings(**settings),
