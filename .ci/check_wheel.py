@@ -47,7 +47,7 @@ def compare(wheel: Path) -> None:
         f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, package in FOLDERS.items()
         for path in (ROOT / folder).rglob("*.py")
-    } | {"bilora/py.typed", "bilora_command.py"}
+    } | {"bilora/py.typed", "bilora/report/page.html", "bilora_command.py"}
     expected |= {f"bilora/commands/help/{path.name}" for path in (ROOT / "bilora" / "commands" / "help").glob("*.txt")}
     names = set(zipfile.ZipFile(wheel).namelist())
     metadata = {name for name in names if ".dist-info/" in name}

@@ -11,7 +11,8 @@ from bilora.compare.folder import Row, add_row, comparison_folder, finished_rows
 from bilora.errors import InterruptedRun
 from bilora.files.lock import locked
 from bilora.processes.processes import ONE_PROCESS, Processes
-from bilora.report.loss_plot import plot_losses
+from bilora.report.figures import loss_curves
+from bilora.report.read_run import read_run
 from bilora.runs.config import RunConfig
 from bilora.runs.rows import load_run_rows
 from bilora.runs.run import Prepared, prepare, run_once
@@ -68,8 +69,8 @@ def _tell(config: RunConfig, prepared: Prepared, results: list[dict[str, Any]], 
     rows = prepared.rows
     name = rows.task.name
     for method in config.method:
-        files = [folder / run_name(method, seed) / "metrics.jsonl" for seed in config.seeds]
-        plot_losses(files, title=f"{method} on {name}", path=folder / f"loss-{_plain(method)}.png")
+        drawing = loss_curves([read_run(folder / run_name(method, seed)) for seed in config.seeds])
+        drawing.write_png(folder / f"loss-{_plain(method)}.png")
     print_table(results, title=f"{name}: {len(config.seeds)} seeds, {next(iter(rows.validation))} split")
     print(f"results, plots and adapters: {folder}")
 
