@@ -43,12 +43,12 @@ def build(folder: Path) -> Path:
 
 def compare(wheel: Path) -> None:
     """Exit unless the wheel holds the sources, the type marker and the licence, and no more."""
-    expected = {
-        f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
-        for folder, package in FOLDERS.items()
-        for path in (ROOT / folder).rglob("*.py")
-    } | {"bilora/py.typed", "bilora/report/page.html", "bilora_command.py"}
-    expected |= {f"bilora/commands/help/{path.name}" for path in (ROOT / "bilora" / "commands" / "help").glob("*.txt")}
+    patterns = [f"{folder}/*" for folder in FOLDERS]
+    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns, "bilora_command.py"]
+    listed = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    # A file that git still lists and that is deleted in the work tree cannot be in the wheel.
+    tracked = [name.partition("/") for name in listed if (ROOT / name).is_file()]
+    expected = {f"{FOLDERS[folder]}/{rest}" if rest else folder for folder, _, rest in tracked}
     names = set(zipfile.ZipFile(wheel).namelist())
     metadata = {name for name in names if ".dist-info/" in name}
     found = names - metadata

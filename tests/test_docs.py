@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tracked_files import tracked_files
 
 import bilora
 import bilora.engines
@@ -34,7 +35,7 @@ FRAGMENTS = ("several-processes.md",)
 
 PAGES = {
     str(path.relative_to(DOCS)): path.read_text(encoding="utf-8")
-    for path in sorted(DOCS.rglob("*.md"))
+    for path in tracked_files("docs/*.md")
     if path.name not in ELSEWHERE
 }
 NOT_OURS = (["vllm"], ["curl"], ["llama-server"], ["llama-cli"], ["python", "convert_lora_to_gguf.py"])
@@ -183,7 +184,7 @@ def entries(nav: Any) -> Iterator[str]:
 def test_every_page_is_in_the_navigation() -> None:
     """A page that is new needs a line under ``nav`` in mkdocs.yml."""
     listed = list(entries(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]))
-    there = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
+    there = {str(path.relative_to(DOCS)) for path in tracked_files("docs/*.md")}
     assert sorted(listed) == sorted(there)
 
 
@@ -217,7 +218,7 @@ def quoted_messages() -> list[str]:
 def sources() -> str:
     """Return the code with strings that are split over lines put together."""
     folders = ("bilora", "problems", "engines")
-    text = "\n".join(path.read_text("utf-8") for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))
+    text = "\n".join(path.read_text("utf-8") for folder in folders for path in tracked_files(f"{folder}/*.py"))
     return re.sub(r"\"\s*\n\s*f?\"", "", text)
 
 

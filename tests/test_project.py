@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from tracked_files import tracked_files
 
 import bilora
 
@@ -18,7 +19,6 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("bilora", "problems", "engines")
 CURE = "pip install --no-deps --ignore-requires-python betty-ml==0.2.1"
 DISTRIBUTION = {"sklearn": "scikit-learn", "yaml": "PyYAML"}  # where it is not the name of the import
-GENERATED = {".git", ".venv", "build", "dist", "runs", "__pycache__"}
 
 
 def setup_cfg() -> configparser.ConfigParser:
@@ -37,7 +37,7 @@ def pinned_lines() -> list[str]:
 
 
 def sources(folder: str) -> list[Path]:
-    return sorted((ROOT / folder).rglob("*.py"))
+    return tracked_files(f"{folder}/*.py")
 
 
 def imports(path: Path) -> set[str]:
@@ -55,17 +55,6 @@ def imports(path: Path) -> set[str]:
 def third_party(folder: str) -> set[str]:
     top = {module.partition(".")[0] for path in sources(folder) for module in imports(path)}
     return {DISTRIBUTION.get(name, name) for name in top - sys.stdlib_module_names - {"bilora"}}
-
-
-def repository_files() -> list[Path]:
-    return [
-        path
-        for path in ROOT.rglob("*")
-        if path.is_file()
-        and not any(
-            part in GENERATED or part.endswith(("_cache", ".egg-info")) for part in path.relative_to(ROOT).parts
-        )
-    ]
 
 
 def run(code: str, *, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -145,10 +134,29 @@ def test_no_file_names_a_machine_or_a_registry() -> None:
         r"(?<![\w.>})])/(?:wor[k]|roo[t]|home|tmp/w)/\w|(?:pyp[i]|npmj[s]|debia[n])[.]org|python[h]osted[.]org|download[.]pytorch"
     )
     found = []
-    for path in repository_files():
+    for path in tracked_files():
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue  # a picture or an archive
         found += [f"{path.relative_to(ROOT)}: {match.group()}" for match in pattern.finditer(text)]
     assert found == []
+
+
+def test_the_contract_refuses_an_import_that_runs_up(tmp_path: Path) -> None:
+    """``make layers`` on the sources as they are, and with one import planted in the lowest room."""
+    links = tmp_path / "bilora"
+    links.mkdir()
+    for path in [*(ROOT / "bilora").iterdir(), ROOT / "problems", ROOT / "engines"]:
+        (links / path.name).symlink_to(path)
+    code = "import sys; from importlinter.cli import lint_imports_command; lint_imports_command(sys.argv[1:])"
+    words = [sys.executable, "-c", code, "--config", str(ROOT / "setup.cfg"), "--no-cache"]
+    kept = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert kept.returncode == 0, kept.stdout
+    assert "Contracts: 1 kept, 0 broken" in kept.stdout
+    (links / "errors.py").unlink()
+    source = (ROOT / "bilora" / "errors.py").read_text(encoding="utf-8")
+    (links / "errors.py").write_text(f"{source}\nimport bilora.commands.verb\n", encoding="utf-8")
+    broken = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert broken.returncode == 1
+    assert "bilora.errors -> bilora.commands.verb" in broken.stdout

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tracked_files import tracked_files
 
 from bilora.commands.command_line import parse_config
 from bilora.engines.hypergradients.catalog import build_hypergradient
@@ -152,7 +153,7 @@ def test_options_that_are_named_exist(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         parse_config(RunConfig, ["--help"], prog="run_glue.py", description="")
     known = set(re.findall(r"--[\w.]+", capsys.readouterr().out))
-    for path in (ROOT / "bilora" / "commands" / "help").glob("*.txt"):
+    for path in tracked_files("bilora/commands/help/*.txt"):
         known |= {
             word.replace("-", "_").replace("__", "--", 1) for word in re.findall(r"--[a-z][\w.-]*", path.read_text())
         }

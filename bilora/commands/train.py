@@ -123,7 +123,8 @@ def text_columns_of(config: TrainConfig) -> tuple[str, ...] | None:
     if config.text_columns is not None:
         return tuple(config.text_columns)
     rows = [row for _, row, faults in read_records(config.train_file) if not faults]
-    return guess_text_columns(rows, label_column=config.label_column, source=config.train_file)
+    columns = [config.label_column] if isinstance(config.label_column, str) else config.label_column
+    return guess_text_columns(rows, label_columns=columns, source=config.train_file)
 
 
 def _self_check(run: RunConfig, prepared: Prepared) -> SelfCheck:

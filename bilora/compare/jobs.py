@@ -34,6 +34,7 @@ DATA = (
     "train_file",
     "text_columns",
     "label_column",
+    "label_separator",
     "validation_file",
     "validation_share",
     "task_type",

@@ -13,8 +13,9 @@ from scipy import stats
 
 from bilora.artifacts.scored_on import numbers_in
 from bilora.engines.callbacks.files import read_times
-from bilora.metrics.classes import MEASURES, Undefined
-from bilora.metrics.task_metrics import is_better
+from bilora.metrics.classes import MEASURES
+from bilora.metrics.metric import Undefined
+from bilora.metrics.monitor import is_better
 from bilora.tasks.catalog import Task
 
 DRAWS = 10_000

@@ -63,6 +63,7 @@ def _file_checks(config: RunConfig) -> tuple[Check, ...]:
         ("data_dir", "it belongs to task; leave it or train_file out", not given or not config.data_dir),
         ("text_columns", with_file, given or config.text_columns is None),
         ("validation_file", with_file, given or config.validation_file is None),
+        ("label_separator", with_file, given or config.label_separator is None),
         ("task_type", with_file, given or config.task_type is None),
         ("on_bad_row", with_file, given or config.on_bad_row == "error"),
     )
@@ -89,7 +90,9 @@ class RunConfig:
             ``train_file``.
         train_file: A file of labelled rows (csv, tsv, jsonl, parquet) in place of a task; its labels say what to learn.
         text_columns: The columns of the files with the text, one or two; for token classification that of the tokens.
-        label_column: The column of the files with the labels; for token classification that of the tags.
+        label_column: The column of the files with the labels; for token classification that of the tags. Several
+            columns of 0 and 1 are one label each, of which a row may have any number.
+        label_separator: What stands between the labels of a row in a csv or tsv file, where a row may have several.
         validation_file: The validation rows that belong to ``train_file``; None takes a share of its rows.
         validation_share: That share; 0 holds none out, and D2, on which the upper level is trained too, is watched.
         task_type: ``classification``, ``regression`` or ``token_classification``; None lets the labels decide.
@@ -151,7 +154,8 @@ class RunConfig:
     task: str | None = None
     train_file: str | None = None
     text_columns: list[str] | None = None
-    label_column: str = "label"
+    label_column: str | list[str] = "label"
+    label_separator: str | None = None
     validation_file: str | None = None
     validation_share: float = 0.1
     task_type: str | None = None
@@ -219,7 +223,9 @@ class RunConfig:
         return LabelledFiles(
             self.train_file,
             tuple(self.text_columns or ()),
-            self.label_column,
+            self.label_column if isinstance(self.label_column, str) else "label",
+            label_columns=() if isinstance(self.label_column, str) else tuple(self.label_column),
+            label_separator=self.label_separator,
             validation=self.validation_file,
             validation_share=self.validation_share,
             task_type=self.task_type,
@@ -249,12 +255,17 @@ class RunConfig:
     def sha256(self, method: str, seed: int) -> str:
         """Return the hash of everything that decides the numbers of one run: all settings but the output folder."""
         said = {name: value for name, value in resolved(self.of_run(method, seed)).items() if name not in FREE}
+        if self.label_separator is None:
+            del said["label_separator"]  # so that the hash of a run is that of before there was such a setting
         said["method_settings"] = resolved(self.settings_of(method))
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     def _fill_in(self) -> None:
         if self.task is None and self.train_file is None:
             object.__setattr__(self, "task", EMBEDDED_TASK)
+        if isinstance(self.label_column, list) and len(self.label_column) == 1:
+            # One word of a command line is a list of one; the hash of a run is that of the plain name, as before.
+            object.__setattr__(self, "label_column", self.label_column[0])
         if isinstance(self.class_weights, dict):
             # YAML reads {0: 1.5}, and the classes of a file are called "0" and "1".
             named = {str(name): float(weight) for name, weight in self.class_weights.items()}

@@ -12,7 +12,6 @@ from bilora.data.faults import Fault
 from bilora.data.records import read_records
 from bilora.data.rows import Rows, check_records
 from bilora.errors import SettingsError
-from bilora.metrics.entities import OUTSIDE
 from bilora.runs.trained import Trained
 from bilora.tasks.catalog import Task
 from bilora.tasks.generation.decoding import decode
@@ -23,7 +22,7 @@ from bilora.tasks.labelled_files import read_labelled
 from bilora.tasks.labels import LabelledFiles
 from bilora.tasks.scoring import length_order, ordered_loader, predicted_batches
 from bilora.tasks.tokens.batches import IGNORED
-from bilora.tasks.tokens.task import TokenTask
+from bilora.tasks.tokens.task import OUTSIDE, TokenTask
 
 
 class Answers(Protocol):

@@ -110,7 +110,9 @@ def read_labelled(path: str, files: LabelledFiles) -> list[Record]:
     if not is_untyped(path):
         return records
     column = files.label_column
-    return [(line, {**row, column: typed(row[column])} if row else row, faults) for line, row, faults in records]
+    split = files.label_separator
+    read = typed if split is None else lambda cell: [label.strip() for label in cell.split(split) if label.strip()]
+    return [(line, {**row, column: read(row[column])} if row else row, faults) for line, row, faults in records]
 
 
 def _check_columns(path: str, records: Sequence[Record], files: LabelledFiles) -> None:

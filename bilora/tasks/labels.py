@@ -31,6 +31,8 @@ class LabelledFiles:
         train: Training file, of a form of :func:`~bilora.data.records.read_records`.
         text_columns: One or two columns of text; for token classification the one with the tokens.
         label_column: The column of labels; for token classification that of the tags, a list a row.
+        label_columns: Several columns of 0 and 1, one per label, in place of the one.
+        label_separator: What stands between the labels of a row, where a cell of text holds several.
         validation: Validation file; None takes a share of the training file.
         validation_share: That share, below 1; 0 takes none.
         task_type: A key of ``TASK_TYPES``; None lets the labels decide.
@@ -50,6 +52,8 @@ validation_share is 2.0, it must be at least 0 and below 1
     train: str
     text_columns: tuple[str, ...]
     label_column: str = "label"
+    label_columns: tuple[str, ...] = ()
+    label_separator: str | None = None
     validation: str | None = None
     validation_share: float = 0.1
     task_type: str | None = None
@@ -61,6 +65,8 @@ validation_share is 2.0, it must be at least 0 and below 1
             faults.append(f"text_columns is {self.text_columns!r}, name one or two columns")
         if self.label_column in self.text_columns:
             faults.append(f"label_column is {self.label_column!r}, which is among text_columns too")
+        if self.label_columns:
+            faults.append(f"label_column names {len(self.label_columns)} columns; name one, whose cells may be lists")
         if not 0 <= self.validation_share < 1:
             faults.append(f"validation_share is {self.validation_share}, it must be at least 0 and below 1")
         if self.task_type is not None and self.task_type not in TASK_TYPES:
@@ -224,22 +230,24 @@ LOOKED_AT = 100
 """Rows that are looked at for columns of other names."""
 
 
-def guess_text_columns(rows: Sequence[Mapping[str, Any]], *, label_column: str, source: str) -> tuple[str, ...]:
+def guess_text_columns(
+    rows: Sequence[Mapping[str, Any]], *, label_columns: Sequence[str], source: str
+) -> tuple[str, ...]:
     """Return the one or two columns of text: those of a known name, else all that hold text in every row.
 
     Args:
         rows: Rows of the file.
-        label_column: The column of the labels, which is none of them.
+        label_columns: The columns of the labels, which are none of them.
         source: The file, for the error text.
 
     Raises:
         DataError: No column holds text, or more than two do.
 
     Example:
-        >>> guess_text_columns([{"id": "7", "body": "see you", "label": 1}], label_column="label", source="a.jsonl")
+        >>> guess_text_columns([{"id": "7", "body": "see you", "label": 1}], label_columns=["label"], source="a.jsonl")
         ('body',)
     """
-    names = list(dict.fromkeys(name for row in rows for name in row if name != label_column))
+    names = list(dict.fromkeys(name for row in rows for name in row if name not in label_columns))
     for known in KNOWN_COLUMNS:
         if set(known) <= set(names):
             return known

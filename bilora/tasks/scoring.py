@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from bilora.data.loaders import Collate
-from bilora.metrics.task_metrics import compute_metrics
+from bilora.metrics.classes import compute_metrics
 from bilora.processes.processes import ONE_PROCESS, Processes, taken_in_turn
 from bilora.tasks.catalog import Task
 from bilora.tasks.text.batches import make_loader

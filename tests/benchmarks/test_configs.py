@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tracked_files import tracked_files
 
 from bilora.commands.command_line import parse_config
 from bilora.compare.config import ComparisonConfig
 from bilora.runs.config import RunConfig
 
-ALL = sorted((Path(__file__).resolve().parents[2] / "benchmarks" / "configs").rglob("*.yaml"))
+ALL = tracked_files("benchmarks/configs/*.yaml")
 RESULTS = [path for path in ALL if path.stem.startswith("results_")]
 COMPARISONS = [*RESULTS, *(path for path in ALL if path.stem.startswith("decays_"))]
 CONFIGS = [path for path in ALL if path not in COMPARISONS]

@@ -20,7 +20,8 @@ from bilora.engines.checkpoints.files import checkpoints, fault
 from bilora.engines.hypergradients.exact import FusedAttentionNotice
 from bilora.engines.settings import LevelSettings
 from bilora.errors import DivergedError, SettingsError
-from bilora.metrics.task_metrics import UndefinedMetricWarning, compute_metrics
+from bilora.metrics.classes import compute_metrics
+from bilora.metrics.metric import UndefinedMetricWarning
 from bilora.problems.levels.out_of_memory import OutOfMemory
 from bilora.tasks.catalog import TASKS
 

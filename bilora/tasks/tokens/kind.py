@@ -15,15 +15,15 @@ from transformers import AutoModelForTokenClassification
 
 from bilora.data.loaders import Collate
 from bilora.data.rows import Rows
-from bilora.metrics.entities import OUTSIDE
 from bilora.metrics.monitor import Monitor
+from bilora.metrics.tokens import token_metric
 from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.tasks.kind import EncodedRows, Evaluated, Metrics
 from bilora.tasks.labels import label_settings
 from bilora.tasks.scoring import length_order, one_class, ordered_loader, predicted_batches
 from bilora.tasks.text.kind import NoSettings
 from bilora.tasks.tokens.batches import IGNORED, TokenCollator, encode_tokens
-from bilora.tasks.tokens.task import TokenTask
+from bilora.tasks.tokens.task import OUTSIDE, TokenTask
 
 
 class TokenKind:
@@ -132,10 +132,7 @@ class TokenKind:
         return tags
 
     def _metrics(self, tags: list[list[str]], wanted: list[list[str]]) -> Metrics:
-        # evaluate takes seconds to import, so a wrong setting does not pay for it.
-        from bilora.metrics.tokens import TokenMetric
-
-        metrics: Metrics = TokenMetric(self.task).compute(predictions=tags, references=wanted)
+        metrics: Metrics = token_metric(self.task).compute(predictions=tags, references=wanted)
         return metrics
 
     def _predictions(self, rows: Rows, tags: list[list[str]], wanted: list[list[str]]) -> list[dict[str, Any]]:

@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 
 from bilora.data.faults import Fault
 from bilora.errors import SettingsError
-from bilora.metrics.entities import OUTSIDE
 from bilora.settings.lookup import did_you_mean
+
+OUTSIDE = "O"
+"""The tag of a token that is in no entity."""
 
 
 @dataclass(frozen=True)

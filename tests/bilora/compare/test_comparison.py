@@ -32,7 +32,7 @@ from bilora.runs.config import RunConfig
 from bilora.tasks.embedded import embedded_model_folder, embedded_reviews
 
 # So few steps may end with one answer to every row, of which a correlation says nothing.
-pytestmark = pytest.mark.filterwarnings("ignore::bilora.metrics.task_metrics.UndefinedMetricWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::bilora.metrics.metric.UndefinedMetricWarning")
 
 
 @pytest.fixture(scope="module")

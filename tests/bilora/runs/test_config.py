@@ -134,6 +134,7 @@ def changed(field: str) -> Any:
         "train_file": "others.csv",
         "text_columns": ["text", "more"],
         "label_column": "y",
+        "label_separator": ",",
         "validation_file": "validation.csv",
         "validation_share": 0.2,
         "task_type": "regression",
@@ -178,6 +179,12 @@ def test_hash_changes_with_every_setting(field: str) -> None:
     if field not in ("task", "data_dir"):
         base |= FILES
     assert RunConfig(**base).sha256("bilora", 0) != RunConfig(**{**base, field: changed(field)}).sha256("bilora", 0)  # type: ignore[arg-type]
+
+
+def test_one_label_column_is_one_however_it_is_given() -> None:
+    word, words = RunConfig(**FILES, label_column="kind"), RunConfig(**FILES, label_column=["kind"])  # type: ignore[arg-type]
+    assert words.label_column == "kind"
+    assert word.sha256("bilora", 0) == words.sha256("bilora", 0)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +272,7 @@ def test_without_a_task_or_a_file_it_is_the_embedded_one() -> None:
         ({**FILES, "data_dir": "folder"}, "data_dir is 'folder', it belongs to task"),
         ({"text_columns": ["a"]}, r"text_columns is \['a'\], it belongs to train_file, which is not given"),
         ({"validation_file": "a.csv"}, "validation_file is 'a.csv', it belongs to train_file"),
+        ({"label_separator": ","}, "label_separator is ',', it belongs to train_file"),
         ({"task_type": "regression"}, "task_type is 'regression', it belongs to train_file"),
         ({"train_file": "a.csv"}, r"train_file 'a.csv': text_columns is \(\), name one or two columns"),
         ({**FILES, "task_type": "clasification"}, "Did you mean 'classification'"),

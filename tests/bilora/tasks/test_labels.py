@@ -13,7 +13,7 @@ from bilora.tasks.labels import KNOWN_COLUMNS, guess_text_columns
 @pytest.mark.parametrize("columns", KNOWN_COLUMNS)
 def test_known_names_are_taken_among_others(columns: tuple[str, ...]) -> None:
     row = {"idx": 3, "note": "seen by two people", **dict.fromkeys(columns, "some text"), "label": 1}
-    assert guess_text_columns([row], label_column="label", source="a.jsonl") == columns
+    assert guess_text_columns([row], label_columns=["label"], source="a.jsonl") == columns
 
 
 @pytest.mark.parametrize(
@@ -26,11 +26,11 @@ def test_known_names_are_taken_among_others(columns: tuple[str, ...]) -> None:
     ],
 )
 def test_others_are_told_by_what_they_hold(rows: list[dict[str, Any]], found: tuple[str, ...]) -> None:
-    assert guess_text_columns(rows, label_column="kind", source="a.jsonl") == found
+    assert guess_text_columns(rows, label_columns=["kind"], source="a.jsonl") == found
 
 
 @pytest.mark.parametrize("texts", [[], ["a", "b", "c"]])
 def test_none_or_more_than_two_are_not_guessed(texts: list[str]) -> None:
     row = {**dict.fromkeys(texts, "some text"), "label": 1}
     with pytest.raises(DataError, match="a.jsonl: .* name one or two with --text-columns"):
-        guess_text_columns([row], label_column="label", source="a.jsonl")
+        guess_text_columns([row], label_columns=["label"], source="a.jsonl")

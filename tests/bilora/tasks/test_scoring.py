@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bilora.metrics.task_metrics import UndefinedMetricWarning
+from bilora.metrics.metric import UndefinedMetricWarning
 from bilora.tasks.catalog import TASKS
 from bilora.tasks.scoring import evaluate_loader, predict, task_loss
 

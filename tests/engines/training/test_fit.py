@@ -228,4 +228,6 @@ def test_an_unknown_variant(fit_adapter: Fit) -> None:
 
 def test_metrics_files_do_not_know_the_clock() -> None:
     """What would break the comparison byte by byte above, on a slow day only."""
-    assert not {"time", "datetime"} & set(vars(metrics_file))
+    methods = [method for method in vars(metrics_file.MetricsFile).values() if hasattr(method, "__code__")]
+    assert methods
+    assert not {"time", "datetime"} & {name for method in methods for name in method.__code__.co_names}
