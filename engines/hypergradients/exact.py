@@ -45,7 +45,7 @@ class ExactProducts:
         """Build the graph of the gradient at the recorded step, and take products through it."""
         parameters = lower.trainable_parameters()
         with restored(parameters) as now, twice_differentiable_attention(lower.module):
-            # Written before the graph is built and restored only after the last product: the graph holds the parameters.
+            # Before the graph is built, and restored after the last product only: the graph holds the parameters.
             put(parameters, step.parameters(self.around, now=now))
             yield ExactPoint(lower, lower.replayed_gradient(parameters, step=step, create_graph=True))
 
