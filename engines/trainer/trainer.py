@@ -12,7 +12,6 @@ from transformers import EvalPrediction
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from bilora import BiloraConfig
-from bilora.artifacts.trainer_state import read_lines
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.files import MetricsFile
 from bilora.engines.callbacks.progress import Progress
@@ -30,6 +29,7 @@ from bilora.engines.trainer.files import (
 )
 from bilora.engines.training.fit import fit
 from bilora.errors import SettingsError
+from bilora.files.formats import read_lines
 from bilora.models.pretrained import quiet_peft
 from bilora.problems.catalog import find_variant
 from bilora.problems.levels.betty_problem import autocast_dtype
