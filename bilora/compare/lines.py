@@ -22,7 +22,6 @@ from bilora.compare.statistics import (
     wilcoxon,
 )
 from bilora.runs.results import read_predictions
-from bilora.tasks.catalog import Task
 from bilora.tasks.task import AnyTask
 
 
@@ -184,7 +183,7 @@ def _resampled(runs: Mapping[int, Record], folder: Path, task: AnyTask) -> dict[
     found: dict[int, list[float]] = {}
     for seed, each in runs.items():
         predictions = read_predictions(folder / each["folder"] / f"predictions-{each['set']}.jsonl")
-        if predictions is None or not isinstance(task, Task):
+        if predictions is None:
             continue
         scores = resampled_scores(task, predictions)
         if scores is not None:

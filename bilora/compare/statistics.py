@@ -13,9 +13,9 @@ from scipy import stats
 
 from bilora.artifacts.scored_on import numbers_in
 from bilora.engines.callbacks.files import read_times
-from bilora.metrics.classes import MEASURES, Undefined
+from bilora.metrics.classes import Undefined
 from bilora.metrics.task_metrics import is_better
-from bilora.tasks.catalog import Task
+from bilora.tasks.task import AnyTask
 
 DRAWS = 10_000
 """Resamples of a bootstrap over seeds, and the most sign patterns that are counted one by one."""
@@ -150,7 +150,7 @@ ROW_DRAWS = 200
 
 
 def resampled_scores(
-    task: Task, predictions: Sequence[Mapping[str, Any]], *, draws: int = ROW_DRAWS, seed: int = 0
+    task: AnyTask, predictions: Sequence[Mapping[str, Any]], *, draws: int = ROW_DRAWS, seed: int = 0
 ) -> list[float] | None:
     """Return the headline metric on ``draws`` resamples of the rows; equal row numbers and seeds give the same rows.
 
@@ -168,15 +168,12 @@ def resampled_scores(
         >>> resampled_scores(TASKS["sst2"], [{"label": "positive", "prediction": "positive"}], draws=2)
         [1.0, 1.0]
     """
-    places = None if task.label_names is None else {name: place for place, name in enumerate(task.label_names)}
-    answers, labels = (
-        numpy.asarray([each[key] if places is None else places[each[key]] for each in predictions])
-        for key in ("prediction", "label")
-    )
-    measure = MEASURES[task.metric].compute
-    picks = numpy.random.default_rng(seed).integers(len(labels), size=(draws, len(labels)))
+    score = task.rescored(predictions)
+    if score is None:
+        return None
+    picks = numpy.random.default_rng(seed).integers(len(predictions), size=(draws, len(predictions)))
     try:
-        return [measure(answers[rows], labels[rows]) for rows in picks]
+        return [score(rows) for rows in picks]
     except Undefined:
         return None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from bilora.data.loaders import Collate
+from bilora.data.loaders import Collate, make_loader
 from bilora.data.split import Split, split_rows
 from bilora.engines.settings import FitSettings
 from bilora.errors import CheckpointError, SettingsError
@@ -17,7 +17,6 @@ from bilora.files.state import check_keys
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
 from bilora.processes.processes import ONE_PROCESS, Processes
-from bilora.tasks.text.batches import make_loader
 
 
 class Part(Sequence[Any]):

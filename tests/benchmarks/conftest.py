@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from bilora.tasks.embedded import embedded_model_folder
+from bilora.models.embedded import embedded_model_folder
 
 KEYS = {
     "task",

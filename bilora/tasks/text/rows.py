@@ -10,10 +10,10 @@ from bilora.data.faults import _SHORT, Fault, _Literal
 from bilora.settings.lookup import did_you_mean
 
 if TYPE_CHECKING:
-    from bilora.tasks.catalog import Task  # which asks this module to check its rows
+    from bilora.tasks.text.task import TextTask  # which asks this module to check its rows
 
 
-def check_row(row: Mapping[str, Any], task: Task) -> tuple[int | float | None, list[Fault]]:
+def check_row(row: Mapping[str, Any], task: TextTask) -> tuple[int | float | None, list[Fault]]:
     """Return the label of ``row`` as a class index or a number, and everything wrong with the row.
 
     Args:
@@ -61,7 +61,7 @@ def _text_faults(row: Mapping[str, Any], name: str) -> list[Fault]:
     return []
 
 
-def _class_index(label: Any, task: Task) -> tuple[int | None, str | None]:
+def _class_index(label: Any, task: TextTask) -> tuple[int | None, str | None]:
     names = task.label_names or ()
     if isinstance(label, _Literal):
         return None, None  # told by parse_line
@@ -100,7 +100,7 @@ def _named_class(label: Any, names: Sequence[str], source: str) -> tuple[int | N
     return None, f"is {_SHORT.repr(label)}, which is no label of {source}; those are: {known}"
 
 
-def _number(label: Any, task: Task) -> tuple[float | None, str | None]:
+def _number(label: Any, task: TextTask) -> tuple[float | None, str | None]:
     if isinstance(label, _Literal):
         return None, None  # told by parse_line
     if isinstance(label, bool) or not isinstance(label, int | float):
