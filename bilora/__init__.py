@@ -16,12 +16,7 @@ from bilora.adapter.model import BiloraModel
 from bilora.adapter.pruning import Cut, cut_ranks
 from bilora.adapter.ranks import RANK_RULES, Budget, Energy, Mean, Threshold
 from bilora.adapter.registration import register
-from bilora.adapter.regularizers import (
-    binary_entropy,
-    binary_entropy_penalty,
-    orthogonality,
-    orthogonality_penalty,
-)
+from bilora.adapter.regularizers import binary_entropy, binary_entropy_penalty, orthogonality, orthogonality_penalty
 from bilora.adapter.singular_values import FORMULATIONS, Formulation
 from bilora.adapter.spectrum import Spectrum, magnitudes
 from bilora.errors import BiloraError, DataError, DivergedError, LevelsError, SettingsError
@@ -62,5 +57,5 @@ __all__ = [
     "trainable_parameters",
 ]
 
-# PEFT finds a method only once it is told of it: adapters load where this package has been imported.
+# PEFT knows only the methods that are registered, so that adapters load wherever this package has been imported.
 register()

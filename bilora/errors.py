@@ -23,7 +23,7 @@ class LevelsError(BiloraError, ValueError):
 
 
 class ProcessesError(BiloraError, RuntimeError):
-    """A process of a run on several is lost, or they were not given the same."""
+    """A process of a run on several processes is lost, or the processes were not given the same."""
 
 
 class DivergedError(BiloraError, ArithmeticError):
@@ -31,7 +31,7 @@ class DivergedError(BiloraError, ArithmeticError):
 
 
 class SelfCheckError(BiloraError, RuntimeError):
-    """What was saved does not give what the trained model gave."""
+    """A saved adapter does not give the outputs that the trained model gave."""
 
 
 class CheckpointError(BiloraError, ValueError):
@@ -46,7 +46,7 @@ class InterruptedRun(BiloraError):
     """A signal ended the run after a whole step.
 
     Args:
-        message: What the user is told.
+        message: The text for the user.
         number: The signal's number.
     """
 
@@ -55,5 +55,5 @@ class InterruptedRun(BiloraError):
         self.number = number
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Return how another process makes it again."""
+        # Exceptions are rebuilt from their positional arguments alone, so the keyword goes along here.
         return functools.partial(InterruptedRun, number=self.number), self.args

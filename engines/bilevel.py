@@ -135,7 +135,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
             while self.global_step < self.train_iters and self.stop_reason is None:
                 self._one_iteration()
             if self.last_validation is None or self.last_validation.step != self.step:
-                self._validate()
+                self.validate_now()
             self._tell(lambda callback: callback.on_stage_end(self))
             if self.ends_run:
                 self._tell(lambda callback: callback.on_run_end(self))
@@ -159,7 +159,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         record = self._record(upper_stepped=self.upper_step > upper_steps_before)
         self._tell(lambda callback: callback.on_step(self, record))
         if self.validate_every and self.step % self.validate_every == 0:
-            self._validate()
+            self.validate_now()
         self._tell(lambda callback: callback.on_step_end(self))
         self._agree_to_stop()
 
@@ -170,13 +170,19 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
             self.stop_reason = next(reason for reason, _ in asked if reason is not None)
             self.ends_run = any(ends for _, ends in asked)
 
-    def _validate(self) -> None:
-        if self.validate is None:
+    def validate_now(self, validate: Callable[[], Metrics] | None = None) -> None:
+        """Validate the parameters as they are and tell every callback; a callback may ask for it in ``on_step_end``.
+
+        Args:
+            validate: Called in place of the engine's own; None takes that, and does nothing where there is none.
+        """
+        validate = validate or self.validate
+        if validate is None:
             return
         self.eval()
         # What a validation draws, if only the seed of a data loader, must not change the training after it.
         with torch.no_grad(), RandomState.take(self.device).replayed():
-            own = dict(self.validate())
+            own = dict(validate())
         # The first one's numbers for all: what follows from a validation must not differ by a rounding.
         metrics = self.processes.first_only(lambda: own)
         self.train()

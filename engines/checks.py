@@ -6,15 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-
 from bilora.errors import SettingsError
 from bilora.problems.levels.level import Level
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
 from bilora.processes.processes import Processes
+from bilora.processes.sharded import check_equal_parameters
 
 
 def check_schedule(
@@ -77,28 +74,6 @@ def check_equal_start(levels: Sequence[Level], processes: Processes) -> None:
     modules = {id(level.module): level.module for level in levels}
     for module in modules.values():
         check_equal_parameters(module, processes)
-
-
-def check_equal_parameters(module: nn.Module, processes: Processes) -> None:
-    """Refuse modules whose parameters differ; those that are cut up among the processes are not compared.
-
-    Raises:
-        ProcessesError: With the processes that differ.
-    """
-    whole = {name: each for name, each in module.named_parameters() if not isinstance(each, DTensor)}
-    processes.check_equal("the parameters", {name: checksum(each) for name, each in whole.items()})
-
-
-@torch.no_grad()
-def checksum(tensor: Tensor) -> int:
-    """Return a sum over the bits of a tensor, which no order of summation changes.
-
-    Example:
-        >>> checksum(torch.zeros(2)), checksum(torch.ones(2)) == checksum(torch.zeros(2))
-        (0, False)
-    """
-    kind = {1: torch.uint8, 2: torch.int16, 4: torch.int32}.get(tensor.element_size(), torch.int64)
-    return int(tensor.contiguous().reshape(-1).view(kind).sum(dtype=torch.int64))
 
 
 def sample_of(rows: Sequence[Any], *, size: int = 100) -> tuple[int, list[str]]:

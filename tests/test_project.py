@@ -141,3 +141,22 @@ def test_no_file_names_a_machine_or_a_registry() -> None:
             continue  # a picture or an archive
         found += [f"{path.relative_to(ROOT)}: {match.group()}" for match in pattern.finditer(text)]
     assert found == []
+
+
+def test_the_contract_refuses_an_import_that_runs_up(tmp_path: Path) -> None:
+    """``make layers`` on the sources as they are, and with one import planted in the lowest room."""
+    links = tmp_path / "bilora"
+    links.mkdir()
+    for path in [*(ROOT / "bilora").iterdir(), ROOT / "problems", ROOT / "engines"]:
+        (links / path.name).symlink_to(path)
+    code = "import sys; from importlinter.cli import lint_imports_command; lint_imports_command(sys.argv[1:])"
+    words = [sys.executable, "-c", code, "--config", str(ROOT / "setup.cfg"), "--no-cache"]
+    kept = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert kept.returncode == 0, kept.stdout
+    assert "Contracts: 1 kept, 0 broken" in kept.stdout
+    (links / "errors.py").unlink()
+    source = (ROOT / "bilora" / "errors.py").read_text(encoding="utf-8")
+    (links / "errors.py").write_text(f"{source}\nimport bilora.commands.verb\n", encoding="utf-8")
+    broken = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert broken.returncode == 1
+    assert "bilora.errors -> bilora.commands.verb" in broken.stdout

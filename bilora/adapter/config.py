@@ -22,7 +22,7 @@ class BiloraConfig(PeftConfig):
     """Settings of an adapter W = W0 + (alpha / r) P diag(s) Q with s = f(E).
 
     Args:
-        r: Rank: number of pseudo singular values of a layer.
+        r: Rank: number of pseudo singular values per layer.
         alpha: Numerator of the scale alpha / r.
         dropout: Probability in [0, 1) of dropping an input of the adapter while training.
         formulation: How s comes from E: a row of ``bilora.FORMULATIONS`` or ``package.module:NAME``.
@@ -44,7 +44,7 @@ class BiloraConfig(PeftConfig):
         bias: Only ``"none"``: biases stay those of the base model.
 
     Raises:
-        SettingsError: At least one setting cannot be used; all such are told together.
+        SettingsError: At least one setting cannot be used; all of them are named.
 
     Example:
         >>> BiloraConfig(r=4, formulation="binary").peft_type.value
@@ -83,7 +83,7 @@ class BiloraConfig(PeftConfig):
         self.target_modules = _as_set(self.target_modules)
         self.exclude_modules = _as_set(self.exclude_modules)
         faults += [*self._number_faults(), *self._target_faults()]
-        # A start is worked out from the ranks, so it is looked at once they are in order.
+        # The start is worked out from the ranks, which must be in order for that.
         faults += self._start_faults() if not faults else []
         if faults:
             raise SettingsError("BiloraConfig cannot be used:\n  " + "\n  ".join(faults))
@@ -135,7 +135,6 @@ class BiloraConfig(PeftConfig):
             yield from (f"{fault} ({name} = {rank})" for fault in self._formulation_faults(rank))
 
     def _formulation_faults(self, rank: int) -> Iterator[str]:
-        """What stands against a layer of this rank: its start, or a gradient that is always zero."""
         try:
             start = raw_start(self.formulation, rank, value=self.first_value)
             if self.normalized:
@@ -163,7 +162,7 @@ def _as_set(names: list[str] | set[str] | str | None) -> set[str] | str | None:
 
 
 def _named(name: str, value: Any, pattern: dict[str, Any], pattern_name: str) -> Iterator[tuple[str, Any]]:
-    """Every value a layer may get, with the name of the setting it comes from."""
+    """Every value that a layer may get, with the name of its setting."""
     yield name, value
-    for key, each in (pattern or {}).items():
-        yield f"{pattern_name}[{key!r}]", each
+    for key, override in (pattern or {}).items():
+        yield f"{pattern_name}[{key!r}]", override

@@ -94,7 +94,7 @@ Factors = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class LoraExport:
-    """What an export wrote.
+    """The folder and the ranks of a written export.
 
     Args:
         folder: Where the adapter lies.
@@ -127,11 +127,11 @@ def export_lora(
         folder: An empty or new folder, or one with an earlier export, which is replaced.
         adapter_name: Which adapter to write.
         tolerance: Fraction, in [0, 1), of a layer's largest singular value up to which others are dropped.
-            The default is below what float32 resolves, so that nothing is lost; the result tells what a
-            larger one drops.
+            The default is below the resolution of float32, so that nothing is lost; the result names the ranks
+            that a larger one drops.
         ranks: How many singular values to keep of each layer, by the magnitudes of its learned terms, such as
-            ``bilora.Energy(0.9)``; None for no limit. Of as many as the rule keeps terms, the best are kept: what
-            is lost is at most what dropping the smallest terms would lose.
+            ``bilora.Energy(0.9)``; None for no limit. The largest singular values of the whole update are kept, which
+            loses at most as much as dropping the smallest terms would.
         uniform_rank: Pad every layer with zeros to the largest rank, for readers that ignore
             ``rank_pattern``.
 
@@ -160,24 +160,24 @@ def export_lora(
     layers = adapted_layers(model, adapter_name)
     for name, layer in layers.items():
         _refuse_not_finite(name, layer, adapter_name)
-    largest = _largest_ranks(model, adapter_name, ranks)
+    sizes = {} if ranks is None else magnitudes(model, adapter=adapter_name)
+    largest = {} if ranks is None else checked_ranks(ranks(sizes), sizes)
     factors = {name: _factors(layer, adapter_name, tolerance, largest.get(name)) for name, layer in layers.items()}
     kept = {name: A.shape[0] for name, (A, _) in factors.items()}
-    rank_before = {name: layer.bilora_E[adapter_name].numel() for name, layer in layers.items()}
-    dropped = {name: rank_before[name] - rank for name, rank in kept.items()}
+    dropped = {name: layer.bilora_E[adapter_name].numel() - kept[name] for name, layer in layers.items()}
     written = _live(factors, uniform_rank=uniform_rank)
-    settings = _lora_config(model, config, written, transposed=any(each.transposed for each in layers.values()))
+    settings = _lora_config(model, config, written, transposed=any(layer.transposed for layer in layers.values()))
     tensors = _tensors(model, adapter_name, layers, written)
     write_export(folder, tensors=tensors, config=settings, report={"ranks": kept, "dropped": dropped})
     return LoraExport(folder=folder, ranks=kept, dropped=dropped)
 
 
 def _bilora_config(model: PeftModel, adapter_name: str) -> BiloraConfig:
-    known = model.peft_config if isinstance(model, PeftModel) else {}
-    config = known.get(adapter_name)
+    configs = model.peft_config if isinstance(model, PeftModel) else {}
+    config = configs.get(adapter_name)
     if isinstance(config, BiloraConfig):
         return config
-    adapters = ", ".join(f"{name!r} ({each.peft_type})" for name, each in known.items()) or "none"
+    adapters = ", ".join(f"{name!r} ({other.peft_type})" for name, other in configs.items()) or "none"
     raise SettingsError(
         f"the model ({type(model).__name__}) has no BiLoRA adapter {adapter_name!r}; "
         f"its adapters: {adapters}; give a model from peft.get_peft_model or PeftModel.from_pretrained, "
@@ -185,23 +185,17 @@ def _bilora_config(model: PeftModel, adapter_name: str) -> BiloraConfig:
     )
 
 
-def _largest_ranks(model: PeftModel, adapter_name: str, rule: RankRule | None) -> dict[str, int]:
-    if rule is None:
-        return {}
-    found = magnitudes(model, adapter=adapter_name)
-    return checked_ranks(rule(found), found)
-
-
 def _factors(layer: BiloraLinear, adapter: str, tolerance: float, rank: int | None) -> tuple[Tensor, Tensor]:
     P, Q = layer.bilora_P[adapter], layer.bilora_Q[adapter]
     A, B = low_rank_factors(P, layer.coefficients(adapter), Q, tolerance=tolerance, rank=rank)
+    # At least float32: factors rounded to bfloat16 would give other outputs than the adapter.
     dtype = torch.promote_types(P.dtype, torch.float32)
     return A.to(dtype), B.to(dtype)
 
 
 def _refuse_not_finite(name: str, layer: BiloraLinear, adapter: str) -> None:
-    held = (layer.bilora_P[adapter], layer.bilora_Q[adapter], layer.coefficients(adapter))
-    if not all(bool(each.isfinite().all()) for each in held):
+    tensors = (layer.bilora_P[adapter], layer.bilora_Q[adapter], layer.coefficients(adapter))
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise SettingsError(
             f"layer {name!r} of adapter {adapter!r} holds numbers that are not finite; "
             "export a checkpoint from before training diverged"
@@ -209,13 +203,14 @@ def _refuse_not_finite(name: str, layer: BiloraLinear, adapter: str) -> None:
 
 
 def _live(factors: Factors, *, uniform_rank: bool) -> Factors:
-    """The layers to write: those with a rank left, or one of zeros, as PEFT loads no empty adapter."""
+    """The layers to write: those with a rank left."""
     live = {name: (A, B) for name, (A, B) in factors.items() if A.shape[0]}
     if not live:
         warnings.warn(
             "the update is zero in every layer, as before training: the export acts as the base model does",
             stacklevel=3,
         )
+        # PEFT loads no adapter without a layer.
         name, (A, B) = next(iter(factors.items()))
         live = {name: pad_rank(A, B, 1)}
     if not uniform_rank:
@@ -227,17 +222,18 @@ def _live(factors: Factors, *, uniform_rank: bool) -> Factors:
 def _lora_config(model: PeftModel, config: BiloraConfig, factors: Factors, *, transposed: bool) -> LoraConfig:
     base = model.get_base_model()
     ranks = {name: A.shape[0] for name, (A, _) in factors.items()}
-    [(rank, _)] = Counter(ranks.values()).most_common(1)
+    # The commonest rank as the default keeps the patterns short.
+    [(common, _)] = Counter(ranks.values()).most_common(1)
     # PEFT reads the keys as regular expressions, and one without an anchor as the end of any longer name.
-    pattern = {"^" + re.escape(name): each for name, each in ranks.items() if each != rank}
+    pattern = {"^" + re.escape(name): rank for name, rank in ranks.items() if rank != common}
     return LoraConfig(
         task_type=config.task_type,
         auto_mapping=config.auto_mapping or _auto_mapping(config, base),
         base_model_name_or_path=config.base_model_name_or_path or getattr(base, "name_or_path", None),
         revision=config.revision,
         modules_to_save=config.modules_to_save,
-        r=rank,
-        lora_alpha=rank,
+        r=common,
+        lora_alpha=common,
         rank_pattern=dict(pattern),
         alpha_pattern=dict(pattern),
         target_modules=_targets(base, list(ranks)),
@@ -265,13 +261,13 @@ def _tensors(
 ) -> dict[str, Tensor]:
     """The factors, and verbatim what PEFT saves beside P, Q and E, such as the head."""
     prefix = "base_model.model."
-    own = {
+    pseudo_svd = {
         f"{prefix}{name}.{key.removesuffix(f'.{adapter_name}')}"
         for name, layer in layers.items()
         for key in layer.lower_parameters(adapter_name) | layer.upper_parameters(adapter_name)
     }
     saved = get_peft_model_state_dict(model, adapter_name=adapter_name)
-    tensors: dict[str, Tensor] = {key: value for key, value in saved.items() if key not in own}
+    tensors: dict[str, Tensor] = {key: value for key, value in saved.items() if key not in pseudo_svd}
     for name, (A, B) in factors.items():
         tensors[f"{prefix}{name}.lora_A.weight"] = A
         tensors[f"{prefix}{name}.lora_B.weight"] = B

@@ -22,7 +22,7 @@ _SHORTEST = 1e-24
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """What one adapter needs to know of its config in every forward pass.
+    """The part of an adapter's config that every forward pass reads.
 
     Args:
         formulation: How s comes from E.
@@ -39,8 +39,7 @@ class BiloraLinear(nn.Module, MergingLayer):
     """A base layer, left as it is, whose output gets the updates of the active adapters added.
 
     Each adapter holds P ``(out, rank)``, Q ``(rank, in)`` and E ``(rank,)``, trainable and under the
-    adapter's name; E is kept in float32 whatever the dtype of the base model, because steps of the upper
-    level are small.
+    adapter's name; E stays in float32 whatever the dtype of the base model.
 
     Args:
         base_layer: An ``nn.Linear``, a ``Conv1D`` or a quantised linear layer, or another tuner's layer
@@ -61,8 +60,8 @@ class BiloraLinear(nn.Module, MergingLayer):
         0.0
     """
 
-    # PEFT reads and rewrites what is listed here when it moves, casts, freezes, switches and deletes
-    # adapters, and every name starts with the prefix because it also splits the keys of files there.
+    # PEFT reads and rewrites the attributes listed here when it moves, casts, freezes, switches and deletes adapters;
+    # each name starts with the prefix, because PEFT also splits the keys of files there.
     adapter_layer_names: tuple[str, ...] = ("bilora_P", "bilora_Q", "bilora_E")
     other_param_names: tuple[str, ...] = ("bilora_dropout", "bilora_settings")
 
@@ -82,8 +81,7 @@ class BiloraLinear(nn.Module, MergingLayer):
         innermost = self.get_base_layer()
         self.quantization_backend = quantization_of(innermost, name, **quantization)
         # PEFT knows the sizes of every type that came through the line above.
-        sizes = cast(tuple[int, int], _get_in_out_features(innermost))
-        self.in_features, self.out_features = sizes
+        self.in_features, self.out_features = cast(tuple[int, int], _get_in_out_features(innermost))
         # Conv1D keeps its weight as (in, out).
         self.transposed = isinstance(innermost, Conv1D)
         self.bilora_P = nn.ParameterDict()
@@ -98,14 +96,7 @@ class BiloraLinear(nn.Module, MergingLayer):
         self.update_layer(adapter_name, config=config, rank=rank, alpha=alpha)
 
     def update_layer(self, adapter_name: str, *, config: BiloraConfig, rank: int, alpha: float) -> None:
-        """Add an adapter, or start one of the same name afresh.
-
-        Args:
-            adapter_name: Name of the adapter.
-            config: Its settings.
-            rank: Rank r in this layer.
-            alpha: Numerator of the scale in this layer.
-        """
+        """Add an adapter with this layer's rank and alpha, or start one of the same name afresh."""
         formulation = find_formulation(config.formulation)
         self.bilora_settings[adapter_name] = AdapterSettings(formulation, config.normalized, alpha / rank)
         self.bilora_dropout[adapter_name] = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
@@ -119,7 +110,7 @@ class BiloraLinear(nn.Module, MergingLayer):
     @torch.no_grad()
     def reset_parameters(self, adapter_name: str, *, config: BiloraConfig) -> None:
         """Set P, Q and E to the start that the config asks for; see ``BiloraConfig.init_weights``."""
-        P, Q, E = (getattr(self, each)[adapter_name] for each in self.adapter_layer_names)
+        P, Q, E = self.bilora_P[adapter_name], self.bilora_Q[adapter_name], self.bilora_E[adapter_name]
         if E.is_meta:  # low_cpu_mem_usage: the numbers come from a file
             return
         E.copy_(raw_start(config.formulation, E.numel(), value=config.first_value))
@@ -128,11 +119,11 @@ class BiloraLinear(nn.Module, MergingLayer):
             nn.init.normal_(Q, std=0.02)
             return
         nn.init.orthogonal_(Q)
-        # P = 0 is a stationary point of the orthogonality penalty, and keeps the base model's outputs bit for
-        # bit.
         if config.normalized or not config.init_weights:
             nn.init.orthogonal_(P)
         else:
+            # Keeps the base model's outputs bit for bit. P, not Q: P = 0 is a stationary point of the penalty R1, and
+            # the gradient of P, through an orthonormal Q, is not zero.
             nn.init.zeros_(P)
 
     def held_adapters(self) -> list[str]:
@@ -145,10 +136,7 @@ class BiloraLinear(nn.Module, MergingLayer):
 
     def lower_parameters(self, adapter: str) -> dict[str, nn.Parameter]:
         """Return P and Q of an adapter, by their names below the layer."""
-        return {
-            f"bilora_P.{adapter}": self.bilora_P[adapter],
-            f"bilora_Q.{adapter}": self.bilora_Q[adapter],
-        }
+        return {f"bilora_P.{adapter}": self.bilora_P[adapter], f"bilora_Q.{adapter}": self.bilora_Q[adapter]}
 
     def upper_parameters(self, adapter: str) -> dict[str, nn.Parameter]:
         """Return E of an adapter, by its name below the layer."""
@@ -156,6 +144,7 @@ class BiloraLinear(nn.Module, MergingLayer):
 
     def singular_values(self, adapter: str) -> Tensor:
         """Return s = f(E), ``(rank,)``, in at least float32."""
+        # E is float32 unless the user cast the whole model: a softmax over bfloat16 would round s to three digits.
         raw = self.bilora_E[adapter]
         values = self.bilora_settings[adapter].formulation.values
         return values(raw.to(torch.promote_types(raw.dtype, torch.float32)))
@@ -165,18 +154,19 @@ class BiloraLinear(nn.Module, MergingLayer):
         return self.bilora_settings[adapter].formulation.unit_interval
 
     def singular_vectors(self, adapter: str) -> tuple[Tensor, Tensor]:
-        """Return P and Q as they enter the update: of unit length where the adapter is ``normalized``."""
+        """Return P and Q as they enter the update: columns and rows of unit length where it is ``normalized``."""
         P, Q = self.bilora_P[adapter], self.bilora_Q[adapter]
         if not self.bilora_settings[adapter].normalized:
             return P, Q
+        # The lengths stay in the graph: (P_j, s_j) -> (c P_j, s_j / c) is then no symmetry of the loss any more.
         return P * _inverse_lengths(P, dim=0).to(P.dtype), Q * _inverse_lengths(Q, dim=1)[:, None].to(Q.dtype)
 
     def coefficients(self, adapter: str) -> Tensor:
         """Return c, ``(rank,)``, such that the update is P diag(c) Q with P and Q as stored.
 
-        c_j = (alpha / r) s_j, divided by ||P_j|| ||Q_j|| where the adapter is ``normalized``. All factors
-        meet here, on r numbers, so that nothing of the size of the output is ever multiplied by one of them.
+        c_j = (alpha / r) s_j, divided by ||P_j|| ||Q_j|| where the adapter is ``normalized``.
         """
+        # All factors meet here, on r numbers, so that no tensor of the size of the output is multiplied by one.
         settings = self.bilora_settings[adapter]
         scaled = settings.scale * self.singular_values(adapter)
         if not settings.normalized:
@@ -194,6 +184,7 @@ class BiloraLinear(nn.Module, MergingLayer):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the base layer's output plus the updates of the active adapters, unless disabled."""
         if self.disable_adapters and self.merged:
+            # PEFT's contract: a disabled adapter leaves the base model, also where it was merged.
             self.unmerge()
         result: Tensor = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters or self.merged:
@@ -209,7 +200,7 @@ class BiloraLinear(nn.Module, MergingLayer):
         P, Q = self.bilora_P[adapter], self.bilora_Q[adapter]
         x = self._cast_input_dtype(x, Q.dtype)
         hidden = functional.linear(self.bilora_dropout[adapter](x), Q)  # (..., rank)
-        # In float32, as c is: the gradient of E is a sum over all tokens of these few numbers.
+        # In float32, as c is: the gradient of E is a sum over all tokens, which bfloat16 would round at every one.
         hidden = hidden * self.coefficients(adapter)
         return functional.linear(hidden.to(P.dtype), P)  # (..., out)
 
@@ -223,16 +214,15 @@ class BiloraLinear(nn.Module, MergingLayer):
         return text
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        """Move an adapter as PEFT does, but keep E's dtype, and keep frozen what is frozen.
-
-        PEFT makes new parameters of those it casts to the base model's dtype, and new ones are trainable.
-        """
-        before = {each: getattr(self, each)[adapter_name] for each in self.adapter_layer_names}
+        """Move an adapter as PEFT does, but keep E's dtype, and keep frozen what is frozen."""
+        before = {name: getattr(self, name)[adapter_name] for name in self.adapter_layer_names}
         super()._move_adapter_to_device_of_base_layer(adapter_name, device)
-        kept = before["bilora_E"].detach().to(self.bilora_P[adapter_name].device)
-        self.bilora_E[adapter_name] = nn.Parameter(kept)
-        for each, old in before.items():
-            getattr(self, each)[adapter_name].requires_grad_(old.requires_grad)
+        # PEFT has cast E to the base model's dtype; steps of the upper level are too small for bfloat16.
+        raw = before["bilora_E"].detach().to(self.bilora_P[adapter_name].device)
+        self.bilora_E[adapter_name] = nn.Parameter(raw)
+        # PEFT makes new parameters of those it casts, and new ones are trainable.
+        for name, old in before.items():
+            getattr(self, name)[adapter_name].requires_grad_(old.requires_grad)
 
 
 def _empty(*shape: int) -> nn.Parameter:
@@ -242,5 +232,5 @@ def _empty(*shape: int) -> nn.Parameter:
 
 def _inverse_lengths(vectors: Tensor, *, dim: int) -> Tensor:
     """One over the length of each vector, the components along ``dim``; in at least float32."""
-    wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-    return wide.square().sum(dim).clamp_min(_SHORTEST).rsqrt()
+    vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    return vectors.square().sum(dim).clamp_min(_SHORTEST).rsqrt()

@@ -1,4 +1,4 @@
-"""Which parameters of a model belong to the lower level and which to the upper."""
+"""Which parameters of a model belong to the lower level and which to the upper: the layers say so."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from torch import Tensor, nn
 
 from bilora.errors import LevelsError, SettingsError
 
+_SHOWN = 5
 
+_UNFREEZE = (
+    "load the adapter with PeftModel.from_pretrained(..., is_trainable=True), and leave "
+    "model.disable_adapter() before asking"
+)
+
+
+# The protocols have methods only: then whether a class answers one is looked up once, not once per training step.
 @runtime_checkable
 class AdaptedLayer(Protocol):
-    """A layer that holds adapters, each under a name.
-
-    The protocols have methods only: then whether a class answers one is looked up once, not once a training
-    step.
-    """
+    """A layer that holds adapters, each under a name."""
 
     def held_adapters(self) -> list[str]:
         """Return the names of all adapters in this layer."""
@@ -53,15 +57,7 @@ class PseudoSvdLayer(AdaptedLayer, Protocol):
 
 
 def levelled_layers(model: nn.Module) -> Iterator[tuple[str, LevelledLayer]]:
-    """Yield the layers that say which of their parameters are upper and which lower, with their full names.
-
-    Example:
-        >>> from peft import get_peft_model
-        >>> from bilora import BiloraConfig
-        >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), BiloraConfig(r=2, target_modules=["0"]))
-        >>> [name for name, _ in levelled_layers(model)]
-        ['base_model.model.0']
-    """
+    """Yield the layers that say which of their parameters are upper and which lower, with their full names."""
     for name, module in model.named_modules():
         if issubclass(type(module), LevelledLayer):
             yield name, cast(LevelledLayer, module)
@@ -77,14 +73,6 @@ def pseudo_svd_layers(model: nn.Module) -> Iterator[tuple[str, PseudoSvdLayer]]:
     for name, module in model.named_modules():
         if issubclass(type(module), PseudoSvdLayer):
             yield name, cast(PseudoSvdLayer, module)
-
-
-_SHOWN = 5
-
-_UNFREEZE = (
-    "load the adapter with PeftModel.from_pretrained(..., is_trainable=True), and leave "
-    "model.disable_adapter() before asking"
-)
 
 
 @dataclass(frozen=True)
@@ -107,13 +95,14 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         >>> sorted(trainable_parameters(nn.Linear(2, 2)))
         ['bias', 'weight']
     """
-    return {name: each for name, each in model.named_parameters() if each.requires_grad}
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def level_parameters(model: nn.Module) -> LevelParameters:
     """Return the trainable parameters of the active adapters and the head, divided into the two levels.
 
-    The layers say what is upper and what is lower; what no layer claims, such as a task head, is lower.
+    The layers say which parameters are upper and which lower; a parameter that no layer claims, such as one of a task
+    head, is lower.
 
     Args:
         model: A model with adapters, from ``peft.get_peft_model``. Ask after that call, not before: PEFT
@@ -138,9 +127,10 @@ def level_parameters(model: nn.Module) -> LevelParameters:
     """
     claimed = _claims(model)
     trainable = trainable_parameters(model)
-    upper = {name: each for name, each in claimed.upper.items() if each.requires_grad}
-    upper_ids = {id(each) for each in upper.values()}
-    lower = {name: each for name, each in trainable.items() if id(each) not in upper_ids}
+    upper = {name: parameter for name, parameter in claimed.upper.items() if parameter.requires_grad}
+    # By identity: a name may differ from the layer's where two modules share a parameter.
+    upper_ids = {id(parameter) for parameter in upper.values()}
+    lower = {name: parameter for name, parameter in trainable.items() if id(parameter) not in upper_ids}
     faults = [
         *_clashes(claimed),
         *_misplaced(model, claimed, trainable),
@@ -154,7 +144,7 @@ def level_parameters(model: nn.Module) -> LevelParameters:
 
 
 def check_saved(model: nn.Module) -> None:
-    """Raise where a parameter is trained that neither an adapter nor ``modules_to_save`` would save.
+    """Refuse a model with a trained parameter that neither an adapter nor ``modules_to_save`` would save.
 
     Args:
         model: A model with adapters, from ``peft.get_peft_model``.
@@ -168,8 +158,8 @@ def check_saved(model: nn.Module) -> None:
         >>> base = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
         >>> model = get_peft_model(base, BiloraConfig(r=2, target_modules=["0"]))
         >>> check_saved(model)
-        >>> for each in base[1].parameters():
-        ...     each.requires_grad = True
+        >>> base[1].requires_grad_(True)
+        LayerNorm((4,), eps=1e-05, elementwise_affine=True)
         >>> check_saved(model)
         Traceback (most recent call last):
             ...
@@ -177,15 +167,15 @@ def check_saved(model: nn.Module) -> None:
 base_model.model.1.weight; name their modules in modules_to_save, or freeze them
     """
     saved = {
-        id(each)
+        id(parameter)
         for _, layer in levelled_layers(model)
         for adapter in layer.held_adapters()
-        for each in (layer.lower_parameters(adapter) | layer.upper_parameters(adapter)).values()
+        for parameter in _held(layer, adapter).values()
     }
     for module in model.modules():
         if isinstance(module, AuxiliaryTrainingWrapper):
-            saved.update(id(each) for each in module.parameters())
-    lost = sorted(name for name, each in trainable_parameters(model).items() if id(each) not in saved)
+            saved.update(id(parameter) for parameter in module.parameters())
+    lost = sorted(name for name, parameter in trainable_parameters(model).items() if id(parameter) not in saved)
     if lost:
         raise SettingsError(
             f"{len(lost)} trainable parameters would be saved nowhere: {_some(lost)}; "
@@ -193,21 +183,24 @@ base_model.model.1.weight; name their modules in modules_to_save, or freeze them
         )
 
 
+def _held(layer: LevelledLayer, adapter: str) -> dict[str, nn.Parameter]:
+    return layer.lower_parameters(adapter) | layer.upper_parameters(adapter)
+
+
 def _claims(model: nn.Module) -> LevelParameters:
     """What the layers say of their active adapters, trained or not, by full name."""
-    lower: dict[str, nn.Parameter] = {}
-    upper: dict[str, nn.Parameter] = {}
+    claimed = LevelParameters({}, {})
     for name, layer in levelled_layers(model):
         prefix = f"{name}." if name else ""  # the model may be such a layer itself
         for adapter in layer.active_held_adapters():
-            lower |= {prefix + key: each for key, each in layer.lower_parameters(adapter).items()}
-            upper |= {prefix + key: each for key, each in layer.upper_parameters(adapter).items()}
-    return LevelParameters(lower, upper)
+            claimed.lower.update({prefix + key: value for key, value in layer.lower_parameters(adapter).items()})
+            claimed.upper.update({prefix + key: value for key, value in layer.upper_parameters(adapter).items()})
+    return claimed
 
 
 def _clashes(claimed: LevelParameters) -> Iterator[str]:
-    lower_ids = {id(each) for each in claimed.lower.values()}
-    both = [name for name, each in claimed.upper.items() if id(each) in lower_ids]
+    lower_ids = {id(parameter) for parameter in claimed.lower.values()}
+    both = [name for name, parameter in claimed.upper.items() if id(parameter) in lower_ids]
     if both:
         yield f"a layer claims parameters for both levels: {_some(both)}"
 
@@ -215,23 +208,22 @@ def _clashes(claimed: LevelParameters) -> Iterator[str]:
 def _misplaced(model: nn.Module, claimed: LevelParameters, trainable: dict[str, nn.Parameter]) -> Iterator[str]:
     """Names that do not lead to the parameter, or lead to one that another name already stands for."""
     by_name = dict(model.named_parameters(remove_duplicate=False))
-    for name, each in (claimed.lower | claimed.upper).items():
-        if by_name.get(name) is not each:
+    for name, parameter in (claimed.lower | claimed.upper).items():
+        if by_name.get(name) is not parameter:
             yield f"a layer claims {name!r}, which is not the name of that parameter in the model"
-        elif each.requires_grad and name not in trainable:
+        elif parameter.requires_grad and name not in trainable:
             yield f"{name!r} is the same parameter as another one; a level cannot hold it twice"
 
 
 def _idle(model: nn.Module) -> Iterator[str]:
     for name, layer in levelled_layers(model):
         for adapter in set(layer.held_adapters()) - set(layer.active_held_adapters()):
-            held = layer.lower_parameters(adapter) | layer.upper_parameters(adapter)
-            if any(each.requires_grad for each in held.values()):
+            if any(parameter.requires_grad for parameter in _held(layer, adapter).values()):
                 yield f"adapter {adapter!r} in {name!r} is trainable but not active; use model.set_adapter"
 
 
-def _empty(level: str, found: dict[str, nn.Parameter], claimed: dict[str, nn.Parameter]) -> Iterator[str]:
-    if found:
+def _empty(level: str, trained: dict[str, nn.Parameter], claimed: dict[str, nn.Parameter]) -> Iterator[str]:
+    if trained:
         return
     if claimed:
         yield f"the {level} level is empty: all its {len(claimed)} parameters are frozen; {_UNFREEZE}"

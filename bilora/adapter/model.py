@@ -60,20 +60,17 @@ class BiloraModel(BaseTuner):
         self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        """Put a layer in, or the base layer back; a new layer is on its device already.
-
-        PEFT also copies ``weight`` from the old module to the new one, which changes nothing for a layer kept
-        whole and fails for a head that has none of its own, such as RoBERTa's.
-        """
+        # PEFT also copies `weight` from the old module to the new one, which changes nothing for a layer that is kept
+        # whole, and fails for a head without a weight, such as RoBERTa's. A new layer is on its device already.
         setattr(parent, child_name, new_module)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
-        """Cast as PEFT does, but keep frozen what is frozen: PEFT's new parameters are trainable."""
-        trained = {name: each.requires_grad for name, each in self.named_parameters()}
+        trained = {name: parameter.requires_grad for name, parameter in self.named_parameters()}
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
-        for name, each in self.named_parameters():
-            if each.requires_grad != trained[name]:
-                each.requires_grad_(trained[name])
+        # PEFT makes new parameters of those it casts, and new ones are trainable.
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad != trained[name]:
+                parameter.requires_grad_(trained[name])
 
     @classmethod
     def _get_adapter_state_dict(
@@ -85,40 +82,33 @@ class BiloraModel(BaseTuner):
         *args: Any,
         **kwargs: Any,
     ) -> dict[str, Tensor]:
-        """Select what is saved, after a look that nothing trained is left out (peft#310, #876, #1070)."""
+        # PEFT silently leaves trained parameters out of the file (peft#310, #876, #1070).
         check_saved(model)
-        found: dict[str, Tensor] = super()._get_adapter_state_dict(
-            model, config, adapter_name, state_dict, *args, **kwargs
-        )
-        return found
+        return super()._get_adapter_state_dict(model, config, adapter_name, state_dict, *args, **kwargs)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Fit the keys of a file to the model, and refuse a file that fits only in part: PEFT just warns."""
-        found: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        expected = _adapter_keys(model, adapter_name)
-        missing = sorted(expected - found.keys())
-        unexpected = sorted(key for key in found if f".{cls.prefix}" in key and key not in expected)
+        weights = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        expected = {
+            f"{name}.{key}"
+            for name, layer in levelled_layers(model)
+            if adapter_name in layer.held_adapters()
+            for key in layer.lower_parameters(adapter_name) | layer.upper_parameters(adapter_name)
+        }
+        missing = sorted(expected - weights.keys())
+        unexpected = sorted(key for key in weights if f".{cls.prefix}" in key and key not in expected)
+        # PEFT just warns, and would predict with weights that are partly random.
         if missing or unexpected:
             raise SettingsError(
                 f"the weights for adapter {adapter_name!r} do not fit its settings and the base model; "
                 f"missing in the file: {missing or 'none'}; not in the model: {unexpected or 'none'}; "
                 "load the file together with its own adapter_config.json onto the model it was trained on"
             )
-        return found
+        return weights
 
 
 def _of_layer(pattern: dict[str, Any], name: str, otherwise: Any) -> Any:
     """The entry of ``rank_pattern`` or ``alpha_pattern`` for a layer."""
     return pattern.get(get_pattern_key(list(pattern), name), otherwise) if pattern else otherwise
-
-
-def _adapter_keys(model: nn.Module, adapter_name: str) -> set[str]:
-    return {
-        f"{name}.{key}"
-        for name, layer in levelled_layers(model)
-        if adapter_name in layer.held_adapters()
-        for key in layer.lower_parameters(adapter_name) | layer.upper_parameters(adapter_name)
-    }

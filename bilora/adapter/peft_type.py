@@ -10,13 +10,7 @@ NAME = "BILORA"
 
 
 class PlainPeftType(str):
-    """A stand-in for a member of ``PeftType``: a string with the attributes that PEFT and transformers read.
-
-    Example:
-        >>> kind = PlainPeftType("BILORA")
-        >>> kind.value, kind.name, str(kind), kind == "BILORA"
-        ('BILORA', 'BILORA', 'PeftType.BILORA', True)
-    """
+    """A stand-in for a member of ``PeftType``: a string with the attributes that PEFT and transformers read."""
 
     @property
     def value(self) -> str:
@@ -34,27 +28,14 @@ class PlainPeftType(str):
 
 
 def peft_type(name: str) -> PeftType:
-    """Return PEFT's member called ``name``, added to its enum where it is missing.
-
-    PEFT's official ``register_peft_method`` takes only names that are in the enum already, and the enum is
-    closed (peft#2273, peft#2282). Where this Python does not let it be extended, a plain stand-in is
-    returned.
-
-    Args:
-        name: Name of the method, in capitals.
-
-    Returns:
-        The member, or a ``PlainPeftType``.
-
-    Example:
-        >>> peft_type("LORA")
-        <PeftType.LORA: 'LORA'>
-    """
+    """Return PEFT's member called ``name``, added to its enum where it is missing, or a stand-in for it."""
+    # PEFT's official register_peft_method takes only names that are in the enum already, and the enum is closed
+    # (peft#2273, peft#2282).
     if name in PeftType.__members__:
         return PeftType[name]
     try:
         return _add_member(name)
-    except (AttributeError, TypeError):
+    except (AttributeError, TypeError):  # a Python that does not let an enum be extended
         return cast(PeftType, PlainPeftType(name))
 
 

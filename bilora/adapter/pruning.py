@@ -27,7 +27,7 @@ class Cut:
 
     Args:
         rule: From magnitudes to ranks, see :data:`bilora.adapter.ranks.RANK_RULES`.
-        measure: What counts as the magnitude of a term.
+        measure: From a layer to the magnitudes of its terms.
         keep_values: Whether the kept terms keep their learned values; otherwise each gets a value of 1, and what
             is left is plain LoRA of lower rank.
     """
@@ -42,38 +42,27 @@ class Cut:
         Raises:
             SettingsError: The adapter has no singular values, or the rule gives ranks that the layers do not have.
         """
-        found = magnitudes(model, adapter=adapter, measure=self.measure)
-        ranks = checked_ranks(self.rule(found), found)
-        return {name: _largest(each, ranks[name]) for name, each in found.items()}, Spectrum.of(found, ranks)
+        sizes = magnitudes(model, adapter=adapter, measure=self.measure)
+        ranks = checked_ranks(self.rule(sizes), sizes)
+        return {name: _largest(values, ranks[name]) for name, values in sizes.items()}, Spectrum.of(sizes, ranks)
 
 
-def checked_ranks(ranks: Mapping[str, int], found: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return the ranks that a rule gave, if each layer has one that it can have.
-
-    Raises:
-        SettingsError: A layer is missing or unknown, or its rank is out of range.
-
-    Example:
-        >>> checked_ranks({"query": 3}, {"query": torch.ones(2)})
-        Traceback (most recent call last):
-            ...
-        bilora.errors.SettingsError: the rank rule gives layer 'query' a rank of 3; it has 2 terms
-    """
-    if ranks.keys() != found.keys():
-        wrong = sorted(ranks.keys() ^ found.keys())
+def checked_ranks(ranks: Mapping[str, int], sizes: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return the ranks that a rule gave; refuse them where a layer is missing, unknown, or has fewer terms."""
+    if ranks.keys() != sizes.keys():
+        wrong = sorted(ranks.keys() ^ sizes.keys())
         raise SettingsError(f"the rank rule must give each adapted layer a rank and no other; see {', '.join(wrong)}")
     for name, rank in ranks.items():
-        if not 0 <= rank <= len(found[name]):
-            raise SettingsError(f"the rank rule gives layer {name!r} a rank of {rank}; it has {len(found[name])} terms")
+        if not 0 <= rank <= len(sizes[name]):
+            raise SettingsError(f"the rank rule gives layer {name!r} a rank of {rank}; it has {len(sizes[name])} terms")
     return dict(ranks)
 
 
 def cut_ranks(model: PeftModel, kept: Terms, *, adapter: str = "default", keep_values: bool = True) -> None:
-    """Leave an adapter with the given terms only, as an adapter of formulation ``real`` with a rank a layer.
+    """Leave an adapter with the given terms only, as an adapter of formulation ``real`` with one rank per layer.
 
     The terms that stay keep P_j, Q_j, s_j and the scale alpha / r, so that the update loses exactly the
-    terms that go. In the formulation ``real`` a value no longer depends on the others of its layer, as it
-    does under softmax. A layer whose terms all go keeps one of value 0, since no adapter has rank 0.
+    terms that go. A layer whose terms all go keeps one of value 0, since no adapter has rank 0.
 
     Args:
         model: A model with a BiLoRA adapter, which is changed in place; parameters of its layers are new objects.
@@ -91,14 +80,15 @@ def cut_ranks(model: PeftModel, kept: Terms, *, adapter: str = "default", keep_v
     """
     config: Any = model.peft_config[adapter]
     layers = adapted_layers(model, adapter)
-    rank, alpha = config.r, config.alpha
-    scales = {name: layer.bilora_settings[adapter].scale for name, layer in layers.items()}
+    # In `real` a value no longer depends on the others of its layer, as it does under softmax.
     config.formulation, config.start_value = "real", None
     ranks = {name: max(1, len(kept[name])) for name in layers}
+    # The scale alpha / r stays, so alpha changes with the rank.
+    alphas = {name: layer.bilora_settings[adapter].scale * ranks[name] for name, layer in layers.items()}
+    # PEFT reads the keys as regular expressions that fit the end of a name unless they are anchored.
     patterns = {name: "^" + re.escape(name) for name in layers}
-    config.rank_pattern = {patterns[name]: each for name, each in ranks.items() if each != rank}
-    alphas = {name: scales[name] * each for name, each in ranks.items()}
-    config.alpha_pattern = {patterns[name]: each for name, each in alphas.items() if each != alpha}
+    config.rank_pattern = {patterns[name]: rank for name, rank in ranks.items() if rank != config.r}
+    config.alpha_pattern = {patterns[name]: alpha for name, alpha in alphas.items() if alpha != config.alpha}
     for name, layer in layers.items():
         _cut_layer(layer, adapter, config, kept=kept[name], alpha=alphas[name], keep_values=keep_values)
 
@@ -112,12 +102,10 @@ def _cut_layer(
     values = layer.singular_values(adapter)[positions] if keep_values else torch.ones(len(positions))
     values = values.to(E) if kept else torch.zeros_like(E[:1])
     layer.update_layer(adapter, config=config, rank=len(positions), alpha=alpha)
-    for held, cut, was in (
-        (layer.bilora_P, P[:, positions], P),
-        (layer.bilora_Q, Q[positions], Q),
-        (layer.bilora_E, values, E),
-    ):
-        held[adapter] = nn.Parameter(cut.clone(), requires_grad=was.requires_grad)
+    # update_layer gives new, trainable parameters; what was frozen stays frozen.
+    layer.bilora_P[adapter] = nn.Parameter(P[:, positions].clone(), requires_grad=P.requires_grad)
+    layer.bilora_Q[adapter] = nn.Parameter(Q[positions].clone(), requires_grad=Q.requires_grad)
+    layer.bilora_E[adapter] = nn.Parameter(values.clone(), requires_grad=E.requires_grad)
 
 
 def _largest(values: Tensor, count: int) -> tuple[int, ...]:

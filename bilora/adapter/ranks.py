@@ -38,14 +38,13 @@ class Threshold:
     fraction: float
 
     def __post_init__(self) -> None:
-        """Check the value."""
         if not 0.0 <= self.fraction <= 1.0:
             raise SettingsError(f"fraction is {self.fraction}; it is a part of the largest term, in [0, 1]")
 
     def __call__(self, magnitudes: Magnitudes) -> dict[str, int]:
         """Return the ranks."""
-        largest = max((float(each.max()) for each in magnitudes.values()), default=0.0)
-        return {name: int((each >= self.fraction * largest).sum()) for name, each in magnitudes.items()}
+        largest = max((float(values.max()) for values in magnitudes.values()), default=0.0)
+        return {name: int((values >= self.fraction * largest).sum()) for name, values in magnitudes.items()}
 
 
 @dataclass(frozen=True)
@@ -67,13 +66,12 @@ class Energy:
     share: float
 
     def __post_init__(self) -> None:
-        """Check the value."""
         if not 0.0 < self.share <= 1.0:
             raise SettingsError(f"share is {self.share}; it is a part of the sum of squares, in (0, 1]")
 
     def __call__(self, magnitudes: Magnitudes) -> dict[str, int]:
         """Return the ranks."""
-        return {name: self._rank(each) for name, each in magnitudes.items()}
+        return {name: self._rank(values) for name, values in magnitudes.items()}
 
     def _rank(self, values: Tensor) -> int:
         squares = values.double().square().sort(descending=True).values
@@ -84,7 +82,7 @@ class Energy:
 
 @dataclass(frozen=True)
 class Budget:
-    """Keep the largest terms of all layers together, so many in all; of equal ones those of earlier layers.
+    """Keep the largest terms of all layers together, ``total`` in all; of equal ones those of earlier layers.
 
     Args:
         total: Sum of the ranks; terms of zero are not kept to fill it.
@@ -101,13 +99,13 @@ class Budget:
     total: int
 
     def __post_init__(self) -> None:
-        """Check the value."""
         if self.total < 1:
             raise SettingsError(f"total is {self.total}; it is a number of terms and must be at least 1")
 
     def __call__(self, magnitudes: Magnitudes) -> dict[str, int]:
         """Return the ranks."""
-        terms = [(-float(value), name) for name, each in magnitudes.items() for value in each if value > 0]
+        terms = [(-float(value), name) for name, values in magnitudes.items() for value in values if value > 0]
+        # By value alone: the sort is stable, so that of equal terms those of earlier layers stay.
         kept = [name for _, name in sorted(terms, key=lambda term: term[0])[: self.total]]
         return {name: kept.count(name) for name in magnitudes}
 
@@ -125,8 +123,9 @@ class Mean:
     """
 
     def __call__(self, magnitudes: Magnitudes) -> dict[str, int]:
-        """Return the ranks; values that differ from the mean by rounding only count as equal to it."""
-        return {name: int((each >= (1 - 1e-6) * each.mean()).sum()) for name, each in magnitudes.items()}
+        """Return the ranks."""
+        # Values that differ from the mean by rounding only count as equal to it.
+        return {name: int((values >= (1 - 1e-6) * values.mean()).sum()) for name, values in magnitudes.items()}
 
 
 RANK_RULES: dict[str, Callable[..., RankRule]] = {
@@ -138,26 +137,11 @@ RANK_RULES: dict[str, Callable[..., RankRule]] = {
 """Every way to choose ranks by name; a new one is a class here and a row, or a user's ``package.module:NAME``."""
 
 
-def build_rank_rule(chosen: Mapping[str, Any] | RankRule) -> RankRule:
-    """Return the rule that a config or a caller chose.
-
-    Args:
-        chosen: A mapping with the key ``name`` and that rule's own settings; or a rule, returned as it is.
-
-    Raises:
-        SettingsError: The name or a setting is unknown, missing, or not allowed.
-
-    Example:
-        >>> build_rank_rule({"name": "energy", "share": 0.9})
-        Energy(share=0.9)
-        >>> build_rank_rule({"share": 0.9})
-        Traceback (most recent call last):
-            ...
-        bilora.errors.SettingsError: ranks has no name; known: budget, energy, mean, threshold
-    """
-    if not isinstance(chosen, Mapping):
-        return chosen
-    settings = dict(chosen)
+def build_rank_rule(rule: Mapping[str, Any] | RankRule) -> RankRule:
+    """Return the rule of a mapping with the key ``name`` and the rule's settings; a rule is returned as it is."""
+    if not isinstance(rule, Mapping):
+        return rule
+    settings = dict(rule)
     if "name" not in settings:
         raise SettingsError(f"ranks has no name; known: {', '.join(sorted(RANK_RULES))}")
     name = str(settings.pop("name"))

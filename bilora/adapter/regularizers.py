@@ -15,10 +15,7 @@ _NEAR = 1e-6
 
 
 def orthogonality(P: Tensor, Q: Tensor) -> Tensor:
-    """Return R1 of one layer, ||P^T P - I||_F^2 + ||Q Q^T - I||_F^2.
-
-    The form of AdaLoRA's paper (eq. 4). Squared, unlike the norm in AdaLoRA's code: at exact orthonormality
-    the norm has no second derivative, and hypergradients need one.
+    """Return R1 of one layer, ||P^T P - I||_F^2 + ||Q Q^T - I||_F^2 (AdaLoRA, arXiv 2303.10512, eq. 4).
 
     Args:
         P: Left pseudo singular vectors, ``(out, rank)``.
@@ -31,18 +28,15 @@ def orthogonality(P: Tensor, Q: Tensor) -> Tensor:
         >>> orthogonality(torch.eye(3, 2), 2.0 * torch.eye(2, 3))
         tensor(18.)
     """
+    # Squared, unlike the norm in AdaLoRA's code: at exact orthonormality, where P and Q are wanted, the norm has no
+    # second derivative, and hypergradients need one.
     return _gram_distance(P.mT) + _gram_distance(Q)
 
 
 def binary_entropy(values: Tensor) -> Tensor:
-    """Return R2 of one layer, -sum_j [s_j log s_j + (1 - s_j) log(1 - s_j)].
+    """Return R2 of one layer, -sum_j [s_j log s_j + (1 - s_j) log(1 - s_j)], smallest where each s_j is 0 or 1.
 
-    It is smallest where each s_j is 0 or 1.
-
-    Values within 1e-6 of 0 or 1 count as being 1e-6 away, with gradient zero. Without that the gradient at a
-    sigmoid that has rounded to 0 or 1 is infinity times zero, which is NaN; with it value, gradient and
-    second derivative are finite everywhere, and no gradient is lost: the slope with respect to E there is
-    below 1.4e-5.
+    Values within 1e-6 of 0 or 1 count as being 1e-6 away, with gradient zero.
 
     Args:
         values: s, ``(rank,)``, each in [0, 1].
@@ -54,7 +48,11 @@ def binary_entropy(values: Tensor) -> Tensor:
         >>> binary_entropy(torch.tensor([0.5, 1.0])).item()  # log 2, and next to nothing
         0.69316...
     """
+    # Without the clamp the gradient at a sigmoid that has rounded to 0 or 1 is infinity times zero, which is NaN; with
+    # it value, gradient and second derivative are finite everywhere. No gradient is lost: the slope with respect to E
+    # is below 1.4e-5 there.
     inside = values.clamp(_NEAR, 1.0 - _NEAR)
+    # log1p(-s): log(1 - s) loses the digits of a small s.
     return -(inside * inside.log() + (1.0 - inside) * torch.log1p(-inside)).sum()
 
 
@@ -77,8 +75,8 @@ def orthogonality_penalty(model: nn.Module) -> Tensor:
         >>> round(orthogonality_penalty(model).item(), 5)  # P = 0 gives r, orthonormal Q gives 0
         2.0
     """
-    # Stacked by shape: one product for all layers instead of two a layer, 2 to 4 times as fast for the 12 to
-    # 36 small layers of a MiniLM, in every training step.
+    # Stacked by shape: one product for all layers instead of two per layer, 2 to 4 times as fast for the 12 to 36 small
+    # layers of a MiniLM, in every training step.
     stacks: defaultdict[tuple[torch.Size, torch.dtype, torch.device], list[Tensor]] = defaultdict(list)
     count = 0
     for layer, adapter in _active(model):
@@ -87,7 +85,7 @@ def orthogonality_penalty(model: nn.Module) -> Tensor:
             stacks[rows.shape, rows.dtype, rows.device].append(rows)
         count += 1
     sums = [_gram_distance(torch.stack(rows)).sum() for rows in stacks.values()]
-    return torch.stack([each.to(sums[0].device) for each in sums]).sum() / count
+    return torch.stack([part.to(sums[0].device) for part in sums]).sum() / count
 
 
 def binary_entropy_penalty(model: nn.Module) -> Tensor:
@@ -111,17 +109,17 @@ def binary_entropy_penalty(model: nn.Module) -> Tensor:
         1.38629...
     """
     values = [_unit_values(layer, adapter) for layer, adapter in _active(model)]
-    return binary_entropy(torch.cat([each.to(values[0].device) for each in values])) / len(values)
+    return binary_entropy(torch.cat([part.to(values[0].device) for part in values])) / len(values)
 
 
 def _active(model: nn.Module) -> list[tuple[PseudoSvdLayer, str]]:
-    found = [(layer, adapter) for _, layer in pseudo_svd_layers(model) for adapter in layer.active_held_adapters()]
-    if not found:
+    active = [(layer, adapter) for _, layer in pseudo_svd_layers(model) for adapter in layer.active_held_adapters()]
+    if not active:
         raise LevelsError(
             "the model has no layer with an active BiLoRA adapter, so there is no penalty; "
             "wrap it with peft.get_peft_model(model, BiloraConfig(...)), or use model.set_adapter"
         )
-    return found
+    return active
 
 
 def _gram_distance(rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The formulations of the pseudo singular values: from the raw values E to s, one row a formulation."""
+"""The formulations of the pseudo singular values: from the raw values E to s, one row per formulation."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Formulation:
     entropy_weight: float = 0.0
 
 
-def _identity(values: Tensor) -> Tensor:
-    return values
+def _identity(raw: Tensor) -> Tensor:
+    return raw
 
 
 def _softmax(raw: Tensor) -> Tensor:
@@ -62,86 +62,37 @@ FORMULATIONS: dict[str, Formulation] = {
 
 
 def find_formulation(name: str) -> Formulation:
-    """Return the formulation called ``name``, or the one that ``package.module:NAME`` points to.
-
-    Args:
-        name: A key of ``FORMULATIONS`` or the place of a user's own ``Formulation``.
-
-    Returns:
-        The formulation.
-
-    Raises:
-        SettingsError: There is none of that name, or what is there is not a ``Formulation``.
-
-    Example:
-        >>> find_formulation("binary").values(torch.zeros(2))
-        tensor([0.5000, 0.5000])
-    """
-    # Looked up as a plain object first: what a user's path points to may be anything.
-    found: object = find(FORMULATIONS, name, kind="formulation")
-    if not isinstance(found, Formulation):
+    """Return the formulation called ``name``, or the one that ``package.module:NAME`` points to."""
+    # A plain object at first: a user's path may point to anything.
+    formulation: object = find(FORMULATIONS, name, kind="formulation")
+    if not isinstance(formulation, Formulation):
         raise SettingsError(
-            f"formulation {name!r} is of type {type(found).__name__}, not bilora.Formulation; "
+            f"formulation {name!r} is of type {type(formulation).__name__}, not bilora.Formulation; "
             "wrap the function: NAME = Formulation(values=function)"
         )
-    return found
+    return formulation
 
 
 def raw_start(name: str, rank: int, *, value: float | None) -> Tensor:
-    """Return the raw values E at which all pseudo singular values of a layer start.
-
-    Args:
-        name: Name of the formulation, as for ``find_formulation``.
-        rank: Number r of values.
-        value: The s_j wanted, the same for all j; ``None`` for the formulation's own start.
-
-    Returns:
-        E, ``(rank,)``, float32.
-
-    Raises:
-        SettingsError: No finite E gives that value.
-
-    Example:
-        >>> raw_start("binary", 2, value=0.5)
-        tensor([0., 0.])
-        >>> raw_start("softmax", 2, value=0.0)
-        Traceback (most recent call last):
-            ...
-        bilora.errors.SettingsError: formulation 'softmax' cannot start with all 2 values at 0.0; its own \
-start is 1
-    """
+    """Return E, ``(rank,)`` in float32, with all s_j at ``value``, or at the formulation's own start for ``None``."""
     formulation = find_formulation(name)
-    own = _constant(rank, formulation.start)
-    if value is None or _gives(formulation, own, value):
-        return own
+    default = _constant(rank, formulation.start)
+    # The default first: softmax reaches its mean of one at any equal E, and zeros are the plainest.
+    if value is None or _gives(formulation, default, value):
+        return default
     if formulation.raw is not None:
         raw = formulation.raw(_constant(rank, value))
         if _gives(formulation, raw, value):
             return raw
     raise SettingsError(
         f"formulation {name!r} cannot start with all {rank} values at {value}; "
-        f"its own start is {formulation.values(own)[0].item():.6g}"
+        f"its own start is {formulation.values(default)[0].item():.6g}"
         + ("" if formulation.raw is not None else ", the only one it has: it gives no inverse (raw)")
     )
 
 
 def starts_faulty(name: str, raw: Tensor) -> Iterator[str]:
-    """Yield what is wrong with a formulation at the raw values it starts from.
-
-    Args:
-        name: Name of the formulation, as for ``find_formulation``.
-        raw: E at the start, ``(rank,)``.
-
-    Returns:
-        One sentence a fault: s of another shape than E, or a gradient that is zero, so that E would never
-        move.
-
-    Example:
-        >>> list(starts_faulty("softmax", torch.zeros(2)))
-        []
-        >>> list(starts_faulty("softmax", torch.zeros(1)))
-        ["formulation 'softmax' has a gradient of zero at its start with rank 1, so E would never be learned"]
-    """
+    """Yield one sentence per fault at the raw values: s of another shape than E, or a gradient that is zero."""
     values = find_formulation(name).values
     shape = tuple(values(raw).shape)
     if shape != tuple(raw.shape):
@@ -166,6 +117,6 @@ def _constant(rank: int, value: float) -> Tensor:
 
 
 def _gives(formulation: Formulation, raw: Tensor, value: float) -> bool:
-    """Whether finite raw values give the wanted one: sigmoid(-inf) is 0 too, but E could never leave -inf."""
-    wanted = torch.full_like(raw, value)
-    return bool(raw.isfinite().all()) and torch.allclose(formulation.values(raw), wanted, rtol=1e-5, atol=1e-8)
+    target = torch.full_like(raw, value)
+    # Finite ones only: sigmoid(-inf) is 0 too, but E could never leave -inf.
+    return bool(raw.isfinite().all()) and torch.allclose(formulation.values(raw), target, rtol=1e-5, atol=1e-8)

@@ -13,23 +13,14 @@ from bilora.adapter.layer import BiloraLinear
 from bilora.errors import SettingsError
 
 Measure: TypeAlias = Callable[[BiloraLinear, str], Tensor]
-"""From a layer and the name of an adapter to one magnitude a rank-one term, ``(rank,)``."""
+"""From a layer and the name of an adapter to one magnitude per rank-one term, ``(rank,)``."""
 
 
 def term_magnitudes(layer: BiloraLinear, adapter: str) -> Tensor:
-    """Return ``m_j = |c_j| ||P_j|| ||Q_j||``, the Frobenius norm of each rank-one term of the update.
-
-    The pseudo values alone say nothing: ``(P_j, s_j) -> (c P_j, s_j / c)`` leaves the model unchanged. The m_j do
-    not change with it, hold alpha / r, so that layers compare, and bound what dropping terms does to the
-    weight: ``||dropped part||_F <= sum of the dropped m_j``.
-
-    Args:
-        layer: A layer.
-        adapter: Name of the adapter.
-
-    Returns:
-        m, ``(rank,)``, float64 on the CPU.
-    """
+    """Return ``m_j = |c_j| ||P_j|| ||Q_j||``, the Frobenius norm of each term, ``(rank,)`` in float64 on the CPU."""
+    # The pseudo values alone mean little: (P_j, s_j) -> (c P_j, s_j / c) leaves the model unchanged. The m_j do not
+    # change with it, hold alpha / r, so that layers compare, and bound what is lost: ||dropped part||_F <= sum of the
+    # dropped m_j.
     P, Q = layer.bilora_P[adapter].detach().double(), layer.bilora_Q[adapter].detach().double()
     coefficients = layer.coefficients(adapter).detach().double()
     magnitudes: Tensor = coefficients.abs() * P.norm(dim=0) * Q.norm(dim=1)
@@ -42,35 +33,43 @@ def selection_weights(layer: BiloraLinear, adapter: str) -> Tensor:
 
 
 def adapted_layers(model: PeftModel, adapter: str) -> dict[str, BiloraLinear]:
-    """Return the layers that hold a BiLoRA adapter, by their names in the base model.
+    """Return the layers that hold a BiLoRA adapter, by their names in the base model; refuse a model without one."""
+    base = model.get_base_model()
+    layers = {
+        name: module
+        for name, module in base.named_modules()
+        if isinstance(module, BiloraLinear) and adapter in module.held_adapters()
+    }
+    if not layers:
+        raise SettingsError(
+            f"the model ({type(base).__name__}) has no layer with a BiLoRA adapter {adapter!r}, and so no singular "
+            "values"
+        )
+    return layers
+
+
+def magnitudes(model: PeftModel, *, adapter: str = "default", measure: Measure = term_magnitudes) -> dict[str, Tensor]:
+    """Return the magnitudes of every adapted layer, by its name in the base model.
+
+    Args:
+        model: A model with a BiLoRA adapter.
+        adapter: Name of the adapter.
+        measure: From a layer to the magnitudes of its terms.
+
+    Returns:
+        ``(rank,)`` per layer, in float64 on the CPU, unless the measure gives another type.
 
     Raises:
-        SettingsError: There is none.
+        SettingsError: No layer has such an adapter.
 
     Example:
         >>> from peft import get_peft_model
         >>> from torch import nn
         >>> from bilora import BiloraConfig
         >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), BiloraConfig(r=2, target_modules=["0"]))
-        >>> list(adapted_layers(model, "default"))
-        ['0']
+        >>> magnitudes(model)
+        {'0': tensor([0., 0.], dtype=torch.float64)}
     """
-    base = model.get_base_model()
-    found = {
-        name: module
-        for name, module in base.named_modules()
-        if isinstance(module, BiloraLinear) and adapter in module.held_adapters()
-    }
-    if not found:
-        raise SettingsError(
-            f"the model ({type(base).__name__}) has no layer with a BiLoRA adapter {adapter!r}, and so no singular "
-            "values"
-        )
-    return found
-
-
-def magnitudes(model: PeftModel, *, adapter: str = "default", measure: Measure = term_magnitudes) -> dict[str, Tensor]:
-    """Return the magnitudes of every adapted layer, by its name in the base model."""
     return {name: measure(layer, adapter) for name, layer in adapted_layers(model, adapter).items()}
 
 
@@ -87,7 +86,7 @@ class Spectrum:
     kept: dict[str, int]
 
     @classmethod
-    def of(cls, found: Mapping[str, Tensor], kept: Mapping[str, int] | None = None) -> Spectrum:
+    def of(cls, sizes: Mapping[str, Tensor], kept: Mapping[str, int] | None = None) -> Spectrum:
         """Return the spectrum of magnitudes; without ``kept``, all that are not zero are.
 
         Example:
@@ -95,16 +94,17 @@ class Spectrum:
             >>> Spectrum.of({"query": torch.tensor([0.0, 2.0])}).kept
             {'query': 1}
         """
-        values = {name: each.sort(descending=True).values.tolist() for name, each in found.items()}
-        own = {name: sum(value > 0 for value in each) for name, each in values.items()}
-        return cls(values, dict(own if kept is None else kept))
+        values = {name: terms.sort(descending=True).values.tolist() for name, terms in sizes.items()}
+        if kept is None:
+            kept = {name: sum(value > 0 for value in terms) for name, terms in values.items()}
+        return cls(values, dict(kept))
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return one object a layer, with ``layer``, ``values`` and ``kept``."""
-        return [{"layer": name, "values": each, "kept": self.kept[name]} for name, each in self.values.items()]
+        """Return one object per layer, with ``layer``, ``values`` and ``kept``."""
+        return [{"layer": name, "values": terms, "kept": self.kept[name]} for name, terms in self.values.items()]
 
     def table(self) -> str:
-        """Return one line a layer: its name, the rank kept of the rank there was, and the values, a bar before the cut.
+        """Return one line per layer: its name, the kept rank of its rank, and the values, with a bar before the cut.
 
         Example:
             >>> print(Spectrum({"query": [2.0, 0.5]}, {"query": 1}).table())

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from bilora.processes.group import join_processes
+from bilora.processes.sharded import shard_base
 
-__all__ = ["join_processes"]
+__all__ = ["join_processes", "shard_base"]

@@ -9,11 +9,11 @@ from bilora.data.rows import Rows
 from bilora.data.sets import TaskRows, shared_texts
 from bilora.data.split import split_rows
 from bilora.engines.training.saved_run import check_halving
-from bilora.engines.training.sharded_base import ALONE
 from bilora.engines.training.split_loaders import DividedRows, SplitLoaders, whole_loader
 from bilora.errors import SettingsError
 from bilora.problems.catalog import find_variant
 from bilora.processes.processes import ONE_PROCESS, Processes
+from bilora.processes.sharded import ALONE
 from bilora.runs.config import RunConfig
 from bilora.runs.rows import training_rows
 from bilora.tasks.task import AnyTask

@@ -22,13 +22,13 @@ from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.progress import Progress, SpikeWarning
 from bilora.engines.training.fit import fit
 from bilora.engines.training.result import FitResult
-from bilora.engines.training.sharded_base import shard_base
 from bilora.files.formats import finite_or_null, write_json
 from bilora.metrics.monitor import Monitor
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
 from bilora.problems.levels.betty_problem import autocast_dtype
 from bilora.processes.devices import choose_device
 from bilora.processes.processes import ONE_PROCESS, Processes
+from bilora.processes.sharded import shard_base
 from bilora.runs.adapted_model import put_adapter
 from bilora.runs.checks import check_room, check_shared, check_watched, shared_by_levels
 from bilora.runs.config import RunConfig

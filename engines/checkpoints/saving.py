@@ -112,13 +112,14 @@ class Checkpoints(Callback):
         received = agreed(self._signals.received, self._processes)
         every = self.settings.save_every
         if received is not None or (every and engine.step % every == 0):
-            self._save(engine)
+            self.save(engine)
         if received is not None:
             where = "nothing is saved" if self.saved is None else f"{self.saved} is the newest checkpoint"
             name = signal.Signals(received).name
             raise InterruptedRun(f"{name}: stopped after step {engine.step}; {where}", number=received)
 
-    def _save(self, engine: BilevelEngine) -> None:
+    def save(self, engine: BilevelEngine) -> None:
+        """Write a checkpoint of the step that was just made, unless there is one already."""
         if self.saved is not None and self.saved.name == f"checkpoint-{engine.step}":
             return
         packed = self._packed()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -81,6 +81,9 @@ class Level(KeptProblem):
     # A CUDA graph overwrites what it gave when it is run again, and both losses and gradients outlive a pass.
     copies_outputs: bool = False
 
+    # A trainer whose subclass computes the loss sets this, to be called with the module and a batch.
+    compute_loss: Callable[[nn.Module, Any], Any] | None = None
+
     # The engine sets the processes of its run.
     processes: Processes = ONE_PROCESS
 
@@ -91,7 +94,8 @@ class Level(KeptProblem):
 
         Override it for modules that are not called as ``module(**batch)`` with a ``.loss`` in what they return.
         """
-        task_loss, _ = read_loss(self.forward(**batch), level=self.name)
+        output = self.forward(**batch) if self.compute_loss is None else self.compute_loss(self.module, batch)
+        task_loss, _ = read_loss(output, level=self.name)
         penalty = self.penalty()
         if penalty is None:
             return task_loss

@@ -8,8 +8,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from bilora.commands.exit_codes import exit_code
-from bilora.engines.training.sharded_base import shard_base
 from bilora.errors import ProcessesError, SettingsError
+from bilora.processes import shard_base
 from bilora.processes.group import join_processes
 from bilora.processes.processes import ONE_PROCESS
 from bilora.runs.config import RunConfig
@@ -41,7 +41,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_a_base_is_not_sharded_by_one_process() -> None:
     model = get_peft_model(nn.Sequential(nn.Linear(2, 2)), LoraConfig(target_modules=["0"]))  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="there is one; start it with torchrun"):
-        shard_base(model, processes=ONE_PROCESS)  # type: ignore[arg-type]
+        shard_base(model, processes=ONE_PROCESS)
 
 
 @pytest.mark.parametrize(

@@ -29,12 +29,12 @@ from bilora.commands.train import TRAIN
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.training.fit import fit
-from bilora.engines.training.sharded_base import shard_base
 from bilora.errors import CheckpointError, DivergedError, InterruptedRun, ProcessesError, SettingsError
 from bilora.models.embedded import embedded_model_folder
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.variant import Variant
+from bilora.processes import shard_base
 from bilora.processes.group import join_processes
 from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.tasks.scoring import predict
