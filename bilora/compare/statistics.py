@@ -13,8 +13,8 @@ from scipy import stats
 
 from bilora.artifacts.scored_on import numbers_in
 from bilora.engines.callbacks.files import read_times
-from bilora.metrics.classes import Undefined
-from bilora.metrics.task_metrics import is_better
+from bilora.metrics.metric import Undefined
+from bilora.metrics.monitor import is_better
 from bilora.tasks.task import AnyTask
 
 DRAWS = 10_000

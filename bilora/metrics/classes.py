@@ -1,120 +1,66 @@
-"""The official GLUE metrics as one ``evaluate.Metric`` over a table of measures."""
+"""The official metrics of GLUE: of classes, and of numbers."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import datasets
-import evaluate
 import numpy
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from bilora.errors import SettingsError
-from bilora.metrics.task_metrics import UndefinedMetricWarning
+from bilora.errors import DataError, SettingsError
+from bilora.metrics.metric import INDEX, NUMBER, Compute, Metric, Undefined
 from bilora.settings.lookup import find
 
 if TYPE_CHECKING:
     from bilora.tasks.catalog import Task
 
 Array = numpy.ndarray[Any, Any]
-
-
-class Undefined(ArithmeticError):
-    """A measure has no value; the text says why."""
+Numbers = Sequence[int] | Sequence[float] | Array
 
 
 def accuracy(predictions: Array, references: Array) -> float:
-    """Return the fraction of predictions that equal their reference.
-
-    Example:
-        >>> accuracy(numpy.array([1, 0]), numpy.array([1, 1]))
-        0.5
-    """
+    """Return the fraction of predictions that equal their reference."""
     return float(sklearn_metrics.accuracy_score(references, predictions))
 
 
 def f1(predictions: Array, references: Array) -> float:
-    """Return ``2 tp / (2 tp + fp + fn)`` of class 1.
-
-    Raises:
-        Undefined: Class 1 is neither predicted nor wanted, so that the fraction is 0/0.
-
-    Example:
-        >>> f1(numpy.array([1, 1, 0]), numpy.array([1, 0, 0])).__round__(4)
-        0.6667
-    """
+    """Return ``2 tp / (2 tp + fp + fn)`` of class 1, which is undefined where that is 0/0."""
     if not (predictions == 1).any() and not (references == 1).any():
         raise Undefined("no row is of class 1, neither in the predictions nor in the references")
     return float(sklearn_metrics.f1_score(references, predictions, zero_division=0.0))
 
 
 def macro_f1(predictions: Array, references: Array) -> float:
-    """Return the mean of the f1 of every class that is predicted or wanted, each class counting the same.
-
-    Example:
-        >>> macro_f1(numpy.array([1, 1, 0]), numpy.array([1, 0, 0])).__round__(4)
-        0.6667
-    """
+    """Return the mean of the f1 of every class that is predicted or a label, each class counting the same."""
     return float(sklearn_metrics.f1_score(references, predictions, average="macro", zero_division=0.0))
 
 
 def matthews_correlation(predictions: Array, references: Array) -> float:
-    """Return the Matthews correlation of classes (R_K of Gorodkin 2004 for more than two).
-
-    Raises:
-        Undefined: One side is constant, so that its variance is zero. scikit-learn gives 0 there, which a
-            bad run could win with against a negative one.
-
-    Example:
-        >>> matthews_correlation(numpy.array([1, 0, 1, 0]), numpy.array([0, 1, 0, 1]))
-        -1.0
-    """
+    """Return the Matthews correlation of classes (R_K of Gorodkin 2004 for more than two)."""
+    # scikit-learn gives 0 where one side is constant, with which a bad run could win against a negative one.
     _check_spread(predictions, references)
     return float(sklearn_metrics.matthews_corrcoef(references, predictions))
 
 
 def pearson(predictions: Array, references: Array) -> float:
-    """Return Pearson's correlation coefficient.
-
-    Raises:
-        Undefined: One side is constant, has a single row, or is not finite.
-
-    Example:
-        >>> pearson(numpy.array([1.0, 2.0]), numpy.array([3.0, 5.0])).__round__(12)
-        1.0
-    """
-    _check_spread(predictions, references)
+    """Return Pearson's correlation coefficient."""
     return _correlation(stats.pearsonr, predictions, references)
 
 
 def spearmanr(predictions: Array, references: Array) -> float:
-    """Return Spearman's rank correlation: Pearson's of the ranks, ties sharing their mean rank.
-
-    Raises:
-        Undefined: One side is constant, has a single row, or is not finite.
-
-    Example:
-        >>> spearmanr(numpy.array([1.0, 2.0, 9.0]), numpy.array([3.0, 5.0, 6.0])).__round__(12)
-        1.0
-    """
-    _check_spread(predictions, references)
+    """Return Spearman's rank correlation: Pearson's of the ranks, ties sharing their mean rank."""
     return _correlation(stats.spearmanr, predictions, references)
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One metric key: how it is computed and of which tasks.
+    """How the value of a metric key is computed, and of which tasks."""
 
-    Example:
-        >>> MEASURES["f1"].most_labels
-        2
-    """
-
-    compute: Callable[[Array, Array], float]
+    compute: Compute
     regression: bool = False
     most_labels: int | None = None
 
@@ -129,67 +75,65 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-class TaskMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
-    """All metrics of one task; undefined ones are None, with an ``UndefinedMetricWarning``.
+def task_metric(task: Task) -> Metric:
+    """Return the metric of a task; a key that is unknown or does not fit the task's labels is refused."""
+    measures = {key: _measure(key, task).compute for key in task.metric_keys}
+    return Metric(task.name, measures, NUMBER if task.is_regression else INDEX, convert=numpy.asarray)
+
+
+def compute_metrics(task: Task, predictions: Numbers, references: Numbers) -> dict[str, float | None]:
+    """Return the metrics of a task by key, the headline one first.
 
     Args:
         task: Its ``metric_keys`` are keys of ``MEASURES``.
+        predictions: One per row, shape ``(n,)``: class indices, or numbers for regression.
+        references: The labels, shape ``(n,)``.
+
+    Returns:
+        Values as fractions of one; None where the metric is undefined, with an ``UndefinedMetricWarning``.
 
     Raises:
-        SettingsError: A key is unknown or does not fit the task's labels.
+        DataError: There is no row, the lengths differ, or the values are no class indices of this task.
 
     Example:
         >>> from bilora.tasks.catalog import TASKS
-        >>> metric = TaskMetric(TASKS["sst2"])
-        >>> metric.add_batch(predictions=[1, 1], references=[1, 0])
-        >>> metric.add_batch(predictions=[0, 0], references=[0, 0])
-        >>> metric.compute()
-        {'accuracy': 0.75}
+        >>> compute_metrics(TASKS["cola"], [1, 0, 1, 0], [1, 0, 1, 0])
+        {'matthews_correlation': 1.0}
     """
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.measures = {key: _measure(key, task) for key in task.metric_keys}
-        # Values are kept in memory: cache files would collide when two runs score at once.
-        # The seed is given because evaluate would take it from numpy's global state.
-        super().__init__(config_name=task.name, keep_in_memory=True, seed=0)
-
-    def _build_data_dir(self) -> str:
-        return str(self._data_dir_root)  # evaluate would make an empty folder in the user's cache here
-
-    def _info(self) -> evaluate.MetricInfo:
-        kind = datasets.Value("float64" if self.task.is_regression else "int64")
-        return evaluate.MetricInfo(
-            description=f"{', '.join(self.measures)} of {self.task.name}",
-            citation="",
-            inputs_description="predictions and references: one number a row",
-            features=datasets.Features({"predictions": kind, "references": kind}),
-        )
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float | None]:
-        predicted, wanted = numpy.asarray(predictions), numpy.asarray(references)
-        return {key: self._value(key, predicted, wanted) for key in self.measures}
-
-    def _value(self, key: str, predictions: Array, references: Array) -> float | None:
-        try:
-            return self.measures[key].compute(predictions, references)
-        except Undefined as reason:
-            text = f"{key} of {self.task.name} is undefined: {reason}"
-            warnings.warn(text, UndefinedMetricWarning, stacklevel=2)
-            return None
+    predicted = _as_labels(predictions, task, "predictions")
+    labels = _as_labels(references, task, "references")
+    if len(predicted) != len(labels):
+        raise DataError(f"{len(predicted)} predictions for {len(labels)} references; there must be one each")
+    values: dict[str, float | None] = task_metric(task).compute(predictions=predicted, references=labels)
+    return values
 
 
 def _measure(key: str, task: Task) -> Measure:
     measure = find(MEASURES, key, kind="metric")
     too_many = measure.most_labels is not None and task.num_labels > measure.most_labels
     if measure.regression != task.is_regression or too_many:
-        fits = [name for name, each in MEASURES.items() if each.regression == task.is_regression]
+        fitting = [name for name, row in MEASURES.items() if row.regression == task.is_regression]
         labels = "numbers" if task.is_regression else f"{task.num_labels} classes"
         raise SettingsError(
             f"metric {key!r} does not fit task {task.name!r} with {labels}; metrics of such labels: "
-            f"{', '.join(fits)} (f1 with two classes only)"
+            f"{', '.join(fitting)} (f1 with two classes only)"
         )
     return measure
+
+
+def _as_labels(values: Numbers, task: Task, what: str) -> Array:
+    array = numpy.asarray(values)
+    if array.ndim != 1 or not len(array):
+        cure = "squeeze the last axis" if task.is_regression else "take the argmax of the logits"
+        raise DataError(f"{what} have shape {array.shape}; shape (n,) with n > 0 is needed ({cure})")
+    if task.is_regression:
+        return array.astype(numpy.float64)
+    if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= task.num_labels:
+        raise DataError(
+            f"{what} ({array.dtype}, {array.min()} to {array.max()}) are not class indices of {task.name}; "
+            f"allowed: whole numbers from 0 to {task.num_labels - 1}"
+        )
+    return array.astype(numpy.int64)
 
 
 def _check_spread(predictions: Array, references: Array) -> None:
@@ -203,6 +147,7 @@ def _check_spread(predictions: Array, references: Array) -> None:
 
 
 def _correlation(measure: Callable[[Array, Array], Any], predictions: Array, references: Array) -> float:
+    _check_spread(predictions, references)
     with warnings.catch_warnings(), numpy.errstate(all="ignore"):
         # scipy warns when the spread is so small that rounding decides the value: no value to choose by.
         warnings.simplefilter("error", stats.NearConstantInputWarning)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bilora.errors import SettingsError
-from bilora.metrics.ptb_tokens import ptb_tokens
-from bilora.metrics.text_metric import References, TextMetric
+from bilora.metrics.coco import ptb_tokens
+from bilora.metrics.metric import References, TextMetric
 
 JAR_VARIABLE = "BILORA_METEOR_JAR"
 
@@ -38,12 +38,12 @@ class Meteor(TextMetric):
 
     def score(self, predictions: Sequence[str], references: References) -> float:
         """Return METEOR as a fraction of one."""
-        most = max(len(those) for those in references)
+        most = max(len(texts) for texts in references)
         # The program wants the same number of references for every item, and scores by the best one.
-        wanted = [each for those in references for each in (*those, *[those[0]] * (most - len(those)))]
+        padded = [text for texts in references for text in (*texts, *[texts[0]] * (most - len(texts)))]
         with tempfile.TemporaryDirectory() as folder:
             files = [Path(folder) / name for name in ("outputs", "references")]
-            for path, texts in zip(files, (predictions, wanted), strict=True):
+            for path, texts in zip(files, (predictions, padded), strict=True):
                 lines = "".join(" ".join(ptb_tokens(text)) + "\n" for text in texts)
                 path.write_text(lines, encoding="utf-8")
             return self._run(files, most)
@@ -53,20 +53,20 @@ class Meteor(TextMetric):
         ended = subprocess.run(
             [*command, "-l", "en", "-norm", "-r", str(references)], capture_output=True, text=True, check=False
         )
-        found = [line.split()[-1] for line in ended.stdout.splitlines() if line.startswith("Final score:")]
-        if ended.returncode or not found:
+        scores = [line.split()[-1] for line in ended.stdout.splitlines() if line.startswith("Final score:")]
+        if ended.returncode or not scores:
             reason = (ended.stderr.strip() or ended.stdout.strip() or "no output").splitlines()[-1]
             raise SettingsError(f"METEOR ended with code {ended.returncode}: {reason} (command: {' '.join(command)})")
-        return float(found[0])
+        return float(scores[0])
 
 
 def _java() -> str:
-    found = shutil.which("java")
-    if found is None:
+    java = shutil.which("java")
+    if java is None:
         raise SettingsError(
             "metric 'meteor' needs Java, and there is no 'java' on the PATH; install one or leave it out"
         )
-    return found
+    return java
 
 
 def _jar() -> Path:
@@ -76,9 +76,8 @@ def _jar() -> Path:
             raise SettingsError(f"{JAR_VARIABLE} is {named!r}, where there is no file; name meteor-1.5.jar")
         return Path(named)
     spec = importlib.util.find_spec("pycocoevalcap")
-    places = [] if spec is None else [Path(each) for each in spec.submodule_search_locations or []]
-    jars = [place / "meteor" / "meteor-1.5.jar" for place in places]
-    for jar in jars:
+    folders = () if spec is None else spec.submodule_search_locations or ()
+    for jar in (Path(folder) / "meteor" / "meteor-1.5.jar" for folder in folders):
         if jar.is_file():
             return jar
     raise SettingsError(

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bilora.errors import SettingsError
-from bilora.metrics.task_metrics import is_better
 
 if TYPE_CHECKING:
     from bilora.engines.callbacks.records import ValidationRecord
+
+
+def is_better(new: float | None, best: float | None, *, greater_is_better: bool) -> bool:
+    """Return whether ``new`` is strictly better than ``best``; None and NaN are undefined, and never better."""
+    if new is None or math.isnan(new):
+        return False
+    if best is None or math.isnan(best):
+        return True
+    return new > best if greater_is_better else new < best
 
 
 @dataclass(frozen=True)

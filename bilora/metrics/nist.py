@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from bilora.metrics.mteval_tokens import mteval_tokens
-from bilora.metrics.text_metric import References, TextMetric
+from bilora.metrics.metric import References, TextMetric, Undefined
+from bilora.settings.lookup import import_extra
 
 Ngram = tuple[str, ...]
 
@@ -25,11 +26,6 @@ class Nist(TextMetric):
 
     Args:
         order: Longest n-gram.
-
-    Example:
-        >>> metric = Nist(order=1)
-        >>> metric.compute(predictions=["a b"], references=[["a b", "a c"]])  # log2(4 / 2), and log2(4 / 1), by 2
-        {'nist': 1.5}
     """
 
     key = "nist"
@@ -38,46 +34,57 @@ class Nist(TextMetric):
         self.order = order
         super().__init__()
 
-    def score(self, predictions: Sequence[str], references: References) -> float | None:
-        """Return the NIST score, or None where no prediction has a token."""
+    def score(self, predictions: Sequence[str], references: References) -> float:
+        """Return the NIST score; without a token on one of the two sides there is none."""
         outputs = [mteval_tokens(text) for text in predictions]
-        wanted = [[mteval_tokens(text) for text in those] for those in references]
+        targets = [[mteval_tokens(text) for text in texts] for texts in references]
         length = sum(len(tokens) for tokens in outputs)
-        reference_length = sum(sum(map(len, those)) / len(those) for those in wanted)
+        reference_length = sum(sum(map(len, texts)) / len(texts) for texts in targets)
         if not length or not reference_length:
-            return None
-        information = _information(wanted, self.order)
-        total = sum(_precision(outputs, wanted, information, n) for n in range(1, self.order + 1))
+            raise Undefined("there is no word in the predictions, or none in the references")
+        information = _information(targets, self.order)
+        total = sum(_precision(outputs, targets, information, n) for n in range(1, self.order + 1))
         return total * math.exp(_BETA * math.log(min(1.0, length / reference_length)) ** 2)
 
 
 def _precision(
-    outputs: Sequence[list[str]], wanted: Sequence[list[list[str]]], information: Mapping[Ngram, float], n: int
+    outputs: Sequence[list[str]], targets: Sequence[list[list[str]]], information: Mapping[Ngram, float], n: int
 ) -> float:
     """Return the information of the matched n-grams by the number of n-grams in the outputs."""
     matched, count = 0.0, 0
-    for tokens, those in zip(outputs, wanted, strict=True):
-        own = Counter(ngrams(tokens, n))
+    for tokens, texts in zip(outputs, targets, strict=True):
+        counts = Counter(ngrams(tokens, n))
         largest: Counter[Ngram] = Counter()
-        for reference in those:
+        for reference in texts:
             largest |= Counter(ngrams(reference, n))
-        matched += sum(information[each] * times for each, times in (own & largest).items())
-        count += own.total()
+        matched += sum(information[ngram] * times for ngram, times in (counts & largest).items())
+        count += counts.total()
     return matched / count if count else 0.0
 
 
-def _information(wanted: Sequence[list[list[str]]], order: int) -> dict[Ngram, float]:
-    texts = [tokens for those in wanted for tokens in those]
-    counts = Counter(each for tokens in texts for n in range(1, order + 1) for each in ngrams(tokens, n))
-    counts[()] = sum(map(len, texts))
-    return {each: math.log2(counts[each[:-1]] / times) for each, times in counts.items() if each}
+def _information(targets: Sequence[list[list[str]]], order: int) -> dict[Ngram, float]:
+    texts = [tokens for references in targets for tokens in references]
+    counts = Counter(ngram for tokens in texts for n in range(1, order + 1) for ngram in ngrams(tokens, n))
+    counts[()] = sum(map(len, texts))  # the empty n-gram before every word
+    return {ngram: math.log2(counts[ngram[:-1]] / times) for ngram, times in counts.items() if ngram}
 
 
 def ngrams(tokens: Sequence[str], n: int) -> Iterator[Ngram]:
-    """Yield the n-grams of a text.
+    """Yield the n-grams of a text."""
+    return zip(*(tokens[start:] for start in range(n)), strict=False)
+
+
+def mteval_tokens(text: str) -> list[str]:
+    """Return the lower-cased mteval-13a tokens of a text: punctuation apart, but inside of numbers.
 
     Example:
-        >>> list(ngrams(["a", "b", "c"], 2))
-        [('a', 'b'), ('b', 'c')]
+        >>> mteval_tokens("It's £1,000. Family-friendly!")
+        ["it's", '£1,000', '.', 'family-friendly', '!']
     """
-    return zip(*(tokens[start:] for start in range(n)), strict=False)
+    return _tokenizer()(text.lower()).split()
+
+
+@functools.cache
+def _tokenizer() -> Callable[[str], str]:
+    tokenizer: Callable[[str], str] = import_extra("sacrebleu.tokenizers.tokenizer_13a", extra="nlg").Tokenizer13a()
+    return tokenizer

@@ -1,136 +1,102 @@
-"""The metrics of token classification as one ``evaluate.Metric`` over a table of measures."""
+"""The metrics of token classification: whole entities, and single tokens."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import datasets
-import evaluate
 
-from bilora.metrics.entities import entities
-from bilora.metrics.task_metrics import UndefinedMetricWarning
+from bilora.metrics.metric import TEXT, Compute, Metric, Undefined
 
 if TYPE_CHECKING:
     from bilora.tasks.tokens.task import TokenTask
 
+Tags = Sequence[Sequence[str]]
+
+Entity = tuple[str, int, int]
+"""Type, position of the first token, position behind the last one."""
+
+
+def entities(tags: Sequence[str]) -> set[Entity]:
+    """Return the entities that the tags of a row mark, by the strict reading of IOB2.
+
+    An entity is a ``B-x`` and every ``I-x`` of the same type that follows it without a gap. An ``I-x`` that continues
+    nothing marks nothing: the lenient reading, by which it begins an entity, forgives a model what the task asks.
+    """
+    spans = set()
+    start: int | None = None
+    for position, tag in enumerate([*tags, ""]):  # the empty tag ends an entity that reaches the end of the row
+        if start is not None and tag != f"I-{tags[start][2:]}":
+            spans.add((tags[start][2:], start, position))
+            start = None
+        if tag.startswith("B-"):
+            start = position
+    return spans
+
 
 @dataclass(frozen=True)
 class Counts:
-    """What predictions and references have, and what they have in common.
-
-    Args:
-        both: Entities (or tokens) that are the same in both.
-        predicted: Entities predicted.
-        wanted: Entities there are.
-
-    Example:
-        >>> f1(Counts(both=1, predicted=2, wanted=2))
-        0.5
-    """
+    """Numbers of entities (or tokens): the same in both, predicted, and in the references."""
 
     both: int
     predicted: int
-    wanted: int
+    references: int
 
 
-def f1(counts: Counts) -> float | None:
-    """Return ``2 both / (predicted + wanted)``; None where there is no entity on either side."""
-    return _share(2 * counts.both, counts.predicted + counts.wanted)
+def f1(counts: Counts) -> float:
+    """Return ``2 both / (predicted + references)``."""
+    return _share(2 * counts.both, counts.predicted + counts.references)
 
 
-def precision(counts: Counts) -> float | None:
-    """Return the share of the predicted entities that are right; None where none is predicted."""
+def precision(counts: Counts) -> float:
+    """Return the share of the predicted entities that are right."""
     return _share(counts.both, counts.predicted)
 
 
-def recall(counts: Counts) -> float | None:
-    """Return the share of the wanted entities that are found; None where there are none."""
-    return _share(counts.both, counts.wanted)
+def recall(counts: Counts) -> float:
+    """Return the share of the entities of the references that are predicted."""
+    return _share(counts.both, counts.references)
 
 
-def count_entities(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> Counts:
-    """Return counts of whole entities: type, first and last token must be the same (CoNLL-2003, Tjong Kim Sang 2003).
-
-    Example:
-        >>> count_entities([["B-a", "I-a", "O"]], [["B-a", "O", "B-a"]])
-        Counts(both=0, predicted=1, wanted=2)
-    """
-    pairs = [(entities(ours), entities(theirs)) for ours, theirs in zip(predictions, references, strict=True)]
+def count_entities(predictions: Tags, references: Tags) -> Counts:
+    """Return counts of whole entities: type, first and last token must be the same, as in CoNLL-2003."""
+    pairs = [(entities(row), entities(labels)) for row, labels in zip(predictions, references, strict=True)]
     return Counts(
-        both=sum(len(ours & theirs) for ours, theirs in pairs),
-        predicted=sum(len(ours) for ours, _ in pairs),
-        wanted=sum(len(theirs) for _, theirs in pairs),
+        both=sum(len(row & labels) for row, labels in pairs),
+        predicted=sum(len(row) for row, _ in pairs),
+        references=sum(len(labels) for _, labels in pairs),
     )
 
 
-def count_tokens(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> Counts:
-    """Return counts of tokens with the same tag.
-
-    Example:
-        >>> count_tokens([["O", "B-a"]], [["O", "O"]])
-        Counts(both=1, predicted=2, wanted=2)
-    """
+def count_tokens(predictions: Tags, references: Tags) -> Counts:
+    """Return counts of tokens with the same tag."""
     rows = list(zip(predictions, references, strict=True))
-    whole = sum(len(theirs) for _, theirs in rows)
-    same = sum(our == their for ours, theirs in rows for our, their in zip(ours, theirs, strict=True))
-    return Counts(both=same, predicted=whole, wanted=whole)
+    total = sum(len(labels) for _, labels in rows)
+    same = sum(tag == label for tags, labels in rows for tag, label in zip(tags, labels, strict=True))
+    return Counts(both=same, predicted=total, references=total)
 
 
-Count = Callable[[Sequence[Sequence[str]], Sequence[Sequence[str]]], Counts]
+def _of(count: Callable[[Tags, Tags], Counts], measure: Callable[[Counts], float]) -> Compute:
+    return lambda predictions, references: measure(count(predictions, references))
 
-TOKEN_MEASURES: dict[str, tuple[Count, Callable[[Counts], float | None]]] = {
-    "entity_f1": (count_entities, f1),
-    "entity_precision": (count_entities, precision),
-    "entity_recall": (count_entities, recall),
-    "token_accuracy": (count_tokens, recall),
+
+TOKEN_MEASURES: dict[str, Compute] = {
+    "entity_f1": _of(count_entities, f1),
+    "entity_precision": _of(count_entities, precision),
+    "entity_recall": _of(count_entities, recall),
+    "token_accuracy": _of(count_tokens, recall),
 }
-"""By metric key: what is counted, and what is made of the counts."""
 
 
-class TokenMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
-    """All metrics of one token classification task; undefined ones are None, with an ``UndefinedMetricWarning``.
-
-    Args:
-        task: Its ``metric_keys`` are keys of ``TOKEN_MEASURES``.
-
-    Example:
-        >>> metric = TokenMetric(TokenTask("toy", ("O", "B-a", "I-a")))
-        >>> found = metric.compute(predictions=[["B-a", "I-a", "O"]], references=[["B-a", "I-a", "B-a"]])
-        >>> found["entity_precision"], found["entity_recall"], round(found["entity_f1"], 4)
-        (1.0, 0.5, 0.6667)
-    """
-
-    def __init__(self, task: TokenTask) -> None:
-        self.task = task
-        # Values are kept in memory: cache files would collide when two runs score at once.
-        # The seed is given because evaluate would take it from numpy's global state.
-        super().__init__(config_name=task.name, keep_in_memory=True, seed=0)
-
-    def _build_data_dir(self) -> str:
-        return str(self._data_dir_root)  # evaluate would make an empty folder in the user's cache here
-
-    def _info(self) -> evaluate.MetricInfo:
-        kind = datasets.Sequence(datasets.Value("string"))
-        return evaluate.MetricInfo(
-            description=f"{', '.join(self.task.metric_keys)} of {self.task.name}",
-            citation="",
-            inputs_description="predictions and references: the tags of a row",
-            features=datasets.Features({"predictions": kind, "references": kind}),
-        )
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float | None]:
-        found = {}
-        for key in self.task.metric_keys:
-            count, measure = TOKEN_MEASURES[key]
-            found[key] = measure(count(predictions, references))
-            if found[key] is None:
-                text = f"{key} of {self.task.name} is undefined: there is no entity to take a share of"
-                warnings.warn(text, UndefinedMetricWarning, stacklevel=2)
-        return found
+def token_metric(task: TokenTask) -> Metric:
+    """Return the metric of a token classification task, over the tags of each row."""
+    measures = {key: TOKEN_MEASURES[key] for key in task.metric_keys}
+    return Metric(task.name, measures, datasets.Sequence(TEXT))
 
 
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+def _share(part: int, whole: int) -> float:
+    if not whole:
+        raise Undefined("there is no entity to take a share of")
+    return part / whole

@@ -38,7 +38,7 @@ def mail(count: int) -> list[dict[str, Any]]:
 
 
 # A tiny model may find one class only at a validation, and its correlation is then undefined.
-@pytest.mark.filterwarnings("ignore::bilora.metrics.task_metrics.UndefinedMetricWarning")
+@pytest.mark.filterwarnings("ignore::bilora.metrics.metric.UndefinedMetricWarning")
 def test_string_labels_and_weights(
     run_command: Command, read_results: Callable[[Path], Results], small: list[str], tmp_path: Path
 ) -> None:

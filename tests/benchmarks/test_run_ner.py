@@ -26,7 +26,7 @@ def words(small: list[str], few_sentences: Callable[[str], Path], tmp_path: Path
 
 
 # A tiny model may find nothing at a validation, and its precision is then undefined.
-@pytest.mark.filterwarnings("ignore::bilora.metrics.task_metrics.UndefinedMetricWarning")
+@pytest.mark.filterwarnings("ignore::bilora.metrics.metric.UndefinedMetricWarning")
 def test_the_committed_config_end_to_end(
     run_ner_command: Callable[..., Any],
     read_results: Callable[[Path], Results],

@@ -15,7 +15,7 @@ from bilora.data.faults import Fault
 from bilora.data.loaders import Collate
 from bilora.data.rows import Row, Rows
 from bilora.errors import DataError, SettingsError
-from bilora.metrics.task_metrics import compute_metrics
+from bilora.metrics.classes import MEASURES, compute_metrics
 from bilora.tasks.labels import LabelledFiles, are_lists, in_order, label_settings
 from bilora.tasks.scoring import in_row_order, one_class, ordered_loader, predict, predicted_batches
 from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, Inference
@@ -212,9 +212,6 @@ class TextTask(BaseTask):
             >>> task.rescored([right, wrong])([0, 0, 0, 1])
             0.75
         """
-        # evaluate, behind the metrics, takes seconds to import, so a wrong setting does not pay for it.
-        from bilora.metrics.classes import MEASURES
-
         index = {name: position for position, name in enumerate(self.label_names or ())}
         answers, labels = (
             numpy.asarray([row[key] if self.is_regression else index[row[key]] for row in predictions])

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bilora.data.faults import Fault
-from bilora.metrics.entities import OUTSIDE
 from bilora.settings.lookup import did_you_mean
 
 if TYPE_CHECKING:
     from bilora.tasks.tokens.task import TokenTask  # which asks this module to check its rows
+
+OUTSIDE = "O"
+"""The tag of a token that is in no entity."""
 
 
 def check_row(row: Mapping[str, Any], task: TokenTask) -> tuple[dict[str, Any], list[Fault]]:

@@ -15,12 +15,12 @@ from bilora.data.faults import Fault
 from bilora.data.loaders import Collate
 from bilora.data.rows import Row, Rows
 from bilora.errors import DataError, SettingsError
-from bilora.metrics.entities import OUTSIDE
+from bilora.metrics.tokens import token_metric
 from bilora.tasks.labels import LabelledFiles, are_lists, label_settings
 from bilora.tasks.scoring import in_row_order, one_class, ordered_loader, predicted_batches
 from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, HubNames, Inference, Metrics
 from bilora.tasks.tokens.batches import IGNORED, TokenCollator, encode_tokens
-from bilora.tasks.tokens.rows import check_row
+from bilora.tasks.tokens.rows import OUTSIDE, check_row
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,10 @@ class TokenTask(BaseTask):
             indices += list(_first_pieces(logits.argmax(dim=-1), labels))
         tags = self._tags(data, indices)
         references = [[self.label_names[tag] for tag in row[self.tags_field]] for row in data.rows]
-        metrics: Metrics = {"loss": total / count if count else None, **self._metrics(tags, references)}
+        metrics: Metrics = {
+            "loss": total / count if count else None,
+            **token_metric(self).compute(predictions=tags, references=references),
+        }
         predictions = [
             {"row": row_id, "tokens": list(row[self.tokens_field]), "tags": right, "predicted": predicted}
             for row_id, row, right, predicted in zip(data.rows.ids, data.rows, references, tags, strict=True)
@@ -193,13 +196,6 @@ class TokenTask(BaseTask):
             for position, index in zip(encoded["positions"], row_indices, strict=True):
                 row_tags[position] = self.label_names[index]
         return tags
-
-    def _metrics(self, tags: list[list[str]], references: list[list[str]]) -> Metrics:
-        # evaluate takes seconds to import, so a wrong setting does not pay for it.
-        from bilora.metrics.tokens import TokenMetric
-
-        metrics: Metrics = TokenMetric(self).compute(predictions=tags, references=references)
-        return metrics
 
     @classmethod
     def guess(cls, rows: Sequence[Row], files: LabelledFiles) -> str | None:

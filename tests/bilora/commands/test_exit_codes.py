@@ -10,7 +10,7 @@ import pytest
 
 from bilora.commands.exit_codes import Program, exit_code
 from bilora.errors import DataError, DivergedError, SettingsError
-from bilora.metrics.task_metrics import UndefinedMetricWarning
+from bilora.metrics.metric import UndefinedMetricWarning
 
 pytestmark = pytest.mark.usefixtures("own_handler")
 

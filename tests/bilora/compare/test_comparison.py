@@ -32,7 +32,7 @@ from bilora.models.embedded import embedded_model_folder, embedded_reviews
 from bilora.runs.config import RunConfig
 
 # So few steps may end with one answer to every row, of which a correlation says nothing.
-pytestmark = pytest.mark.filterwarnings("ignore::bilora.metrics.task_metrics.UndefinedMetricWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::bilora.metrics.metric.UndefinedMetricWarning")
 
 
 @pytest.fixture(scope="module")

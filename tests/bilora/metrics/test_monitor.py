@@ -17,11 +17,14 @@ from bilora.metrics.monitor import Monitor
         (0.6, 0.5, True, False),
         (0.4, 0.5, False, True),
         (0.5, 0.5, False, False),
-        (0.5, None, True, True),
+        (-1.0, None, True, True),
+        (-1.0, math.nan, True, True),
+        (9.0, None, True, True),
         (None, None, False, False),
-        (None, 0.5, False, False),
+        (None, -1.0, False, False),
         (math.nan, None, False, False),
-        (math.nan, 0.5, False, False),
+        (math.nan, 1.0, False, False),
+        (math.nan, -1.0, False, False),
     ],
 )
 def test_which_value_is_better(value: float | None, than: float | None, when_greater: bool, when_smaller: bool) -> None:

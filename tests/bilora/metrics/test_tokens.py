@@ -1,21 +1,51 @@
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 
-from bilora.metrics.entities import entities
-from bilora.metrics.task_metrics import UndefinedMetricWarning
-from bilora.metrics.tokens import TokenMetric
+from bilora.metrics.metric import UndefinedMetricWarning
+from bilora.metrics.tokens import entities, token_metric
 from bilora.tasks.tokens.task import TokenTask
 
 TASK = TokenTask("toy", ("O", "B-a", "I-a", "B-b", "I-b"))
 SPEECH = TokenTask("speech", ("NOUN", "VERB"))
 
 
+# Written out by hand from the definition: an entity begins with B and goes on while I of its type follows.
+CASES = [
+    ("", []),
+    ("B-a I-a B-b I-b O B-a", ["a 0-2", "b 2-4", "a 5-6"]),
+    ("B-a O I-a B-a B-a I-b", ["a 0-1", "a 3-4", "a 4-5"]),
+    ("O B-a-b I-a-b", ["a-b 1-3"]),
+]
+
+
+@pytest.mark.parametrize(("tags", "expected"), CASES)
+def test_strict_iob2(tags: str, expected: list[str]) -> None:
+    assert {f"{kind} {start}-{end}" for kind, start, end in entities(tags.split())} == set(expected)
+
+
+def test_every_sequence_of_four_tags_against_its_definition() -> None:
+    """By brute force: (x, i, j) is an entity when tag i is B-x, those up to j are I-x, and tag j is not."""
+    for tags in itertools.product(["O", "B-a", "I-a", "B-b", "I-b"], repeat=4):
+        padded = [*tags, "O"]
+        expected = {
+            (kind, start, end)
+            for kind in "ab"
+            for start in range(4)
+            for end in range(start + 1, 5)
+            if padded[start] == f"B-{kind}"
+            and all(tag == f"I-{kind}" for tag in padded[start + 1 : end])
+            and padded[end] != f"I-{kind}"
+        }
+        assert entities(tags) == expected, tags
+
+
 def score(predictions: list[list[str]], references: list[list[str]]) -> dict[str, float | None]:
-    return TokenMetric(TASK).compute(predictions=predictions, references=references)  # type: ignore[no-any-return]
+    return token_metric(TASK).compute(predictions=predictions, references=references)  # type: ignore[no-any-return]
 
 
 def test_by_hand() -> None:
@@ -64,6 +94,6 @@ def test_no_entity_on_either_side() -> None:
 
 
 def test_other_tags_are_scored_one_by_one() -> None:
-    assert TokenMetric(SPEECH).compute(predictions=[["NOUN", "VERB"]], references=[["NOUN", "NOUN"]]) == {
+    assert token_metric(SPEECH).compute(predictions=[["NOUN", "VERB"]], references=[["NOUN", "NOUN"]]) == {
         "token_accuracy": 0.5
     }

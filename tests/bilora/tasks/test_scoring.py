@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bilora.data.rows import check_rows
-from bilora.metrics.task_metrics import UndefinedMetricWarning
+from bilora.metrics.metric import UndefinedMetricWarning
 from bilora.tasks.catalog import TASKS
 from bilora.tasks.scoring import predict
 from bilora.tasks.task import EncodedRows, Inference

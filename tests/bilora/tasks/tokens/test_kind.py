@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from bilora.data.rows import Rows, check_rows
-from bilora.metrics.task_metrics import UndefinedMetricWarning
+from bilora.metrics.metric import UndefinedMetricWarning
 from bilora.models.embedded import embedded_model_folder
 from bilora.tasks.task import Inference
 from bilora.tasks.tokens.task import TokenTask
