@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,21 @@ def _metrics(trained: Trained, rows: Rows, name: str) -> dict[str, Any]:
         print(f"note: {notice}")
     evaluated = trained.task.evaluate(trained.inference, data)
     evaluated.warn(name)
+    if evaluated.table:
+        _print_table(name, evaluated.table)
     return {"rows": len(rows), **evaluated.metrics}
+
+
+def _print_table(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(title=f"{name}, by class", title_justify="left")
+    for column in rows[0]:
+        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right", no_wrap=True)
+    for row in rows:
+        values = row.values()
+        table.add_row(
+            *("-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value) for value in values)
+        )
+    Console(file=sys.stdout).print(table)
 
 
 def _print(name: str, metrics: dict[str, Any]) -> None:

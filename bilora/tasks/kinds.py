@@ -9,6 +9,7 @@ from bilora.errors import SettingsError
 from bilora.settings.lookup import find
 from bilora.tasks.generation.task import GenerationTask
 from bilora.tasks.labels import LabelledFiles
+from bilora.tasks.multilabel.task import MultilabelTask
 from bilora.tasks.task import AnyTask, HubNames, TaskKind
 from bilora.tasks.text.task import TextTask
 from bilora.tasks.tokens.task import TokenTask
@@ -16,6 +17,7 @@ from bilora.tasks.tokens.task import TokenTask
 TASK_KINDS: dict[str, type[TaskKind]] = {
     "text": TextTask,
     "tokens": TokenTask,
+    "multilabel": MultilabelTask,
     "generation": GenerationTask,
 }
 """Every kind by the name that the file beside an adapter gives it. A new kind is a folder with a class, and a row."""

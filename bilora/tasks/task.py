@@ -94,12 +94,14 @@ class Evaluated:
             they are not kept.
         files: Text of other files for the run's folder, by name.
         notices: What is wrong with the answers though the metrics have values, one sentence each.
+        table: One row per class, with the same columns each, where the task has such numbers.
     """
 
     metrics: Metrics
     predictions: list[dict[str, Any]] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    table: tuple[Mapping[str, Any], ...] = ()
 
     def warn(self, name: str) -> None:
         """Warn of each notice, with the name of the set before it."""

@@ -70,15 +70,13 @@ class Collator:
         self.tokenizer = tokenizer
 
     def __call__(self, encoded: Sequence[Encoded]) -> Batch:
-        """Return tensors of shape ``(batch, longest)`` and ``labels`` of shape ``(batch,)``.
+        """Return tensors of shape ``(batch, longest)`` and ``labels`` of shape ``(batch,)`` or ``(batch, labels)``.
 
-        Labels are int64 for classes and float32 for regression. The rows given are not changed.
+        Labels are int64 for classes and float32 for numbers. The rows given are not changed.
         """
-        inputs = [{name: value for name, value in row.items() if name != "labels"} for row in encoded]
+        inputs = [{name: value for name, value in row.items() if name not in ("labels", "stratum")} for row in encoded]
         batch: Batch = dict(self.tokenizer.pad(inputs, padding="longest", return_tensors="pt"))
-        labels = [row["labels"] for row in encoded]
-        kind = torch.float32 if any(isinstance(label, float) for label in labels) else torch.int64
-        batch["labels"] = torch.tensor(labels, dtype=kind)
+        batch["labels"] = torch.tensor([row["labels"] for row in encoded])
         return batch
 
 

@@ -20,6 +20,7 @@ from bilora.models.embedded import embedded_model_folder
 from bilora.tasks.catalog import ALL_TASKS, Task
 from bilora.tasks.generation.task import GenerationTask
 from bilora.tasks.kinds import TASK_KINDS, find_kind, hub_names_of, kind_of
+from bilora.tasks.multilabel.task import MultilabelTask
 from bilora.tasks.task import AnyTask, Inference
 from bilora.tasks.tokens.task import TokenTask
 
@@ -51,6 +52,14 @@ EXAMPLES: dict[str, Example] = {
         [{"tokens": ["a"] * (1 + n % 4), "tags": ["B-x", "I-x", "O", "O"][: 1 + n % 4]} for n in range(7)],
         ENCODER,
     ),
+    "multilabel": Example(
+        MultilabelTask("toy", ("text",), ("big", "red")),
+        [
+            {"text": "a " * (1 + n % 4), "label": [name for bit, name in enumerate(("big", "red")) if n >> bit & 1]}
+            for n in range(7)
+        ],
+        ENCODER,
+    ),
     "generation": Example(
         GenerationTask("toy", metric="chrf"),
         [{"id": n, "source": f"x : {n}", "references": ["a " * (1 + n % 4), "b"]} for n in range(7)],
@@ -65,7 +74,7 @@ def tokenizers(causal_tokenizer: Any) -> Iterator[dict[str, Any]]:
     """The tokenizer that goes with the model of each kind."""
     encoder = AutoTokenizer.from_pretrained(embedded_model_folder())
     causal_tokenizer.pad_token = causal_tokenizer.eos_token
-    yield {"text": encoder, "tokens": encoder, "generation": causal_tokenizer}
+    yield {"text": encoder, "tokens": encoder, "multilabel": encoder, "generation": causal_tokenizer}
     causal_tokenizer.pad_token = None
 
 
