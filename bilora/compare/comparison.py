@@ -18,7 +18,8 @@ from bilora.errors import InterruptedRun, SettingsError
 from bilora.files.formats import write_json, write_yaml
 from bilora.files.lock import locked
 from bilora.processes.processes import ONE_PROCESS, Processes
-from bilora.report.loss_plot import plot_losses
+from bilora.report.figures import loss_curves
+from bilora.report.read_run import read_run
 from bilora.runs.config import RunConfig
 from bilora.runs.folder import plain_name
 from bilora.runs.resume import CONFIG, command_folder, keep_config
@@ -64,9 +65,8 @@ def method_jobs(config: RunConfig) -> list[Job]:
 
 def _show(config: RunConfig, task: str, split: str, results: list[dict[str, Any]], folder: ResultsFolder) -> None:
     for method in config.method:
-        files = [folder.path / run_name(method, seed) / "metrics.jsonl" for seed in config.seeds]
-        picture = folder.path / f"loss-{plain_name(method)}.png"
-        plot_losses(files, title=f"{method} on {task}", path=picture)
+        drawing = loss_curves([read_run(folder.path / run_name(method, seed)) for seed in config.seeds])
+        drawing.write_png(folder.path / f"loss-{plain_name(method)}.png")
     print_table(results, title=f"{task}: {len(config.seeds)} seeds, {split} split")
     print(f"results, plots and adapters: {folder.path}")
 
