@@ -31,7 +31,7 @@ def test_the_committed_config_end_to_end(
     run_ner_command: Callable[..., Any],
     read_results: Callable[[Path], Results],
     words: list[str],
-    tiny_model: Path,
+    tiny_encoder: Path,
     tmp_path: Path,
 ) -> None:
     """The config that is read where no task is named, with ``--data-dir`` and smaller numbers in front of it."""
@@ -57,10 +57,10 @@ def test_the_committed_config_end_to_end(
 
     task = find_task("ncbi_disease")
     sets = find_task("ncbi_disease").load_rows(words[words.index("--data-dir") + 1])
-    tokenizer = load_tokenizer(str(tiny_model), task, max_length=32)
+    tokenizer = load_tokenizer(str(tiny_encoder), task, max_length=32)
     data = task.encode(sets.validation["validation"], tokenizer.own, max_length=32)
     for form in ("adapter", "lora"):
-        base = AutoModelForTokenClassification.from_pretrained(tiny_model, num_labels=3)
+        base = AutoModelForTokenClassification.from_pretrained(tiny_encoder, num_labels=3)
         model = PeftModel.from_pretrained(base, run / form)
         found = task.evaluate(Inference(model, tokenizer.own), data)
         assert found.metrics["loss"] == pytest.approx(rows[0]["validation_loss"], abs=1e-6)
