@@ -56,19 +56,23 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a file of JSON lines, none without a file; a last line that was cut off is left out."""
+    """Return the objects of a JSON-lines file, without a last line that a kill cut off; none where there is no file."""
     if not path.is_file():
         return []
-    *whole, _ = path.read_text(encoding="utf-8").split("\n")
-    return [_line(text, f"{path}:{number}") for number, text in enumerate(whole, start=1) if text]
+    # Not splitlines: a text may hold other line separators, which end no line in JSON.
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    return [parse_json(line, f"{path}:{number}", kind=dict) for number, line in enumerate(lines, start=1) if line]
 
 
-def _line(text: str, where: str) -> dict[str, Any]:
+def parse_json(text: str, where: str, *, kind: type) -> Any:
+    """Return the value of a JSON text, a dict or list as ``kind`` says; raise DataError with ``where`` if it is none."""
     try:
-        line: dict[str, Any] = json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: is not JSON: {error}") from error
-    return line
+    if not isinstance(value, kind):
+        raise DataError(f"{where}: holds {type(value).__name__}, and must hold {kind.__name__}")
+    return value
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

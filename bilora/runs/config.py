@@ -10,17 +10,16 @@ from typing import Any, Literal
 
 from bilora.data.faults import OnBadRow
 from bilora.engines.checkpoints.config_change import FREE
-from bilora.engines.compiled import CompileMode
 from bilora.engines.endings import Keep, build_ending
 from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.hypergradients.implicit import ProductSettings
-from bilora.engines.settings import FitSettings, LevelSettings
+from bilora.engines.settings import CompileMode, FitSettings, LevelSettings
 from bilora.errors import SettingsError
 from bilora.problems.catalog import find_variant
 from bilora.settings.sections import build_section, refuse_faults, resolved
 from bilora.tasks.catalog import find_task
 from bilora.tasks.class_weights import check_class_weights
-from bilora.tasks.kinds import build_kind
+from bilora.tasks.kinds import find_kind
 from bilora.tasks.labels import LabelledFiles
 from bilora.tasks.sources import EMBEDDED_TASK
 
@@ -203,7 +202,9 @@ class RunConfig:
         """Check everything that can be checked before any file is read."""
         self._fill_in()
         if self.task is not None:
-            build_kind(find_task(self.task), self.task_settings)
+            find_task(self.task).with_settings(self.task_settings)
+        if self.task_type is not None:
+            find_kind(self.task_type)
         refuse_faults("config", self, config_checks(self))
         if weight_faults := check_class_weights(self.class_weights):
             raise SettingsError("config: " + "; ".join(weight_faults))

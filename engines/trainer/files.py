@@ -14,19 +14,12 @@ from bilora.artifacts.adapter_files import save_adapter
 from bilora.artifacts.fingerprint import versions
 from bilora.artifacts.model_card import CardFacts, write_card
 from bilora.artifacts.scored_on import numbers_in
-from bilora.artifacts.trainer_state import trainer_state
 from bilora.engines.checkpoints.files import checkpoints
 from bilora.engines.training.result import FitResult
 from bilora.errors import CheckpointError, SettingsError
-from bilora.files.formats import write_json
-from bilora.metrics.monitor import Monitor
-from bilora.tasks.task import AnyTask
+from bilora.tasks.kinds import hub_names_of
+from bilora.tasks.task import AnyTask, HubNames
 from bilora.tasks.task_files import write_task
-
-KINDS = {"SEQ_CLS": "text", "TOKEN_CLS": "tokens", "CAUSAL_LM": "generation"}
-"""Kind of task by PEFT's name for it, where no task says it."""
-
-WITH_HEAD = ("text", "tokens")
 
 
 @dataclass(frozen=True)
@@ -34,7 +27,7 @@ class Untold:
     """A task of which only the card's heading is known."""
 
     name: str
-    kind: str
+    hub_names: HubNames | None
 
 
 def enter_folder(folder: Path, resume: bool | str | Path | None) -> tuple[Path, bool | Path]:
@@ -55,32 +48,11 @@ def enter_folder(folder: Path, resume: bool | str | Path | None) -> tuple[Path, 
     return folder, Path(resume) if isinstance(resume, str | Path) else bool(resume)
 
 
-def write_state(
-    folder: Path, lines: Sequence[Mapping[str, Any]], result: FitResult, *, monitor: Monitor
-) -> dict[str, Any]:
-    """Write ``trainer_state.json``, and return what is in it.
-
-    Args:
-        folder: Where to.
-        lines: Of ``metrics.jsonl``.
-        result: What came of the training.
-        monitor: The metric by which the best evaluation is known.
-    """
-    seen = [numbers.get(monitor.metric) for line in lines if (numbers := numbers_in(line)) is not None]
-    known = [value for value in seen if value is not None]
-    best = None if not known else (max if monitor.greater_is_better else min)(known)
-    about = {"metric": monitor.metric, "score": best, "steps": result.steps, "best_step": result.best_step}
-    state = trainer_state(lines, about)
-    write_json(folder / "trainer_state.json", state)
-    return state
-
-
 def kept_scores(lines: Sequence[Mapping[str, Any]], result: FitResult) -> Mapping[str, Any]:
-    """Return the metrics of the parameters that a training ended with; none where it was not evaluated."""
-    if result.best_step is None:
-        return result.metrics or {}
-    found = [numbers_in(line) for line in lines if line["step"] == result.best_step]
-    return next((each for each in reversed(found) if each is not None), {})
+    """Return the metrics of the parameters that a training ended with; none where they were not evaluated."""
+    step = result.steps if result.best_step is None else result.best_step
+    metrics = [numbers_in(line) for line in lines if line["step"] == step]
+    return next((numbers for numbers in reversed(metrics) if numbers is not None), {})
 
 
 def save_trained(
@@ -137,9 +109,9 @@ def card_facts(
         seed: Of the training.
     """
     config = model.peft_config[model.active_adapter]
-    kind = KINDS.get(str(config.task_type), "") if task is None else task.kind
+    names = hub_names_of(str(config.task_type)) if task is None else task.hub_names
     return CardFacts(
-        task=Untold("own data", kind) if task is None else task,
+        task=Untold("own data", names) if task is None else task,
         base=str(config.base_model_name_or_path or ""),
         method=method,
         sizes=sizes,
@@ -147,19 +119,17 @@ def card_facts(
         seed=seed,
         versions=versions(),
         is_plain_lora=not isinstance(config, BiloraConfig),
-        labels=int(model.config.num_labels) if kind in WITH_HEAD else 0,
+        labels=int(model.config.num_labels) if names is not None and names.has_head else 0,
     )
 
 
-def check_task(task: Any, model: PeftModel) -> None:
+def check_task(task: AnyTask, model: PeftModel) -> None:
     """Refuse a task that names another number of classes than the model has outputs.
 
     Raises:
         SettingsError: With both numbers.
     """
-    if task.kind not in WITH_HEAD:
-        return
-    wanted = 1 if task.label_names is None else len(task.label_names)
+    wanted = task.model_settings.get("num_labels", model.config.num_labels)
     if wanted != model.config.num_labels:
         raise SettingsError(
             f"task {task.name!r} has {wanted} outputs, and the model has {model.config.num_labels}; give the model "

@@ -12,7 +12,8 @@ import torch
 
 from bilora.adapter.spectrum import adapted_layers
 from bilora.engines.callbacks.files import ValuesFile
-from bilora.report.read_run import read_lines, read_run
+from bilora.files.formats import read_lines
+from bilora.report.read_run import read_run
 
 
 class OfTheEngine(ValuesFile):
@@ -44,4 +45,7 @@ def test_the_later_line_of_a_step_counts(tmp_path: Path) -> None:
     readings = [(2, 1.0), (4, 3.0), (2, 2.0)]
     lines = [json.dumps({"step": step, "layers": {"q": [value]}}) + "\n" for step, value in readings]
     (tmp_path / "values.jsonl").write_text("".join(lines))
-    assert read_run(tmp_path).values == [(2, {"q": [2.0]}), (4, {"q": [3.0]})]
+    assert read_run(tmp_path).values[["step", "layer", "term", "value"]].to_numpy().tolist() == [
+        [2, "q", 1, 2.0],
+        [4, "q", 1, 3.0],
+    ]
