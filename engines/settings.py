@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from bilora.engines.compiled import COMPILE_MODES, CompileMode
 from bilora.engines.endings import build_ending
 from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.hypergradients.implicit import ProductSettings
 from bilora.settings.sections import refuse_faults
 
 Schedule = Literal["constant", "linear", "cosine"]
+
+CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
+
+COMPILE_MODES: tuple[CompileMode, ...] = get_args(CompileMode)
 
 
 @dataclass(frozen=True)

@@ -39,15 +39,10 @@ Scores = Mapping[int, float | None]
 
 @dataclass(frozen=True)
 class Wilcoxon:
-    """A two-sided Wilcoxon signed-rank test.
+    """A two-sided Wilcoxon signed-rank test."""
 
-    Args:
-        p_value: The probability, under exchange of the two methods, of a sum of signed ranks as far from zero.
-        smallest: The smallest p-value that so many differences can have, ``2 ** (1 - n)``.
-    """
-
-    p_value: float
-    smallest: float
+    p_value: float  # the probability, under exchange of the two methods, of a sum of signed ranks as far from zero
+    smallest: float  # the smallest p-value that so many differences can have, 2 ** (1 - n)
 
     @property
     def can_tell(self) -> bool:
@@ -78,10 +73,7 @@ def row_bootstrap_interval(
 ) -> Interval:
     """Return the 95% interval of the mean difference when seeds and validation rows are both resampled.
 
-    Args:
-        scores: Of shape (seeds, row draws): the score on each resampled set of rows, the same sets for every method.
-        baseline: The same of the baseline, for the same seeds in the same order.
-        seed: Of the resampling of seeds.
+    Scores and baseline are of shape (seeds, row draws), for the same seeds and the same draws of rows.
     """
     differences = numpy.asarray(scores) - numpy.asarray(baseline)  # (seeds, row draws)
     means = _bootstrap(differences, draws=SEED_DRAWS, seed=seed).bootstrap_distribution  # (row draws, seed draws)

@@ -10,11 +10,10 @@ from typing import Any, Literal
 
 from bilora.data.faults import OnBadRow
 from bilora.engines.checkpoints.config_change import FREE
-from bilora.engines.compiled import CompileMode
 from bilora.engines.endings import Keep, build_ending
 from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.hypergradients.implicit import ProductSettings
-from bilora.engines.settings import FitSettings, LevelSettings
+from bilora.engines.settings import CompileMode, FitSettings, LevelSettings
 from bilora.errors import SettingsError
 from bilora.problems.catalog import find_variant
 from bilora.settings.sections import build_section, refuse_faults, resolved

@@ -19,7 +19,7 @@ from bilora.engines.checkpoints.run_state import Rescaled
 from bilora.engines.settings import FitSettings
 from bilora.engines.training.stage_state import Resumed, staged_state
 from bilora.files.state import Packed, pack, unpack
-from bilora.problems.levels.out_of_memory import OutOfMemory, memory_told
+from bilora.problems.levels.out_of_memory import OutOfMemory, explaining_out_of_memory
 from bilora.problems.replay.random_state import RandomState
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def try_longest_rows(engine: BilevelEngine) -> None:
     for level in engine.levels:
         [loader] = level.train_data_loader
         batch = loader.collate_fn(heapq.nlargest(loader.batch_size, loader.dataset, key=_size))
-        told = memory_told(level.name, "the trial of the longest rows", lambda batch=batch: batch)  # type: ignore[misc]
+        told = explaining_out_of_memory(level.name, "the trial of the longest rows", lambda batch=batch: batch)  # type: ignore[misc]
         with told, RandomState.take(engine.device).replayed(), _buffers_kept(level.module):
             level.scaled_gradients(level.loss_and_parts(batch)[0], parameters)
 

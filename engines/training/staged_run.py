@@ -16,14 +16,13 @@ from transformers import set_seed
 from bilora.adapter.spectrum import Spectrum
 from bilora.data.loaders import Collate
 from bilora.data.split import Split
-from bilora.engines.bilevel import BilevelEngine, Metrics
+from bilora.engines.bilevel import BilevelEngine, Metrics, compiled
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.early_stopping import EarlyStopping, HeldOut
 from bilora.engines.callbacks.keep_best import KeepBest
 from bilora.engines.callbacks.records import StagePlace
 from bilora.engines.checkpoints.files import remove_later
 from bilora.engines.checks import sample_of
-from bilora.engines.compiled import compiled
 from bilora.engines.settings import FitSettings
 from bilora.engines.training.diverged import SkippedBatches, divergence_told
 from bilora.engines.training.levels import Levels, build_levels, stage_steps
