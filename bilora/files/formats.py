@@ -65,7 +65,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_json(text: str, where: str, *, kind: type) -> Any:
-    """Return the value of a JSON text, a dict or list as ``kind`` says; raise DataError with ``where`` if it is none."""
+    """Return the value of a JSON text, of the type ``kind``; raise DataError, with ``where``, if it is none."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
