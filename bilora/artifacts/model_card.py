@@ -12,15 +12,7 @@ from huggingface_hub import HfApi
 
 from bilora.artifacts.scored_on import UPPER, VALIDATION, WHOLE_D2
 from bilora.errors import DataError
-
-PIPELINES = {"text": "text-classification", "tokens": "token-classification", "generation": "text-generation"}
-"""The hub's name for what a kind of task does."""
-
-AUTO_CLASSES = {
-    "text": "AutoModelForSequenceClassification",
-    "tokens": "AutoModelForTokenClassification",
-    "generation": "AutoModelForCausalLM",
-}
+from bilora.tasks.task import HubNames
 
 SCORED = {
     VALIDATION: "the first validation set",
@@ -36,8 +28,8 @@ class Named(Protocol):
         """What it is called."""
 
     @property
-    def kind(self) -> str:
-        """Key of the kind of task."""
+    def hub_names(self) -> HubNames | None:
+        """What the hub and transformers call the kind of task; None where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,7 @@ class CardFacts:
     """What a card says.
 
     Args:
-        task: What was learned; its name and kind are all that is asked for.
+        task: What was learned; its name and hub names are all that is asked for.
         base: Folder or hub id of the model below the adapter; empty where it has no name.
         method: How it was trained.
         sizes: Number of rows by set, ``train`` among them.
@@ -101,8 +93,8 @@ def _front_matter(facts: CardFacts) -> dict[str, Any]:
     # A folder is no name that the hub could follow, and it would refuse the card.
     if facts.base and not Path(facts.base).is_dir():
         block["base_model"] = facts.base
-    if facts.task.kind in PIPELINES:
-        block["pipeline_tag"] = PIPELINES[facts.task.kind]
+    if facts.task.hub_names is not None:
+        block["pipeline_tag"] = facts.task.hub_names.pipeline
     return block
 
 
@@ -122,7 +114,7 @@ def _sizes(facts: CardFacts) -> list[tuple[str, str]]:
 
 
 def _loading(facts: CardFacts) -> str:
-    made = AUTO_CLASSES.get(facts.task.kind, "AutoModel")
+    made = "AutoModel" if facts.task.hub_names is None else facts.task.hub_names.auto_class
     heads = f", num_labels={facts.labels}" if facts.labels else ""
     first = "" if facts.is_plain_lora else "import bilora  # tells PEFT what a BILORA adapter is\n"
     note = (

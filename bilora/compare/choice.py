@@ -15,18 +15,11 @@ from bilora.runs.table import Spread
 
 @dataclass(frozen=True)
 class Choice:
-    """The candidate of an entry that is reported.
-
-    Args:
-        candidate: Its settings.
-        tried: Every candidate with its mean ``score`` and ``loss`` on held-out training rows; empty where there was
-            nothing to choose among.
-        seconds: Mean seconds of the entry's trials; None without any.
-    """
+    """The candidate of an entry that is reported; without trials nothing was tried and no time taken."""
 
     candidate: dict[str, Any]
-    tried: list[dict[str, Any]]
-    seconds: float | None = None
+    tried: list[dict[str, Any]]  # every candidate with its mean ``score`` and ``loss`` on held-out training rows
+    seconds: float | None = None  # mean of the entry's trials
 
 
 def choose(label: str, candidates: Sequence[dict[str, Any]], records: Sequence[Record]) -> Choice:

@@ -26,49 +26,27 @@ from bilora.compare.statistics import (
 )
 from bilora.runs.results import read_predictions
 from bilora.runs.table import Spread
-from bilora.tasks.catalog import Task
 from bilora.tasks.task import AnyTask
 
 
 @dataclass(frozen=True)
 class Line:
-    """One method's line; what has no value is None.
-
-    Args:
-        label: The entry.
-        metric: The headline metric.
-        seeds: Seeds that ran to the end.
-        failed: Seeds that diverged.
-        score: Of the headline metric.
-        difference: Mean paired difference of the score to the baseline's.
-        interval: Its bootstrap interval over seeds.
-        row_interval: The same over seeds and validation rows, where predictions are kept.
-        test: The Wilcoxon test of the paired differences.
-        train_loss: On the training rows.
-        gap: Validation loss less training loss.
-        seconds: Training time.
-        reach: Seconds until the baseline's best score of the same seed.
-        reached: Seeds that reached it.
-        peak_memory_mb: Peak memory.
-        parameters: Trainable parameters.
-        steps: Lower steps.
-        candidate: The chosen settings.
-    """
+    """One method's line; what has no value is None."""
 
     label: str
     metric: str
-    seeds: int
-    failed: int
+    seeds: int  # that ran to the end
+    failed: int  # seeds that diverged
     score: Spread | None
-    difference: float | None
-    interval: Interval | None
-    row_interval: Interval | None
+    difference: float | None  # mean of the paired differences to the baseline's score
+    interval: Interval | None  # of the difference, over seeds
+    row_interval: Interval | None  # the same over seeds and validation rows, where predictions are kept
     test: Wilcoxon | None
     train_loss: Spread | None
-    gap: Spread | None
+    gap: Spread | None  # validation loss less training loss
     seconds: Spread | None
-    reach: Spread | None
-    reached: int
+    reach: Spread | None  # seconds until the baseline's best score of the same seed
+    reached: int  # seeds that reached it
     peak_memory_mb: Spread | None
     parameters: int | None
     steps: int | None
@@ -114,7 +92,7 @@ def _runs(records: Sequence[Record], folder: Path, task: AnyTask) -> _Runs:
 def _resampled(record: Record, folder: Path, task: AnyTask) -> list[float] | None:
     """Return a run's scores on resampled rows; None where it kept no predictions."""
     predictions = read_predictions(folder / record["folder"] / f"predictions-{record['set']}.jsonl")
-    return None if predictions is None or not isinstance(task, Task) else resampled_scores(task, predictions)
+    return None if predictions is None else resampled_scores(task, predictions)
 
 
 def _line(label: str, runs: _Runs, baseline: _Runs) -> Line:

@@ -28,12 +28,7 @@ NOT_HERE = "-"
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample deviation; the deviation of a single number is None.
-
-    Example:
-        >>> Spread.of([1.0, 3.0]).mean, Spread.of([1.0]).deviation, Spread.of([]) is None
-        (2.0, None, True)
-    """
+    """Mean and sample deviation; the deviation of a single number is None."""
 
     mean: float
     deviation: float | None
@@ -60,12 +55,6 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
     Each cell is a mean, with the sample deviation over seeds after ``+-``, or ``undefined`` where a run has no value.
     A run that was scored on D2 has no validation loss and no gap.
-
-    Example:
-        >>> row = {"method": "lora", "metric": "accuracy", "score": 0.5, "train_loss": 0.25, "validation_loss": 0.75}
-        >>> row |= {"seconds": 9.0, "peak_memory_mb": 800.0, "trainable_parameters": 1000}
-        >>> summarise([row, {**row, "score": 0.7}])[0]["accuracy"]
-        '0.600 +- 0.141'
     """
     # Rows that were written before there was a choice do not hold it.
     runs = pandas.DataFrame([{"scored_on": VALIDATION, **row} for row in rows]).reindex(columns=COLUMNS)

@@ -1,4 +1,4 @@
-"""What a run left behind, opened again: the model with its adapter, its tokenizer, and the kind of its task."""
+"""What a run left behind, opened again: the model with its adapter, its tokenizer, and its task."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from bilora.artifacts.adapter_files import check_base
 from bilora.errors import DataError
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer, quiet_peft
 from bilora.processes.devices import choose_device
-from bilora.tasks.kind import TaskKind
-from bilora.tasks.kinds import build_kind
+from bilora.tasks.task import AnyTask, Inference
 from bilora.tasks.task_files import read_task
 
 ADAPTER_FILE = "adapter_config.json"
@@ -30,46 +29,54 @@ class Trained:
 
     Args:
         adapter: Folder of the adapter.
-        kind: How its task is scored.
+        task: What it was trained for.
         tokenizer: The tokenizer, and where the base model is.
         model: The model with the adapter on it, in eval mode.
         max_length: Largest number of tokens of a row.
     """
 
     adapter: Path
-    kind: TaskKind
+    task: AnyTask
     tokenizer: Tokenizer
     model: PeftModel
     max_length: int
 
+    @property
+    def inference(self) -> Inference:
+        """The model and its tokenizer, as evaluations take them."""
+        return Inference(self.model, self.tokenizer.own)
 
-def open_trained(place: str, *, model: str | None = None, device: str = "auto") -> Trained:
+
+def open_trained(
+    place: str, *, model: str | None = None, device: str = "auto", task_type: str | None = None
+) -> Trained:
     """Return the trained model of a run, or of an adapter.
 
     Args:
         place: Folder of a run, or of an adapter that a run or an export wrote.
         model: The base model, where it is no longer where it was in training; None takes the one of the training.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        task_type: ``package.module:NAME`` of the user's own kind of task that it was trained for.
 
     Raises:
         DataError: There is no adapter, its base cannot be found, or its weights do not fit or are not finite.
     """
     adapter = find_adapter(place)
-    task, max_length = read_task(adapter)
-    kind = build_kind(task, _task_settings(adapter.parent))
-    tokenizer = load_tokenizer(model or _base_of(adapter), kind, max_length=max_length)
-    trained = load_adapter(adapter, tokenizer, kind)
-    return Trained(adapter, kind, tokenizer, trained.to(choose_device(device)).eval(), max_length)
+    task, max_length = read_task(adapter, task_type=task_type)
+    task = task.with_settings(_task_settings(adapter.parent))
+    tokenizer = load_tokenizer(model or _base_of(adapter), task, max_length=max_length)
+    trained = load_adapter(adapter, tokenizer, task)
+    return Trained(adapter, task, tokenizer, trained.to(choose_device(device)).eval(), max_length)
 
 
-def load_adapter(adapter: Path, tokenizer: Tokenizer, kind: TaskKind) -> PeftModel:
+def load_adapter(adapter: Path, tokenizer: Tokenizer, task: AnyTask) -> PeftModel:
     """Return a fresh base model with the adapter of a folder on it.
 
     Raises:
         DataError: Weights are missing, of another shape, or not finite; PEFT tells of the first by a warning only.
         CheckpointError: The base is another one than in training, though of the same shapes; PEFT does not see that.
     """
-    base = load_model(tokenizer, kind).model
+    base = load_model(tokenizer, task).model
     try:
         with quiet_peft(), warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")

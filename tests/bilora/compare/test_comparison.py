@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
-import io
 import itertools
 import json
 import multiprocessing
@@ -16,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from transformers import BertConfig, BertModel
 
 from bilora.commands.command_line import parse_config
 from bilora.compare import jobs as comparison_jobs
@@ -29,34 +25,21 @@ from bilora.compare.folders import RecordFolder
 from bilora.compare.jobs import run_jobs
 from bilora.engines.settings import LevelSettings
 from bilora.errors import DivergedError, SettingsError
+from bilora.models.embedded import embedded_reviews
 from bilora.runs.config import RunConfig
-from bilora.tasks.embedded import embedded_model_folder, embedded_reviews
 
 # So few steps may end with one answer to every row, of which a correlation says nothing.
 pytestmark = pytest.mark.filterwarnings("ignore::bilora.metrics.metric.UndefinedMetricWarning")
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inputs(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model, 60 training rows and 20 validation rows."""
     folder = tmp_path_factory.mktemp("inputs")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=30522,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=64,
-        initializer_range=0.5,
-    )
-    with contextlib.redirect_stderr(io.StringIO()):
-        BertModel(config).save_pretrained(folder / "model")
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
-        shutil.copy(embedded_model_folder() / name, folder / "model")
+    (folder / "model").symlink_to(tiny_encoder)
     rows = embedded_reviews()
     half = [index for pair in zip(range(40), range(len(rows) - 40, len(rows)), strict=True) for index in pair]
-    lines = [json.dumps({"text": rows[each]["text"], "label": ("bad", "good")[rows[each]["label"]]}) for each in half]
+    lines = [json.dumps({"text": rows[row]["text"], "label": ("bad", "good")[rows[row]["label"]]}) for row in half]
     (folder / "train.jsonl").write_text("\n".join(lines[:60]) + "\n", encoding="utf-8")
     (folder / "validation.jsonl").write_text("\n".join(lines[60:]) + "\n", encoding="utf-8")
     return folder
