@@ -60,11 +60,7 @@ class ReadRun:
 
 
 def read_run(folder: Path) -> ReadRun:
-    """Return what a run has written into its folder; only its config and its metrics must be there.
-
-    Raises:
-        DataError: The folder is not that of a run, or a file in it is not what it should be.
-    """
+    """Return what a run has written into its folder; only its config and its metrics must be there."""
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing:
         raise DataError(f"{folder} is not the folder of a run: it has no {' and no '.join(missing)}")
@@ -81,9 +77,6 @@ def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
     """Return all runs in folders, each that of a run, of a comparison or of a program that compares methods.
 
     The trials of a comparison, among which its settings were chosen, are left out.
-
-    Raises:
-        DataError: There is no run in a folder.
     """
     runs: dict[Path, ReadRun] = {}
     for folder in folders:
@@ -96,11 +89,7 @@ def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON-lines file, without a last line that a kill cut off; none where there is no file.
-
-    Raises:
-        DataError: A line is no JSON object.
-    """
+    """Return the objects of a JSON-lines file, without a last line that a kill cut off; none where there is no file."""
     if not path.is_file():
         return []
     # Not splitlines: a text may hold other line separators, which end no line in JSON.
