@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 
 from bilora.artifacts.scored_on import UPPER, VALIDATION
 from bilora.errors import DataError
+from bilora.files.formats import parse_json, read_lines
 
 NEEDED = ("config.yaml", "metrics.jsonl")
 """Files of every run, however early it ended."""
@@ -88,15 +88,6 @@ def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
     return list(runs.values())
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON-lines file, without a last line that a kill cut off; none where there is no file."""
-    if not path.is_file():
-        return []
-    # Not splitlines: a text may hold other line separators, which end no line in JSON.
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    return [_parsed(line, f"{path}:{number}", kind=dict) for number, line in enumerate(lines, start=1) if line]
-
-
 def _read_run(folder: Path) -> ReadRun:
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     method = config["method"]
@@ -153,14 +144,4 @@ def _predictions(folder: Path) -> pandas.DataFrame:
 
 def _read_json(path: Path, *, kind: type) -> Any:
     """Return the object or list in a JSON file, an empty one where there is no file."""
-    return _parsed(path.read_text(encoding="utf-8"), str(path), kind=kind) if path.is_file() else kind()
-
-
-def _parsed(text: str, where: str, *, kind: type) -> Any:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: is not JSON: {error}") from error
-    if not isinstance(value, kind):
-        raise DataError(f"{where}: holds {type(value).__name__}, and must hold {kind.__name__}")
-    return value
+    return parse_json(path.read_text(encoding="utf-8"), str(path), kind=kind) if path.is_file() else kind()

@@ -19,7 +19,6 @@ from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length, speed_metrics
 
 from bilora import BiloraConfig
-from bilora.artifacts.trainer_state import read_lines
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.files import MetricsFile
 from bilora.engines.trainer.arguments import BilevelTrainingArguments
@@ -28,7 +27,7 @@ from bilora.engines.trainer.files import card_facts, check_task, enter_folder, k
 from bilora.engines.trainer.hooks import TrainerHooks, scores_of
 from bilora.engines.training.fit import fit
 from bilora.errors import SettingsError
-from bilora.files.formats import write_json
+from bilora.files.formats import read_lines, write_json
 from bilora.models.pretrained import quiet_peft
 from bilora.problems.catalog import find_variant
 from bilora.problems.levels.betty_problem import autocast_dtype

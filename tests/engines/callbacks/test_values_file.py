@@ -12,7 +12,8 @@ import torch
 
 from bilora.adapter.spectrum import adapted_layers
 from bilora.engines.callbacks.files import ValuesFile
-from bilora.report.read_run import read_lines, read_run
+from bilora.files.formats import read_lines
+from bilora.report.read_run import read_run
 
 
 class OfTheEngine(ValuesFile):
