@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from bilora.artifacts.scored_on import UPPER, VALIDATION, spoken
+from bilora.artifacts.scored_on import UPPER, VALIDATION, in_words
 from bilora.report.figure_style import Drawing, colours, legend_below, panels, style
 from bilora.report.loss_plot import SMOOTHING, smoothed
 from bilora.report.read_run import ReadRun
@@ -78,7 +78,7 @@ def loss_curves(runs: Runs, *, seconds: bool) -> Drawing:
     caption = (
         f"Loss over {over}, a line a seed. Training losses are means over {SMOOTHING} steps, without penalties; "
         "single-level methods train on all rows, which stand as lower loss. AdaLoRA's holds PEFT's regularizer; the "
-        f"panels end at one and a half times the largest loss on {spoken(kinds_of(runs))}."
+        f"panels end at one and a half times the largest loss on {in_words(kinds_of(runs))}."
     )
     return Drawing(f"losses-over-{over}", f"Losses over {over}", caption, figure)
 
@@ -98,7 +98,7 @@ def score_curves(runs: Runs, metric: str) -> Drawing:
         name="score",
         title=f"Validation {metric}" if kinds == {VALIDATION} else f"{metric} on D2" if kinds == {UPPER} else metric,
         axis=metric,
-        caption=f"{metric} on {spoken(kinds)}: mean over seeds, with the sample deviation as a band.",
+        caption=f"{metric} on {in_words(kinds)}: mean over seeds, with the sample deviation as a band.",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy
 
-from bilora.artifacts.scored_on import spoken
+from bilora.artifacts.scored_on import in_words
 from bilora.report.figure_style import Drawing, colours, panels, style
 from bilora.report.read_run import ReadRun
 
@@ -85,7 +85,7 @@ def _confusion(runs: Runs) -> Drawing | None:
 
 
 def _rows_of(runs: Runs) -> str:
-    return spoken({run.scored_on for own in runs.values() for run in own})
+    return in_words({run.scored_on for own in runs.values() for run in own})
 
 
 def _matrix(place: Any, counts: numpy.ndarray[Any, Any], classes: Sequence[str]) -> None:
