@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 from safetensors.torch import load_file
 from torch import nn
 
@@ -57,7 +57,7 @@ def load_adapter(base: nn.Module, folder: Path, *, base_name: str) -> PeftModel:
         base_name: Name of the base model, for the error.
 
     Raises:
-        DataError: Weights are missing, of another shape, or not finite; PEFT tells of the first by a warning only.
+        DataError: Weights are missing, left over, of another shape, or not finite.
         CheckpointError: The base is another one than in training, though of the same shapes; PEFT does not see that.
     """
     try:
@@ -66,9 +66,15 @@ def load_adapter(base: nn.Module, folder: Path, *, base_name: str) -> PeftModel:
             # AdaLoRA's patterns name parameters; PEFT warns where it reads them as modules, and uses them further on.
             warnings.filterwarnings("ignore", message="The following rank_pattern keys", category=RuntimeWarning)
             model = PeftModel.from_pretrained(base, str(folder), is_trainable=True)
-    except (UserWarning, RuntimeError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+            weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    except (UserWarning, RuntimeError, OSError, ValueError, KeyError) as error:
+        # PEFT looks a head's weights up in the file, and says no more of one that is missing.
+        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
         raise DataError(f"the adapter in {folder} does not fit the model {base_name}: {reason}") from error
+    # The embeddings of a larger vocabulary are weights of the base that stand in the file.
+    left_over = load_peft_weights(str(folder)).keys() - weights.keys() - model.state_dict().keys()
+    if left_over:
+        raise DataError(f"the adapter in {folder} has weights that nothing takes, {min(left_over)} among them")
     broken = [name for name, tensor in trainable_parameters(model).items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise DataError(f"the adapter in {folder} has numbers that are not finite, in {broken[0]}; train it anew")

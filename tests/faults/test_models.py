@@ -79,7 +79,12 @@ def test_row_24_an_adapter_on_another_base_of_the_same_shapes(adapter: Path, fau
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda weights: weights.popitem(), "does not fit the model tiny: .*missing adapter keys"),
+        (lambda weights: weights.popitem(), "does not fit the model tiny: .*classifier.* is missing"),
+        (lambda weights: weights.pop(next(iter(weights))), "does not fit the model tiny: .*missing in the file"),
+        (
+            lambda weights: weights.update(more=torch.ones(1)),
+            "has weights that nothing takes, more among them",
+        ),
         (
             lambda weights: weights.update({name: each * torch.nan for name, each in weights.items()}),
             "has numbers that are not finite",
@@ -89,7 +94,7 @@ def test_row_24_an_adapter_on_another_base_of_the_same_shapes(adapter: Path, fau
             "does not fit the model tiny: .*size mismatch",
         ),
     ],
-    ids=["missing key", "all NaN", "another rank"],
+    ids=["missing head", "missing key", "extra key", "all NaN", "another rank"],
 )
 def test_row_24_an_adapter_that_is_not_whole(adapter: Path, faults: Any, change: Any, said: str) -> None:
     changed(adapter, change)
