@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from betty.configs import EngineConfig
 from betty.engine import Engine
+from betty.logging import get_logger
+from peft import PeftModel
+from torch import nn
 
 from bilora.engines.callbacks.callback import Callback, CallbackGuard
 from bilora.engines.callbacks.records import StagePlace, StepRecord, UpperRecord, ValidationRecord
 from bilora.engines.checks import check_disjoint, check_equal_start, check_schedule
 from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.hypergradients.quality_meter import QualityMeter
-from bilora.engines.quiet_betty import quiet_betty
+from bilora.engines.settings import CompileMode
 from bilora.errors import SettingsError
 from bilora.problems.levels.hypergradient import Hypergradient
 from bilora.problems.levels.level import Level
@@ -25,6 +30,9 @@ from bilora.processes.devices import choose_device
 from bilora.processes.processes import ONE_PROCESS, Processes
 
 Metrics = Mapping[str, float | None]
+
+CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
+"""Modes of torch.compile in which the next run overwrites the outputs of the last one."""
 
 
 class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
@@ -44,7 +52,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         meter: Upper steps between two readings of the quality meter; 0 takes none.
         skip_diverged: Steps in a row of a level that may be skipped because they are not finite.
-        place: Where this stands in a run of several stages; None for a run of its own.
+        place: Position in a run of several stages; None for a run of one stage.
         processes: The processes that train together; each makes an engine over equal levels.
 
     Raises:
@@ -69,17 +77,18 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         processes: Processes = ONE_PROCESS,
     ) -> None:
         if upper is not None:
-            chosen = build_hypergradient(hypergradient)
-            upper.hypergradient = QualityMeter(chosen, every=meter) if meter else chosen
+            approximation = build_hypergradient(hypergradient)
+            upper.hypergradient = QualityMeter(approximation, every=meter) if meter else approximation
+            # Before the first step: the lower level records only what it was asked for.
             lower.needs = upper.needs
         self.place = place or StagePlace()
         check_schedule(lower, upper, steps, validate_every, least_steps=1 if self.place.is_first else 0)
         self.lower_level, self.upper_level = lower, upper
         self.levels: tuple[Level, ...] = (lower,) if upper is None else (lower, upper)
         self.processes = processes
-        for each in self.levels:
-            each.processes = processes
-            each.skipped.allowed = skip_diverged
+        for level in self.levels:
+            level.processes = processes
+            level.skipped.allowed = skip_diverged
         self.steps = self.place.steps_before + steps
         self.validate = validate
         self.validate_every = validate_every
@@ -90,13 +99,13 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         self.ends_run = self.place.is_last
         self.last_validation: ValidationRecord | None = None
         self._device_name = device
-        graph = {} if upper is None else {"u2l": {upper: [lower]}, "l2u": {lower: [upper]}}
+        graph = {"u2l": {}, "l2u": {}} if upper is None else {"u2l": {upper: [lower]}, "l2u": {lower: [upper]}}
+        # Betty counts micro-batches, and its own validation is never run.
         config = EngineConfig(train_iters=steps * lower.gas, valid_step=max(validate_every, 1))
-        super().__init__(list(self.levels), config, graph or {"u2l": {}, "l2u": {}})
+        super().__init__(list(self.levels), config, graph)
+        # Only now: the levels know their parameters once Betty has set them up.
         check_disjoint(lower, upper)
         check_equal_start(self.levels, processes)
-
-    # ---- the run ------------------------------------------------------------------------------------
 
     @property
     def step(self) -> int:
@@ -141,6 +150,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
                 self._tell(lambda callback: callback.on_run_end(self))
             ended = True
         finally:
+            # Between two stages callbacks stay open, such as the file of the run's metrics.
             if self.ends_run or not ended:
                 self.close()
         self.eval()
@@ -164,7 +174,8 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         self._agree_to_stop()
 
     def _agree_to_stop(self) -> None:
-        """Let a stop that any process was asked for be a stop of all."""
+        """Stop all processes where any of them was asked to stop."""
+        # One that stopped alone would leave the others waiting for its gradients.
         if self.processes.any(self.stop_reason is not None):
             asked = self.processes.gathered((self.stop_reason, self.ends_run))
             self.stop_reason = next(reason for reason, _ in asked if reason is not None)
@@ -180,20 +191,17 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         if validate is None:
             return
         self.eval()
-        # What a validation draws, if only the seed of a data loader, must not change the training after it.
+        # The random draws of a validation, if only the seed of a data loader, must not change the training after it.
         with torch.no_grad(), RandomState.take(self.device).replayed():
-            own = dict(validate())
-        # The first one's numbers for all: what follows from a validation must not differ by a rounding.
-        metrics = self.processes.first_only(lambda: own)
+            metrics = dict(validate())
+        # The first process's numbers for all: early stopping must not depend on a rounding.
+        shared = self.processes.first_only(lambda: metrics)
         self.train()
-        record = ValidationRecord(self.step, metrics)
-        self.last_validation = record
+        record = self.last_validation = ValidationRecord(self.step, shared)
         self._tell(lambda callback: callback.on_validation(self, record))
 
     def _tell(self, hook: Callable[[Callback], None]) -> None:
         self._guard.tell(self.callbacks, hook, step=self.step)
-
-    # ---- records ------------------------------------------------------------------------------------
 
     def _record(self, *, upper_stepped: bool) -> StepRecord:
         report = self.lower_level.report
@@ -222,26 +230,67 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
             skipped=upper.report.skipped,
         )
 
-    # ---- what Betty's engine does on its way ---------------------------------------------------------
-
     def initialize(self) -> None:
-        """Wire and set up the levels; Betty would print its set-up to the standard output, which is the user's."""
-        with quiet_betty():
+        """Wire and set up the levels."""
+        # Betty would print its set-up to the standard output, which is the user's.
+        logger = get_logger()
+        level = logger.level
+        logger.setLevel(logging.WARNING)
+        try:
             super().initialize()
+        finally:
+            logger.setLevel(level)
 
     def configure_systems(self) -> dict[str, Any]:
-        """Place the run on the chosen device; Betty knows CUDA and CPU only."""
+        """Place the run on its device."""
+        # Betty knows CUDA and CPU only.
         systems: dict[str, Any] = super().configure_systems()
         self.device = choose_device(self._device_name)
         return systems
 
     def set_problem_attr(self, problem: Level) -> str:
         """Make a level an attribute of the engine and of the other level, unless the name is taken there."""
-        others = [each for each in self.levels if each is not problem]
-        if any(hasattr(each, problem.name) for each in (self, *others)):
+        others = [level for level in self.levels if level is not problem]
+        # Betty would overwrite an attribute such as `step` without a word.
+        if any(hasattr(owner, problem.name) for owner in (self, *others)):
             raise SettingsError(
                 f"a level cannot be called {problem.name!r}: Betty makes each name an attribute of the engine and of "
                 "the other level, and this one is taken; choose another, such as 'lower' and 'upper'"
             )
         name: str = super().set_problem_attr(problem)
         return name
+
+
+@contextmanager
+def compiled(
+    model: nn.Module,
+    mode: CompileMode,
+    *,
+    levels: Sequence[Level] = (),
+    backend: str | Callable[..., Any] = "inductor",
+) -> Iterator[None]:
+    """Run the block with the base model compiled in place by torch.compile; afterwards it is as it was.
+
+    Args:
+        model: The model; of one with PEFT's adapters the base model is compiled, with the adapters in it.
+        mode: torch.compile's, or ``off``.
+        levels: The levels that train it; with CUDA graphs they copy what they keep from one pass to the next.
+        backend: torch.compile's.
+    """
+    # Both levels and the displaced passes of finite differences call the same model with the same shapes, and so share
+    # one graph. It has no second derivative: products `exact` and the meter need `off`.
+    if mode == "off":
+        yield
+        return
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    before = base._compiled_call_impl
+    # Other backends than inductor know no modes, and refuse even the name of the default.
+    base.compile(backend=backend, mode=mode if backend == "inductor" and mode != "default" else None)
+    for level in levels:
+        level.copies_outputs = mode in CUDA_GRAPHS
+    try:
+        yield
+    finally:
+        base._compiled_call_impl = before
+        for level in levels:
+            level.copies_outputs = False

@@ -1,8 +1,7 @@
-"""What is refused before a run: schedules that cannot work, and levels that overlap."""
+"""Checks before a run: schedules that cannot work, levels that overlap, and processes that differ."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,11 +16,7 @@ from bilora.processes.sharded import check_equal_parameters
 def check_schedule(
     lower: LowerProblem, upper: UpperProblem | None, steps: int, validate_every: int, *, least_steps: int = 1
 ) -> None:
-    """Refuse a number of steps that is too small, or under which the upper level would never step.
-
-    Raises:
-        SettingsError: With what to change.
-    """
+    """Refuse a number of steps that is too small, or under which the upper level would never step."""
     if steps < least_steps:
         raise SettingsError(f"steps is {steps}; it counts lower optimizer steps and must be at least {least_steps}")
     if validate_every < 0:
@@ -34,7 +29,7 @@ def check_schedule(
             f"the hypergradient looks {lower.needs.steps} lower steps back, but unroll_steps is {unroll}: before "
             "that the upper level had other values; raise unroll_steps, or let it look back less far"
         )
-    warmup = math.floor(lower.config.warmup_steps / lower.gas)
+    warmup = lower.config.warmup_steps // lower.gas
     # An upper micro-batch at every multiple of unroll_steps after the warm-up, a step when they are enough.
     first = (warmup // unroll + upper.gas) * unroll
     if steps < first:
@@ -46,15 +41,11 @@ def check_schedule(
 
 
 def check_disjoint(lower: LowerProblem, upper: UpperProblem | None) -> None:
-    """Refuse levels that share a parameter.
-
-    Raises:
-        SettingsError: With the names of some of them.
-    """
+    """Refuse levels that share a parameter."""
     if upper is None:
         return
-    above = {id(each) for each in upper.trainable_parameters()}
-    shared = [name for name, each in lower.named_level_parameters().items() if id(each) in above]
+    above = {id(parameter) for parameter in upper.trainable_parameters()}
+    shared = [name for name, parameter in lower.named_level_parameters().items() if id(parameter) in above]
     if shared:
         raise SettingsError(
             f"the two levels share {len(shared)} parameters, {', '.join(shared[:3])} among them; a parameter belongs "
@@ -63,11 +54,7 @@ def check_disjoint(lower: LowerProblem, upper: UpperProblem | None) -> None:
 
 
 def check_equal_start(levels: Sequence[Level], processes: Processes) -> None:
-    """Refuse processes whose models differ: their gradients would be averaged all the same.
-
-    Raises:
-        ProcessesError: With the processes that differ.
-    """
+    """Refuse processes whose models differ: their gradients would be averaged all the same."""
     if processes.count == 1:
         return
     # The model is the same object in most levels.
@@ -77,7 +64,7 @@ def check_equal_start(levels: Sequence[Level], processes: Processes) -> None:
 
 
 def sample_of(rows: Sequence[Any], *, size: int = 100) -> tuple[int, list[str]]:
-    """Return the number of rows, and some of them from all over, to compare two lists of rows by.
+    """Return the number of rows, and about ``size`` of them at equal distances, to compare two lists of rows by.
 
     Example:
         >>> sample_of(["a", "b", "c", "d"], size=2)

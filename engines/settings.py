@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from bilora.engines.compiled import COMPILE_MODES, CompileMode
 from bilora.engines.endings import build_ending
 from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.hypergradients.implicit import ProductSettings
 from bilora.settings.sections import refuse_faults
 
 Schedule = Literal["constant", "linear", "cosine"]
+
+CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
+
+COMPILE_MODES: tuple[CompileMode, ...] = get_args(CompileMode)
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class FitSettings:
         skip_diverged: Steps in a row of a level that are skipped where a loss or gradient is not finite; one more ends
             the run. 0 skips none.
         on_save_error: ``stop`` or ``warn`` and go on, where a checkpoint cannot be written.
-        on_out_of_memory: ``stop``, or ``halve`` the level's batch, double its accumulation, and start the run again.
+        on_out_of_memory: ``stop``, or ``halve`` the level's batch, double its accumulation, and start the stage again.
         precision: ``fp32``, ``bf16`` or ``fp16``, by autocast; trainable parameters stay in float32.
         group_by_length: Whether a batch holds rows of nearly one length, which saves padding.
         torch_compile: ``off``, or torch.compile's mode: ``default``, ``reduce-overhead`` or ``max-autotune``.

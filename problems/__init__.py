@@ -1,9 +1,9 @@
-"""What is optimised: the lower and the upper level as Betty problems, one file a variant."""
+"""What is optimised: the lower and the upper level as Betty problems, and one file per variant."""
 
 if __name__ != "bilora.problems":
     raise ImportError("this folder is imported as bilora.problems; run 'pip install -e .' in the checkout once")
 
-# Looked for here, before any file of this folder, so that the error is the same whichever is imported first.
+# Betty is imported here, before any file of this folder, so that the error is the same whichever is imported first.
 try:
     import betty.problems  # noqa: F401
 except ModuleNotFoundError as error:

@@ -19,8 +19,8 @@ class Watch:
     """Early stopping of a stage on the part of the rows that it does not train on.
 
     Args:
-        every: Steps between two looks at the loss on D2.
-        patience: Looks in a row without a smaller loss after which the stage ends.
+        every: Steps between two measurements of the loss on D2.
+        patience: Measurements in a row without a smaller loss after which the stage ends.
 
     Raises:
         SettingsError: One of them is below one.
@@ -30,7 +30,6 @@ class Watch:
     patience: int = 5
 
     def __post_init__(self) -> None:
-        """Check the values."""
         for name in ("every", "patience"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"watch: {name} is {getattr(self, name)}, it must be at least 1")
@@ -41,14 +40,14 @@ class Stage:
     """One part of a run, as data; a run is a tuple of stages, each taking the parameters from the one before.
 
     Args:
-        name: How files and callbacks call it; once in a run.
+        name: Its name in files and callbacks; unique in a run.
         lower: The lower level, or the only one.
         upper: The upper level, which makes the stage bi-level, on D1 and D2; None trains ``lower`` alone.
-        rows: What a single level trains on. On ``upper`` (D2) it has the upper level's settings and number of
+        rows: The rows of a single level. On ``upper`` (D2) it has the upper level's settings and number of
             steps, otherwise the lower level's.
-        steps: Optimizer steps; None for those of the run's settings. A stage of none only cuts ranks.
+        steps: Optimizer steps; None for those of the run's settings. A stage of 0 steps only cuts ranks.
         fresh: Whether the level's parameters start anew, from the values that they had before the run.
-        cut: Ranks to cut before the first step, by what earlier stages have learned.
+        cut: Ranks to cut before the first step, by the values that earlier stages have learned.
         watch: Early stopping on D2, for a stage that trains on D1 alone; ends with the best parameters.
 
     Raises:
@@ -69,7 +68,6 @@ class Stage:
     watch: Watch | None = None
 
     def __post_init__(self) -> None:
-        """Check that the parts fit each other."""
         if self.upper is not None and self.rows != "all":
             raise SettingsError(f"stage {self.name!r}: a bi-level stage has its rows already; leave rows out")
         if self.watch is not None and self.rows != "lower":

@@ -1,7 +1,8 @@
-"""What a variant is: two level classes, its settings, and the adapter they train."""
+"""A variant: two level classes, their settings, and the adapter they train."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from bilora.problems.stage import Stage
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """What every low-rank adapter has, in PEFT's terms.
+    """The settings of every low-rank adapter, in PEFT's terms.
 
     Args:
         rank: Rank r of every adapted layer.
@@ -30,7 +31,7 @@ class AdapterSettings:
         modules_to_save: Names of modules that are trained whole and saved, beside the task head that PEFT knows.
 
     Raises:
-        SettingsError: A value is out of range; all faults are told together.
+        SettingsError: A value is out of range; all faults are named.
 
     Example:
         >>> AdapterSettings(rank=0, dropout=2.0)
@@ -46,46 +47,51 @@ class AdapterSettings:
     modules_to_save: list[str] | None = None
 
     def __post_init__(self) -> None:
-        """Check the values."""
         faults = self.faults()
         if faults:
             raise SettingsError("adapter: " + "; ".join(faults))
 
     @property
     def own_modules_to_save(self) -> list[str] | None:
-        """A list for one PEFT config, which adds the names of its task heads to it."""
+        """The modules to save, as a new list."""
+        # PEFT adds the names of its task heads to the list that a config is given.
         return None if self.modules_to_save is None else list(self.modules_to_save)
 
     def faults(self) -> list[str]:
-        """Return what is wrong with the values; a subclass adds its own."""
+        """Return one sentence per value that is out of range; a subclass adds those of its own settings."""
         faults = []
         if self.rank < 1:
             faults.append(f"rank is {self.rank}, it must be at least 1")
-        if not 0 < self.alpha < float("inf"):
+        if not 0 < self.alpha < math.inf:
             faults.append(f"alpha is {self.alpha}, it must be positive")
         if not 0 <= self.dropout < 1:
             faults.append(f"dropout is {self.dropout}, it must be in [0, 1)")
         return faults
 
+    def negative_faults(self, *names: str) -> list[str]:
+        """Return one sentence for each of these settings that is negative or not finite."""
+        values = {name: getattr(self, name) for name in names}
+        wrong = {name: value for name, value in values.items() if value is not None and not 0 <= value < math.inf}
+        return [f"{name} is {value}, it must not be negative" for name, value in wrong.items()]
+
 
 @dataclass(frozen=True)
 class Variant:
-    """A method as data: what the engine needs to build and run it.
+    """A method as data, from which the engine builds and runs it.
 
     Args:
-        name: How it is called in tables and files.
+        name: Its name in tables and files.
         lower: The lower level, or the only one.
         upper: The upper level; None for a single-level method, which then trains on all the data.
-        settings: A frozen dataclass of the variant's settings; both levels get it as ``cfg``.
+        settings: A frozen dataclass of the variant's settings; both levels have it as ``cfg``.
         adapt: ``adapt(model, settings, task_type=..., steps=...)`` returns the model with the adapter on it.
-        plan: ``plan(settings)`` returns the variant's own stages, for one that has more or others than a single
-            stage of ``lower`` and ``upper``.
-        ending: How a run ends where the user does not say, see :data:`bilora.engines.endings.ENDINGS`.
+        plan: ``plan(settings)`` returns the variant's own stages; None for a single stage of ``lower`` and ``upper``.
+        ending: How a run ends unless the user chooses, see :data:`bilora.engines.endings.ENDINGS`.
         cut: Ranks to cut before the lower level is retrained, for a variant that selects among rank-one terms.
         has_values: Whether its adapter is a BiLoRA one, whose ranks can be cut by its singular values.
-        companion: ``companion(model, settings)`` returns what is learned beside the adapter; every level of every
-            stage gets it as ``companion``.
-        hypergradient: The only approximation that the variant is run with; None takes the run's.
+        companion: ``companion(model, settings)`` returns the module that is learned beside the adapter; every level of
+            every stage has it as ``companion``.
+        hypergradient: The only approximation that the variant runs with; None takes the run's.
 
     Example:
         >>> from bilora.problems.catalog import VARIANTS
@@ -112,5 +118,5 @@ class Variant:
         return (Stage("single" if self.upper is None else "bilevel", self.lower, self.upper),)
 
     def splits_rows(self, settings: Any) -> bool:
-        """Return whether a stage of its own needs the rows divided into D1 and D2."""
+        """Return whether one of the variant's own stages needs the rows divided into D1 and D2."""
         return any(stage.splits for stage in self.stages(settings))

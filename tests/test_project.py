@@ -18,7 +18,11 @@ import bilora
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("bilora", "problems", "engines")
 CURE = "pip install --no-deps --ignore-requires-python betty-ml==0.2.1"
-DISTRIBUTION = {"sklearn": "scikit-learn", "yaml": "PyYAML"}  # where it is not the name of the import
+DISTRIBUTION = {
+    "jinja2": "Jinja2",
+    "sklearn": "scikit-learn",
+    "yaml": "PyYAML",
+}  # where it is not the name of the import
 
 
 def setup_cfg() -> configparser.ConfigParser:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from bilora.adapter.pruning import checked_ranks
 from bilora.adapter.ranks import RankRule
 from bilora.adapter.spectrum import adapted_layers, magnitudes
 from bilora.errors import SettingsError
+from bilora.files.whole_folders import write_files
 
 # Marks a folder as written by an export, so that a later one may replace it.
 REPORT_NAME = "bilora_export.json"
@@ -70,16 +69,16 @@ def write_export(folder: Path, *, tensors: dict[str, Tensor], config: PeftConfig
         config: What becomes ``adapter_config.json``.
         report: What becomes ``bilora_export.json``.
     """
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
-        new = Path(scratch)
+
+    def write(scratch: Path) -> None:
         # Tensors may share storage (tied heads) or lie transposed; the format takes neither.
         whole = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
-        save_file(whole, new / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
-        (new / CONFIG_NAME).write_text(_strict_json(config.to_dict()), encoding="utf-8")
-        (new / REPORT_NAME).write_text(_strict_json(report), encoding="utf-8")
-        # The mark first: what follows an interruption is then still known as an export.
-        for name in (REPORT_NAME, SAFETENSORS_WEIGHTS_NAME, CONFIG_NAME):
-            os.replace(new / name, folder / name)
+        save_file(whole, scratch / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+        (scratch / CONFIG_NAME).write_text(_strict_json(config.to_dict()), encoding="utf-8")
+        (scratch / REPORT_NAME).write_text(_strict_json(report), encoding="utf-8")
+
+    # The mark first: what follows an interruption is then still known as an export.
+    write_files(folder, write, first=REPORT_NAME)
 
 
 def _strict_json(content: dict[str, Any]) -> str:

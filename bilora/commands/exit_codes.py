@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from bilora.commands.command_line import BAD_INPUT, parse_config
-from bilora.compare.folder import CONFIG, resumed_folder
-from bilora.compare.methods import compare
+from bilora.compare.comparison import compare_methods
 from bilora.engines.checkpoints.stop_signals import end_at_once_when_told_again, sigterm_raised
 from bilora.errors import BiloraError, DivergedError, InterruptedRun, ProcessesError, ResourceError, SelfCheckError
 from bilora.models.pretrained import quiet_transformers
 from bilora.problems.levels.out_of_memory import is_out_of_memory
 from bilora.processes.group import join_processes
 from bilora.runs.config import RunConfig
+from bilora.runs.resume import CONFIG, resumed_folder
 
 SELF_CHECK_FAILED = 1
 """What was saved is not what was trained: as of a fault of ours, which Python ends with 1 too."""
@@ -82,7 +82,7 @@ class Program:
         if argv and processes.is_first:
             # Not before the words are understood: what --print_config writes can be read back as YAML.
             print("command:", shlex.join(["python", f"benchmarks/{self.name}", *argv]))
-        compare(config, processes)
+        compare_methods(config, processes)
 
 
 def exit_code(work: Callable[[], object], *, program: str, debug: bool = False) -> int:

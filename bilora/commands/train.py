@@ -11,15 +11,14 @@ from bilora.artifacts.model_card import push_to_hub
 from bilora.artifacts.scored_on import UPPER, in_words, set_in_words, set_kind
 from bilora.commands.train_config import TrainConfig
 from bilora.commands.verb import Verb
-from bilora.compare.folder import comparison_folder, resumed_folder
 from bilora.data.records import read_records
 from bilora.engines.callbacks.trackers import ReportTo
 from bilora.errors import InterruptedRun, SettingsError
-from bilora.files.formats import write_yaml
 from bilora.metrics.monitor import Monitor
 from bilora.processes.group import join_processes
 from bilora.processes.processes import Processes
 from bilora.runs.config import RunConfig
+from bilora.runs.resume import command_folder, keep_config, resumed_folder
 from bilora.runs.rows import load_run_rows
 from bilora.runs.run import Prepared, prepare, run_once
 from bilora.runs.self_check import SelfCheck, require_passed
@@ -45,12 +44,12 @@ def train(config: TrainConfig) -> Path:
     prepared = prepare(run, rows, processes=processes)
     guessed = columns if config.text_columns is None else None
     processes.first_only(lambda: _say_plan(config, run, prepared, guessed=guessed))
-    folder = processes.first_only(lambda: comparison_folder(config, task=rows.task.name))
+    folder = processes.first_only(lambda: command_folder(config, task=rows.task.name))
     if processes.first_only(lambda: (folder / "all_results.json").is_file()):
         processes.first_only(lambda: print(f"run: {folder} (finished before)"))
         return folder
     check = _self_check(run, prepared)
-    processes.first_only(lambda: keep_train_config(folder, config))
+    processes.first_only(lambda: keep_config(folder / TRAIN_FILE, config))
     row = _run(config, run, prepared, folder, check, processes)
     processes.first_only(lambda: _finish(config, row, folder, check))
     return folder
@@ -88,14 +87,6 @@ def _run(
     except InterruptedRun as error:
         message = f"{error}; go on with bilora train --resume {folder}"
         raise InterruptedRun(message, number=error.number) from error
-
-
-def keep_train_config(folder: Path, config: TrainConfig) -> None:
-    """Write the settings of the command, for ``--resume`` to read; not where it writes, since a folder may move."""
-    kept = dataclasses.replace(
-        config, output=None, overwrite=False, resume=None, allow_config_change=False, debug=False
-    )
-    write_yaml(folder / TRAIN_FILE, resolved(kept))
 
 
 def resumed_words(argv: Sequence[str]) -> Sequence[str]:

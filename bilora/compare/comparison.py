@@ -1,4 +1,4 @@
-"""A comparison from end to end: choose each method's settings, run all seeds, write what came of it."""
+"""A comparison from end to end: choose each method's settings where there are several, run all seeds, write tables."""
 
 from __future__ import annotations
 
@@ -10,61 +10,93 @@ from typing import Any
 
 from bilora.compare.choice import Choice, choose, steps_in_time
 from bilora.compare.config import NO_OPTIONS, ComparisonConfig
-from bilora.compare.jobs import Job, run_jobs
+from bilora.compare.folders import RecordFolder, ResultsFolder, run_name
+from bilora.compare.jobs import Job, Record, read_rows, run_job, run_jobs
 from bilora.compare.lines import Line, lines_of
 from bilora.compare.written import print_comparison, write_comparison
-from bilora.data.sets import TaskRows
-from bilora.errors import SettingsError
+from bilora.errors import InterruptedRun, SettingsError
 from bilora.files.formats import write_json, write_yaml
 from bilora.files.lock import locked
+from bilora.processes.processes import ONE_PROCESS, Processes
+from bilora.report.figures import loss_curves
+from bilora.report.read_run import read_run
 from bilora.runs.config import RunConfig
+from bilora.runs.folder import plain_name
+from bilora.runs.resume import CONFIG, command_folder, keep_config
 from bilora.runs.rows import load_run_rows
+from bilora.runs.run import prepare
+from bilora.runs.table import print_table
 from bilora.settings.sections import resolved
 
 
-def run_comparison(config: ComparisonConfig, *, command: str) -> list[Line]:
-    """Run what is not there yet, write the tables and print them.
+def compare_methods(config: RunConfig, processes: Processes = ONE_PROCESS) -> list[dict[str, Any]]:
+    """Compare a config's methods as they are, without candidates, and return the rows of results.
 
-    Args:
-        config: The comparison.
-        command: The words that started it, for the tables.
-
-    Returns:
-        One line a method.
+    All processes train together; the first alone holds the folder, writes and prints.
     """
-    rows = load_run_rows(config.run)  # before anything is made: bad rows are told at once
-    for notice in rows.notices:
-        print(f"note: {notice}")
-    folder = _folder(config, rows.task.name)
-    with locked(folder):
-        return _compared(config, rows, folder, command)
+    rows = load_run_rows(config)
+    processes.first_only(lambda: _print_notices(rows.notices))
+    # For all runs together, so that a mistake in any of them is told before the folder is made.
+    prepared = prepare(config, rows, processes=processes)
+    processes.first_only(lambda: _print_notices(prepared.notices))
+    path = processes.first_only(lambda: command_folder(config, task=rows.task.name))
+    with processes.entered_by_first(locked(path)):
+        folder = processes.first_only(lambda: ResultsFolder.opened(path, config))
+        processes.first_only(lambda: keep_config(path / CONFIG, config))
+        results = []
+        try:
+            for job in method_jobs(config):
+                record = folder.finished(job)
+                if processes.is_first:
+                    print(f"{folder.run_folder(job).name}: {'finished before' if record else 'training'}", flush=True)
+                record = record or run_job(job, folder, prepared=prepared, processes=processes)
+                results.append(record["row"])
+        except InterruptedRun as error:
+            raise InterruptedRun(f"{error}; go on with --resume {path}", number=error.number) from error
+    split = next(iter(rows.validation))
+    processes.first_only(lambda: _show(config, rows.task.name, split, results, folder))
+    return results
 
 
-def _compared(config: ComparisonConfig, rows: TaskRows, folder: Path, command: str) -> list[Line]:
-    said = resolved(config)
-    # What is no option of the command is no key of its file, which can be read back.
-    said["run"] = {name: each for name, each in said["run"].items() if name not in NO_OPTIONS}
-    write_yaml(folder / "config.yaml", said)
-    at_once = _at_once(config.jobs)
-    choices = choose_all(config, folder, at_once=at_once)
-    write_json(folder / "chosen.json", {label: dataclasses.asdict(each) for label, each in choices.items()})
-    jobs = report_jobs(config, choices)
-    records = _run(jobs, folder, at_once=at_once, what="run")
-    lines = lines_of(config, records, folder=folder, task=rows.task)
-    write_comparison(folder, config, records=records, lines=lines, choices=choices, command=command)
-    print_comparison(lines, title=f"{rows.task.name}: {len(config.seed_list)} seeds, validation split")
-    print(f"tables, runs and adapters: {folder}")
-    return lines
+def method_jobs(config: RunConfig) -> list[Job]:
+    """Return one run per method and seed; methods in turn, so that a machine that slows down slows all of them down."""
+    return [Job(method, seed, config.of_run(method, seed)) for seed in config.seeds for method in config.method]
 
 
-def choose_all(config: ComparisonConfig, folder: Path, *, at_once: int) -> dict[str, Choice]:
-    """Return the choice of every entry, after the trials that it needs."""
-    jobs = choice_jobs(config)
-    records = _run(jobs, folder, at_once=at_once, what="trial")
-    return {
-        label: choose(label, config.candidates(label), [each for each in records if each["label"] == label])
-        for label in config.methods
-    }
+def _show(config: RunConfig, task: str, split: str, results: list[dict[str, Any]], folder: ResultsFolder) -> None:
+    for method in config.method:
+        drawing = loss_curves([read_run(folder.path / run_name(method, seed)) for seed in config.seeds])
+        drawing.write_png(folder.path / f"loss-{plain_name(method)}.png")
+    print_table(results, title=f"{task}: {len(config.seeds)} seeds, {split} split")
+    print(f"results, plots and adapters: {folder.path}")
+
+
+def run_comparison(config: ComparisonConfig, *, command: str) -> list[Line]:
+    """Choose each method's candidate, run what is not there yet, write and print the tables: one line per method.
+
+    ``command`` is the words that started the comparison, for the tables.
+    """
+    rows = read_rows(config.run)  # before anything is made: bad rows are told at once
+    _print_notices(rows.notices)
+    path = _comparison_folder(config, rows.task.name)
+    with locked(path):
+        settings = resolved(config)
+        # What is no option of the command is no key of its file, which can be read back.
+        settings["run"] = {name: value for name, value in settings["run"].items() if name not in NO_OPTIONS}
+        write_yaml(path / CONFIG, settings)
+        at_once = _at_once(config.jobs)
+        trials = _run_all(choice_jobs(config), path, at_once=at_once, purpose="trial")
+        choices = {
+            label: choose(label, config.candidates(label), [trial for trial in trials if trial["label"] == label])
+            for label in config.methods
+        }
+        write_json(path / "chosen.json", {label: dataclasses.asdict(choice) for label, choice in choices.items()})
+        records = _run_all(report_jobs(config, choices), path, at_once=at_once, purpose="run")
+        lines = lines_of(config, records, folder=path, task=rows.task)
+        write_comparison(path, config, records=records, lines=lines, choices=choices, command=command)
+        print_comparison(lines, title=f"{rows.task.name}: {len(config.seed_list)} seeds, validation split")
+        print(f"tables, runs and adapters: {path}")
+        return lines
 
 
 def choice_jobs(config: ComparisonConfig) -> list[Job]:
@@ -76,8 +108,9 @@ def choice_jobs(config: ComparisonConfig) -> list[Job]:
     """
     if len(config.candidates(config.baseline)) == 1 and config.budget == "steps":
         return []
+    # A choice needs the last score alone; to validate during the trials would cost time and change nothing.
     return [
-        _job(config, label, seed, candidate, config.config_of(label, candidate), held_out=config.choose_share)
+        _job(config, label, seed, candidate, held_out=config.choose_share, validate_every=0)
         for seed in config.seed_list[: config.choose_seeds]
         for label in config.methods
         for candidate in config.candidates(label)
@@ -86,9 +119,9 @@ def choice_jobs(config: ComparisonConfig) -> list[Job]:
 
 def report_jobs(config: ComparisonConfig, choices: Mapping[str, Choice]) -> list[Job]:
     """Return the runs that are reported, methods in turn within a seed."""
-    configs = {label: _budgeted(config, label, choices) for label in config.methods}
+    steps = {label: _budgeted_steps(config, label, choices) for label in config.methods}
     return [
-        _job(config, label, seed, choices[label].candidate, configs[label])
+        _job(config, label, seed, choices[label].candidate, steps=steps[label])
         for seed in config.seed_list
         for label in config.methods
     ]
@@ -99,52 +132,51 @@ def _job(
     label: str,
     seed: int,
     candidate: dict[str, Any],
-    run: RunConfig,
     *,
     held_out: float | None = None,
+    **replaced: Any,
 ) -> Job:
-    # A choice needs the last score alone; to watch the trials would cost time and change nothing.
-    every = run.validate_every if held_out is None else 0
-    return Job(label, seed, dataclasses.replace(run, seeds=[seed], validate_every=every), candidate, held_out)
+    run = dataclasses.replace(config.config_of(label, candidate), seeds=[seed], **replaced)
+    return Job(label, seed, run, candidate, held_out)
 
 
-def _budgeted(config: ComparisonConfig, label: str, choices: Mapping[str, Choice]) -> RunConfig:
-    run = config.config_of(label, choices[label].candidate)
-    own, baseline = choices[label].seconds, choices[config.baseline].seconds
-    if config.budget == "steps" or own is None or baseline is None:
-        return run
-    return dataclasses.replace(run, steps=steps_in_time(run.steps, own_seconds=own, baseline_seconds=baseline))
+def _budgeted_steps(config: ComparisonConfig, label: str, choices: Mapping[str, Choice]) -> int:
+    steps = config.config_of(label, choices[label].candidate).steps
+    seconds, baseline_seconds = choices[label].seconds, choices[config.baseline].seconds
+    if config.budget == "steps" or seconds is None or baseline_seconds is None:
+        return steps
+    return steps_in_time(steps, seconds=seconds, baseline_seconds=baseline_seconds)
 
 
-def _run(jobs: Sequence[Job], folder: Path, *, at_once: int, what: str) -> list[dict[str, Any]]:
-    """Return the records of the jobs, in their order, and say what is done as it is done."""
-    found: dict[str, dict[str, Any]] = {}
-    for job, record in run_jobs(jobs, folder, at_once=at_once):
-        found[job.name] = record
-        print(f"{what} {len(found)}/{len(jobs)}: {_said(job, record)}", flush=True)
-    return [found[job.name] for job in jobs]
+def _run_all(jobs: Sequence[Job], path: Path, *, at_once: int, purpose: str) -> list[Record]:
+    """Return the records of the jobs, in their order, and print what is done as it is done."""
+    records: dict[str, Record] = {}
+    for job, record in run_jobs(jobs, RecordFolder(path), at_once=at_once):
+        records[job.name] = record
+        print(f"{purpose} {len(records)}/{len(jobs)}: {_in_words(job, record)}", flush=True)
+    return [records[job.name] for job in jobs]
 
 
-def _said(job: Job, record: Mapping[str, Any]) -> str:
-    row = record["row"]
+def _in_words(job: Job, record: Record) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in job.candidate.items())
     name = f"{job.label}, seed {job.seed}" + (f", {settings}" if settings else "")
+    row = record["row"]
     if row is None:
         return f"{name}: {record['failed']}"
     score = "undefined" if row["score"] is None else f"{row['score']:.3f}"
     return f"{name}: {row['metric']} {score} in {row['seconds']:.0f} s"
 
 
-def _folder(config: ComparisonConfig, task: str) -> Path:
-    folder = Path(config.output or f"runs/compare-{task}")
-    there = folder.is_dir() and any(folder.iterdir())
-    if there and not (folder / "config.yaml").is_file():
-        raise SettingsError(f"output folder {folder} holds something else than a comparison; name another one")
+def _comparison_folder(config: ComparisonConfig, task: str) -> Path:
+    path = Path(config.output or f"runs/compare-{task}")
+    is_full = path.is_dir() and any(path.iterdir())
+    if is_full and not (path / CONFIG).is_file():
+        raise SettingsError(f"output folder {path} holds something else than a comparison; name another one")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingsError(f"output folder {folder} cannot be created: {error}") from error
-    return folder
+        raise SettingsError(f"output folder {path} cannot be created: {error}") from error
+    return path
 
 
 def _at_once(jobs: int) -> int:
@@ -153,3 +185,8 @@ def _at_once(jobs: int) -> int:
     if jobs > cores:
         print(f"note: jobs is {jobs}, and this process may use {cores} cores; {cores} runs at once")
     return min(jobs, cores)
+
+
+def _print_notices(notices: Sequence[str]) -> None:
+    for notice in notices:
+        print(f"note: {notice}")

@@ -16,17 +16,10 @@ from bilora.settings.lookup import did_you_mean
 from bilora.settings.sections import build_section, refuse_faults, resolved
 
 LEVELS = ("lower", "upper")
-NOT_OURS = ("method", "method_settings", "seeds", "output", "resume")
+DECIDED = ("method", "seeds", "output", "resume")
 """Settings of a run that a comparison decides itself."""
 
-NO_OPTIONS = (
-    *(name for name in NOT_OURS if name != "method_settings"),
-    "early_stopping",
-    "keep_best",
-    "shard_base",
-    "allow_config_change",
-    "debug",
-)
+NO_OPTIONS = (*DECIDED, "early_stopping", "keep_best", "shard_base", "allow_config_change", "debug")
 """Settings of a run that a comparison decides itself, refuses, or has no use for: they are no options of it."""
 
 
@@ -51,78 +44,70 @@ class Entry:
     run: dict[str, Any] = field(default_factory=dict)
     grid: list[dict[str, Any]] | None = None
 
-    def candidates(self, run: RunConfig, learning_rates: list[float]) -> list[dict[str, Any]]:
-        """Return the settings to choose among, one mapping a candidate.
-
-        A learning rate is that of the lower level, or of the only one; the upper one's keeps its ratio to it.
-
-        Args:
-            run: What :meth:`config` returns.
-            learning_rates: Those of the comparison.
-        """
-        if self.grid is not None:
-            return self.grid
-        if find_variant(run.method[0]).upper is None:
-            return [{"lower.learning_rate": each} for each in learning_rates]
-        ratio = run.upper.learning_rate / run.lower.learning_rate if run.lower.learning_rate else 0.0
-        # Ten digits: a ratio of decimal numbers is not a decimal number.
-        return [
-            {"lower.learning_rate": each, "upper.learning_rate": float(f"{each * ratio:.10g}")}
-            for each in learning_rates
-        ]
-
-    def config(self, run: RunConfig, label: str, *, chosen: Mapping[str, Any] | None = None) -> RunConfig:
-        """Return the config of the entry's runs, with all their settings checked.
-
-        Args:
-            run: The comparison's run.
-            label: The entry's name.
-            chosen: One of the candidates.
+    def config(self, run: RunConfig, label: str) -> RunConfig:
+        """Return the config of the entry's runs, with all their settings checked, before a candidate is chosen.
 
         Raises:
             SettingsError: A setting is unknown, not the entry's to decide, or not allowed.
         """
-        method = self.method or label
-        values = {**self.run, **(chosen or {})}
-        own = {
-            name.removeprefix("settings."): values.pop(name) for name in list(values) if name.startswith("settings.")
-        }
-        shared = run.method_settings.get(method, {})
-        settings = {"method": [method], "method_settings": {method: {**shared, **self.settings, **own}}}
-        try:
-            return dataclasses.replace(_replaced(run, values), **settings)  # type: ignore[arg-type]
-        except SettingsError as error:
-            raise SettingsError(f"entry {label!r}: {error}") from error
+        values = {f"settings.{name}": value for name, value in self.settings.items()} | self.run
+        return with_values(run, values, method=self.method or label, label=label)
+
+    def candidates(self, run: RunConfig, learning_rates: list[float]) -> list[dict[str, Any]]:
+        """Return the settings to choose among, one mapping per candidate of the ``run`` that :meth:`config` returns.
+
+        A learning rate is that of the lower level, or of the only one; the upper one's keeps its ratio to it.
+        """
+        if self.grid is not None:
+            return self.grid
+        if find_variant(run.method[0]).upper is None:
+            return [{"lower.learning_rate": rate} for rate in learning_rates]
+        ratio = run.upper.learning_rate / run.lower.learning_rate if run.lower.learning_rate else 0.0
+        # Ten digits: a ratio of decimal numbers is not a decimal number.
+        return [
+            {"lower.learning_rate": rate, "upper.learning_rate": float(f"{rate * ratio:.10g}")}
+            for rate in learning_rates
+        ]
 
 
-def _replaced(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """Return the run with settings replaced, their types checked as those of a file are."""
+def with_values(run: RunConfig, values: Mapping[str, Any], *, method: str, label: str) -> RunConfig:
+    """Return the config of one method's runs with settings by dotted name, their types checked as those of a file are.
+
+    Raises:
+        SettingsError: A setting is unknown, not the entry's to decide, or not allowed.
+    """
+    sections: dict[str, dict[str, Any]] = {"settings": dict(run.method_settings.get(method, {}))}
     plain: dict[str, Any] = {}
-    levels: dict[str, dict[str, Any]] = {name: {} for name in LEVELS}
     for key, value in values.items():
         section, _, name = key.partition(".")
-        if section in LEVELS:
-            levels[section] |= {name: value} if name else dict(value)
+        if section in LEVELS or (section in sections and name):
+            before = sections.setdefault(section, resolved(getattr(run, section, {})))
+            before |= {name: value} if name else dict(value)
         else:
             plain[key] = value
-    _refuse(plain)
-    for name, own in levels.items():
-        if own:
-            plain[name] = build_section(LevelSettings, {**resolved(getattr(run, name)), **own}, kind=name)
-    before = {each.name: getattr(run, each.name) for each in dataclasses.fields(run)}
-    # The method is put in afterwards; until then nothing must be asked of the run's default ones.
-    return build_section(RunConfig, {**before, **plain}, kind="run")
+    settings = sections.pop("settings")
+    try:
+        _refuse_undecidable(plain)
+        decided: dict[str, Any] = {"method": [method], "method_settings": {method: settings}}
+        for name, level in sections.items():
+            decided[name] = build_section(LevelSettings, level, kind=name)
+        if plain:
+            before = {setting.name: getattr(run, setting.name) for setting in dataclasses.fields(run)}
+            run = build_section(RunConfig, {**before, **plain}, kind="run")
+        return dataclasses.replace(run, **decided)
+    except SettingsError as error:
+        raise SettingsError(f"entry {label!r}: {error}") from error
 
 
-def _refuse(plain: Mapping[str, Any]) -> None:
-    for key in plain:
-        if key in NOT_OURS:
-            raise SettingsError(f"run.{key} is not for an entry to decide; allowed: any other setting of a run")
-        if "." in key:
-            allowed = [f"{level}.{each.name}" for level in LEVELS for each in dataclasses.fields(LevelSettings)]
+def _refuse_undecidable(names: Mapping[str, Any]) -> None:
+    for name in names:
+        if name in (*DECIDED, "method_settings"):
+            raise SettingsError(f"run.{name} is not for an entry to decide; allowed: any other setting of a run")
+        if "." in name:
+            allowed = [f"{level}.{setting.name}" for level in LEVELS for setting in dataclasses.fields(LevelSettings)]
             raise SettingsError(
-                f"there is no setting {key!r}; with a dot there are settings.NAME and {', '.join(allowed)}."
-                f"{did_you_mean(key, allowed)}"
+                f"there is no setting {name!r}; with a dot there are settings.NAME and {', '.join(allowed)}."
+                f"{did_you_mean(name, allowed)}"
             )
 
 
@@ -178,15 +163,15 @@ class ComparisonConfig:
             ("methods", "each may stand once; give it labels in entries", len(set(self.methods)) == len(self.methods)),
             ("baseline", f"it must be one of the methods: {', '.join(self.methods)}", self.baseline in self.methods),
             ("seeds", "give at least one, each once", count > 0 and len(set(self.seed_list)) == count),
-            ("seeds", "none may be negative", all(each >= 0 for each in self.seed_list)),
-            ("learning_rates", "give at least one, all above 0", bool(rates) and all(each > 0 for each in rates)),
+            ("seeds", "none may be negative", all(seed >= 0 for seed in self.seed_list)),
+            ("learning_rates", "give at least one, all above 0", bool(rates) and all(rate > 0 for rate in rates)),
             ("choose_share", "it must be above 0 and below 1", 0 < self.choose_share < 1),
             ("choose_seeds", "it must be 1 to the number of seeds", 1 <= self.choose_seeds <= count),
             ("jobs", "it must be at least 1", self.jobs >= 1),
         )
         refuse_faults("comparison", self, checks)
         self._check_run()
-        self._check_entries()
+        self._check_candidates()
 
     @property
     def seed_list(self) -> list[int]:
@@ -194,43 +179,43 @@ class ComparisonConfig:
         return list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
 
     @cached_property
-    def table(self) -> dict[str, Entry]:
-        """The entry of every method that is compared, by label."""
+    def table(self) -> dict[str, tuple[Entry, RunConfig]]:
+        """The entry of every method that is compared, and the config of its runs before a candidate is chosen."""
         built = {label: build_section(Entry, own, kind=f"entry {label!r}") for label, own in self.entries.items()}
-        return {label: built.get(label, Entry()) for label in self.methods}
+        entries = {label: built.get(label, Entry()) for label in self.methods}
+        return {label: (entry, entry.config(self.run, label)) for label, entry in entries.items()}
 
     def candidates(self, label: str) -> list[dict[str, Any]]:
         """Return the candidates of an entry."""
-        entry = self.table[label]
-        return entry.candidates(entry.config(self.run, label), self.learning_rates)
+        entry, run = self.table[label]
+        return entry.candidates(run, self.learning_rates)
 
-    def config_of(self, label: str, chosen: dict[str, Any] | None = None) -> RunConfig:
+    def config_of(self, label: str, candidate: Mapping[str, Any] | None = None) -> RunConfig:
         """Return the config of an entry's runs."""
-        return self.table[label].config(self.run, label, chosen=chosen)
+        _, run = self.table[label]
+        return with_values(run, candidate, method=run.method[0], label=label) if candidate else run
 
     def _check_run(self) -> None:
         defaults = RunConfig()
-        told = [
-            name
-            for name in ("method", "seeds", "output", "resume")
-            if getattr(self.run, name) != getattr(defaults, name)
-        ]
-        if told:
-            raise SettingsError(
-                f"comparison: run.{told[0]} is not a run's to say here; give methods, seeds and output beside run"
-            )
+        for name in DECIDED:
+            value = getattr(self.run, name)
+            if value != getattr(defaults, name):
+                raise SettingsError(
+                    f"comparison: run.{name} is {value!r}, but the comparison decides it; give methods, seeds and "
+                    "output beside run"
+                )
 
-    def _check_entries(self) -> None:
+    def _check_candidates(self) -> None:
         sizes: dict[str, int] = {}
         for label in self.table:
             candidates = self.candidates(label)
             sizes[label] = len(candidates)
-            for each in candidates:
-                _refuse_watching(label, self.config_of(label, each))
+            for candidate in candidates:
+                _refuse_watching(label, self.config_of(label, candidate))
         if len(set(sizes.values())) > 1 or 0 in sizes.values():
-            said = ", ".join(f"{label} {size}" for label, size in sizes.items())
+            counts = ", ".join(f"{label} {size}" for label, size in sizes.items())
             raise SettingsError(
-                f"comparison: every method needs equally many candidates, at least one; there are {said}"
+                f"comparison: every method needs equally many candidates, at least one; there are {counts}"
             )
 
 

@@ -9,43 +9,32 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bilora.data.sets import TaskRows, take_validation
 from bilora.errors import DivergedError
-from bilora.files.formats import write_json
+from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.runs.config import RunConfig
 from bilora.runs.folder import plain_name
-from bilora.runs.rows import load_run_rows
-from bilora.runs.run import prepare, run_once
-from bilora.tasks.sources import take_rows
+from bilora.runs.rows import load_run_rows, training_rows
+from bilora.runs.run import Prepared, prepare, run_once
 
-RECORD = "comparison.json"
-"""Name of the file in a run's folder that says what the run is in its comparison; it is written last."""
+Record = Mapping[str, Any]
+"""What :func:`run_job` returns: the run's row of results, and what the run is in its comparison."""
 
 DATA = (
-    "task",
-    "task_settings",
-    "train_file",
-    "text_columns",
-    "label_column",
-    "label_separator",
-    "validation_file",
-    "validation_share",
-    "task_type",
-    "on_bad_row",
-    "data_dir",
+    *("task", "task_settings", "train_file", "text_columns", "label_column", "label_separator", "validation_file"),
+    *("validation_share", "task_type", "on_bad_row", "data_dir"),
 )
 """Settings of a run that say which rows are read."""
 
 ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 """Environment of the processes of several jobs: one thread each, and no progress bars over each other."""
-
 
 PATIENCE = 1.0
 """Seconds between two signals to a process that is to end."""
@@ -75,7 +64,7 @@ class Job:
         """The variant."""
         return self.config.method[0]
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """The hash of everything that decides the numbers of the run."""
         return hashlib.sha256(f"{self.config.sha256(self.method, self.seed)} {self.held_out}".encode()).hexdigest()
@@ -83,35 +72,50 @@ class Job:
     @property
     def name(self) -> str:
         """Name of the run's folder."""
-        kind = "run" if self.held_out is None else "choice"
-        return f"{plain_name(self.label)}-{kind}-seed{self.seed}-{self.key[:10]}"
+        purpose = "run" if self.held_out is None else "choice"
+        return f"{plain_name(self.label)}-{purpose}-seed{self.seed}-{self.key[:10]}"
 
 
-def finished(job: Job, folder: Path) -> dict[str, Any] | None:
-    """Return the record of a job that was run before, or None."""
-    path = folder / "runs" / job.name / RECORD
-    if not path.is_file():
-        return None
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record if record["key"] == job.key else None
+class JobFolder(Protocol):
+    """The folder of a comparison: which of its runs are finished, and where each of them is written."""
+
+    @property
+    def keeps_failures(self) -> bool:
+        """Whether a run that diverges is a result too, without a score; otherwise it ends the comparison."""
+
+    def finished(self, job: Job) -> Record | None:
+        """Return the record of a job that was run before, or None."""
+
+    def run_folder(self, job: Job) -> Path:
+        """Return the folder that the run is written to, where one that was interrupted goes on."""
+
+    def keep(self, job: Job, record: Record) -> None:
+        """Write down that a job is finished."""
 
 
-def run_job(job: Job, folder: Path) -> dict[str, Any]:
-    """Run a job and return its record; a run that diverges is a result too, without a score.
-
-    Args:
-        job: The job.
-        folder: The comparison's folder. The run's own is made in ``unfinished/``, where one that was interrupted goes
-            on from its checkpoint, and moved to ``runs/`` as a whole.
-    """
-    place = folder / "unfinished" / job.name
-    rows, config = _rows(job)
-    prepared = prepare(config, rows)
+def run_job(
+    job: Job, folder: JobFolder, *, prepared: Prepared | None = None, processes: Processes = ONE_PROCESS
+) -> Record:
+    """Run a job and return its record; None for ``prepared`` prepares the job's own config and rows."""
+    config = job.config
+    if prepared is None:
+        rows, config = _rows(job)
+        prepared = prepare(config, rows, processes=processes)
     failed, row = None, None
     try:
-        row = run_once(config, prepared, method=job.method, seed=job.seed, folder=place)
+        row = run_once(
+            config,
+            prepared,
+            method=job.method,
+            seed=job.seed,
+            folder=folder.run_folder(job),
+            processes=processes,
+        )
     except DivergedError as error:
+        if not folder.keeps_failures:
+            raise
         failed = str(error)
+    task = prepared.rows.task
     record = {
         "label": job.label,
         "method": job.method,
@@ -121,28 +125,20 @@ def run_job(job: Job, folder: Path) -> dict[str, Any]:
         "key": job.key,
         "folder": f"runs/{job.name}",
         "failed": failed,
-        "set": next(iter(rows.validation)),
-        "metric": rows.task.metric,
-        "greater_is_better": rows.task.greater_is_better,
+        "set": next(iter(prepared.rows.validation)),
+        "metric": task.metric,
+        "greater_is_better": task.greater_is_better,
         "row": row,
     }
-    write_json(place / RECORD, record)
-    (folder / "runs").mkdir(exist_ok=True)
-    place.rename(folder / "runs" / job.name)
+    processes.first_only(lambda: folder.keep(job, record))
     return record
 
 
-def run_jobs(jobs: Iterable[Job], folder: Path, *, at_once: int) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Yield each job with its record as soon as it is there; the ones that were run before come first.
-
-    Args:
-        jobs: The jobs.
-        folder: The comparison's folder.
-        at_once: Processes; 1 runs all in this one.
-    """
+def run_jobs(jobs: Iterable[Job], folder: JobFolder, *, at_once: int) -> Iterator[tuple[Job, Record]]:
+    """Yield each job with its record as soon as it is there, finished ones first; ``at_once`` 1 runs them here."""
     left = []
     for job in jobs:
-        record = finished(job, folder)
+        record = folder.finished(job)
         if record is None:
             left.append(job)
         else:
@@ -154,7 +150,7 @@ def run_jobs(jobs: Iterable[Job], folder: Path, *, at_once: int) -> Iterator[tup
         yield from _in_processes(left, folder, at_once)
 
 
-def _in_processes(jobs: list[Job], folder: Path, at_once: int) -> Iterator[tuple[Job, dict[str, Any]]]:
+def _in_processes(jobs: list[Job], folder: JobFolder, at_once: int) -> Iterator[tuple[Job, Record]]:
     # Spawned, not forked: a fork of a process with torch's threads may hang.
     context = multiprocessing.get_context("spawn")
     others = multiprocessing.active_children()
@@ -165,16 +161,16 @@ def _in_processes(jobs: list[Job], folder: Path, at_once: int) -> Iterator[tuple
                 yield futures[future], future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            _end([each for each in multiprocessing.active_children() if each not in others])
+            _end([worker for worker in multiprocessing.active_children() if worker not in others])
             raise
 
 
 def _end(workers: Sequence[BaseProcess]) -> None:
     """End the processes of a pool: each saves the run it is in, at its next step, and begins no other."""
-    while alive := [each for each in workers if each.is_alive()]:
+    while alive := [worker for worker in workers if worker.is_alive()]:
         # Again and again: one that has saved takes the job that was waiting for it, before it comes to the end.
-        for each in alive:
-            each.terminate()
+        for worker in alive:
+            worker.terminate()
         alive[0].join(PATIENCE)
 
 
@@ -194,18 +190,18 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 def _rows(job: Job) -> tuple[TaskRows, RunConfig]:
     """Return the rows of a job, and its config over them."""
-    rows = _loaded(job.config)
+    rows = read_rows(job.config)
     if job.held_out is None:
         return rows, job.config
-    count = job.config.train_rows
-    own = rows.train if count is None else take_rows(rows.train, count, seed=job.seed)
-    train, held_out = take_validation(own, job.held_out)
+    drawn = training_rows(job.config, rows.train, seed=job.seed)
+    train, held_out = take_validation(drawn, job.held_out)
     halves = dataclasses.replace(rows, train=train, validation={"held_out": held_out})
+    # They are drawn already: a second draw would take other rows.
     return halves, dataclasses.replace(job.config, train_rows=None)
 
 
-def _loaded(config: RunConfig) -> TaskRows:
-    """Return the rows of a config; the set of one comparison is read once a process."""
+def read_rows(config: RunConfig) -> TaskRows:
+    """Return the rows of a config; those of one comparison are read once per process."""
     return _read(json.dumps({name: getattr(config, name) for name in DATA}))
 
 

@@ -1,30 +1,31 @@
-"""The lines of a comparison as text: for the terminal, for Markdown."""
+"""The lines of a comparison as text: for the terminal, for Markdown, as files."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bilora.compare.choice import Choice, Record
+import pandas
+
+from bilora.compare.choice import Choice
 from bilora.compare.config import ComparisonConfig
-from bilora.compare.lines import Line, Spread
-from bilora.compare.statistics import Wilcoxon
+from bilora.compare.jobs import Record
+from bilora.compare.lines import Line
+from bilora.compare.statistics import Interval, Wilcoxon
 from bilora.files.formats import finite_or_null
-from bilora.runs.table import print_cells
+from bilora.runs.table import print_cells, spread_cell
+
+_spread = partial(spread_cell, sign="±")
 
 
 def cells(line: Line) -> dict[str, str]:
-    """Return a line's cells by column.
-
-    Example:
-        >>> cells(Line("lora", "accuracy", 1, 0, Spread(0.5, None), *[None] * 8, 0, None, 1000, 10, {}))["accuracy"]
-        '0.500'
-    """
+    """Return a line's cells by column."""
+    reach = "never" if line.reach is None else f"{line.reach.mean:.0f} s ({line.reached}/{line.seeds})"
     return {
         "method": line.label,
         "seeds": str(line.seeds) + (f" ({line.failed} diverged)" if line.failed else ""),
@@ -36,9 +37,7 @@ def cells(line: Line) -> dict[str, str]:
         "train loss": _spread(line.train_loss),
         "gap": _spread(line.gap),
         "seconds": _spread(line.seconds, digits=0),
-        "to baseline's best": "never"
-        if line.reach is None
-        else f"{line.reach.mean:.0f} s ({line.reached}/{line.seeds})",
+        "to baseline's best": reach,
         "peak MB": _spread(line.peak_memory_mb, digits=0),
         "parameters": "" if line.parameters is None else f"{line.parameters:,}",
         "steps": "" if line.steps is None else str(line.steps),
@@ -57,66 +56,42 @@ def in_words(candidate: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in words)
 
 
+def _interval(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
+
+
+def _p_value(test: Wilcoxon | None) -> str:
+    return "" if test is None else f"{test.p_value:.3g}" + ("" if test.can_tell else " (too few seeds)")
+
+
 def print_comparison(lines: Sequence[Line], *, title: str) -> None:
-    """Print the lines to the standard output, what is the same for many readers first."""
-    shown = ("chosen", "parameters", "steps", "train loss")
-    print_cells(
-        [{name: each for name, each in cells(line).items() if name not in shown} for line in lines], title=title
-    )
+    """Print the lines to the standard output, without the columns that few readers ask for."""
+    left_out = ("chosen", "parameters", "steps", "train loss")
+    table = [{name: cell for name, cell in cells(line).items() if name not in left_out} for line in lines]
+    print_cells(table, title=title)
     for note in notes(lines):
         print(note)
 
 
 def notes(lines: Sequence[Line]) -> list[str]:
     """Return what a reader of the numbers must know, one sentence each."""
-    found = []
-    weak = {line.test.smallest for line in lines if line.test is not None and not line.test.can_tell}
+    sentences = []
+    weak = [line.test.smallest for line in lines if line.test is not None and not line.test.can_tell]
     if weak:
-        found.append(
+        sentences.append(
             f"Wilcoxon: with so few differences no p-value can be below 0.05 (the smallest possible: {min(weak):.3g}); "
             "six seeds are the fewest that can."
         )
     if any(line.failed for line in lines):
-        found.append("Runs that diverged have no score and are in no mean; they are counted beside the seeds.")
-    return found
+        sentences.append("Runs that diverged have no score and are in no mean; they are counted beside the seeds.")
+    return sentences
 
 
-def markdown_table(lines: Sequence[Line], columns: Sequence[str] | None = None) -> str:
-    """Return the lines as a Markdown table.
-
-    Args:
-        lines: The lines.
-        columns: Which columns; None for all.
-
-    Example:
-        >>> line = Line("a|b", "f1", 1, 0, Spread(0.5, None), *[None] * 8, 0, None, 10, 10, {})
-        >>> print(markdown_table([line], ["method", "f1"]))
-        | method | f1 |
-        |---|---|
-        | a\\|b | 0.500 |
-    """
-    table = [cells(line) for line in lines]
-    names = list(table[0]) if columns is None else list(columns)
-    rows = [names, *([line[name] for name in names] for line in table)]
-    written = ["| " + " | ".join(each.replace("|", "\\|") for each in row) + " |" for row in rows]
-    return "\n".join([written[0], "|" + "---|" * len(names), *written[1:]])
-
-
-def _spread(found: Spread | None, *, digits: int = 3) -> str:
-    if found is None:
-        return "undefined"
-    mean = f"{found.mean:.{digits}f}"
-    return mean if found.deviation is None else f"{mean} ± {found.deviation:.{digits}f}"
-
-
-def _interval(found: tuple[float, float] | None) -> str:
-    return "" if found is None else f"{found[0]:+.3f} to {found[1]:+.3f}"
-
-
-def _p_value(test: Wilcoxon | None) -> str:
-    if test is None:
-        return ""
-    return f"{test.p_value:.3g}" + ("" if test.can_tell else " (too few seeds)")
+def markdown_table(lines: Sequence[Line], columns: Sequence[str]) -> str:
+    """Return columns of the lines as a Markdown table."""
+    rows = [columns, *([line_cells[name] for name in columns] for line_cells in map(cells, lines))]
+    head, *body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([head, "|" + "---|" * len(columns), *body])
 
 
 SCORES = ("method", "seeds", "difference", "95% over seeds", "over seeds and rows", "Wilcoxon p")
@@ -140,8 +115,8 @@ def section(
     seeds = ", ".join(map(str, config.seed_list))
     parts = [
         f"## {name}",
-        f"{rows} training rows, {model}, {budget} a run, seeds {seeds}; {metric} on the validation rows, mean ± sample "
-        f"deviation. Differences are to `{config.baseline}`, paired by seed, with a 95% bootstrap interval.",
+        f"{rows} training rows, {model}, {budget} per run, seeds {seeds}; {metric} on the validation rows, mean ± "
+        f"sample deviation. Differences are to `{config.baseline}`, paired by seed, with a 95% bootstrap interval.",
         markdown_table(lines, (*SCORES[:2], metric, *SCORES[2:])),
         *notes(lines),
         markdown_table(lines, COSTS),
@@ -152,21 +127,34 @@ def section(
     return "\n\n".join(part for part in parts if part)
 
 
+def _choosing(config: ComparisonConfig, choices: Mapping[str, Choice]) -> str:
+    tried = {label: choice.tried for label, choice in choices.items() if choice.tried}
+    if not tried:
+        return ""
+    scores = [
+        f"- `{label}`: "
+        + "; ".join(
+            f"{in_words(trial['candidate'])}: " + ("undefined" if trial["score"] is None else f"{trial['score']:.3f}")
+            for trial in trials
+        )
+        for label, trials in tried.items()
+    ]
+    count = len(next(iter(tried.values())))
+    return (
+        f"Every method chose among {count} candidates by its score on {config.choose_share:.0%} of the training rows, "
+        f"held out, with {config.choose_seeds} of the seeds:\n\n" + "\n".join(scores)
+    )
+
+
+def _elsewhere(word: str) -> str:
+    """Return a word of a command as others can read it: where a file lies on this machine tells them nothing."""
+    return f"DIR/{Path(word).name}" if Path(word).is_absolute() else word
+
+
 def write_section(path: Path, text: str, *, name: str) -> None:
     """Write a section into a Markdown file, in place of the one of the same name, or behind all that is there.
 
-    Args:
-        path: The file; made where there is none.
-        text: The section.
-        name: It stands in the comments before and after the section, by which it is found again.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "results.md"
-        >>> for text in ("old", "new"):
-        ...     write_section(path, text, name="mrpc")
-        >>> "old" in path.read_text(), "new" in path.read_text()
-        (False, True)
+    The name stands in the comments before and after the section, by which it is found again.
     """
     first, last = f"<!-- comparison {name} -->", f"<!-- end of comparison {name} -->"
     block = f"{first}\n{text}\n{last}\n"
@@ -179,30 +167,6 @@ def write_section(path: Path, text: str, *, name: str) -> None:
         path.write_text(before + ("\n" if before else "") + block, encoding="utf-8")
 
 
-def _choosing(config: ComparisonConfig, choices: Mapping[str, Choice]) -> str:
-    tried = {label: each.tried for label, each in choices.items() if each.tried}
-    if not tried:
-        return ""
-    said = [
-        f"- `{label}`: " + "; ".join(f"{in_words(each['candidate'])}: {_number(each['score'])}" for each in found)
-        for label, found in tried.items()
-    ]
-    count = len(next(iter(tried.values())))
-    return (
-        f"Every method chose among {count} candidates by its score on {config.choose_share:.0%} of the training rows, "
-        f"held out, with {config.choose_seeds} of the seeds:\n\n" + "\n".join(said)
-    )
-
-
-def _elsewhere(word: str) -> str:
-    """Return a word of a command as others can read it: where a file lies on this machine tells them nothing."""
-    return f"DIR/{Path(word).name}" if Path(word).is_absolute() else word
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
-
-
 def write_comparison(
     folder: Path,
     config: ComparisonConfig,
@@ -212,65 +176,40 @@ def write_comparison(
     choices: Mapping[str, Choice],
     command: str,
 ) -> None:
-    """Write ``results.*`` (a run a line), ``summary.*`` (a method a line) and ``comparison.md``.
+    """Write ``results.*`` (a line per run), ``summary.*`` (a line per method) and ``comparison.md``.
 
-    Args:
-        folder: The comparison's folder.
-        config: The comparison; its ``document`` gets the same section as ``comparison.md``.
-        records: Of the reported runs.
-        lines: One a method.
-        choices: What was chosen for each method, and among what.
-        command: The words that started the comparison.
+    The config's ``document`` gets the same section as ``comparison.md``.
     """
-    write_rows(folder / "results", [_flat_run(each) for each in records])
+    write_rows(folder / "results", [_run_row(record) for record in records])
     write_rows(folder / "summary", [dataclasses.asdict(line) for line in lines])
-    text = section(config, lines, choices, versions=_versions(records), command=command)
+    versions: dict[str, str] = next((record["row"]["versions"] for record in records if record["row"] is not None), {})
+    text = section(config, lines, choices, versions=versions, command=command)
     name = config.run.task or Path(str(config.run.train_file)).stem
     write_section(folder / "comparison.md", text, name=name)
     if config.document is not None:
         write_section(Path(config.document), text, name=name)
 
 
+def _run_row(record: Record) -> dict[str, Any]:
+    row = record["row"] or {name: record[name] for name in ("method", "seed", "metric")}
+    return {"label": record["label"], **row, **{name: record[name] for name in ("candidate", "failed", "folder")}}
+
+
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as ``path.jsonl`` and, with dotted columns in place of what is nested, as ``path.csv``.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "rows"
-        >>> write_rows(path, [{"label": "lora", "score": {"mean": 0.5}}])
-        >>> path.with_suffix(".csv").read_text().split()
-        ['label,score.mean', 'lora,0.5']
-    """
-    text = "".join(json.dumps(finite_or_null(row), allow_nan=False, ensure_ascii=False) + "\n" for row in rows)
-    path.with_suffix(".jsonl").write_text(text, encoding="utf-8")
-    flat = [_flat(row) for row in rows]
-    names = list(dict.fromkeys(name for row in flat for name in row))
+    """Write rows as ``path.jsonl`` and, with dotted columns in place of what is nested, as ``path.csv``."""
+    finite = [finite_or_null(row) for row in rows]
+    # Not pandas' to_json, which cuts numbers to 15 digits.
+    lines = [json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in finite]
+    path.with_suffix(".jsonl").write_text("".join(lines), encoding="utf-8")
+    table = pandas.DataFrame([dict(_flat(row)) for row in finite], dtype=object)  # object: an int stays one beside None
     # What is nested in some rows and None in others has columns of its own already.
-    columns = [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
-    with path.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(flat)
+    empty = [name for name in table if any(str(other).startswith(f"{name}.") for other in table)]
+    table.drop(columns=empty).to_csv(path.with_suffix(".csv"), index=False, lineterminator="\n")
 
 
-def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in row.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple):
-            found[prefix + name] = json.dumps(value)
+            yield from _flat(value, f"{prefix}{name}.")
         else:
-            found[prefix + name] = value
-    return found
-
-
-def _flat_run(record: Record) -> dict[str, Any]:
-    """Return a run as a row of results, with the label first."""
-    about = {name: record[name] for name in ("label", "candidate", "failed", "folder")}
-    row = record["row"] or {"method": record["method"], "seed": record["seed"], "metric": record["metric"]}
-    return {"label": about.pop("label"), **row, **about}
-
-
-def _versions(records: Sequence[Record]) -> dict[str, str]:
-    return next((dict(each["row"]["versions"]) for each in records if each["row"] is not None), {})
+            yield prefix + name, json.dumps(value) if isinstance(value, list) else value

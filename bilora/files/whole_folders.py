@@ -1,58 +1,116 @@
-"""Folders that are made once and used again: written whole or not at all, and checked before each use."""
+"""Folders and files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import secrets
+import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from bilora.errors import DataError, SettingsError
+from bilora.files.formats import dump_json
 
 CACHE_VARIABLE = "BILORA_CACHE"
 MANIFEST = "manifest.json"
+UNFINISHED, REPLACED = ".tmp-", ".tmp-replaced-"
+"""What follows the name of a folder that is being written, and of one that is about to be replaced by it."""
 
 
 class DamagedCacheWarning(UserWarning):
     """A folder of the cache was not as it had been written, and was made anew."""
 
 
-def cache_root() -> Path:
-    """Return the folder of everything cached: ``BILORA_CACHE``, else ``bilora`` in the user's cache folder.
+def write_folder(
+    folder: Path,
+    write: Callable[[Path], None],
+    *,
+    manifest: Callable[[dict[str, dict[str, Any]]], Mapping[str, Any]],
+    keep: Callable[[Path], bool] = lambda folder: False,
+) -> None:
+    """Write a folder that has its name only once every file in it, the manifest last, is on the disk.
 
-    Example:
-        >>> cache_root().name in ("bilora", Path(os.environ.get("BILORA_CACHE", "bilora")).name)
-        True
+    A process that is killed at any moment leaves the folder as it was before, or whole, and beside it at most a folder
+    whose name goes on with :data:`UNFINISHED` or :data:`REPLACED`.
+
+    Args:
+        folder: Its parent exists; a folder of that name is replaced.
+        write: Writes the files into an empty folder.
+        manifest: Returns the content of ``manifest.json`` for the sha256 and size of every file, by its path.
+        keep: Whether a folder that has the name by then, from another process, is as good, so that it stays.
     """
+    unfinished = folder.with_name(f"{folder.name}{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        unfinished.mkdir()
+        write(unfinished)
+        files = {path.relative_to(unfinished).as_posix(): path for path in sorted(unfinished.rglob("*"))}
+        entries = {
+            name: {"sha256": sha256_of(path), "size": path.stat().st_size}
+            for name, path in files.items()
+            if path.is_file()
+        }
+        (unfinished / MANIFEST).write_text(dump_json(manifest(entries)), encoding="utf-8")
+        # Before the rename: a name may reach the disk earlier than what it stands for.
+        for path in (*files.values(), unfinished / MANIFEST, unfinished):
+            flush(path)
+        if not keep(folder):
+            _put(unfinished, folder)
+    except OSError:
+        if not keep(folder):
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _put(unfinished: Path, folder: Path) -> None:
+    replaced = folder.with_name(f"{folder.name}{REPLACED}{os.getpid()}")
+    if folder.exists():  # until now, as the only one that was whole
+        os.replace(folder, replaced)
+    os.replace(unfinished, folder)
+    flush(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def write_files(folder: Path, write: Callable[[Path], None], *, first: str) -> None:
+    """Write files into a folder that may hold others: each appears whole or not at all, ``first`` before the rest."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as scratch:
+        write(Path(scratch))
+        for path in sorted(Path(scratch).iterdir(), key=lambda path: (path.name != first, path.name)):
+            flush(path)
+            os.replace(path, folder / path.name)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_root() -> Path:
+    """Return the folder of everything cached: ``BILORA_CACHE``, else ``bilora`` in the user's cache folder."""
     named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bilora"
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bilora"
 
 
 def cached_folder(name: str, build: Callable[[Path], None]) -> Path:
-    """Return the folder ``name`` of the cache, built first where it is missing or damaged.
-
-    ``build`` writes into a folder of its own, which takes its name only when every file and a manifest with their
-    SHA-256 are on the disk; a process that is killed leaves no half of a folder under the name.
-
-    Args:
-        name: Of the folder; it should say what decides the content.
-        build: Writes the files into an empty folder.
-
-    Raises:
-        DataError: The cache cannot be written.
-
-    Example:
-        >>> os.environ["BILORA_CACHE"] = tempfile.mkdtemp()
-        >>> folder = cached_folder("greeting", lambda path: (path / "text").write_text("hello") and None)
-        >>> (folder / "text").read_text(), folder == cached_folder("greeting", print)
-        ('hello', True)
-        >>> del os.environ["BILORA_CACHE"]
-    """
+    """Return the folder ``name`` of the cache; where it is missing or damaged, ``build`` first writes its files."""
     folder = cache_root() / name
     fault = _fault(folder)
     if fault is None:
@@ -61,55 +119,17 @@ def cached_folder(name: str, build: Callable[[Path], None]) -> Path:
         warnings.warn(f"{folder} is damaged ({fault}); it is made anew", DamagedCacheWarning, stacklevel=2)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{name}.tmp-") as scratch:
-            made = Path(scratch) / "new"
-            made.mkdir()
-            build(made)
-            _write_manifest(made)
-            _put(made, folder, Path(scratch) / "old")
+        write_folder(
+            folder,
+            build,
+            manifest=lambda files: {file: entry["sha256"] for file, entry in files.items()},
+            keep=lambda folder: _fault(folder) is None,
+        )
     except OSError as error:
         raise DataError(
             f"the cache folder {folder} cannot be written: {error}; set {CACHE_VARIABLE} to a folder with room"
         ) from error
     return folder
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits.
-
-    Example:
-        >>> path = Path(tempfile.mkdtemp()) / "empty"
-        >>> path.touch()
-        >>> sha256_of(path)[:8]
-        'e3b0c442'
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _put(made: Path, folder: Path, old: Path) -> None:
-    """Give the new folder its name, in the place of a damaged one; one that another process made is as good."""
-    if _fault(folder) is None:
-        return
-    if folder.exists():
-        folder.rename(old)
-    try:
-        made.rename(folder)
-    except OSError:
-        if _fault(folder) is not None:
-            raise
-
-
-def _write_manifest(folder: Path) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in files:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    manifest = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
-    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _fault(folder: Path) -> str | None:
@@ -122,11 +142,8 @@ def _fault(folder: Path) -> str | None:
     return f"{changed[0]} is not as it was written" if changed else None
 
 
-def new_file(chosen: str) -> Path:
-    """Return the path of a file that is not there yet, in a folder that is.
-
-    Raises:
-        SettingsError: The file is there, or its folder is not.
+def new_file(name: str) -> Path:
+    """Return the path of a file that does not exist yet, in a folder that does; raise SettingsError otherwise.
 
     Example:
         >>> new_file("no-such-folder/a.json")
@@ -134,25 +151,21 @@ def new_file(chosen: str) -> Path:
             ...
         bilora.errors.SettingsError: output no-such-folder/a.json: there is no folder no-such-folder; make it first
     """
-    path = Path(chosen)
+    path = Path(name)
     if path.exists():
-        raise SettingsError(f"output {chosen} is there already; name another file, or move it away")
+        raise SettingsError(f"output {name} is there already; name another file, or move it away")
     if not path.parent.is_dir():
-        raise SettingsError(f"output {chosen}: there is no folder {path.parent}; make it first")
+        raise SettingsError(f"output {name}: there is no folder {path.parent}; make it first")
     return path
 
 
-def new_folder(chosen: str) -> Path:
-    """Return the path of a folder that is made, if it is not there yet; one that is there must be empty.
-
-    Raises:
-        SettingsError: It holds something, is a file, or cannot be made.
-    """
-    path = Path(chosen)
+def new_folder(name: str) -> Path:
+    """Return the path of an empty folder, made where there is none; raise SettingsError where it holds something."""
+    path = Path(name)
     if path.is_dir() and any(path.iterdir()):
-        raise SettingsError(f"output {chosen} is not empty; name another folder, or move what is in it away")
+        raise SettingsError(f"output {name} is not empty; name another folder, or move its files away")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingsError(f"output {chosen} cannot be made: {error}") from error
+        raise SettingsError(f"output {name} cannot be made: {error}") from error
     return path

@@ -1,4 +1,4 @@
-"""The folder of a run, read back."""
+"""The folder of a run, read back as tables."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas
 import yaml
 
-from bilora.artifacts.scored_on import UPPER, VALIDATION, numbers_in
-from bilora.engines.callbacks.files import read_times
+from bilora.artifacts.scored_on import UPPER, VALIDATION
 from bilora.errors import DataError
-from bilora.runs.results import read_predictions
 
 NEEDED = ("config.yaml", "metrics.jsonl")
-"""What a folder must hold to be that of a run."""
+"""Files of every run, however early it ended."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +24,18 @@ class ReadRun:
 
     Args:
         folder: Its folder.
-        label: What it is called in a table: its label in a comparison, or its method.
+        label: Its name in a table: its label in a comparison, or its method.
         seed: Its seed.
         config: All its settings.
         results: Its ``all_results.json``; empty for a run that has not ended.
-        steps: The lines of its steps.
-        validations: The lines of its validations.
-        times: Seconds since the start, by step.
-        values: Step and values of each layer at every reading; empty for methods without singular values.
-        spectrum: Magnitudes and kept rank of each layer; empty without singular values.
-        predictions: Label and prediction of every validation row, where the kind of task keeps that for text.
+        metrics: A row per line of ``metrics.jsonl``, those of steps and those of validations: ``run`` (the folder),
+            ``label``, ``step``, ``seconds`` since the start, and the numbers under their keys (``lower_loss``,
+            ``validation.accuracy``).
+        values: A row per reading of a pseudo singular value: ``step``, ``layer``, ``term``, ``value``; empty for
+            methods without singular values, as is ``spectrum``.
+        spectrum: A row per rank-one term at the end: ``layer``, ``term``, its magnitude ``value``, and how many terms
+            of its layer are ``kept``.
+        predictions: ``label`` and ``prediction`` of every validation row, where the kind of task keeps both.
     """
 
     folder: Path
@@ -42,12 +43,10 @@ class ReadRun:
     seed: int
     config: dict[str, Any]
     results: dict[str, Any]
-    steps: list[dict[str, Any]]
-    validations: list[dict[str, Any]]
-    times: dict[int, float]
-    values: list[tuple[int, dict[str, list[float]]]]
-    spectrum: list[dict[str, Any]]
-    predictions: list[dict[str, Any]]
+    metrics: pandas.DataFrame
+    values: pandas.DataFrame
+    spectrum: pandas.DataFrame
+    predictions: pandas.DataFrame
 
     @property
     def name(self) -> str:
@@ -57,12 +56,7 @@ class ReadRun:
     @property
     def scored_on(self) -> str:
         """Whether its numbers are of validation rows or of D2, see :mod:`bilora.artifacts.scored_on`."""
-        return UPPER if any(UPPER in line for line in self.validations) else VALIDATION
-
-    @property
-    def metric(self) -> str | None:
-        """The headline metric, once the run has ended."""
-        return self.results.get("metric")
+        return UPPER if f"{UPPER}.loss" in self.metrics else VALIDATION
 
 
 def read_run(folder: Path) -> ReadRun:
@@ -74,23 +68,13 @@ def read_run(folder: Path) -> ReadRun:
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing:
         raise DataError(f"{folder} is not the folder of a run: it has no {' and no '.join(missing)}")
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    lines = read_lines(folder / "metrics.jsonl")
-    about = _object(folder / "comparison.json")
-    readings = {line["step"]: line["layers"] for line in read_lines(folder / "values.jsonl")}
-    return ReadRun(
-        folder=folder,
-        label=str(about.get("label", config["method"][0])),
-        seed=int(config["seeds"][0]),
-        config=config,
-        results=_object(folder / "all_results.json"),
-        steps=[line for line in lines if "lower_loss" in line],
-        validations=[line for line in lines if numbers_in(line) is not None],
-        times=read_times(folder / "times.jsonl"),
-        values=sorted(readings.items()),
-        spectrum=_read(folder / "spectrum.json") or [],
-        predictions=_predictions(folder),
-    )
+    try:
+        return _read_run(folder)
+    except DataError:
+        raise
+    except (AttributeError, LookupError, NotImplementedError, OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        text = " ".join(str(error).split())
+        raise DataError(f"{folder} cannot be read as a run: {type(error).__name__}: {text}") from error
 
 
 def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
@@ -101,31 +85,62 @@ def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
     Raises:
         DataError: There is no run in a folder.
     """
-    found: dict[Path, ReadRun] = {}
+    runs: dict[Path, ReadRun] = {}
     for folder in folders:
-        runs = [read_run(each) for each in _run_folders(folder)]
-        order = _labels_in_order(folder)
-        runs.sort(key=lambda run: (order.index(run.label) if run.label in order else len(order), run.label, run.seed))
-        found |= {run.folder.resolve(): run for run in runs}
-    return list(found.values())
+        rows = read_lines(folder / "results.jsonl")
+        order = list(dict.fromkeys(str(row.get("label", row.get("method"))) for row in rows))
+        inside = [read_run(path) for path in _run_folders(folder)]
+        inside.sort(key=lambda run: (order.index(run.label) if run.label in order else len(order), run.label, run.seed))
+        runs |= {run.folder.resolve(): run for run in inside}
+    return list(runs.values())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON-lines file; none where there is no file.
-
-    A last line that was cut off, as by a kill, is left out.
+    """Return the objects of a JSON-lines file, without a last line that a kill cut off; none where there is no file.
 
     Raises:
-        DataError: A line is not JSON.
-
-    Example:
-        >>> read_lines(Path("no-such-file"))
-        []
+        DataError: A line is no JSON object.
     """
     if not path.is_file():
         return []
-    *whole, _ = path.read_text(encoding="utf-8").split("\n")
-    return [_parsed(line, f"{path}:{number}") for number, line in enumerate(whole, start=1) if line]
+    # Not splitlines: a text may hold other line separators, which end no line in JSON.
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    return [_parsed(line, f"{path}:{number}", kind=dict) for number, line in enumerate(lines, start=1) if line]
+
+
+def _read_run(folder: Path) -> ReadRun:
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    method = config["method"]
+    comparison = _read_json(folder / "comparison.json", kind=dict)
+    label = str(comparison.get("label", method if isinstance(method, str) else method[0]))
+    seed = int(config["seed"] if "seed" in config else config["seeds"][0])
+    # Of two lines of one step the later one counts: a run that was cut off repeats the steps after its checkpoint.
+    seconds = {line["step"]: line["seconds"] for line in read_lines(folder / "times.jsonl")}
+    readings = {line["step"]: line["layers"] for line in read_lines(folder / "values.jsonl")}
+    lines = read_lines(folder / "metrics.jsonl")
+    metrics = pandas.json_normalize(lines) if lines else pandas.DataFrame({"step": []})
+    terms = [
+        {"step": step, "layer": layer, "term": term, "value": value}
+        for step, layers in sorted(readings.items())
+        for layer, values in layers.items()
+        for term, value in enumerate(values, start=1)
+    ]
+    spectrum = [
+        {"layer": layer["layer"], "term": term, "value": value, "kept": layer["kept"]}
+        for layer in _read_json(folder / "spectrum.json", kind=list)
+        for term, value in enumerate(layer["values"], start=1)
+    ]
+    return ReadRun(
+        folder=folder,
+        label=label,
+        seed=seed,
+        config=config,
+        results=_read_json(folder / "all_results.json", kind=dict),
+        metrics=metrics.assign(run=str(folder), label=label, seconds=metrics["step"].map(seconds)),
+        values=pandas.DataFrame(terms),
+        spectrum=pandas.DataFrame(spectrum),
+        predictions=_predictions(folder),
+    )
 
 
 def _run_folders(folder: Path) -> list[Path]:
@@ -134,37 +149,29 @@ def _run_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}")
     below = sorted(path.parent for pattern in ("*", "runs/*") for path in folder.glob(f"{pattern}/metrics.jsonl"))
-    reported = [each for each in below if _object(each / "comparison.json").get("purpose") != "choose"]
+    reported = [path for path in below if _read_json(path / "comparison.json", kind=dict).get("purpose") != "choose"]
     if not reported:
         raise DataError(f"{folder} holds no run: neither it nor a folder in it has a metrics.jsonl")
     return reported
 
 
-def _labels_in_order(folder: Path) -> list[str]:
-    """Return the methods of a comparison or a program in the order of its results; none for a single run."""
-    rows = read_lines(folder / "results.jsonl")
-    return list(dict.fromkeys(str(row.get("label", row.get("method"))) for row in rows))
-
-
-def _predictions(folder: Path) -> list[dict[str, Any]]:
+def _predictions(folder: Path) -> pandas.DataFrame:
     """Return the predictions on the set that gave the score, which is the first one that was written."""
     files = sorted(folder.glob("predictions-*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name))
-    rows = read_predictions(files[0]) if files else None
-    if not rows or not {"label", "prediction"} <= set(rows[0]):
-        return []
-    return rows
+    rows = pandas.DataFrame(read_lines(files[0]) if files else [])
+    return rows if {"label", "prediction"} <= set(rows) else pandas.DataFrame()
 
 
-def _object(path: Path) -> dict[str, Any]:
-    return _read(path) or {}
+def _read_json(path: Path, *, kind: type) -> Any:
+    """Return the object or list in a JSON file, an empty one where there is no file."""
+    return _parsed(path.read_text(encoding="utf-8"), str(path), kind=kind) if path.is_file() else kind()
 
 
-def _read(path: Path) -> Any:
-    return _parsed(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
-
-
-def _parsed(text: str, where: str) -> Any:
+def _parsed(text: str, where: str, *, kind: type) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: is not JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise DataError(f"{where}: holds {type(value).__name__}, and must hold {kind.__name__}")
+    return value

@@ -1,21 +1,24 @@
-"""A report: from the folders of runs to one HTML page and a picture a figure."""
+"""A report: from the folders of runs to one HTML page and a picture per figure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jinja2
+import yaml
+
 from bilora.errors import SettingsError
-from bilora.report.figure_style import Drawing
-from bilora.report.figures_levels import cosine_curves, norm_curves, rate_curves
-from bilora.report.figures_losses import gap_curves, loss_curves, score_curves
-from bilora.report.figures_results import answers, costs
-from bilora.report.figures_values import spectrum_map, value_map
-from bilora.report.page import page
+from bilora.report import figures
+from bilora.report.figures import by_label
+from bilora.report.outcomes import answers, costs, spectrum_map, value_map
 from bilora.report.read_run import ReadRun, read_runs
+from bilora.report.style import Drawing
 from bilora.runs.table import summarise
 
+PAGE = Path(__file__).with_name("page.html")
 ALL_MAPS = 8
 """Runs of which singular values are drawn; of more runs, the first seed of each method is taken."""
 
@@ -60,63 +63,63 @@ def write_report(config: ReportConfig) -> Path:
         DataError: A folder holds no run, or a file in it cannot be read.
         SettingsError: The report cannot be written there.
     """
-    found = read_runs([Path(each) for each in config.runs])
-    drawings = draw(found)
+    runs = read_runs([Path(folder) for folder in config.runs])
+    drawings = draw(runs)
     target = config.target
     pictures = target.with_name(f"{target.stem}-figures")
     try:
         pictures.mkdir(parents=True, exist_ok=True)
-        target.write_text(
-            page(_title(found), table=_table(found), drawings=drawings, runs=found), encoding="utf-8", newline="\n"
-        )
+        target.write_text(page(runs, drawings), encoding="utf-8", newline="\n")
+        for drawing in drawings:
+            drawing.write_png(pictures / f"{drawing.name}.png")
     except OSError as error:
         raise SettingsError(f"report: {target} cannot be written: {error}; give --output") from error
-    for each in drawings:
-        each.write_png(pictures)
     return target
 
 
-def draw(found: Sequence[ReadRun]) -> list[Drawing]:
-    """Return all figures for which the runs hold numbers.
-
-    Args:
-        found: One run or more.
-    """
-    runs = by_label(found)
-    metric = next((run.metric for run in found if run.metric), None)
-    drawn = [
-        loss_curves(runs, seconds=False),
-        loss_curves(runs, seconds=True) if any(run.times for run in found) else None,
-        None if metric is None else score_curves(runs, metric),
-        gap_curves(runs),
-        norm_curves(runs),
-        cosine_curves(runs),
-        rate_curves(runs),
+def draw(runs: Sequence[ReadRun]) -> list[Drawing]:
+    """Return all figures for which the runs hold numbers."""
+    metric = next((run.results["metric"] for run in runs if run.results), None)
+    mapped = runs if len(runs) <= ALL_MAPS else [same[0] for same in by_label(runs).values()]
+    drawings = [
+        figures.loss_curves(runs),
+        figures.loss_curves(runs, seconds=True) if any(run.metrics["seconds"].notna().any() for run in runs) else None,
+        None if metric is None else figures.score_curves(runs, metric),
+        figures.gap_curves(runs),
+        figures.norm_curves(runs),
+        figures.cosine_curves(runs),
+        figures.rate_curves(runs),
         costs(runs),
         answers(runs),
-        *_maps(found),
+        *(value_map(run) for run in mapped if len(run.values)),
+        *(spectrum_map(run) for run in mapped if len(run.spectrum)),
     ]
-    return [each for each in drawn if each is not None]
+    return [drawing for drawing in drawings if drawing is not None]
 
 
-def by_label(found: Sequence[ReadRun]) -> Mapping[str, list[ReadRun]]:
-    """Return the runs of each label, in the order in which labels first appear."""
-    labels = dict.fromkeys(run.label for run in found)
-    return {label: [run for run in found if run.label == label] for label in labels}
+def page(runs: Sequence[ReadRun], drawings: Sequence[Drawing]) -> str:
+    """Return the page, with every text in it escaped."""
+    tasks = dict.fromkeys(str(run.results.get("task") or run.config.get("task") or "run") for run in runs)
+    # The template escapes every text but the drawings; a name that it misspells is an error, not an empty place.
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(PAGE.read_text(encoding="utf-8")).render(
+        title=f"{', '.join(tasks)}: {', '.join(by_label(runs))}",
+        results=summarise([{**run.results, "method": run.label} for run in runs if run.results]),
+        drawings=drawings,
+        runs=runs,
+        about=_about,
+        settings=lambda run: yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
+    )
 
 
-def _maps(found: Sequence[ReadRun]) -> list[Drawing]:
-    chosen = list(found) if len(found) <= ALL_MAPS else [own[0] for own in by_label(found).values()]
-    return [
-        *(value_map(run) for run in chosen if run.values),
-        *(spectrum_map(run) for run in chosen if run.spectrum),
-    ]
-
-
-def _table(found: Sequence[ReadRun]) -> list[dict[str, str]]:
-    return summarise([{**run.results, "method": run.label} for run in found if run.results])
-
-
-def _title(found: Sequence[ReadRun]) -> str:
-    tasks = dict.fromkeys(str(run.results.get("task") or run.config.get("task") or "run") for run in found)
-    return f"{', '.join(tasks)}: {', '.join(by_label(found))}"
+def _about(run: ReadRun) -> dict[str, str]:
+    """Return where a run stands, what it stands on, and the command that makes it again."""
+    results, not_kept = run.results, "not kept: the run has not ended"
+    versions = ", ".join(f"{name} {version}" for name, version in results.get("versions", {}).items())
+    return {
+        "folder": str(run.folder),
+        "command": str(results.get("command", not_kept)),
+        "versions": versions or not_kept,
+        "settings, as a hash": str(results.get("config_sha256", not_kept)),
+        "again": shlex.join(["bilora", "train", "--config", str(run.folder / "config.yaml")]),
+    }

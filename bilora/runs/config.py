@@ -10,11 +10,10 @@ from typing import Any, Literal
 
 from bilora.data.faults import OnBadRow
 from bilora.engines.checkpoints.config_change import FREE
-from bilora.engines.compiled import CompileMode
 from bilora.engines.endings import Keep, build_ending
 from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.hypergradients.implicit import ProductSettings
-from bilora.engines.settings import FitSettings, LevelSettings
+from bilora.engines.settings import CompileMode, FitSettings, LevelSettings
 from bilora.errors import SettingsError
 from bilora.problems.catalog import find_variant
 from bilora.settings.sections import build_section, refuse_faults, resolved
@@ -129,7 +128,7 @@ class RunConfig:
         skip_diverged: Steps in a row of a level that are skipped where a loss or gradient is not finite; one more ends
             the run. 0 skips none.
         on_save_error: ``stop`` or ``warn`` and go on, where a checkpoint cannot be written.
-        on_out_of_memory: ``stop``, or ``halve`` the level's batch, double its accumulation, and start the run again.
+        on_out_of_memory: ``stop``, or ``halve`` the level's batch, double its accumulation, and start the stage again.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         group_by_length: Whether a batch holds rows of nearly one length, which saves padding.
         torch_compile: ``off``, or torch.compile's mode: ``default``, ``reduce-overhead`` or ``max-autotune``.

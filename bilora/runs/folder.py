@@ -8,13 +8,13 @@ from pathlib import Path
 
 import yaml
 
-from bilora.engines.checkpoints.config_change import check_changes
-from bilora.engines.checkpoints.files import MANIFEST, checkpoints
-from bilora.engines.checkpoints.smaller_batches import LEVELS
+from bilora.engines.checkpoints.config_change import LEVELS, check_changes
+from bilora.engines.checkpoints.files import checkpoints
 from bilora.errors import CheckpointError, SettingsError
 from bilora.files.formats import load_json, read_yaml, write_yaml
-from bilora.files.lock import NAME as LOCK
+from bilora.files.lock import NAMES as LOCKS
 from bilora.files.lock import locked
+from bilora.files.whole_folders import MANIFEST
 from bilora.runs.config import RunConfig
 from bilora.settings.sections import resolved
 
@@ -119,7 +119,7 @@ def make_output_folder(chosen: str | None, *, task: str, root: Path = Path("runs
     if chosen is None:
         return next(folder for number in itertools.count(1) if (folder := _made(root / f"{task}-{number}")) is not None)
     folder = Path(chosen)
-    if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
+    if folder.is_dir() and any(path.name not in LOCKS for path in folder.iterdir()):
         if not overwrite:
             raise SettingsError(
                 f"output folder {folder} is not empty; name another one, move what is in it away, or go on in it with "
@@ -142,7 +142,7 @@ def _clear(folder: Path) -> None:
         )
     with locked(folder):
         try:
-            left = [path.name for path in remove_run(folder) if path.name != LOCK]
+            left = [path.name for path in remove_run(folder) if path.name not in LOCKS]
         except OSError as error:
             raise SettingsError(f"output folder {folder}: the earlier run cannot be removed: {error}") from error
     stays = f"; not of a run, and still there: {', '.join(left)}" if left else ""

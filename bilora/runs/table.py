@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import pandas
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,31 +18,73 @@ UNLIMITED = 10_000
 """Columns; more than any table has."""
 
 SCORED_ON = {VALIDATION: "validation", UPPER: "D2, trained on above"}
-OF_UPPER = ("scored on", "D2 loss")
-OF_VALIDATION = ("validation loss", "gap")
+COLUMNS = (
+    *("method", "metric", "scored_on", "score", "train_loss", "d2_loss", "validation_loss"),
+    *("trainable_parameters", "seconds", "peak_memory_mb"),
+)
 NOT_HERE = "-"
-"""A cell of a column that is there for other lines of the table."""
+"""A cell of a column that only other lines of the table fill."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample deviation; the deviation of a single number is None."""
+
+    mean: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Spread | None:
+        """Return the spread of numbers; None without any, or where one of them is undefined."""
+        numbers = pandas.Series(list(values), dtype=float)
+        if numbers.empty or numbers.hasnans:
+            return None
+        return cls(float(numbers.mean()), float(numbers.std()) if len(numbers) > 1 else None)
+
+
+def spread_cell(spread: Spread | None, *, digits: int = 3, sign: str = "+-") -> str:
+    """Return a spread as the text of a cell."""
+    if spread is None:
+        return "undefined"
+    mean = f"{spread.mean:.{digits}f}"
+    return mean if spread.deviation is None else f"{mean} {sign} {spread.deviation:.{digits}f}"
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Return one line of text cells a method, in the order in which the methods first appear.
+    """Return one line of text cells per method, in the order in which the methods first appear.
 
-    Args:
-        rows: Rows of results, as :func:`~bilora.runs.run.run_once` returns them.
-
-    Returns:
-        Cells by column: means, with the sample standard deviation over seeds after ``+-`` where there are two
-        or more; ``undefined`` where a run has no value. A run that was scored on D2 has no validation loss and no gap.
-
-    Example:
-        >>> row = {"method": "lora", "metric": "accuracy", "score": 0.5, "train_loss": 0.25, "validation_loss": 0.75}
-        >>> row |= {"seconds": 9.0, "peak_memory_mb": 800.0, "trainable_parameters": 1000}
-        >>> summarise([row, {**row, "score": 0.7}])[0]["accuracy"]
-        '0.600 +- 0.141'
+    Each cell is a mean, with the sample deviation over seeds after ``+-``, or ``undefined`` where a run has no value.
+    A run that was scored on D2 has no validation loss and no gap.
     """
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    kinds = {_scored_on(row) for row in rows}
-    return [_line([row for row in rows if row["method"] == method], kinds) for method in methods]
+    # Rows that were written before there was a choice do not hold it.
+    runs = pandas.DataFrame([{"scored_on": VALIDATION, **row} for row in rows]).reindex(columns=COLUMNS)
+    runs["gap"] = runs["validation_loss"].astype(float) - runs["train_loss"].astype(float)
+    lines = [_line(method, of_method) for method, of_method in runs.groupby("method", sort=False)]
+    unused = {name for name in ("D2 loss", "validation loss", "gap") if all(line[name] == NOT_HERE for line in lines)}
+    if "D2 loss" in unused:
+        unused.add("scored on")
+    return [{name: cell for name, cell in line.items() if name not in unused} for line in lines]
+
+
+def _line(method: Any, runs: pandas.DataFrame) -> dict[str, str]:
+    kinds = sorted(set(runs["scored_on"]))
+
+    def spread(column: str, *, digits: int = 3) -> str:
+        return spread_cell(Spread.of(runs[column]), digits=digits)
+
+    return {
+        "method": str(method),
+        "seeds": str(len(runs)),
+        "scored on": " and ".join(SCORED_ON[kind] for kind in kinds),
+        str(runs["metric"].iloc[0]): spread("score"),
+        "train loss": spread("train_loss"),
+        "D2 loss": spread("d2_loss") if UPPER in kinds else NOT_HERE,
+        "validation loss": spread("validation_loss") if VALIDATION in kinds else NOT_HERE,
+        "gap": spread("gap") if VALIDATION in kinds else NOT_HERE,
+        "parameters": f"{runs['trainable_parameters'].iloc[0]:,}",
+        "seconds": spread("seconds", digits=0),
+        "peak MB": spread("peak_memory_mb", digits=0),
+    }
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
@@ -50,61 +93,15 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
 
 
 def print_cells(lines: Sequence[Mapping[str, str]], *, title: str) -> None:
-    """Print lines of cells by column, all of the same columns, to the standard output.
-
-    Args:
-        lines: At least one.
-        title: What stands above the table.
-    """
+    """Print lines of cells by column, all of the same columns, to the standard output."""
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(lines[0]):
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     for line in lines:
         # As text: a name may hold what rich would take for a style.
-        table.add_row(*(Text(each) for each in line.values()))
+        table.add_row(*map(Text, line.values()))
     console = Console(file=sys.stdout)
     # Where the output is a file or a pipe, rich takes 80 columns and would cut the numbers.
     if not console.is_terminal:
         console = Console(file=sys.stdout, width=Console(width=UNLIMITED).measure(table).maximum)
     console.print(table)
-
-
-def _line(runs: Sequence[Mapping[str, Any]], kinds: Collection[str]) -> dict[str, str]:
-    """Return a line with the columns that a table of runs scored on ``kinds`` has."""
-    own = {_scored_on(run) for run in runs}
-    upper, validation = UPPER in own, VALIDATION in own
-    columns = {
-        "method": str(runs[0]["method"]),
-        "seeds": str(len(runs)),
-        "scored on": " and ".join(SCORED_ON[kind] for kind in sorted(own)),
-        str(runs[0]["metric"]): _spread(run["score"] for run in runs),
-        "train loss": _spread(run["train_loss"] for run in runs),
-        "D2 loss": _spread(run.get("d2_loss") for run in runs) if upper else NOT_HERE,
-        "validation loss": _spread(run["validation_loss"] for run in runs) if validation else NOT_HERE,
-        "gap": _spread(_gap(run) for run in runs) if validation else NOT_HERE,
-        "parameters": f"{runs[0]['trainable_parameters']:,}",
-        "seconds": _spread((run["seconds"] for run in runs), digits=0),
-        "peak MB": _spread((run["peak_memory_mb"] for run in runs), digits=0),
-    }
-    left = {*(OF_UPPER if UPPER not in kinds else ()), *(OF_VALIDATION if VALIDATION not in kinds else ())}
-    return {name: cell for name, cell in columns.items() if name not in left}
-
-
-def _scored_on(run: Mapping[str, Any]) -> str:
-    # Rows that were written before there was a choice do not say it.
-    return str(run.get("scored_on", VALIDATION))
-
-
-def _gap(run: Mapping[str, Any]) -> float | None:
-    if run["validation_loss"] is None or run["train_loss"] is None:
-        return None
-    return float(run["validation_loss"] - run["train_loss"])
-
-
-def _spread(values: Iterable[float | None], *, digits: int = 3) -> str:
-    numbers = list(values)
-    known = [each for each in numbers if each is not None]
-    if len(known) < len(numbers):
-        return "undefined"
-    mean = f"{statistics.mean(known):.{digits}f}"
-    return mean if len(known) == 1 else f"{mean} +- {statistics.stdev(known):.{digits}f}"

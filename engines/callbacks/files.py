@@ -164,7 +164,8 @@ class TimesFile(LinesFile):
 
     def state(self) -> dict[str, Any]:
         """Return the seconds so far."""
-        return {"seconds": time.perf_counter() - self._started}
+        # A run that goes on, and has not opened the file yet, is where its checkpoint was.
+        return {"seconds": self._before if self._file is None else time.perf_counter() - self._started}
 
     def load_state(self, state: Any) -> None:
         """Go on from the seconds of the checkpoint."""

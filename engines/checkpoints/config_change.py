@@ -15,10 +15,12 @@ FREE = frozenset(
 )
 """Settings that decide no number: they may differ without a word."""
 
+LEVELS = ("lower", "upper")
+
 _OF_A_LEVEL = ("learning_rate", "weight_decay", "schedule", "warmup", "gradient_clipping")
 ALLOWED = frozenset(
     ["steps", "validate_every", "early_stopping", "skip_diverged"]
-    + [f"{level}.{name}" for level in ("lower", "upper") for name in _OF_A_LEVEL]
+    + [f"{level}.{name}" for level in LEVELS for name in _OF_A_LEVEL]
 )
 """Settings that may differ if the user says so; everything else would make the state of the checkpoint meaningless."""
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from bilora.engines.checkpoints.smaller_batches import LEVELS, Rescaled
+from bilora.engines.checkpoints.config_change import LEVELS
+from bilora.engines.checkpoints.run_state import Rescaled
 from bilora.engines.settings import FitSettings
 from bilora.errors import CheckpointError
 from bilora.files.state import Packed, pack, unpack

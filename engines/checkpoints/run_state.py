@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from bilora.engines.bilevel import BilevelEngine
@@ -12,6 +15,7 @@ from bilora.engines.callbacks.records import ValidationRecord
 from bilora.engines.hypergradients.quality_meter import QualityMeter
 from bilora.errors import CheckpointError
 from bilora.files.state import Stateful, check_keys
+from bilora.problems.levels.betty_problem import number_of_batches
 from bilora.problems.levels.level_state import level_state, load_level_state
 from bilora.problems.replay.buffers import ChangedBuffers
 from bilora.problems.replay.random_state import RandomState
@@ -110,3 +114,44 @@ def _named(callbacks: tuple[Callback, ...]) -> dict[str, Stateful]:
         number = counts[kind.__name__]
         named[f"{CALLBACK}{kind.__name__}" + (f"-{number}" if number > 1 else "")] = callback
     return named
+
+
+@dataclass(frozen=True)
+class Rescaled:
+    """How the counts of a level in a saved state change, where its batches have another size.
+
+    Args:
+        micro_batches: How many micro-batches one of then has become.
+        batches: How many batches of a loader one of then has become, by its rows.
+    """
+
+    micro_batches: int = 1
+    batches: Fraction = Fraction(1)
+
+
+def reset_count(parts: Mapping[str, Any], engine: BilevelEngine, counts: Mapping[str, Rescaled]) -> dict[str, Any]:
+    """Return a state with every count of micro-batches and of batches in terms of this run's."""
+    counted = dict(parts)
+    for level in engine.levels:
+        if level.name not in counts:
+            continue
+        change = counts[level.name]
+        progress, loaders = counted[f"{level.name}.progress"], counted[f"{level.name}.loaders"]
+        counted[f"{level.name}.progress"] = {**progress, "count": progress["count"] * change.micro_batches}
+        counted[f"{level.name}.loaders"] = [
+            {**state, "read": _whole(state["read"] * change.batches, number_of_batches(loader))}
+            for state, loader in zip(loaders, level.train_data_loader, strict=True)
+        ]
+        if level is engine.lower_level:
+            counted["engine"] = {
+                **counted["engine"],
+                "micro_batches": counted["engine"]["micro_batches"] * change.micro_batches,
+            }
+    return counted
+
+
+def _whole(batches: Fraction, epoch: int | None) -> int:
+    """Return whole batches that hold all the rows which have been read, no more than an epoch has."""
+    whole = math.ceil(batches)
+    # The last batch of an epoch may have been too short to become as many smaller ones.
+    return whole if epoch is None else min(whole, epoch)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,55 +13,17 @@ from torch import nn
 
 from bilora.artifacts.adapter_files import save_adapter
 from bilora.engines.callbacks.callback import Callback
-from bilora.engines.checkpoints.files import Checkpoint, prune, write_checkpoint
+from bilora.engines.checkpoints.files import prune, write_checkpoint
 from bilora.engines.checkpoints.processes import gathered_parts
 from bilora.engines.checkpoints.stop_signals import StopSignals, agreed
 from bilora.engines.settings import FitSettings
 from bilora.errors import CheckpointError, InterruptedRun, ResourceError
-from bilora.files.state import Packed, pack, unpack
+from bilora.files.state import Packed, pack
 from bilora.problems.replay.random_state import RandomState
 from bilora.processes.processes import ONE_PROCESS, Processes
 
 if TYPE_CHECKING:
     from bilora.engines.bilevel import BilevelEngine
-
-
-@dataclass(frozen=True)
-class Point:
-    """A place in a run to come back to: on the disk, or in memory.
-
-    Attributes:
-        step: Lower steps made.
-        about: What the manifest says of the run.
-        packed: The state of this process, by part; None where it is on the disk.
-        checkpoint: The checkpoint, or None.
-    """
-
-    step: int
-    about: Mapping[str, Any]
-    packed: Mapping[str, Packed] | None = None
-    checkpoint: Checkpoint | None = None
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Point:
-        """Return the place of a checkpoint."""
-        return cls(checkpoint.step, checkpoint.manifest, checkpoint=checkpoint)
-
-    @property
-    def folder(self) -> Path | None:
-        """The checkpoint's folder, if there is one."""
-        return None if self.checkpoint is None else self.checkpoint.folder
-
-    def states(self) -> dict[str, Any]:
-        """Return the state by part, in tensors of its own: what loads them may go on to change them."""
-        if self.packed is None:
-            assert self.checkpoint is not None  # one of the two there is
-            return self.checkpoint.states()
-        copies = {
-            name: Packed({key: tensor.clone() for key, tensor in each.tensors.items()}, each.tree)
-            for name, each in self.packed.items()
-        }
-        return {name: unpack(each, part=name) for name, each in copies.items()}
 
 
 class Checkpoints(Callback):
@@ -79,7 +40,6 @@ class Checkpoints(Callback):
         collect: Returns the state of the run, by part.
         describe: Returns what the manifest says of the run: settings, fingerprints, versions.
         saved: The newest checkpoint of this process, or the one that it was resumed from.
-        point: Where to go on from when memory runs out; None unless batches may be halved.
     """
 
     must_work = True
@@ -98,14 +58,14 @@ class Checkpoints(Callback):
         self.folder = folder
         self.settings = settings
         self.saved: Path | None = None
-        self.point: Point | None = None
+        self._saved_at = -1
         self._signals = signals
         self._processes = processes
 
-    def on_run_start(self, engine: BilevelEngine) -> None:
-        """Remember the start, for a run that may have to come back to it."""
-        if self.point is None and self.settings.on_out_of_memory == "halve":
-            self.point = Point(engine.step, self.describe(), packed=self._packed())
+    def on_stage_start(self, engine: BilevelEngine) -> None:
+        """Forget a checkpoint of a later step: the stage has gone back with smaller batches, and removed it."""
+        if self._saved_at > engine.step:
+            self.saved, self._saved_at = None, -1
 
     def on_step_end(self, engine: BilevelEngine) -> None:
         """Save if it is time; save and end the run if a signal has come."""
@@ -120,24 +80,18 @@ class Checkpoints(Callback):
 
     def save(self, engine: BilevelEngine) -> None:
         """Write a checkpoint of the step that was just made, unless there is one already."""
-        if self.saved is not None and self.saved.name == f"checkpoint-{engine.step}":
-            return
-        packed = self._packed()
-        if self.settings.on_out_of_memory == "halve":
-            self.point = Point(engine.step, self.describe(), packed=packed)
-        if self.folder is None:
+        if self.folder is None or self._saved_at == engine.step:
             return
         folder, about = self.folder, self.describe()
+        packed = {name: pack(state, part=name) for name, state in self.collect().items()}
         parts = gathered_parts(packed, self._processes)
         try:
             # What PEFT does while it saves must not change a mask of the next step.
             with RandomState.take(engine.device).replayed():
                 self.saved = self._processes.first_only(lambda: self._write(folder, engine.step, parts, about))
+            self._saved_at = engine.step
         except ResourceError as error:
             self._failed(error)
-
-    def _packed(self) -> dict[str, Packed]:
-        return {name: pack(state, part=name) for name, state in self.collect().items()}
 
     def _write(self, folder: Path, step: int, parts: Mapping[str, Packed], about: Mapping[str, Any]) -> Path:
         model = self.model

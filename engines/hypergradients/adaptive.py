@@ -14,7 +14,7 @@ from bilora.tensors import Tensors, scaled, zeros_like
 class Adaptive(ImplicitHypergradient):
     """w = -(d step / d gradient) v for the last lower step as it was (the idea of SAMA, arXiv 2310.05674); one product.
 
-    The derivative of an SGD, Adam or AdamW step in its gradient is diagonal, and known from the optimizer's own
+    The derivative of an SGD, Adam or AdamW step in its gradient is diagonal, and known from the optimizer's
     state: bias correction, weight decay and gradient clipping are in it. SAMA leaves the bias correction out.
 
     Example:
@@ -24,12 +24,13 @@ class Adaptive(ImplicitHypergradient):
 
     @property
     def needs(self) -> Needs:
-        """The last step, its gradient and what its optimizer knew."""
+        """The last step, its gradient and its optimizer's state."""
         return super().needs.joined(Needs(steps=1, lower_gradient=True, optimizer=True))
 
     def solve(self, vector: Tensors, point: Point, step: LowerStep) -> Tensors:
         """Return w."""
         if not step.taken:  # fp16 skipped it: nothing moved
             return zeros_like(vector)
-        _, on_gradient = through_optimizer(tuple(Adjoint.of(each) for each in vector), step)
+        _, on_gradient = through_optimizer(tuple(Adjoint.of(part) for part in vector), step)
+        # The step is V - rate * ..., so its derivative is negative, and w, like v in darts, is not.
         return scaled(on_gradient, -1.0)

@@ -32,11 +32,11 @@ ALIASES = {"cg": "conjugate_gradient", "sama": "adaptive"}
 """Betty's names for two of them."""
 
 
-def build_hypergradient(chosen: str | Mapping[str, Any] | Hypergradient) -> Hypergradient:
+def build_hypergradient(hypergradient: str | Mapping[str, Any] | Hypergradient) -> Hypergradient:
     """Return the approximation that a config, a command line or a caller chose.
 
     Args:
-        chosen: A name from :data:`HYPERGRADIENTS` or ``package.module:NAME``; a mapping with the key ``name``
+        hypergradient: A name from :data:`HYPERGRADIENTS` or ``package.module:NAME``; a mapping with the key ``name``
             and that approximation's own settings; or an object, which is returned as it is.
 
     Raises:
@@ -51,11 +51,11 @@ def build_hypergradient(chosen: str | Mapping[str, Any] | Hypergradient) -> Hype
         bilora.errors.SettingsError: hypergradient 'darts' has no setting 'radiuss'; known: around, \
 finite_difference, products, radius, scale. Did you mean 'radius'?
     """
-    if isinstance(chosen, str):
-        chosen = {"name": chosen}
-    if not isinstance(chosen, Mapping):
-        return chosen
-    settings = dict(chosen)
+    if isinstance(hypergradient, str):
+        hypergradient = {"name": hypergradient}
+    if not isinstance(hypergradient, Mapping):
+        return hypergradient
+    settings = dict(hypergradient)
     if "name" not in settings:
         raise SettingsError(
             f"hypergradient has settings ({', '.join(settings)}) but no name; give it, as in "

@@ -13,14 +13,14 @@ from bilora.tensors import Tensors, add, dot, scaled, zeros_like
 
 @dataclass(frozen=True)
 class ConjugateGradient(ImplicitHypergradient):
-    """w solves ``(H + damping I) w = v`` (Pedregosa, arXiv 1602.02355); a Hessian product an iteration.
+    """w solves ``(H + damping I) w = v`` (Pedregosa, arXiv 1602.02355); one Hessian product per iteration.
 
     Exact after as many iterations as H has dimensions, up to rounding. Where the lower loss curves downwards
-    along a search direction (H + damping I is not positive), the iteration stops with what it has; if that
+    along a search direction (H + damping I is not positive), the iteration stops with the solution so far; if that
     happens at once, w = v, as in ``darts``.
 
     Args:
-        iterations: At most so many.
+        iterations: The largest number of iterations.
         damping: Added to every eigenvalue of H.
         tolerance: Stop when the residual is shorter than this times v.
 
@@ -37,7 +37,6 @@ class ConjugateGradient(ImplicitHypergradient):
     tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         super().__post_init__()
         faults = []
         if self.iterations < 1:
@@ -61,6 +60,7 @@ class ConjugateGradient(ImplicitHypergradient):
                 break
             image = add(point.hessian(direction), direction, scale=self.damping)
             curvature = dot(direction, image)
+            # There is no minimum along this direction: a step would go to the wrong side.
             if curvature <= 0.0:
                 return vector if index == 0 else solution
             length = squared / curvature
@@ -73,11 +73,10 @@ class ConjugateGradient(ImplicitHypergradient):
 
 
 def orthogonal_to(earlier: list[Tensors], vector: Tensors) -> Tensors:
-    """Return ``vector`` without its parts along the orthonormal ``earlier``.
-
-    In exact arithmetic the residuals are orthogonal already; rounding undoes that, and with a condition number of
-    10^4 the iteration then needs many more steps than there are dimensions.
-    """
-    for each in earlier:
-        vector = add(vector, each, scale=-dot(each, vector))
+    """Return ``vector`` without its parts along the orthonormal ``earlier``."""
+    # In exact arithmetic the residuals are orthogonal already; rounding undoes that, and with a condition number of
+    # 10^4 the iteration then needs many more steps than there are dimensions. One after another (modified
+    # Gram-Schmidt): all dot products with the first vector would lose the orthogonality again.
+    for residual in earlier:
+        vector = add(vector, residual, scale=-dot(residual, vector))
     return vector

@@ -32,11 +32,11 @@ class Darts(ImplicitHypergradient):
     scale: Literal["one", "learning_rate"] = "one"
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         super().__post_init__()
         if self.scale not in ("one", "learning_rate"):
             raise SettingsError(f"scale is {self.scale!r}; allowed: one, learning_rate")
 
     def solve(self, vector: Tensors, point: Point, step: LowerStep) -> Tensors:
         """Return v, or v times the learning rates."""
+        # One SGD step is V' = V - rate g(V, E): dV'/dE = -rate d2_{V,E} L1, so w = rate v.
         return vector if self.scale == "one" else scaled(vector, step.learning_rates)

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from bilora.errors import SettingsError
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.replay.lower_step import Around, LowerStep, Needs
-from bilora.tensors import Tensors, put, restored
+from bilora.tensors import Tensors, put, restored, zeros_like
 
 
 class FusedAttentionNotice(UserWarning):
@@ -30,11 +30,7 @@ class ExactProducts:
     layers that have a second derivative.
 
     Args:
-        around: Which lower parameters the derivatives are taken at.
-
-    Example:
-        >>> ExactProducts().needs.parameters_before
-        True
+        around: The lower parameters at which the derivatives are taken.
     """
 
     around: Around = "before_step"
@@ -46,11 +42,7 @@ class ExactProducts:
 
     @contextlib.contextmanager
     def at(self, lower: LowerProblem, step: LowerStep) -> Iterator[ExactPoint]:
-        """Build the graph of the gradient at the recorded step, and take products through it.
-
-        Raises:
-            SettingsError: The model's attention is a kernel that has no second derivative and no substitute.
-        """
+        """Build the graph of the gradient at the recorded step, and take products through it."""
         parameters = lower.trainable_parameters()
         with restored(parameters) as now, twice_differentiable_attention(lower.module):
             put(parameters, step.parameters(self.around, now=now))
@@ -61,45 +53,42 @@ class ExactPoint:
     """Products through the graph of one gradient."""
 
     def __init__(self, lower: LowerProblem, gradient: Tensors) -> None:
-        self._processes = lower.processes
-        self._below: Sequence[Tensor] = lower.trainable_parameters()
-        self._above: Sequence[Tensor] = lower.upper_parameters()
-        self._gradient = gradient
+        self._lower, self._gradient = lower, gradient
 
     def hessian(self, vector: Tensors) -> Tensors:
         """Return ``d2_{V,V} L1 . x``."""
-        return self._processes.averaged(self._product(vector, self._below))
+        return self._product(vector, self._lower.trainable_parameters())
 
     def mixed(self, vector: Tensors) -> Tensors:
         """Return ``d2_{E,V} L1 . x``."""
-        return self._processes.averaged(self._product(vector, self._above))
+        return self._product(vector, self._lower.upper_parameters())
 
     def _product(self, vector: Tensors, inputs: Sequence[Tensor]) -> Tensors:
-        """Return the product on the rows of this process."""
         # A loss that is linear in a parameter has a gradient without a graph there, and a second derivative of 0.
         pairs = [(g, x) for g, x in zip(self._gradient, vector, strict=True) if g.requires_grad]
         if not pairs:
-            return tuple(torch.zeros_like(each) for each in inputs)
+            return self._lower.processes.averaged(zeros_like(inputs))
         gradients, vectors = zip(*pairs, strict=True)
-        found = torch.autograd.grad(gradients, inputs, grad_outputs=vectors, retain_graph=True, allow_unused=True)
-        return tuple(torch.zeros_like(i) if f is None else f for f, i in zip(found, inputs, strict=True))
+        # d(g . x) / d inputs with x held fixed; retained, because a solver takes many products through one graph.
+        parts = torch.autograd.grad(gradients, inputs, grad_outputs=vectors, retain_graph=True, allow_unused=True)
+        product = [torch.zeros_like(x) if part is None else part for part, x in zip(parts, inputs, strict=True)]
+        # Averaged only now: an average of the gradient over processes would have no graph.
+        return self._lower.processes.averaged(product)
 
 
 @contextlib.contextmanager
 def twice_differentiable_attention(module: nn.Module) -> Iterator[None]:
-    """Run the block with attention on PyTorch's math kernel, which has a second derivative; say so once.
-
-    Raises:
-        SettingsError: The model calls a flash-attention package directly, which cannot be switched.
-    """
-    chosen = {implementation for each in module.modules() if (implementation := _attention_of(each)) is not None}
-    flash = sorted(each for each in chosen if each.startswith("flash"))
+    """Run the block with attention on PyTorch's math kernel, which has a second derivative; say so once."""
+    configs = (getattr(submodule, "config", None) for submodule in module.modules())
+    names = {str(getattr(config, "_attn_implementation", None)) for config in configs}
+    flash = sorted(name for name in names if name.startswith("flash"))
+    # A flash-attention package is called directly and cannot be switched.
     if flash:
         raise SettingsError(
             f"products 'exact' differentiate twice, and attention {flash[0]!r} has no second derivative; load the "
             "model with attn_implementation='eager' or 'sdpa', or use products: finite_difference"
         )
-    if "sdpa" in chosen:
+    if "sdpa" in names:
         warnings.warn(
             "products 'exact' differentiate twice: for these passes attention runs on PyTorch's math kernel instead of "
             "a fused one. Where the fused kernel draws dropout masks of its own (CUDA), load the model with "
@@ -109,9 +98,3 @@ def twice_differentiable_attention(module: nn.Module) -> Iterator[None]:
         )
     with sdpa_kernel(SDPBackend.MATH):
         yield
-
-
-def _attention_of(module: nn.Module) -> str | None:
-    config = getattr(module, "config", None)
-    implementation = getattr(config, "_attn_implementation", None)
-    return implementation if isinstance(implementation, str) else None

@@ -13,7 +13,7 @@ from bilora.tensors import Tensors, zeros_like
 class FirstOrder:
     """w = 0: the two levels alternate, each with its own gradient; dL2/dE ~ d_E L2.
 
-    Costs nothing beyond the upper level's own pass, and forgets how the lower level answers to the upper one.
+    Costs nothing beyond the upper level's pass, and forgets how the lower level answers to the upper one.
 
     Example:
         >>> FirstOrder().needs.steps
@@ -26,5 +26,5 @@ class FirstOrder:
         return Needs()
 
     def implicit_term(self, vector: Tensors, lower: LowerProblem) -> Tensors:
-        """Return zeros."""
+        """Return zeros, one tensor per upper parameter."""
         return zeros_like(lower.upper_parameters())

@@ -1,4 +1,4 @@
-"""What all approximations share that first find ``w ~ H^-1 v`` and then take one mixed product."""
+"""The implicit function theorem: find ``w ~ H^-1 v``, then take one mixed product; and the ways to take products."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import abc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Protocol
 
 from bilora.engines.hypergradients.exact import ExactProducts
@@ -21,12 +22,10 @@ class Point(Protocol):
     """Products at one point: the lower parameters, batch and masks of one recorded lower step."""
 
     def hessian(self, vector: Tensors) -> Tensors:
-        """Return ``d2_{V,V} L1 . x``, one tensor a lower parameter."""
-        ...
+        """Return ``d2_{V,V} L1 . x``, one tensor per lower parameter."""
 
     def mixed(self, vector: Tensors) -> Tensors:
-        """Return ``d2_{E,V} L1 . x``, one tensor an upper parameter."""
-        ...
+        """Return ``d2_{E,V} L1 . x``, one tensor per upper parameter."""
 
 
 class Products(Protocol):
@@ -35,11 +34,9 @@ class Products(Protocol):
     @property
     def needs(self) -> Needs:
         """What the lower level has to remember for it."""
-        ...
 
     def at(self, lower: LowerProblem, step: LowerStep) -> AbstractContextManager[Point]:
         """Open the point of a recorded step; on leaving, the lower level is as it was, bit for bit."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -63,22 +60,22 @@ class ProductSettings:
     around: Around = "before_step"
 
     def __post_init__(self) -> None:
-        """Check the settings of the products before a run starts."""
-        # Built here so that its own checks speak now.
-        self.product_method()
-        default = {each.name: each.default for each in fields(self)}
+        # Built before the run starts, so that its own checks speak now.
+        _ = self.product_method
+        default = {field.name: field.default for field in fields(self)}
         idle = [name for name in ("finite_difference", "radius") if getattr(self, name) != default[name]]
         if self.products == "exact" and idle:
             raise SettingsError(f"products 'exact' takes no finite difference: leave out {', '.join(idle)}")
 
+    @cached_property
     def product_method(self) -> Products:
-        """Return how the products are taken."""
+        """How the products are taken."""
         return find(PRODUCTS, self.products, kind="products")(self)
 
     @property
     def needs(self) -> Needs:
         """What the products need of the last lower step."""
-        return self.product_method().needs
+        return self.product_method.needs
 
 
 @dataclass(frozen=True)
@@ -86,16 +83,13 @@ class ImplicitHypergradient(ProductSettings, abc.ABC):
     """``dL2/dE ~ d_E L2 - d2_{E,V} L1 . w`` by the implicit function theorem; a subclass says how w is found."""
 
     def implicit_term(self, vector: Tensors, lower: LowerProblem) -> Tensors:
-        """Return ``-d2_{E,V} L1 . w``.
-
-        Raises:
-            DivergedError: v is not finite, or the lower step was skipped because it was not.
-        """
+        """Return ``-d2_{E,V} L1 . w`` for ``vector`` = v."""
         refuse_not_finite(vector)
         step = lower.recorded_step()
         if step.skipped:
             raise DivergedError("the lower step that the hypergradient comes back to was skipped: it is not finite")
-        with self.product_method().at(lower, step) as point:
+        with self.product_method.at(lower, step) as point:
+            # d_V L1(V*(E), E) = 0 along E gives dV*/dE = -H^-1 d2_{V,E} L1: hence the minus.
             return scaled(point.mixed(self.solve(vector, point, step)), -1.0)
 
     @abc.abstractmethod
@@ -104,11 +98,7 @@ class ImplicitHypergradient(ProductSettings, abc.ABC):
 
 
 def refuse_not_finite(vector: Tensors) -> None:
-    """Refuse a v that is not finite before anything is perturbed.
-
-    Raises:
-        DivergedError: With its norm.
-    """
+    """Refuse a v that is not finite before anything is perturbed."""
     length = norm(vector)
     if not length < float("inf"):
         raise DivergedError(
@@ -116,13 +106,10 @@ def refuse_not_finite(vector: Tensors) -> None:
         )
 
 
-def _finite_difference(chosen: ProductSettings) -> Products:
-    return FiniteDifference(scheme=chosen.finite_difference, radius=chosen.radius, around=chosen.around)
-
-
-def _exact(chosen: ProductSettings) -> Products:
-    return ExactProducts(around=chosen.around)
-
-
-PRODUCTS: dict[str, Callable[[ProductSettings], Products]] = {"finite_difference": _finite_difference, "exact": _exact}
+PRODUCTS: dict[str, Callable[[ProductSettings], Products]] = {
+    "finite_difference": lambda settings: FiniteDifference(
+        scheme=settings.finite_difference, radius=settings.radius, around=settings.around
+    ),
+    "exact": lambda settings: ExactProducts(around=settings.around),
+}
 """Every way to take products by name; a new one is a file and a row here."""

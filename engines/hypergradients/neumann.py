@@ -11,31 +11,6 @@ from bilora.errors import DivergedError, SettingsError
 from bilora.problems.replay.lower_step import LowerStep
 from bilora.tensors import Tensors, add, norm, random_like, scaled
 
-
-def largest_eigenvalue(point: Point, *, like: Tensors, iterations: int, seed: int = 0) -> float:
-    """Return the norm of H x / |x| after some power iterations: the eigenvalue of largest size, from below.
-
-    Args:
-        point: Where the Hessian products are taken.
-        like: Tensors of the shapes of the lower parameters.
-        iterations: Hessian products.
-        seed: Of the start, drawn from a generator of its own.
-
-    Raises:
-        DivergedError: H is zero along the start, or not finite.
-    """
-    vector = random_like(like, seed=seed)
-    size = 0.0
-    for _ in range(iterations):
-        vector = scaled(vector, 1.0 / norm(vector))
-        product = point.hessian(vector)
-        size = norm(product)
-        if not 0.0 < size < float("inf"):
-            raise DivergedError(f"power iteration: H x has norm {size}; set step_size to a number")
-        vector = product
-    return size
-
-
 GROWTH = 2.0
 """How much longer than v a term of the series may get; those of a series that converges only shrink."""
 
@@ -65,7 +40,6 @@ class Neumann(ImplicitHypergradient):
     power_iterations: int = 10
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         super().__post_init__()
         named = self.step_size in ("learning_rate", "power_iteration")
         faults = []
@@ -81,18 +55,15 @@ class Neumann(ImplicitHypergradient):
             raise SettingsError("neumann: " + "; ".join(faults))
 
     def solve(self, vector: Tensors, point: Point, step: LowerStep) -> Tensors:
-        """Return the partial sum.
-
-        Raises:
-            DivergedError: A term is longer than v: the step size is above 2 over the largest eigenvalue, or the
-                lower loss curves downwards.
-        """
+        """Return the partial sum; refuse a series with a term that is longer than v."""
         sizes = self._sizes(vector, point, step)
         limit = GROWTH * norm(vector)
         term = total = vector
         for index in range(1, self.terms):
+            # (I - H A) t: A acts first, so that different rates per parameter need no symmetric H A.
             term = add(term, point.hessian(scaled(term, sizes)), scale=-1.0)
             length = norm(term)
+            # The step size is above 2 / lambda_max, or the lower loss curves downwards.
             if not length <= limit:
                 raise DivergedError(
                     f"neumann diverges: term {index + 1} has norm {length:.3g}, v has {limit / GROWTH:.3g}; take "
@@ -109,3 +80,17 @@ class Neumann(ImplicitHypergradient):
         else:
             size = float(self.step_size)
         return [size] * len(vector)
+
+
+def largest_eigenvalue(point: Point, *, like: Tensors, iterations: int, seed: int = 0) -> float:
+    """Return the norm of H x / |x| after some power iterations: the eigenvalue of largest size, from below."""
+    vector = random_like(like, seed=seed)
+    size = 0.0
+    for _ in range(iterations):
+        vector = scaled(vector, 1.0 / norm(vector))
+        product = point.hessian(vector)
+        size = norm(product)
+        if not 0.0 < size < float("inf"):
+            raise DivergedError(f"power iteration: H x has norm {size}; set step_size to a number")
+        vector = product
+    return size

@@ -27,7 +27,7 @@ class Nystrom(ImplicitHypergradient):
         rank: Columns of the sketch.
         damping: Added to every eigenvalue; it alone acts outside the sketch, where w = v / damping. With a low rank
             a small damping therefore makes w very long: take one of the size of the eigenvalues that are left out.
-        seed: Of the sketch, drawn from a generator of its own.
+        seed: Of the sketch, which has a separate generator.
 
     Raises:
         SettingsError: A value is out of range.
@@ -42,7 +42,6 @@ class Nystrom(ImplicitHypergradient):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         super().__post_init__()
         faults = []
         if self.rank < 1:
@@ -57,16 +56,17 @@ class Nystrom(ImplicitHypergradient):
         flat = flatten(vector)
         sketch = self._sketch(flat)
         images = [flatten(point.hessian(split_like(column, vector))) for column in sketch.T]
-        columns = torch.stack(images, dim=1)
+        columns = torch.stack(images, dim=1)  # H S, (parameters, rank)
         if not torch.isfinite(columns).all():  # torch's eigh would end in an error of its own
             raise DivergedError("nystrom: a product of the Hessian is not finite; no parameter was stepped")
         basis, eigenvalues = _sketched_eigenvectors(sketch, columns)
         inside = basis.T @ flat
-        # Inside the sketch 1 / (lambda + damping), outside 1 / damping.
+        # (H_k + damping I)^-1 by Woodbury: 1 / (lambda + damping) inside the sketch, 1 / damping outside.
         outside = (flat - basis @ inside) / self.damping
         return split_like(basis @ (inside / (eigenvalues + self.damping)) + outside, vector)
 
     def _sketch(self, flat: Tensor) -> Tensor:
+        # Not more columns than dimensions: QR would return fewer than asked for.
         columns = min(self.rank, flat.numel())
         generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randn(flat.numel(), columns, generator=generator, dtype=torch.float64)
@@ -77,8 +77,9 @@ class Nystrom(ImplicitHypergradient):
 def _sketched_eigenvectors(sketch: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return eigenvectors ``(parameters, k)`` and eigenvalues ``(k,)`` of ``Y (S^T Y)^+ Y^T`` with Y = H S."""
     core = sketch.T @ images
+    # S^T H S is symmetric, but finite differences and rounding are not.
     values, vectors = torch.linalg.eigh((core + core.T) / 2)
-    # Rounding leaves no digit below this; negative ones are curvature downwards.
+    # Eigenvalues below this have no digit left after rounding; negative ones are curvature downwards.
     kept = values > values.abs().max() * len(values) * torch.finfo(values.dtype).eps
     root = images @ (vectors[:, kept] / values[kept].sqrt())
     basis, singular, _ = torch.linalg.svd(root, full_matrices=False)

@@ -30,14 +30,14 @@ class MeterReading:
 
 
 class QualityMeter:
-    """A hypergradient that measures another one every few upper steps and returns what that one gives.
+    """A hypergradient that returns the term of another one, and measures it every few upper steps.
 
     Args:
         metered: The hypergradient in use.
         every: Upper steps between two readings.
 
     Attributes:
-        reading: The reading of the latest upper step, or None if it was not one to measure.
+        reading: The reading of the latest upper step; None where its turn had not come.
 
     Raises:
         SettingsError: ``every`` is below one.
@@ -54,7 +54,7 @@ class QualityMeter:
 
     @property
     def needs(self) -> Needs:
-        """What the metered one and the exact one need."""
+        """The needs of the metered one and the exact one."""
         return self.metered.needs.joined(self._exact.needs)
 
     def implicit_term(self, vector: Tensors, lower: LowerProblem) -> Tensors:
@@ -66,22 +66,16 @@ class QualityMeter:
         return term
 
     def state(self) -> dict[str, Any]:
-        """Return the calls so far, which say when the next reading is due."""
+        """Return the calls so far, on which the turn of the next reading depends."""
         return {"calls": self._calls}
 
     def load_state(self, state: Any) -> None:
-        """Count on from there."""
+        """Go on counting from the calls of :meth:`state`."""
         self._calls = check_keys(state, ("calls",), part="quality meter")["calls"]
 
 
 def compare(term: Tensors, exact: Tensors) -> MeterReading:
-    """Return the reading of two terms.
-
-    Example:
-        >>> import torch
-        >>> compare((torch.tensor([3.0, 0.0]),), (torch.tensor([1.0, 0.0]),))
-        MeterReading(cosine=1.0, norm_ratio=3.0)
-    """
-    own, other = norm(term), norm(exact)
-    cosine = dot(term, exact) / (own * other) if own > 0 and other > 0 else None
-    return MeterReading(cosine, own / other if other > 0 else None)
+    """Return the reading of a term beside the exact one."""
+    length, exact_length = norm(term), norm(exact)
+    cosine = dot(term, exact) / (length * exact_length) if length > 0 and exact_length > 0 else None
+    return MeterReading(cosine, length / exact_length if exact_length > 0 else None)

@@ -14,7 +14,7 @@ from bilora.tensors import Tensors, add, dot, scaled
 
 @dataclass(frozen=True)
 class Adjoint:
-    """The derivative of what comes later in a parameter and in the optimizer's own moments of it.
+    """The derivative of L2 in a parameter and in the optimizer's moments of it, at one point of the unrolled steps.
 
     Attributes:
         parameter: In the parameter.
@@ -28,21 +28,13 @@ class Adjoint:
 
     @classmethod
     def of(cls, parameter: Tensor) -> Adjoint:
-        """Return the adjoint at the end of the last step, where nothing later reads the moments."""
+        """Return the adjoint at the end of the last step."""
+        # Zeros: nothing later reads the moments.
         return cls(parameter, torch.zeros_like(parameter), torch.zeros_like(parameter))
 
 
 def reverse_step(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapshot) -> tuple[Adjoint, Tensor]:
-    """Return the adjoint before a step, without what flows through the gradient, and the adjoint of the gradient.
-
-    Args:
-        after: The adjoint after the step.
-        gradient: What the optimizer saw in ``.grad``, clipped.
-        snapshot: The parameter, its group's settings and its state before the step.
-
-    Raises:
-        SettingsError: The optimizer is neither SGD, Adam nor AdamW, or uses an option without a derivative here.
-    """
+    """Return the adjoint before a step, without the part through the gradient, and that of the clipped gradient."""
     reverse = RULES.get(snapshot.optimizer)
     if reverse is None:
         raise SettingsError(
@@ -76,7 +68,7 @@ def _reverse_sgd(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapshot) 
 
 
 def _reverse_adam(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapshot) -> tuple[Adjoint, Tensor]:
-    """As AdamW, but weight decay is part of the gradient (torch's ``Adam``)."""
+    """g' = g + wd p (torch's ``Adam``: weight decay is part of the gradient); p' = p - lr m^ / (sqrt(v^) + eps)."""
     decay = float(snapshot.group["weight_decay"])
     before, on_gradient = _reverse_moments(after, gradient + decay * snapshot.parameter, snapshot)
     return Adjoint(before.parameter + decay * on_gradient, before.first, before.second), on_gradient
@@ -90,14 +82,12 @@ def _reverse_adamw(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapshot
 
 
 def _reverse_moments(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapshot) -> tuple[Adjoint, Tensor]:
-    """Adam (arXiv 1412.6980, algorithm 1): m' = b1 m + (1 - b1) g, v' = b2 v + (1 - b2) g^2, bias-corrected.
-
-    In float64: at the first steps ``sqrt(v^) + eps - |g|`` is a difference of nearly equal numbers.
-    """
+    """Adam (arXiv 1412.6980, algorithm 1): m' = b1 m + (1 - b1) g, v' = b2 v + (1 - b2) g^2, bias-corrected."""
     group = snapshot.group
     beta1, beta2 = (float(each) for each in group["betas"])
     count = snapshot.steps_taken + 1
     correction1, correction2 = 1.0 - beta1**count, 1.0 - beta2**count
+    # In float64: at the first steps sqrt(v^) + eps - |g| is a difference of nearly equal numbers.
     g = gradient.double()
     m = beta1 * snapshot.moment("exp_avg").double() + (1.0 - beta1) * g
     v = beta2 * snapshot.moment("exp_avg_sq").double() + (1.0 - beta2) * g.square()
@@ -105,7 +95,7 @@ def _reverse_moments(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapsh
     denominator = root + float(group["eps"])
     moved = -float(group["lr"]) * after.parameter.double()
     on_m = after.first.double() + moved / (correction1 * denominator)
-    # d root / d v = 1 / (2 root correction2); where v = 0, g and the old moments are 0 and nothing flows.
+    # d root / d v' = 1 / (2 root correction2); where v' = 0, g and the old moments are 0 and nothing flows.
     slope = torch.where(root > 0, 1.0 / (2.0 * correction2 * root), 0.0)
     on_v = after.second.double() - moved * (m / correction1) / denominator.square() * slope
     on_gradient = (1.0 - beta1) * on_m + 2.0 * (1.0 - beta2) * g * on_v
@@ -115,7 +105,7 @@ def _reverse_moments(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapsh
 
 
 WITHOUT_DERIVATIVE = ("amsgrad", "maximize")
-"""Options under which a step is another one than the rules say."""
+"""Options under which a step follows other formulas than the rules."""
 
 RULES = {"SGD": _reverse_sgd, "Adam": _reverse_adam, "AdamW": _reverse_adamw}
 """The reverse step of each optimizer, by the name of its class in torch.optim."""
@@ -127,10 +117,11 @@ def through_optimizer(after: tuple[Adjoint, ...], step: LowerStep) -> tuple[tupl
     if gradient is None:
         raise RuntimeError("the step was recorded without its gradient; ask for it in 'needs'")
     rows = zip(after, scaled(gradient, step.clip), step.optimizer, strict=True)
-    done = [reverse_step(adjoint, clipped, snapshot) for adjoint, clipped, snapshot in rows]
-    on_gradient = tuple(each for _, each in done)
+    before, on_clipped = zip(*(reverse_step(*row) for row in rows), strict=True)
+    on_gradient: Tensors = on_clipped
     if step.clip < 1.0:
-        # c g with c = max_norm / |g|: what lies along g does not change the clipped gradient.
+        # Clipped is c g with c = max_norm / |g|: its derivative is c (I - g g^T / |g|^2), since a change along g leaves
+        # the clipped gradient as it is.
         along = dot(on_gradient, gradient) / dot(gradient, gradient)
         on_gradient = scaled(add(on_gradient, gradient, scale=-along), step.clip)
-    return tuple(each for each, _ in done), on_gradient
+    return before, on_gradient

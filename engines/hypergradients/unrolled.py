@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bilora.engines.hypergradients.implicit import ProductSettings, refuse_not_finite
 from bilora.engines.hypergradients.reverse_step import Adjoint, through_optimizer
@@ -19,7 +19,7 @@ class Unrolled(ProductSettings):
     From the last step back, with lambda the derivative of L2 in the lower parameters and u the one that each
     step's optimizer passes on to its gradient: the term gains ``d2_{E,V} L1 . u`` and lambda gains
     ``d2_{V,V} L1 . u``, both at the parameters, batch, masks and optimizer state of that step. Exact for SGD,
-    Adam and AdamW, gradient clipping included; two products a step, and a copy of parameters and state a step.
+    Adam and AdamW, gradient clipping included; two products, and a copy of parameters and state, per step.
 
     Args:
         steps: How many steps to go back; at most the unroll steps.
@@ -35,7 +35,6 @@ class Unrolled(ProductSettings):
     steps: int = 1
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         super().__post_init__()
         if self.steps < 1:
             raise SettingsError(f"unrolled: steps is {self.steps}; it must be at least 1")
@@ -44,28 +43,26 @@ class Unrolled(ProductSettings):
 
     @property
     def needs(self) -> Needs:
-        """The last steps with everything their optimizer knew."""
+        """The last steps with their gradients, parameters and optimizer states."""
         return super().needs.joined(
             Needs(steps=self.steps, lower_gradient=True, optimizer=True, parameters_before=True)
         )
 
     def implicit_term(self, vector: Tensors, lower: LowerProblem) -> Tensors:
-        """Return the derivative of L2 in the upper parameters through the steps."""
+        """Return the derivative of L2 in the upper parameters through the steps, for ``vector`` = v."""
         refuse_not_finite(vector)
         term = zeros_like(lower.upper_parameters())
-        adjoints = tuple(Adjoint.of(each) for each in vector)
+        adjoints = tuple(Adjoint.of(part) for part in vector)
         recorded = lower.recorded_steps(self.steps)
         for index, step in enumerate(reversed(recorded)):
             if not step.taken:  # it was skipped: nothing moved
                 continue
             adjoints, on_gradient = through_optimizer(adjoints, step)
-            with self.product_method().at(lower, step) as point:
+            with self.product_method.at(lower, step) as point:
+                # No minus, unlike in the implicit term: the optimizer's step already has it.
                 term = add(term, point.mixed(on_gradient))
+                # lambda before the first step would be of no use.
                 if index < len(recorded) - 1:
-                    adjoints = _add_parameter(adjoints, point.hessian(on_gradient))
+                    pairs = zip(adjoints, point.hessian(on_gradient), strict=True)
+                    adjoints = tuple(replace(adjoint, parameter=adjoint.parameter + part) for adjoint, part in pairs)
         return term
-
-
-def _add_parameter(adjoints: tuple[Adjoint, ...], more: Tensors) -> tuple[Adjoint, ...]:
-    pairs = zip(adjoints, more, strict=True)
-    return tuple(Adjoint(each.parameter + extra, each.first, each.second) for each, extra in pairs)

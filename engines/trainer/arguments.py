@@ -1,136 +1,180 @@
-"""Settings of :class:`~bilora.engines.trainer.trainer.BilevelTrainer`, under transformers' names where it has one."""
+"""Arguments of a trainer: those of transformers, and those of the upper level."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from bilora.engines.callbacks.trackers import check_loggers
+from transformers import SchedulerType, TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.trainer_utils import SaveStrategy
+
 from bilora.engines.settings import FitSettings, LevelSettings, Schedule
 from bilora.errors import SettingsError
 from bilora.metrics.monitor import Monitor
+from bilora.settings.lookup import did_you_mean
 from bilora.settings.sections import refuse_faults
 
+FIT = FitSettings()
 
-@dataclass(frozen=True)
-class BilevelTrainingArguments:
-    """How a trainer trains. What stands alone belongs to the lower level, ``upper_...`` to the upper one.
+NEVER = sys.maxsize
+"""Steps between two validations or checkpoints of the engine itself: the control of the callbacks asks for them."""
+
+REFUSED: dict[str, tuple[str, ...]] = {
+    "both levels are trained by AdamW with torch's defaults; a user's own method may take another optimizer": (
+        *("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon"),
+        "lr_scheduler_kwargs",
+    ),
+    "the model is trained as it is given; change it before it goes to the trainer": (
+        *("activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing"),
+        *("gradient_checkpointing_kwargs", "use_liger_kernel", "liger_kernel_config", "neftune_noise_alpha"),
+        *("torch_compile", "torch_compile_backend", "torch_compile_mode"),
+    ),
+    "a trainer trains in one process; bilora.engines.fit trains in several, and shards the base model": (
+        *("accelerator_config", "parallelism_config", "fsdp", "deepspeed", "ddp_backend", "ddp_bucket_cap_mb"),
+        *("ddp_broadcast_buffers", "ddp_find_unused_parameters", "ddp_static_graph", "save_on_each_node"),
+    ),
+    "a checkpoint holds the whole state of both levels, and a resumed training goes on to the same bits": (
+        *("save_only_model", "ignore_data_skip", "enable_jit_checkpoint"),
+    ),
+    "evaluation has the precision of training, and evaluates every row": (
+        *("bf16_full_eval", "fp16_full_eval", "dataloader_drop_last"),
+    ),
+    "each level draws its rows in an order that follows from 'seed' alone": ("data_seed", "length_column_name"),
+    "it is not measured here": ("include_num_input_tokens_seen", "debug", "torch_empty_cache_steps"),
+}
+"""Arguments of transformers that mean nothing for two levels, by the reason why; only the default is taken."""
+
+
+@dataclass
+class BilevelTrainingArguments(TrainingArguments):
+    """How a trainer trains: the arguments of transformers for the lower level, ``upper_...`` for the upper one.
+
+    What is not listed here means what it does for transformers' Trainer, or is refused by name, see :data:`REFUSED`.
+    The defaults are those of :class:`~bilora.engines.settings.FitSettings`.
 
     Args:
-        output_dir: Folder for ``metrics.jsonl``, ``trainer_state.json`` and :meth:`save_model`.
+        output_dir: Folder for ``metrics.jsonl``, ``trainer_state.json``, checkpoints and :meth:`save_model`.
         learning_rate: Peak learning rate of the lower level.
         upper_learning_rate: Peak learning rate of the upper level.
         weight_decay: Weight decay of the lower level.
         upper_weight_decay: Weight decay of the upper level.
-        per_device_train_batch_size: Rows a micro-batch of the lower level.
-        upper_train_batch_size: Rows a micro-batch of the upper level; None takes that of the lower one.
-        per_device_eval_batch_size: Rows a batch of evaluation and prediction.
-        gradient_accumulation_steps: Micro-batches a lower step.
+        per_device_train_batch_size: Rows per micro-batch of the lower level.
+        upper_train_batch_size: Rows per micro-batch of the upper level; None takes that of the lower one.
+        gradient_accumulation_steps: Micro-batches per lower step.
         num_train_epochs: Passes of the lower level over its rows, where ``max_steps`` is -1.
         max_steps: Lower steps; -1 goes by epochs.
         lr_scheduler_type: ``constant``, ``linear`` or ``cosine``, of both levels.
-        warmup_ratio: Share of a level's steps over which its learning rate rises.
+        warmup_ratio: Share of a level's steps over which its learning rate rises, where ``warmup_steps`` is 0.
+        warmup_steps: The same as a number of lower steps, or below 1 as a share.
         max_grad_norm: Largest gradient norm of each level; 0 does not clip.
-        unroll_steps: Lower steps an upper step.
-        hypergradient: Name, or mapping with ``name`` and that approximation's own settings.
+        unroll_steps: Lower steps per upper step.
+        hypergradient: Name, or mapping with ``name`` and that approximation's own settings; None takes the default.
         split_ratio: Share of the training rows that go to the lower level.
         split_refresh: Draw a new split every so many epochs of the lower level; 0 keeps the first.
-        eval_strategy: ``no``, ``steps`` (every ``eval_steps``) or ``epoch``.
-        eval_steps: Lower steps between two evaluations.
-        save_strategy: ``no``, ``steps`` (every ``save_steps``) or ``epoch``: when a checkpoint is written into
-            ``output_dir``, which ``train(resume_from_checkpoint=True)`` goes on from.
-        save_steps: Lower steps between two checkpoints.
-        save_total_limit: Newest checkpoints to keep; None keeps all.
-        load_best_model_at_end: Whether to end with the parameters of the best evaluation.
+        logging_steps: Lower steps per entry of ``log_history``; ``metrics.jsonl`` has every step.
+        save_strategy: ``no``, ``steps`` (every ``save_steps``), ``epoch`` or ``best``: when a checkpoint is written,
+            which ``train(resume_from_checkpoint=True)`` goes on from.
+        load_best_model_at_end: Whether to end with the parameters of the best evaluation; they are kept in memory, so
+            that ``save_strategy`` need not match.
         metric_for_best_model: Name of a metric, with or without ``eval_`` before it.
-        greater_is_better: Its direction; None takes larger as better, unless the name ends in ``loss``.
-        early_stopping_patience: Evaluations without a better one before training ends; 0 never ends it early.
-        seed: Of the split, the data order and the dropout masks.
-        bf16: Whether forward passes are in bfloat16, by autocast.
-        fp16: Whether they are in float16.
-        use_cpu: Whether to stay on the CPU where there is a GPU.
-        report_to: Trackers, see :data:`bilora.engines.callbacks.trackers.LOGGERS`; ``none`` for none.
-        run_name: Name of the run for them; None takes that of ``output_dir``.
-        disable_tqdm: Whether to leave the progress bar out.
+        early_stopping_patience: Evaluations without a better one before a stage ends; 0 never ends it early.
+        auto_find_batch_size: Whether a level that runs out of memory halves its batch and doubles its accumulation.
+        hub_strategy: ``end``: what is pushed is the adapter, by :meth:`push_to_hub` or :meth:`save_model`.
 
     Raises:
-        SettingsError: A value is out of range, or two do not fit each other.
+        SettingsError: A value is out of range, means nothing here, or two do not fit each other.
 
     Example:
         >>> BilevelTrainingArguments("out", num_train_epochs=2).fit_settings(rows=100, splits=True).steps
         20
     """
 
-    output_dir: str
-    learning_rate: float = 1e-3
-    upper_learning_rate: float = 1e-2
-    weight_decay: float = 0.0
-    upper_weight_decay: float = 0.0
-    per_device_train_batch_size: int = 8
+    # So that a command line can give the mapping as JSON.
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "hypergradient"]  # noqa: RUF012  # no field
+
+    learning_rate: float = FIT.lower.learning_rate
+    weight_decay: float = FIT.lower.weight_decay
+    lr_scheduler_type: SchedulerType | str = FIT.lower.schedule
+    max_grad_norm: float = FIT.lower.gradient_clipping
+    logging_steps: float = 10
+    save_strategy: SaveStrategy | str = "no"
+    metric_for_best_model: str | None = "loss"
+    hub_strategy: str = "end"
+    upper_learning_rate: float = FIT.upper.learning_rate
+    upper_weight_decay: float = FIT.upper.weight_decay
     upper_train_batch_size: int | None = None
-    per_device_eval_batch_size: int = 8
-    gradient_accumulation_steps: int = 1
-    num_train_epochs: float = 3.0
-    max_steps: int = -1
-    lr_scheduler_type: Schedule = "linear"
-    warmup_ratio: float = 0.06
-    max_grad_norm: float = 1.0
-    unroll_steps: int = 4
-    hypergradient: str | dict[str, Any] = "darts"
-    split_ratio: float = 0.8
+    warmup_ratio: float = FIT.lower.warmup
+    unroll_steps: int = FIT.unroll_steps
+    # In this order HfArgumentParser takes it for a string, which may be JSON.
+    hypergradient: dict[str, Any] | str | None = field(default_factory=lambda: FitSettings().hypergradient)
+    split_ratio: float = FIT.split_ratio
     split_refresh: int = 0
-    eval_strategy: Literal["no", "steps", "epoch"] = "no"
-    eval_steps: int | None = None
-    save_strategy: Literal["no", "steps", "epoch"] = "no"
-    save_steps: int = 500
-    save_total_limit: int | None = None
-    load_best_model_at_end: bool = False
-    metric_for_best_model: str = "loss"
-    greater_is_better: bool | None = None
     early_stopping_patience: int = 0
-    seed: int = 42
-    bf16: bool = False
-    fp16: bool = False
-    use_cpu: bool = False
-    report_to: str | list[str] = field(default_factory=list)
-    run_name: str | None = None
-    disable_tqdm: bool = False
 
     def __post_init__(self) -> None:
         """Check the values; those of the levels are checked by their own settings."""
         watched = self.load_best_model_at_end or self.early_stopping_patience > 0
+        limit = self.save_total_limit
         checks = (
             ("max_steps", "it must be at least 1, or -1", self.max_steps >= 1 or self.max_steps == -1),
             ("num_train_epochs", "it must be positive", 0 < self.num_train_epochs < math.inf),
             ("per_device_eval_batch_size", "it must be at least 1", self.per_device_eval_batch_size >= 1),
-            ("eval_strategy", "allowed: no, steps, epoch", self.eval_strategy in ("no", "steps", "epoch")),
-            ("eval_steps", "eval_strategy 'steps' needs it", self.eval_strategy != "steps" or bool(self.eval_steps)),
-            ("save_strategy", "allowed: no, steps, epoch", self.save_strategy in ("no", "steps", "epoch")),
-            ("save_steps", "it must be at least 1", self.save_steps >= 1),
-            (
-                "save_total_limit",
-                "it must be at least 1, or None for all",
-                self.save_total_limit is None or self.save_total_limit >= 1,
-            ),
+            ("save_steps", "it must be at least 1, or a share of the steps below 1", self.save_steps > 0),
+            ("save_total_limit", "it must be at least 1, or None for all", limit is None or limit >= 1),
             (
                 "eval_strategy",
                 "load_best_model_at_end and early_stopping_patience look at evaluations; set steps or epoch",
                 self.eval_strategy != "no" or not watched,
             ),
+            (
+                "train_sampling_strategy",
+                "allowed: random, group_by_length",
+                self.train_sampling_strategy in ("random", "group_by_length"),
+            ),
+            ("hub_strategy", "the adapter is pushed at the end; set it to 'end'", self.hub_strategy == "end"),
+            *self._without_meaning(),
         )
         refuse_faults("arguments", self, checks)
-        if self.bf16 and self.fp16:
-            raise SettingsError("arguments: bf16 and fp16 are both set; take one of them")
-        check_loggers(self.trackers)
+        # The best parameters are kept in memory: they need no checkpoint, and so no save_strategy that matches.
+        best, self.load_best_model_at_end = self.load_best_model_at_end, False
+        try:
+            super().__post_init__()  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            raise SettingsError(f"arguments: {error}") from error
+        self.load_best_model_at_end = best
+        for name in self.report_to or ():
+            if name not in INTEGRATION_TO_CALLBACK:
+                raise SettingsError(
+                    f"arguments: report_to {name!r} is unknown; known: {', '.join(INTEGRATION_TO_CALLBACK)}; or give a "
+                    f"callback of your own in 'callbacks'.{did_you_mean(name, INTEGRATION_TO_CALLBACK)}"
+                )
+        if self.world_size > 1:
+            raise SettingsError(
+                f"arguments: {self.world_size} processes were started, and a trainer trains in one; call "
+                "bilora.engines.fit, or bilora train, under torchrun"
+            )
+        # Autocast is the levels' own: accelerate would wrap the model's forward for good at the first evaluation.
+        self.mixed_precision = "no"
+        self._n_gpu = min(self.n_gpu, 1)  # of several GPUs the first; Trainer would copy the model to all of them
         self.fit_settings(rows=2, splits=True)
 
-    @property
-    def trackers(self) -> list[str]:
-        """The names in ``report_to``."""
-        if isinstance(self.report_to, str):
-            return [] if self.report_to == "none" else [self.report_to]
-        return list(self.report_to)
+    def _without_meaning(self) -> Iterator[tuple[str, str, bool]]:
+        defaults = {
+            each.name: each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+            for each in dataclasses.fields(TrainingArguments)
+        }
+        for reason, names in REFUSED.items():
+            # Not every version of transformers has every name.
+            for name in set(names) & set(defaults):
+                value = getattr(self, name)
+                # The later ones stand for the default once __post_init__ has been over it, as in dataclasses.replace.
+                yield name, reason, not value or value in (defaults[name], "no", "adamw_torch", AcceleratorConfig())
 
     @property
     def precision(self) -> Literal["fp32", "bf16", "fp16"]:
@@ -140,9 +184,14 @@ class BilevelTrainingArguments:
     @property
     def monitor(self) -> Monitor:
         """The metric by which the best evaluation is known."""
-        name = self.metric_for_best_model.removeprefix("eval_")
+        name = (self.metric_for_best_model or "loss").removeprefix("eval_")
         greater = not name.endswith("loss") if self.greater_is_better is None else self.greater_is_better
         return Monitor(name, greater_is_better=greater)
+
+    def steps_per_epoch(self, *, rows: int, splits: bool) -> int:
+        """Return the lower steps of one pass over the rows of the lower level."""
+        below = rows * self.split_ratio if splits else rows
+        return max(1, math.ceil(below / (self.per_device_train_batch_size * self.gradient_accumulation_steps)))
 
     def fit_settings(self, *, rows: int, splits: bool) -> FitSettings:
         """Return the settings of :func:`~bilora.engines.training.fit.fit`.
@@ -151,38 +200,40 @@ class BilevelTrainingArguments:
             rows: Training rows.
             splits: Whether the method divides them into D1 and D2.
         """
-        below = rows * self.split_ratio if splits else rows
-        an_epoch = max(1, math.ceil(below / (self.per_device_train_batch_size * self.gradient_accumulation_steps)))
-        steps = max(1, math.ceil(self.num_train_epochs * an_epoch)) if self.max_steps == -1 else self.max_steps
-        every = {"no": 0, "steps": self.eval_steps or 0, "epoch": an_epoch}[self.eval_strategy]
-        saved = {"no": 0, "steps": self.save_steps, "epoch": an_epoch}[self.save_strategy]
+        by_epochs = math.ceil(self.num_train_epochs * self.steps_per_epoch(rows=rows, splits=splits))
+        steps = max(1, by_epochs) if self.max_steps == -1 else self.max_steps
         return FitSettings(
             steps=steps,
             unroll_steps=self.unroll_steps,
-            hypergradient=self.hypergradient,
-            lower=self._level("lower"),
-            upper=self._level("upper"),
+            hypergradient=self.hypergradient or FIT.hypergradient,
+            lower=self._level("lower", steps),
+            upper=self._level("upper", steps),
             split_ratio=self.split_ratio,
             refresh=self.split_refresh,
-            validate_every=every,
+            validate_every=0 if self.eval_strategy == "no" else NEVER,
             early_stopping=self.early_stopping_patience,
             keep_best=self.load_best_model_at_end,
-            save_every=saved,
+            save_every=0 if self.save_strategy == "no" else NEVER,
             save_total_limit=self.save_total_limit or 0,
             precision=self.precision,
+            group_by_length=self.train_sampling_strategy == "group_by_length",
+            on_out_of_memory="halve" if self.auto_find_batch_size else "stop",
             device="cpu" if self.use_cpu else "auto",
             seed=self.seed,
         )
 
-    def _level(self, level: Literal["lower", "upper"]) -> LevelSettings:
+    def _level(self, level: Literal["lower", "upper"], steps: int) -> LevelSettings:
         lower = level == "lower"
         batch = self.per_device_train_batch_size
+        schedule = str(SchedulerType(self.lr_scheduler_type).value).removesuffix("_with_warmup")
+        # Half a step less: the levels round up, and a quotient may come out a little too large.
+        share = self.warmup_steps if self.warmup_steps < 1 else (self.warmup_steps - 0.5) / steps
         return LevelSettings(
             learning_rate=self.learning_rate if lower else self.upper_learning_rate,
             weight_decay=self.weight_decay if lower else self.upper_weight_decay,
             batch_size=batch if lower or self.upper_train_batch_size is None else self.upper_train_batch_size,
             accumulation=self.gradient_accumulation_steps if lower else 1,
-            schedule=self.lr_scheduler_type,
-            warmup=self.warmup_ratio,
+            schedule=cast(Schedule, schedule),
+            warmup=share or self.warmup_ratio,
             gradient_clipping=self.max_grad_norm,
         )

@@ -14,12 +14,9 @@ from bilora.artifacts.adapter_files import save_adapter
 from bilora.artifacts.fingerprint import versions
 from bilora.artifacts.model_card import CardFacts, write_card
 from bilora.artifacts.scored_on import numbers_in
-from bilora.artifacts.trainer_state import trainer_state
 from bilora.engines.checkpoints.files import checkpoints
 from bilora.engines.training.result import FitResult
 from bilora.errors import CheckpointError, SettingsError
-from bilora.files.formats import write_json
-from bilora.metrics.monitor import Monitor
 from bilora.tasks.task import AnyTask
 from bilora.tasks.task_files import write_task
 
@@ -55,32 +52,11 @@ def enter_folder(folder: Path, resume: bool | str | Path | None) -> tuple[Path, 
     return folder, Path(resume) if isinstance(resume, str | Path) else bool(resume)
 
 
-def write_state(
-    folder: Path, lines: Sequence[Mapping[str, Any]], result: FitResult, *, monitor: Monitor
-) -> dict[str, Any]:
-    """Write ``trainer_state.json``, and return what is in it.
-
-    Args:
-        folder: Where to.
-        lines: Of ``metrics.jsonl``.
-        result: What came of the training.
-        monitor: The metric by which the best evaluation is known.
-    """
-    seen = [numbers.get(monitor.metric) for line in lines if (numbers := numbers_in(line)) is not None]
-    known = [value for value in seen if value is not None]
-    best = None if not known else (max if monitor.greater_is_better else min)(known)
-    about = {"metric": monitor.metric, "score": best, "steps": result.steps, "best_step": result.best_step}
-    state = trainer_state(lines, about)
-    write_json(folder / "trainer_state.json", state)
-    return state
-
-
 def kept_scores(lines: Sequence[Mapping[str, Any]], result: FitResult) -> Mapping[str, Any]:
-    """Return the metrics of the parameters that a training ended with; none where it was not evaluated."""
-    if result.best_step is None:
-        return result.metrics or {}
-    found = [numbers_in(line) for line in lines if line["step"] == result.best_step]
-    return next((each for each in reversed(found) if each is not None), {})
+    """Return the metrics of the parameters that a training ended with; none where they were not evaluated."""
+    step = result.steps if result.best_step is None else result.best_step
+    metrics = [numbers_in(line) for line in lines if line["step"] == step]
+    return next((numbers for numbers in reversed(metrics) if numbers is not None), {})
 
 
 def save_trained(

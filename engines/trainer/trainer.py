@@ -1,74 +1,98 @@
-"""A trainer in the names that users of transformers know, on the road of :func:`~bilora.engines.training.fit.fit`."""
+"""transformers' Trainer with the training loop of :func:`~bilora.engines.training.fit.fit`."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from huggingface_hub import ModelCard
 from peft import PeftConfig, PeftModel, get_peft_model
-from transformers import EvalPrediction
-from transformers.trainer_utils import PredictionOutput, TrainOutput
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, SequentialSampler
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerState
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length, speed_metrics
 
 from bilora import BiloraConfig
 from bilora.artifacts.trainer_state import read_lines
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.files import MetricsFile
-from bilora.engines.callbacks.progress import Progress
-from bilora.engines.callbacks.trackers import ReportTo
 from bilora.engines.trainer.arguments import BilevelTrainingArguments
-from bilora.engines.trainer.data import Outputs, collate_for, model_rows, run_model
-from bilora.engines.trainer.files import (
-    card_facts,
-    check_task,
-    enter_folder,
-    kept_scores,
-    longest,
-    save_trained,
-    write_state,
-)
+from bilora.engines.trainer.data import Dataset, batches_of, training_rows
+from bilora.engines.trainer.files import card_facts, check_task, enter_folder, kept_scores, longest, save_trained
+from bilora.engines.trainer.hooks import TrainerHooks, scores_of
 from bilora.engines.training.fit import fit
 from bilora.errors import SettingsError
+from bilora.files.formats import write_json
 from bilora.models.pretrained import quiet_peft
 from bilora.problems.catalog import find_variant
 from bilora.problems.levels.betty_problem import autocast_dtype
 from bilora.problems.variant import Variant
 from bilora.problems.variants.bilora import BiloraSettings
-from bilora.processes.devices import choose_device
-from bilora.settings.sections import resolved
 from bilora.tasks.task import AnyTask
 
-Dataset = Iterable[Mapping[str, Any]]
-ComputeMetrics = Callable[[EvalPrediction], Mapping[str, float]]
+ComputeMetrics = Callable[[EvalPrediction], dict[str, Any]]
+
+NOT_CALLED = {
+    "training_step": "override compute_loss, or write a method in a file of its own",
+    "create_optimizer": "each level has an AdamW of its own",
+    "create_scheduler": "each level has a schedule of its own",
+    "create_optimizer_and_scheduler": "each level has an AdamW and a schedule of its own",
+    "get_train_dataloader": "each level draws batches of its own rows; give a data_collator or an upper_dataset",
+}
+"""Methods of Trainer that a training on two levels does not call, with what to do instead."""
+
+NOT_TAKEN = {
+    "model_init": "give the model itself, and make a trainer per training",
+    "optimizers": "each level is trained by AdamW",
+    "optimizer_cls_and_kwargs": "each level is trained by AdamW",
+}
+"""Arguments of Trainer that mean nothing on two levels, with the reason."""
+
+NOT_FIRED = ("on_substep_end", "on_pre_optimizer_step", "on_optimizer_step")
 
 
-class BilevelTrainer:
-    """Train, evaluate and predict with a model that has an adapter.
+class BilevelTrainer(Trainer):
+    """Train an adapter on two levels, and evaluate, predict and save as transformers' Trainer does.
+
+    Callbacks, state, evaluation, prediction and the hub are Trainer's. A ``compute_loss`` that a subclass overrides is
+    the loss of both levels. What Trainer has and two levels have not is refused by name.
 
     Args:
         model: A model with the variant's adapter on it, or one without, and ``peft_config``.
         args: The settings.
         train_dataset: Tokenised rows with ``labels`` or ``label``; columns that the model does not take are left out.
-        eval_dataset: The same, for evaluation; it is not trained on.
+        upper_dataset: Rows of D2, the part that the upper level trains on; then ``train_dataset`` is D1. None draws
+            both from ``train_dataset``.
+        eval_dataset: The same, for evaluation, or several by name; it is not trained on.
         compute_metrics: From predictions and labels to metrics by name.
         processing_class: The tokenizer, which pads batches and is saved beside the adapter.
         data_collator: Makes a batch, in place of padding by the tokenizer.
         peft_config: The adapter to put on a model that has none.
         variant: Name of the method, ``package.module:NAME``, or the variant itself.
         variant_settings: The variant's own settings; None takes its defaults.
-        callbacks: Hang on the engine, see :class:`~bilora.engines.callbacks.callback.Callback`.
+        callbacks: transformers' ``TrainerCallback``, or the engine's
+            :class:`~bilora.engines.callbacks.callback.Callback`.
         task: What the rows were made of, such as a :class:`bilora.tasks.Task`; then ``bilora evaluate``, ``predict``
             and ``export`` take the folder that :meth:`save_model` writes.
         max_length: Number of tokens at which the rows were cut, for them; None takes the longest row.
+        compute_loss_func: From outputs and labels to the loss of both levels.
+        preprocess_logits_for_metrics: From the logits and labels of a batch to what ``compute_metrics`` is given.
 
     Raises:
         SettingsError: The model has no adapter and none is given, or other outputs than the task.
-        DataError: A row has no labels, or nothing that the model takes.
 
     Attributes:
-        log_history: After training, its losses and evaluations, as in ``trainer_state.json``.
+        log_history: Losses and evaluations, as in ``trainer_state.json``; ``metrics.jsonl`` has every step.
     """
+
+    args: BilevelTrainingArguments
+    model: PeftModel
 
     def __init__(
         self,
@@ -76,34 +100,69 @@ class BilevelTrainer:
         args: BilevelTrainingArguments,
         *,
         train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | None = None,
+        upper_dataset: Dataset | None = None,
+        eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
         compute_metrics: ComputeMetrics | None = None,
         processing_class: Any = None,
         data_collator: Callable[..., Any] | None = None,
         peft_config: PeftConfig | None = None,
         variant: str | Variant = "bilora",
         variant_settings: Any = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback | TrainerCallback | type[TrainerCallback]] | None = None,
         task: AnyTask | None = None,
         max_length: int | None = None,
+        compute_loss_func: Callable[..., Tensor] | None = None,
+        preprocess_logits_for_metrics: Callable[..., Any] | None = None,
+        **refused: Any,
     ) -> None:
-        self.model = _adapted(model, peft_config)
-        self.args = args
-        self.compute_metrics = compute_metrics
-        self.processing_class = processing_class
+        _refuse(type(self), args, refused)
+        hooks: list[Any] = list(callbacks or ())
+        self.engine_callbacks = tuple(hook for hook in hooks if isinstance(hook, Callback))
         self.variant = find_variant(variant) if isinstance(variant, str) else variant
-        self.variant_settings = variant_settings or _settings_of(self.model, self.variant)
-        self.callbacks = tuple(callbacks)
+        adapted = _adapted(model, peft_config)
+        self.variant_settings = variant_settings or _settings_of(adapted, self.variant)
+        self.upper_dataset = upper_dataset
         self.task, self.max_length = task, max_length
         if task is not None:
-            check_task(task, self.model)
-        self.log_history: list[dict[str, Any]] = []
+            check_task(task, adapted)
+        self.first_step = 0
         self._scores: Mapping[str, Any] = {}
-        self._collate = collate_for(processing_class, data_collator)
-        self._train = None if train_dataset is None else self._rows(train_dataset, "train_dataset")
-        self._eval = None if eval_dataset is None else self._rows(eval_dataset, "eval_dataset")
+        self._loss_sum, self._loss_items = 0.0, 0
+        super().__init__(
+            adapted,
+            args,
+            data_collator,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
+            callbacks=[hook for hook in hooks if not isinstance(hook, Callback)],
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
 
-    def train(self, resume_from_checkpoint: bool | str | Path | None = None) -> TrainOutput:
+    @property
+    def log_history(self) -> list[dict[str, Any]]:
+        """The entries of ``state.log_history``."""
+        return self.state.log_history
+
+    @property
+    def output_dir(self) -> str:
+        """``args.output_dir``, which the arguments have filled in."""
+        return str(self.args.output_dir)
+
+    @property
+    def computes_loss(self) -> bool:
+        """Whether the loss is another than the model's own."""
+        overridden = type(self).compute_loss is not Trainer.compute_loss
+        return overridden or self.compute_loss_func is not None or self.label_smoother is not None
+
+    def train(
+        self,
+        resume_from_checkpoint: bool | str | Path | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """Train the adapter in place, and write ``metrics.jsonl`` and ``trainer_state.json`` into ``output_dir``.
 
         Where checkpoints are saved, a SIGTERM or SIGINT ends the training after the step it is in, and saves one.
@@ -111,116 +170,201 @@ class BilevelTrainer:
         Args:
             resume_from_checkpoint: True goes on from the newest checkpoint in ``output_dir`` that verifies, a path from
                 that one, to the numbers of a training that was never interrupted; None or False begins.
+            trial: None; there is no search here.
+            ignore_keys_for_eval: Outputs of the model that the evaluations leave out.
 
         Returns:
-            Lower steps, mean training loss, and time with the last evaluation.
+            Lower steps, mean training loss over all of them, and time.
 
         Raises:
             SettingsError: There are no training rows, or ``output_dir`` holds an earlier training.
+            DataError: A row has nothing that the model takes, no labels, or labels that it cannot learn.
             CheckpointError: There is no checkpoint to go on from, or it is of another training.
             InterruptedRun: A signal ended the training.
         """
-        if self._train is None:
+        if self.train_dataset is None:
             raise SettingsError("train needs rows; give 'train_dataset'")
-        folder, resume = enter_folder(Path(self.args.output_dir), resume_from_checkpoint)
-        splits = self.variant.splits_rows(self.variant_settings)
-        settings = self.args.fit_settings(rows=len(self._train), splits=splits)
-        result = fit(
-            self.model,
-            self._train,
-            collate=self._collate,
-            variant=self.variant,
-            variant_settings=self.variant_settings,
-            settings=settings,
-            validate=None if self._eval is None else self._validate,
-            monitor=self.args.monitor,
-            callbacks=self._hooks(folder),
-            folder=folder if resume or settings.save_every else None,
-            resume=resume,
-        )
-        lines = read_lines(folder / "metrics.jsonl")
-        self.log_history = write_state(folder, lines, result, monitor=self.args.monitor)["log_history"]
-        self._scores = kept_scores(lines, result)
-        losses = [entry["loss"] for entry in self.log_history if "loss" in entry]
-        metrics = {"train_runtime": round(result.seconds, 4), **_named("eval", result.metrics or {})}
-        return TrainOutput(result.steps, sum(losses) / len(losses), metrics)
-
-    def evaluate(self, eval_dataset: Dataset | None = None, metric_key_prefix: str = "eval") -> dict[str, Any]:
-        """Return loss and metrics of the model as it is, each name with the prefix.
-
-        Args:
-            eval_dataset: Rows; None takes the trainer's own.
-            metric_key_prefix: What stands before every name.
-
-        Raises:
-            SettingsError: There are no rows.
-        """
-        rows = self._eval if eval_dataset is None else self._rows(eval_dataset, "eval_dataset")
-        if rows is None:
-            raise SettingsError("evaluate needs rows; give 'eval_dataset'")
-        started = time.perf_counter()
-        metrics = self._metrics(self._outputs(rows))
-        if eval_dataset is None:
-            self._scores = metrics
-        seconds = time.perf_counter() - started
-        speed = {"runtime": round(seconds, 4), "samples_per_second": round(len(rows) / seconds, 3)}
-        return _named(metric_key_prefix, {**metrics, **speed})
-
-    def predict(self, test_dataset: Dataset, metric_key_prefix: str = "test") -> PredictionOutput:
-        """Return logits, labels (None where the rows have none) and metrics.
-
-        Args:
-            test_dataset: Rows, with or without labels.
-            metric_key_prefix: What stands before the name of every metric.
-        """
-        rows = model_rows(test_dataset, self.model.get_base_model(), what="test_dataset", labelled=False)
-        outputs = self._outputs(rows)
-        metrics = {} if outputs.label_ids is None else _named(metric_key_prefix, self._metrics(outputs))
-        return PredictionOutput(outputs.predictions, outputs.label_ids, metrics)
-
-    def save_model(self, output_dir: str | None = None) -> None:
-        """Write adapter, card, the model's config, tokenizer and any task; None writes into ``args.output_dir``."""
-        sets = {"train": self._train or [], "eval": self._eval or []}
-        sizes = {name: len(rows) for name, rows in sets.items() if rows}
-        own: dict[str, Any] = {
-            "method": self.variant.name,
-            "sizes": sizes,
-            "scores": self._scores,
-            "seed": self.args.seed,
+        if trial is not None:
+            self.hyperparameter_search()
+        for callback, event in ((each, name) for each in self.callback_handler.callbacks for name in NOT_FIRED):
+            if getattr(type(callback), event) is not getattr(TrainerCallback, event):
+                raise SettingsError(f"callback {type(callback).__name__} has {event}, which two levels do not fire")
+        self._memory_tracker.start()  # type: ignore[no-untyped-call]
+        rows, upper_rows = self._rows("train_dataset"), self._rows("upper_dataset")
+        shape: dict[str, Any] = {
+            "rows": len(rows or ()),
+            "splits": upper_rows is None and self.variant.splits_rows(self.variant_settings),
         }
-        save_trained(
-            self.model,
-            Path(output_dir or self.args.output_dir),
-            facts=card_facts(self.model, task=self.task, **own),
-            tokenizer=self.processing_class,
-            task=self.task,
-            max_length=self.max_length or longest(*sets.values()),
-        )
+        folder, resume = enter_folder(Path(self.output_dir), resume_from_checkpoint)
+        settings = self.args.fit_settings(**shape)
+        self.state = TrainerState()
+        hooks = TrainerHooks(self, steps_per_epoch=self.args.steps_per_epoch(**shape), ignore_keys=ignore_keys_for_eval)
+        started, self.is_in_train = time.time(), True
+        try:
+            result = fit(
+                self.model,
+                rows or (),
+                upper_rows=upper_rows,
+                collate=batches_of(self.data_collator, self.train_dataset),
+                variant=self.variant,
+                variant_settings=self.variant_settings,
+                settings=settings,
+                # Only to choose the best: else the engine would evaluate at the end, whatever the control says.
+                validate=hooks.validate if settings.keep_best or settings.early_stopping else None,
+                monitor=self.args.monitor,
+                callbacks=(MetricsFile(folder / "metrics.jsonl"), *self.engine_callbacks, hooks),
+                folder=folder if resume or settings.save_every else None,
+                resume=resume,
+            )
+        finally:
+            self.is_in_train = False
+        lines = read_lines(folder / "metrics.jsonl")
+        self._scores = kept_scores(lines, result)
+        losses = [line["lower_loss"] for line in lines if line.get("lower_loss") is not None]
+        steps = result.steps - self.first_step
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        metrics = speed_metrics("train", started, steps * batch, steps)  # type: ignore[no-untyped-call]
+        metrics["train_loss"] = sum(losses) / len(losses)
+        self._memory_tracker.stop_and_update_metrics(metrics)  # type: ignore[no-untyped-call]
+        self.log(metrics)
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+        write_json(folder / "trainer_state.json", dataclasses.asdict(self.state))
+        return TrainOutput(result.steps, metrics["train_loss"], metrics)
 
-    def _rows(self, dataset: Dataset, what: str) -> list[Any]:
-        return model_rows(dataset, self.model.get_base_model(), what=what, labelled=True)
-
-    def _validate(self) -> Mapping[str, float | None]:
-        assert self._eval is not None  # else the engine is given no validation
-        return self._metrics(self._outputs(self._eval))
-
-    def _outputs(self, rows: Sequence[Any]) -> Outputs:
-        self.model.to(choose_device("cpu" if self.args.use_cpu else "auto"))
-        size, dtype = self.args.per_device_eval_batch_size, autocast_dtype(self.args.precision)
-        return run_model(self.model, rows, collate=self._collate, batch_size=size, dtype=dtype)
-
-    def _metrics(self, outputs: Outputs) -> dict[str, Any]:
-        metrics: dict[str, Any] = {"loss": outputs.loss}
-        if self.compute_metrics is not None and outputs.label_ids is not None:
-            both = EvalPrediction(predictions=outputs.predictions, label_ids=outputs.label_ids)
-            metrics |= {name.removeprefix("eval_"): value for name, value in self.compute_metrics(both).items()}
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Return loss and metrics of the model as it is, as Trainer does; those of the own rows go into the card."""
+        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if eval_dataset is None:
+            self._scores = scores_of(metrics, metric_key_prefix)
         return metrics
 
-    def _hooks(self, folder: Path) -> tuple[Callback, ...]:
-        bar = () if self.args.disable_tqdm else (Progress(self.variant.name),)
-        named = folder if self.args.run_name is None else folder / self.args.run_name
-        reports = [ReportTo(name, named, resolved(self.args)) for name in self.args.trackers]
-        return (MetricsFile(folder / "metrics.jsonl"), *bar, *reports, *self.callbacks)
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Return what Trainer's loop does, with the sum of the losses over the sum of what they are means of."""
+        self._loss_sum, self._loss_items = 0.0, 0
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        # Trainer leaves arrays of one number, which are not JSON.
+        metrics = {name: np.asarray(value).tolist() for name, value in (output.metrics or {}).items()}
+        if self._loss_items:
+            # Trainer takes a mean of batch means, which for tokens changes with the size of the batches.
+            metrics[f"{metric_key_prefix}_loss"] = self._loss_sum / self._loss_items
+        return output._replace(metrics=metrics)
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
+        """Return loss, logits and labels of a batch, and add the loss up."""
+        items = self._items(inputs)
+        loss, logits, labels = super().prediction_step(model, inputs, *args, **options)
+        # A batch whose labels are all passed over has no loss but nan.
+        if loss is not None and items:
+            self._loss_sum, self._loss_items = self._loss_sum + float(loss) * items, self._loss_items + items
+        return loss, logits, labels
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
+        """Evaluate in the precision of training."""
+        dtype = autocast_dtype(self.args.precision)
+        return contextlib.nullcontext() if dtype is None else torch.autocast(self.args.device.type, dtype=dtype)
+
+    def hyperparameter_search(self, *args: Any, **options: Any) -> Any:
+        """Refuse.
+
+        Raises:
+            SettingsError: Always.
+        """
+        raise SettingsError("BilevelTrainer has no hyperparameter_search; bilora compare tunes on equal budgets")
+
+    def create_model_card(  # type: ignore[override]  # of what a card may say, the rest is known here
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        **refused: Any,
+    ) -> None:
+        """Add to the card that :meth:`save_model` wrote into ``output_dir``, for the hub.
+
+        Args:
+            language: Language of the rows.
+            license: License of the adapter.
+            tags: More tags.
+            model_name: Not used; the card is named by the task.
+            refused: Anything else.
+
+        Raises:
+            SettingsError: Something else is given.
+        """
+        if refused:
+            raise SettingsError(f"the model card takes language, license and tags, not {', '.join(refused)}")
+        card = ModelCard.load(Path(self.output_dir) / "README.md")
+        card.data.language, card.data.license = language, license
+        card.data.tags = [*(card.data.tags or ()), *([tags] if isinstance(tags, str) else tags or ())]
+        card.save(Path(self.output_dir) / "README.md")
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write adapter, card, the model's config, tokenizer and any task; there is no pickle among the files."""
+        sets = {"train": self.train_dataset, "upper": self.upper_dataset, **self._eval_sets()}
+        sizes = {name: len(rows) for name, rows in sets.items() if rows is not None and has_length(rows)}
+        save_trained(
+            self.model,
+            Path(output_dir or self.output_dir),
+            facts=card_facts(
+                self.model,
+                task=self.task,
+                method=self.variant.name,
+                sizes=sizes,
+                scores=self._scores,
+                seed=self.args.seed,
+            ),
+            tokenizer=self.processing_class,
+            task=self.task,
+            max_length=self.max_length or longest(*(rows for rows in sets.values() if rows is not None)),
+        )
+
+    def _eval_sets(self) -> dict[str, Any]:
+        return dict(self.eval_dataset) if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        # Trainer's would hand predictions back in order of length where training groups by length.
+        return SequentialSampler(eval_dataset) if has_length(eval_dataset) else None
+
+    def _rows(self, what: str) -> list[dict[str, Any]] | None:
+        dataset = getattr(self, what)
+        if dataset is None:
+            return None
+        self._set_signature_columns_if_needed()
+        columns = self._signature_columns if self.args.remove_unused_columns else None
+        return training_rows(dataset, self.model, columns=columns, label_names=self.label_names, what=what)
+
+    def _items(self, inputs: Mapping[str, Any]) -> int:
+        """Return how many numbers the loss of a batch is the mean of: tokens with a label, or rows."""
+        labels = inputs.get(self.label_names[0]) if self.label_names else None
+        if not isinstance(labels, Tensor) or labels.is_floating_point():
+            return len(next(iter(inputs.values())))
+        base: Any = self.model.get_base_model()
+        if getattr(base, "loss_type", None) == "ForCausalLM":
+            labels = labels[..., 1:]  # the first token is predicted from nothing
+        return int((labels != -100).sum())
+
+
+def _refuse(kind: type[BilevelTrainer], args: Any, refused: Mapping[str, Any]) -> None:
+    """Refuse what Trainer takes and two levels do not, by name."""
+    if not isinstance(args, BilevelTrainingArguments):
+        raise SettingsError(f"args is a {type(args).__name__}; give BilevelTrainingArguments, which has its arguments")
+    for name, value in refused.items():
+        if name not in NOT_TAKEN:
+            raise TypeError(f"BilevelTrainer got an unexpected argument {name!r}")
+        if value is not None:
+            raise SettingsError(f"BilevelTrainer takes no {name}: {NOT_TAKEN[name]}")
+    for name, instead in NOT_CALLED.items():
+        if getattr(kind, name) is not getattr(Trainer, name):
+            raise SettingsError(f"{kind.__name__} overrides {name}, which is not called on two levels: {instead}")
 
 
 def _adapted(model: Any, peft_config: PeftConfig | None) -> PeftModel:
@@ -241,7 +385,3 @@ def _settings_of(model: PeftModel, variant: Variant) -> Any:
     if variant.settings is BiloraSettings and isinstance(config, BiloraConfig):
         return BiloraSettings(rank=config.r, formulation=config.formulation, normalized=config.normalized)
     return variant.settings()
-
-
-def _named(prefix: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{prefix}_{name}": value for name, value in metrics.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +24,17 @@ from bilora.engines.checkpoints.files import (
     remove_unfinished,
 )
 from bilora.engines.checkpoints.processes import notice, own_parts, parts_elsewhere, rescaled_elsewhere
-from bilora.engines.checkpoints.saving import Checkpoints, Point, check_about
-from bilora.engines.checkpoints.smaller_batches import continued_from, halved, with_batches_of
+from bilora.engines.checkpoints.run_state import Rescaled
+from bilora.engines.checkpoints.saving import Checkpoints, check_about
 from bilora.engines.checkpoints.stop_signals import StopSignals, agreed
 from bilora.engines.settings import FitSettings
 from bilora.engines.training.result import FitResult
+from bilora.engines.training.smaller_batches import continued_from
 from bilora.engines.training.stage_state import Resumed, staged_state
 from bilora.engines.training.staged_run import StagedRun
 from bilora.errors import SettingsError
 from bilora.files.lock import locked
-from bilora.problems.levels.out_of_memory import OutOfMemory
+from bilora.files.state import unpack
 from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.settings.sections import resolved
 
@@ -110,75 +111,60 @@ class SavedRun:
         check_halving(self.settings, self.processes)
         signals = StopSignals()
         with self.processes.entered_by_first(open_run_folder(self.folder, resume=self.resume)) as checkpoint:
-            point = None if checkpoint is None else self._point(checkpoint)
             if self.folder is None:
-                return self._until_it_fits(signals, point)
+                return self._run(signals, checkpoint)
             with signals.watched():
-                result = self._until_it_fits(signals, point)
+                result = self._run(signals, checkpoint)
         received = agreed(signals.received, self.processes)
         if received is not None:  # after the last step: this run is whole, and nothing shall follow it
             signal.raise_signal(received)
         return result
 
-    def _point(self, checkpoint: Checkpoint) -> Point:
-        """Return the place of a checkpoint, with this process's own part of it where there are several."""
-        saved, processes = checkpoint.manifest.get("processes", 1), self.processes
-        if saved == processes.count == 1:
-            return Point.of(checkpoint)
-        # Read by the first: the others may be on machines that do not see its folder.
-        parts = processes.first_only(lambda: read_parts(checkpoint.folder))
-        own = (
-            own_parts(parts, processes) if saved == processes.count else parts_elsewhere(parts, processes, saved=saved)
-        )
-        return Point(checkpoint.step, checkpoint.manifest, own, checkpoint)
-
-    def _until_it_fits(self, signals: StopSignals, point: Point | None) -> FitResult:
-        settings = self.settings if point is None else continued_from(self.settings, point.about["run"])
-        while True:
-            checkpoints = Checkpoints(self.folder, settings, signals=signals, processes=self.processes)
-            run = self.make(settings, checkpoints)
-            self._tie(checkpoints, run)
-            try:
-                return run.run(resumed=None if point is None else self._fitted(point, run, checkpoints))
-            except OutOfMemory as error:
-                smaller = halved(settings, error.level) if settings.on_out_of_memory == "halve" else None
-                if smaller is None or run.has_cut:
-                    raise
-                settings, point = smaller, checkpoints.point or point
-                own = getattr(settings, error.level)
-                warnings.warn(
-                    f"{error.args[0].split('. ')[0]}; going on from step {0 if point is None else point.step} with "
-                    f"{error.level}.batch_size {own.batch_size} and {error.level}.accumulation {own.accumulation}",
-                    RuntimeWarning,
-                    stacklevel=3,
-                )
-
-    def _tie(self, checkpoints: Checkpoints, run: StagedRun) -> None:
+    def _run(self, signals: StopSignals, checkpoint: Checkpoint | None) -> FitResult:
+        settings = self.settings if checkpoint is None else continued_from(self.settings, checkpoint.manifest["run"])
+        checkpoints = Checkpoints(self.folder, settings, signals=signals, processes=self.processes)
+        run = self.make(settings, checkpoints)
         checkpoints.model, checkpoints.collect = run.model, lambda: staged_state(run)
-        checkpoints.describe = functools.cache(lambda: describe(run))
+        stands_on = functools.cache(lambda: fingerprints(run))
+        checkpoints.describe = lambda: describe(run) | stands_on()
+        self._check_space(run)
+        if checkpoint is None:
+            return run.run()
+        checkpoints.saved = checkpoint.folder
+        return run.run(resumed=self._resumed(checkpoint, run, checkpoints.describe()))
+
+    def _check_space(self, run: StagedRun) -> None:
         folder = self.folder
         if folder is not None and self.settings.save_every:
-            needed = COPIES * sum(each.nbytes for each in trainable_parameters(run.model).values())
+            needed = COPIES * sum(weight.nbytes for weight in trainable_parameters(run.model).values())
             self.processes.first_only(lambda: check_space(folder, needed))
 
-    def _fitted(self, point: Point, run: StagedRun, checkpoints: Checkpoints) -> Resumed:
-        """Return what the run goes on from, after comparing it with the run."""
-        now = checkpoints.describe()
-        saved, processes = point.about.get("processes", 1), self.processes.count
-        if saved == processes:
-            before, counts = with_batches_of(point.about["run"], run.settings)
-        else:
-            before, counts = rescaled_elsewhere(point.about["run"], run.settings, before=saved, now=processes)
+    def _resumed(self, checkpoint: Checkpoint, run: StagedRun, now: Mapping[str, Any]) -> Resumed:
+        """Return the state of a checkpoint for this process, after comparing it with the run."""
+        about, processes = checkpoint.manifest, self.processes.count
+        before, saved, counts = about["run"], about.get("processes", 1), dict[str, Rescaled]()
+        if saved != processes:
+            before, counts = rescaled_elsewhere(before, run.settings, before=saved, now=processes)
         changed = check_changes(before, now["run"], allow=self.allow_config_change)
-        check_about(point.about, now)
+        check_about(about, now)
         if changed and self.processes.is_first:
-            said = "; ".join(map(str, changed))
-            warnings.warn(f"the run goes on with other settings: {said}", RuntimeWarning, stacklevel=4)
+            differing = "; ".join(map(str, changed))
+            warnings.warn(f"the run goes on with other settings: {differing}", RuntimeWarning, stacklevel=5)
         if saved != processes and self.processes.is_first:
-            told = notice(point.about["run"], run.settings, before=saved, now=processes)
-            warnings.warn(told, RuntimeWarning, stacklevel=4)
-        checkpoints.point, checkpoints.saved = point, point.folder
-        return Resumed(point.states(), counts, keep_rates=bool(changed), elsewhere=saved != processes)
+            warnings.warn(notice(about["run"], run.settings, before=saved, now=processes), RuntimeWarning, stacklevel=5)
+        return Resumed(self._states(checkpoint, saved), counts, keep_rates=bool(changed), elsewhere=saved != processes)
+
+    def _states(self, checkpoint: Checkpoint, saved: int) -> dict[str, Any]:
+        """Return the state by part, as far as it is this process's."""
+        if saved == self.processes.count == 1:
+            return checkpoint.states()
+        # Read by the first: the others may be on machines that do not see its folder.
+        parts = self.processes.first_only(lambda: read_parts(checkpoint.folder))
+        if saved == self.processes.count:
+            parts = own_parts(parts, self.processes)
+        else:
+            parts = parts_elsewhere(parts, self.processes, saved=saved)
+        return {name: unpack(packed, part=name) for name, packed in parts.items()}
 
 
 def check_halving(settings: FitSettings, processes: Processes) -> None:
@@ -195,13 +181,16 @@ def check_halving(settings: FitSettings, processes: Processes) -> None:
 
 
 def describe(run: StagedRun) -> dict[str, Any]:
-    """Return what a manifest says of a run: its settings, what it stands on, and the versions."""
+    """Return what a manifest says of a run as it is now: its settings and processes."""
     variant = {"method": run.variant.name, "method_settings": resolved(run.variant_settings)}
+    return {"run": {**resolved(run.settings), **variant}, "processes": run.processes.count}
+
+
+def fingerprints(run: StagedRun) -> dict[str, Any]:
+    """Return what a manifest says of what a run stands on: base model, rows and versions."""
     trained = list(trainable_parameters(run.model).values())
     return {
-        "run": {**resolved(run.settings), **variant},
         "base": base_fingerprint(run.model, trained=trained),
         "data": data_fingerprint(run.rows),
         "versions": versions(),
-        "processes": run.processes.count,
     }

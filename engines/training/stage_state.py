@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from bilora.adapter.level_parameters import trainable_parameters
 from bilora.data.split import Split
-from bilora.engines.checkpoints.run_state import RunState
-from bilora.engines.checkpoints.smaller_batches import Rescaled, reset_count
+from bilora.engines.checkpoints.run_state import Rescaled, RunState, reset_count
 from bilora.engines.training.result import StageResult
 from bilora.errors import CheckpointError
 from bilora.files.state import check_keys
@@ -85,23 +84,34 @@ def restore_staged(run: StagedRun, resumed: Resumed) -> int:
     run.done = [StageResult(**check_keys(each, _fields(StageResult), part="stages: done")) for each in state["done"]]
     run.splits = tuple(Split(**check_keys(each, _fields(Split), part="stages: splits")) for each in state["splits"])
     run.seconds_before = state["seconds"]
-    engine = run.enter(index)
-    _load_companion(run, state["companion"])
-    assert run.levels is not None  # entered above
-    rest = {name: each for name, each in resumed.parts.items() if name != "stages"}
+    run.enter(index)
+    restore_stage(run, resumed)
+    return int(index)
+
+
+def restore_stage(run: StagedRun, resumed: Resumed) -> None:
+    """Give the stage that a run has just built, and not begun, the state of another attempt at it.
+
+    Raises:
+        CheckpointError: A part is missing, left over, or does not fit; it is named.
+    """
+    engine, levels = run.engine, run.levels
+    assert engine is not None and levels is not None  # noqa: PT018  # built by the caller
+    _load_companion(run, resumed.parts["stages"]["companion"])
+    parts = {name: state for name, state in resumed.parts.items() if name != "stages"}
     counts = resumed.counts
-    if run.stages[index].rows == "upper":  # its level is called lower, and has the batches of the upper one
+    if run.stages[run.place.index].rows == "upper":  # its level is called lower, and has the batches of the upper one
         counts = {"lower": counts["upper"]} if "upper" in counts else {}
-    counted = reset_count(rest, engine, counts)
-    own = RunState(engine, run.levels.loaders, run.buffers)
+    counted = reset_count(parts, engine, counts)
+    state = RunState(engine, levels.loaders, run.buffers)
     if resumed.elsewhere and not run.processes.is_first:
         # What writes files hangs on the first process alone.
-        counted = own.without_foreign_callbacks(counted)
-    own.restore(counted, keep_rates=resumed.keep_rates)
+        counted = state.without_foreign_callbacks(counted)
+    state.restore(counted, keep_rates=resumed.keep_rates)
     if resumed.elsewhere:
         run.processes.fork_random_state(run.settings.seed, engine.step)
+    # Callbacks open their files again, behind what was written by then.
     engine.begins_run = True
-    return int(index)
 
 
 def _load_start(run: StagedRun, values: Any) -> None:

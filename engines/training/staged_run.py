@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,21 +16,24 @@ from transformers import set_seed
 from bilora.adapter.spectrum import Spectrum
 from bilora.data.loaders import Collate
 from bilora.data.split import Split
-from bilora.engines.bilevel import BilevelEngine, Metrics
+from bilora.engines.bilevel import BilevelEngine, Metrics, compiled
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.early_stopping import EarlyStopping, HeldOut
 from bilora.engines.callbacks.keep_best import KeepBest
+from bilora.engines.callbacks.records import StagePlace
+from bilora.engines.checkpoints.files import remove_later
 from bilora.engines.checks import sample_of
-from bilora.engines.compiled import compiled
 from bilora.engines.settings import FitSettings
 from bilora.engines.training.diverged import SkippedBatches, divergence_told
 from bilora.engines.training.levels import Levels, build_levels, stage_steps
 from bilora.engines.training.result import FitResult, StageResult
-from bilora.engines.training.stage_state import Resumed, entry_values, restore_staged
+from bilora.engines.training.smaller_batches import Points, restart, try_longest_rows
+from bilora.engines.training.stage_state import Resumed, entry_values, restore_stage, restore_staged
 from bilora.engines.training.stages import StartValues, place_of, prepare_model, run_stages
 from bilora.errors import SettingsError
 from bilora.metrics.monitor import Monitor
 from bilora.problems.levels.betty_problem import Companion
+from bilora.problems.levels.out_of_memory import OutOfMemory
 from bilora.problems.replay.buffers import ChangedBuffers
 from bilora.problems.stage import Stage
 from bilora.problems.variant import Variant
@@ -84,6 +88,7 @@ class StagedRun:
         self.engine: BilevelEngine | None = None
         self.levels: Levels | None = None
         self.watchers: tuple[Callback, ...] = ()
+        self.points = Points(self)
         self.done: list[StageResult] = []
         self.spectrum: Spectrum | None = None
         self.splits: tuple[Split, ...] = ()
@@ -103,22 +108,60 @@ class StagedRun:
         for index in range(first, len(self.stages)):
             if index > first or resumed is None:
                 self.enter(index)
-            engine = self.engine
-            assert engine is not None  # entered, or restored
-            with (
-                divergence_told(engine, self.folder),
-                compiled(self.model, self.settings.torch_compile, levels=engine.levels),
-            ):
-                engine.run()
+            if self.halves and (index > 0 or resumed is not None):
+                self.points.take()
+            engine = self._run_until_it_fits()
             self.leave(engine)
             if engine.ends_run:
                 break
         return self.result(seconds=self.seconds())
 
     @property
-    def has_cut(self) -> bool:
-        """Whether ranks have been cut, so that the model can no longer go back to an earlier stage."""
-        return self.spectrum is not None
+    def place(self) -> StagePlace:
+        """The place of the stage that was entered last."""
+        assert self.engine is not None  # one was entered
+        return self.engine.place
+
+    @property
+    def halves(self) -> bool:
+        """Whether a stage starts again with smaller batches where memory is too small."""
+        return self.settings.on_out_of_memory == "halve"
+
+    def _run_until_it_fits(self) -> BilevelEngine:
+        """Run the stage that was entered, again with smaller batches while memory is too small for it."""
+        while True:
+            try:
+                return self._run_stage()
+            except OutOfMemory as error:
+                if not self.halves:
+                    raise
+                again = restart(self, self.points, error)
+            # Not in the except block, whose error holds the tensors of the pass that did not fit.
+            warnings.warn(again.notice, RuntimeWarning, stacklevel=5)
+            if self.folder is not None:
+                remove_later(self.folder, again.step)
+            self.settings, index = again.settings, self.place.index
+            self.engine = self.levels = None  # their memory too
+            self.engine = self._build(index)
+            if again.resumed is not None:
+                restore_stage(self, again.resumed)
+
+    def _run_stage(self) -> BilevelEngine:
+        engine = self.engine
+        assert engine is not None  # entered, or restored
+        if self.halves and engine.step < engine.steps:
+            try:
+                # Not compiled: torch.compile would tune the model to the shape that it sees first.
+                try_longest_rows(engine)
+            except BaseException:
+                engine.close()
+                raise
+        with (
+            divergence_told(engine, self.folder),
+            compiled(self.model, self.settings.torch_compile, levels=engine.levels),
+        ):
+            engine.run()
+        return engine
 
     def seconds(self) -> float:
         """Return the time that the run has taken so far, in earlier processes too."""
@@ -136,6 +179,7 @@ class StagedRun:
         before = self.engine
         try:
             self.prepare(index)
+            self.points = Points(self)
             self.engine = self._build(index)
         except BaseException:
             # The stage before has left the callbacks open for this one.
@@ -206,7 +250,7 @@ class StagedRun:
             hypergradient=self.variant.hypergradient or settings.hypergradient,
             validate=self.validate,
             validate_every=settings.validate_every,
-            callbacks=(*self.callbacks, *self.watchers),
+            callbacks=(*self.callbacks, *self.watchers, *((self.points,) if self.halves else ())),
             device=settings.device,
             meter=settings.meter,
             skip_diverged=settings.skip_diverged,

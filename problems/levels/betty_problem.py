@@ -12,10 +12,11 @@ from betty.configs import Config
 from betty.problems import ImplicitProblem
 from torch import nn
 
+from bilora.adapter.level_parameters import trainable_parameters
 from bilora.errors import CheckpointError, DataError, SettingsError
 from bilora.files.state import check_keys
 from bilora.problems.levels.loader_position import LoaderPosition
-from bilora.problems.levels.out_of_memory import memory_told
+from bilora.problems.levels.out_of_memory import explaining_out_of_memory
 from bilora.tensors import to_device
 
 
@@ -39,20 +40,9 @@ PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat1
 
 
 def check_config(config: Config, *, level: str) -> None:
-    """Refuse a Betty ``Config`` with values that are out of range or that nothing here would read.
-
-    ``first_order=False`` on an upper level would silently remove its hypergradient, and ``type`` and the
-    settings of Betty's own approximations are the engine's ``hypergradient`` here.
-
-    Raises:
-        SettingsError: With all the faults of the config.
-
-    Example:
-        >>> check_config(Config(unroll_steps=0), level="lower")
-        Traceback (most recent call last):
-            ...
-        bilora.errors.SettingsError: config of level 'lower': unroll_steps is 0; it must be at least 1
-    """
+    """Refuse a Betty ``Config`` with values that are out of range or that nothing here would read."""
+    # In Betty first_order=False on an upper level silently removes its hypergradient; `type` and the settings of
+    # Betty's own approximations are the engine's `hypergradient` here.
     faults = [
         f"{field.name}={getattr(config, field.name)!r} is not read by this library "
         "(the approximation is set as the engine's hypergradient)"
@@ -71,25 +61,19 @@ def check_config(config: Config, *, level: str) -> None:
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
-    """Return the autocast dtype of a precision, None for float32.
-
-    Example:
-        >>> autocast_dtype("bf16")
-        torch.bfloat16
-    """
+    """Return the autocast dtype of a precision, None for float32."""
     return PRECISIONS[precision]
 
 
-class KeptProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no types
-    """A Betty problem that trains what it says it trains, with the very objects it was given.
-
-    Betty 0.2.1 rebuilds optimizer and scheduler, trains frozen parameters along, and loses batches that are
-    not plain dicts; each override says what it puts right.
+class BettyProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no types
+    """A Betty problem that keeps the module, optimizer, scheduler and batches of its user.
 
     Attributes:
-        companion: What the run learns beside the module, for variants that have such a thing.
+        companion: The module that the run learns beside the model, for variants that have one.
     """
 
+    # Betty 0.2.1 rebuilds optimizer and scheduler, trains frozen parameters along, and loses batches that are not plain
+    # dicts. Each override below says what it changes.
     companion: Companion | None = None
 
     def __init__(
@@ -106,7 +90,11 @@ class KeptProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no ty
         config = Config() if config is None else config
         check_config(config, level=name)
         super().__init__(name, config, module, optimizer, scheduler, train_data_loader, extra_config)
-        self._refuse_idle_hooks()
+        # Betty would look for these on a subclass; nothing here calls them.
+        replaced = {"custom_optimizer_step": "take_step()", "param_groups": "an optimizer with param groups"}
+        for hook, instead in replaced.items():
+            if self.is_implemented(hook):
+                raise SettingsError(f"level {name!r} defines {hook}(), which is not called here; use {instead}")
         self.autocast_dtype = autocast_dtype(config.precision)
         # Betty's own mixed precision knows CUDA only: bf16 does nothing on a CPU, fp16 is an assert there.
         self.precision = "fp32"
@@ -116,21 +104,13 @@ class KeptProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no ty
         self._named_parameters: dict[str, nn.Parameter] | None = None
         self.positions: list[LoaderPosition] = []
 
-    def _refuse_idle_hooks(self) -> None:
-        """Refuse what Betty would look for on a subclass and this one would never call."""
-        replaced = {"custom_optimizer_step": "take_step()", "param_groups": "an optimizer with param groups"}
-        for hook, instead in replaced.items():
-            if self.is_implemented(hook):
-                raise SettingsError(f"level {self.name!r} defines {hook}(), which is not called here; use {instead}")
-
-    # ---- parameters ---------------------------------------------------------------------------------
-
     def level_parameters(self) -> dict[str, nn.Parameter]:
         """Return this level's trainable parameters by name; all trainable ones of the module unless overridden."""
-        return {name: each for name, each in self.module.named_parameters() if each.requires_grad}
+        return trainable_parameters(self.module)
 
     def named_level_parameters(self) -> dict[str, nn.Parameter]:
-        """Return :meth:`level_parameters`, asked once: Betty asks seven times a step."""
+        """Return :meth:`level_parameters`, asked once."""
+        # Betty asks seven times per step, and each walk over a transformer takes milliseconds.
         if self._named_parameters is None:
             self._named_parameters = self.level_parameters()
             if not self._named_parameters:
@@ -141,40 +121,41 @@ class KeptProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no ty
         return self._named_parameters
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """Return the level's parameters as a list; Betty's own returns the frozen ones of the module too."""
+        """Return the level's parameters as a list, without the frozen ones of the module that Betty has in it."""
         return list(self.named_level_parameters().values())
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return the same list, so that no frozen parameter is ever broadcast or differentiated."""
+        """Return :meth:`trainable_parameters`, so that no frozen parameter is ever broadcast or differentiated."""
         return self.trainable_parameters()
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
         """Return the param groups of the optimizer that the library builds for this level; one unless overridden."""
         return [{"params": self.trainable_parameters()}]
 
-    # ---- set-up: the user's objects are kept --------------------------------------------------------
-
     def initialize(self) -> None:
         """Set the level up on its device; called by the engine."""
         super().initialize()
+        # Only fp16 has so small a range that gradients vanish without a loss scale.
         if self.autocast_dtype == torch.float16:
             self.scaler = torch.amp.GradScaler(self.device.type)
 
     def patch_module(self) -> None:
-        """Move the module, unless a quantised or dispatched model has placed itself, which moving would break."""
+        """Move module and companion to the level's device."""
+        # A quantised or dispatched model has placed itself; moving would break it.
         if not is_placed(self.module):
             self.module.to(self.device)
         if self.companion is not None:
             self.companion.to(self.device)
 
     def patch_optimizer(self) -> None:
-        """Keep the optimizer; Betty's rebuild drops param groups and state, and fails for AdamW since torch 2.7."""
+        """Keep the optimizer, and check that it holds exactly the level's parameters."""
+        # Betty's rebuild drops param groups and state, and fails for AdamW since torch 2.7.
         if self.optimizer is None:
             raise SettingsError(f"level {self.name!r} has no optimizer; pass one or override configure_optimizer")
-        held = {id(each) for group in self.optimizer.param_groups for each in group["params"]}
+        held = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
         named = self.named_level_parameters()
-        missing = [name for name, each in named.items() if id(each) not in held]
-        foreign = len(held - {id(each) for each in named.values()})
+        missing = [name for name, parameter in named.items() if id(parameter) not in held]
+        foreign = len(held - {id(parameter) for parameter in named.values()})
         if missing or foreign:
             raise SettingsError(
                 f"the optimizer of level {self.name!r} lacks {len(missing)} of the level's parameters "
@@ -183,37 +164,35 @@ class KeptProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no ty
             )
 
     def patch_scheduler(self) -> None:
-        """Keep the scheduler, and take it out of Betty's hands, which step it every micro-batch."""
+        """Keep the scheduler for :meth:`Level.optimizer_step`."""
+        # Betty would step it at every micro-batch, whatever the accumulation.
         self.learning_rate_scheduler = self.scheduler
         self.scheduler = None
 
     def patch_data_loader(self, loader: Any) -> Any:
-        """Refuse an empty loader by name; Betty ends in ``generator raised StopIteration``."""
+        """Keep the loader and note its position; refuse an empty one."""
+        # Betty ends in "generator raised StopIteration" otherwise.
         if number_of_batches(loader) == 0:
             raise DataError(
                 f"the data loader of level {self.name!r} gives no batch; give it more rows or a smaller batch size "
                 "(with drop_last a loader with fewer rows than one batch is empty)"
             )
-        # Betty opens it next.
+        # Betty opens it next, which moves the generator whose state the position holds.
         self.positions.append(LoaderPosition(loader, level=self.name))
         return loader
 
     def one_step_descent(self, batch: Any = None) -> Any:
         """Take one micro-batch through loss, gradient and, where it is the last one, the optimizer."""
-        with memory_told(self.name, f"a step of the {self.name} level", lambda: self.cur_batch):
+        with explaining_out_of_memory(self.name, f"a step of the {self.name} level", lambda: self.cur_batch):
             return super().one_step_descent(batch)
-
-    # ---- batches ------------------------------------------------------------------------------------
 
     def epoch_callback(self) -> None:
         """When the first loader has been read to its end, before it is opened again."""
 
     def get_batch_single_loader(self, idx: int) -> Any:
-        """Return the next batch of a loader on the device.
-
-        Betty turns a ``BatchEncoding`` into a tuple of its keys, changes dicts in place and leaves nested
-        tensors where they are.
-        """
+        """Return the next batch of a loader on the device."""
+        # Betty turns a BatchEncoding into a tuple of its keys, changes dicts in place and leaves nested tensors where
+        # they are.
         batch = next(self.train_data_iterator[idx], None)
         if batch is None:
             if idx == 0:
@@ -237,7 +216,7 @@ class KeptProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no ty
         self.train_data_iterator[idx] = iter(self.train_data_loader[idx])
 
     def loaders_state(self) -> list[dict[str, Any]]:
-        """Return of each loader its epoch, and how far it has been read."""
+        """Return the epoch of each loader, and how far it has been read."""
         pairs = zip(self.epoch_counter, self.positions, strict=True)
         return [{"epoch": epoch, **position.state()} for epoch, position in pairs]
 
@@ -247,19 +226,14 @@ class KeptProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no ty
         if not isinstance(states, list) or len(states) != len(self.train_data_loader):
             raise CheckpointError(f"checkpoint incomplete: {part} is missing")
         for idx, state in enumerate(states):
-            found = dict(check_keys(state, ("epoch", "read", "generator"), part=part))
-            self.epoch_counter[idx] = found.pop("epoch")
+            position = dict(check_keys(state, ("epoch", "read", "generator"), part=part))
+            self.epoch_counter[idx] = position.pop("epoch")
             self.positions[idx] = LoaderPosition(self.train_data_loader[idx], level=self.name)
-            self.train_data_iterator[idx] = self.positions[idx].reopened(found)
+            self.train_data_iterator[idx] = self.positions[idx].reopened(position)
 
 
 def number_of_batches(loader: Any) -> int | None:
-    """Return how many batches a loader gives, None where it cannot say.
-
-    Example:
-        >>> number_of_batches([]), number_of_batches(iter([]))
-        (0, None)
-    """
+    """Return how many batches a loader gives, None where it cannot say."""
     try:
         return len(loader)
     except TypeError:  # a generator, and a DataLoader over a dataset that is a stream
@@ -267,11 +241,6 @@ def number_of_batches(loader: Any) -> int | None:
 
 
 def is_placed(module: nn.Module) -> bool:
-    """Return whether the module is quantised or spread over devices, and so must not be moved.
-
-    Example:
-        >>> is_placed(nn.Linear(2, 2))
-        False
-    """
+    """Return whether the module is quantised or spread over devices, and so must not be moved."""
     quantised = bool(getattr(module, "is_quantized", False))
     return quantised or bool(getattr(module, "hf_device_map", None))

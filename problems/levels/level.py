@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from bilora.errors import DivergedError, SettingsError
-from bilora.problems.levels.betty_problem import KeptProblem
+from bilora.problems.levels.betty_problem import BettyProblem
 from bilora.problems.levels.losses import read_loss
 from bilora.problems.levels.report import LevelReport, SkippedSteps
 from bilora.processes.processes import ONE_PROCESS, Processes
@@ -24,42 +24,27 @@ from bilora.tensors import Tensors, gradient_norm, laid_out_like, to_device
 def share_gradients(
     parameters: Sequence[nn.Parameter], means: Tensor, more: Sequence[Tensor], processes: Processes
 ) -> tuple[Tensor, Tensors]:
-    """Set every ``.grad`` to its mean over the processes, and return the means of the other tensors.
-
-    Args:
-        parameters: The parameters of a level.
-        means: The loss and its parts in this process.
-        more: Other tensors to average in the same message.
-        processes: The processes; for one alone nothing changes.
-
-    Returns:
-        ``means`` and ``more``, averaged.
-
-    Example:
-        >>> weight = nn.Parameter(torch.ones(1))
-        >>> share_gradients([weight], torch.ones(1), (), Processes())
-        (tensor([1.]), ())
-    """
+    """Set every ``.grad`` to its mean over the processes, and return ``means`` and ``more``, averaged as well."""
     if processes.count == 1:
         return means, tuple(more)
-    present = [each.grad is not None for each in parameters]
-    own = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+    present = [parameter.grad is not None for parameter in parameters]
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
     flags = torch.tensor(present, dtype=torch.float32, device=means.device)
-    *averaged, used, means = processes.averaged([*own, *more, flags, means])
+    # One message for everything: each has a latency that is longer than these few numbers take.
+    *averaged, used, means = processes.averaged([*gradients, *more, flags, means])
     for index, parameter in enumerate(parameters):
-        # What no process used stays without a gradient, so that the optimizer passes it over as it does alone.
+        # A parameter that no process used stays without a gradient, so that the optimizer passes it over.
         if present[index] or used[index] > 0:
             parameter.grad = laid_out_like(averaged[index], parameter)
     return means, tuple(averaged[len(parameters) :])
 
 
-class Level(KeptProblem):
+class Level(BettyProblem):
     """A level: which parameters it trains, on which data, with which loss and penalty.
 
     Subclass :class:`~bilora.problems.levels.lower.LowerProblem` or :class:`~bilora.problems.levels.upper.UpperProblem`
     and override :meth:`level_parameters`, :meth:`training_step` or :meth:`penalty`; everything else is
-    common. What Betty 0.2.1 does differently from what its users need today is overridden in this class and
-    its parent, each with its reason.
+    common.
 
     Args:
         name: How the level is called in the graph, in files and in errors (``"lower"``).
@@ -78,7 +63,7 @@ class Level(KeptProblem):
         # The micro-batches of the step that is being made, or was made last.
         self.step_batches: list[Any] = []
 
-    # A CUDA graph overwrites what it gave when it is run again, and both losses and gradients outlive a pass.
+    # A CUDA graph overwrites its outputs when it is run again, and both losses and gradients outlive a pass.
     copies_outputs: bool = False
 
     # A trainer whose subclass computes the loss sets this, to be called with the module and a batch.
@@ -87,12 +72,10 @@ class Level(KeptProblem):
     # The engine sets the processes of its run.
     processes: Processes = ONE_PROCESS
 
-    # ---- what a subclass says -----------------------------------------------------------------------
-
     def training_step(self, batch: Any) -> Any:
         """Return the loss on ``batch``: the model's own loss plus :meth:`penalty`, with both as parts.
 
-        Override it for modules that are not called as ``module(**batch)`` with a ``.loss`` in what they return.
+        Override it for modules that are not called as ``module(**batch)`` and return no ``.loss``.
         """
         output = self.forward(**batch) if self.compute_loss is None else self.compute_loss(self.module, batch)
         task_loss, _ = read_loss(output, level=self.name)
@@ -110,13 +93,13 @@ class Level(KeptProblem):
         self.optimizer.step()
 
     def extra_state(self) -> dict[str, Any]:
-        """Return what beside parameters and optimizer belongs to this level's state; nothing unless overridden."""
+        """Return the state of this level beside parameters and optimizer; empty unless overridden."""
         return {}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`extra_state` returned."""
+        """Set the level to a state that :meth:`extra_state` returned."""
 
-    # ---- Betty's optional hooks, present and empty, so that a misspelt override shows ----------------
+    # Betty's optional hooks, present and empty, so that a misspelt override shows.
 
     def on_inner_loop_start(self) -> None:
         """Before the first step after an upper step (Betty's name for it)."""
@@ -127,29 +110,28 @@ class Level(KeptProblem):
     def param_callback(self) -> None:
         """After every optimizer step."""
 
-    # ---- loss and gradient --------------------------------------------------------------------------
-
     def training_step_exec(self, batch: Any) -> Tensor:
         """Return the loss alone, under autocast where the precision asks for it."""
         return self.loss_and_parts(batch)[0]
 
     def loss_and_parts(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss on ``batch`` and its parts, under autocast for the device's own type."""
-        # A container of its own for each call: a training_step that pops the labels off its batch must find them
-        # again when the step is replayed.
-        own = to_device(batch, self.device)
+        # A new container per call: a training_step that pops the labels off its batch must find them again when the
+        # step is replayed.
+        batch = to_device(batch, self.device)
         with self._autocast():
-            loss, parts = read_loss(self.training_step(own), level=self.name)
+            loss, parts = read_loss(self.training_step(batch), level=self.name)
         if not self.copies_outputs:
             return loss, parts
-        return loss.clone(), {name: each.clone() for name, each in parts.items()}
+        return loss.clone(), {name: part.clone() for name, part in parts.items()}
 
     def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss divided by the accumulation, and its parts; no ``.item()``, which would wait for the GPU."""
+        """Return the loss divided by the accumulation, and its parts."""
         if (self._count - 1) % self.gas == 0:
             self.step_batches = []
         self.step_batches.append(batch)
         loss, parts = self.loss_and_parts(batch)
+        # A tensor, and no .item(), which would wait for the device.
         value = loss.detach()
         self.report.add(value, parts)
         # Not divided by one: it would be a node more in the graph of every step.
@@ -162,10 +144,10 @@ class Level(KeptProblem):
         gradients = torch.autograd.grad(self._scaled(loss), inputs, allow_unused=True, create_graph=create_graph)
         if not self.copies_outputs:
             return gradients
-        return tuple(None if each is None else each.clone() for each in gradients)
+        return tuple(None if gradient is None else gradient.clone() for gradient in gradients)
 
     def add_gradients(self, loss: Tensor, params: Sequence[nn.Parameter]) -> None:
-        """Add the gradients of ``loss`` to ``.grad`` where nothing else is asked of the pass."""
+        """Add the gradients of ``loss`` to ``.grad``, in a pass that yields nothing else."""
         if self.copies_outputs:
             self.set_grads(params, self.scaled_gradients(loss, params))
         else:
@@ -182,38 +164,39 @@ class Level(KeptProblem):
         return scaled
 
     def set_grads(self, params: Sequence[nn.Parameter], grads: Sequence[Tensor | None]) -> None:
-        """Add gradients to ``.grad``; Betty keeps the layout in which autograd gives them, see gradient_layout."""
+        """Add gradients to ``.grad``."""
         for parameter, gradient in zip(params, grads, strict=True):
             if gradient is not None:
-                own = laid_out_like(gradient, parameter)
-                parameter.grad = own if parameter.grad is None else parameter.grad + own
+                # Betty keeps the layout in which autograd gives them, along which fused optimizers go wrong.
+                gradient = laid_out_like(gradient, parameter)
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     def zero_grad(self) -> None:
-        """Forget the gradients; Betty looks for each and deletes it, at several times the cost."""
-        for each in self.trainable_parameters():
-            each.grad = None
+        """Forget the gradients."""
+        # Betty looks for each with hasattr and deletes it, at several times the cost.
+        for parameter in self.trainable_parameters():
+            parameter.grad = None
 
     def unscaled(self, gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensors:
         """Return the gradients without the loss scale, zeros where there is none."""
         factor = 1.0 if self.scaler is None else 1.0 / self.scaler.get_scale()
-        filled = [torch.zeros_like(own) if each is None else each for each, own in zip(gradients, like, strict=True)]
-        return tuple(filled) if factor == 1.0 else tuple(each * factor for each in filled)
+        filled = [torch.zeros_like(x) if g is None else g for g, x in zip(gradients, like, strict=True)]
+        return tuple(filled) if factor == 1.0 else tuple(gradient * factor for gradient in filled)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.autocast_dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast_dtype)
 
-    # ---- the step -----------------------------------------------------------------------------------
-
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Average over processes, check, clip, step, and only then move the learning rate on."""
         # Alone there is nothing to share, and the report reads its numbers in one go.
         means = None if self.processes.count == 1 else self._share_step(self.report.means())
+        # Before the norm is taken, so that clipping and the report see the gradient itself.
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         parameters = self.trainable_parameters()
-        norm = gradient_norm([each.grad for each in parameters])
+        norm = gradient_norm([parameter.grad for parameter in parameters])
         self.report.close(norm, means)
         self.report.learning_rates = tuple(group["lr"] for group in self.optimizer.param_groups)
         self.report.taken = self._may_step()
@@ -221,12 +204,17 @@ class Level(KeptProblem):
             return
         if self.gradient_clipping > 0.0:
             clip_grads_with_norm_(parameters, self.gradient_clipping, norm)
-            # The factor that torch's function applies.
+            # The factor that torch's function applies, with its epsilon; hypergradients through the step need it.
             self.report.clip = min(1.0, self.gradient_clipping / (self.report.gradient_norm + 1e-6))
         self.take_step()
         if self.scaler is not None:
             self.scaler.update()
-        self._step_scheduler()
+        # Only now, and only for a step that was taken: the rate of a skipped one is used again.
+        scheduler = self.learning_rate_scheduler
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(self.report.loss)
+        elif scheduler is not None:
+            scheduler.step()
 
     def _share_step(self, means: Tensor) -> Tensor:
         """Average gradients and reported means over the processes; return the means."""
@@ -235,14 +223,14 @@ class Level(KeptProblem):
         return means
 
     def _may_step(self) -> bool:
-        """Return whether loss and gradient are finite; False where the step is left out, by fp16 or by the user."""
+        """Return whether loss and gradient are finite; False where the step is skipped instead of refused."""
         report = self.report
         report.skipped = False
         if report.is_finite():
             self.skipped.took()
             return True
         if self._is_overflow():
-            # As GradScaler.step does on an overflow: leave the parameters; update() halves the scale.
+            # As GradScaler.step does on an overflow: the parameters stay, and update() halves the scale.
             self.scaler.update()
             return False
         self._skip_or_raise()
@@ -254,10 +242,11 @@ class Level(KeptProblem):
 
     def _is_overflow(self) -> bool:
         """Return whether fp16 may try again with a smaller scale."""
+        # At a scale of one, or with a loss that is not finite itself, the scale is not at fault.
         return self.scaler is not None and self.report.loss_is_finite() and self.scaler.get_scale() > 1.0
 
     def _not_finite(self) -> DivergedError:
-        """Return what is wrong with the step that is not finite."""
+        """Return the error of a step that is not finite."""
         report = self.report
         return DivergedError(
             f"level {self.name!r}, step {self._count // self.gas}: loss {report.loss}, gradient norm "
@@ -266,10 +255,8 @@ class Level(KeptProblem):
         )
 
     def _skip_or_raise(self) -> None:
-        """Count the step as skipped, with a warning from the first process; raise if there were as many in a row.
-
-        All processes see the same averaged numbers, and so decide alike.
-        """
+        """Count the step as skipped, with a warning from the first process; raise where no more may be skipped."""
+        # All processes see the same averaged numbers, and so decide alike.
         error, skipped = self._not_finite(), self.skipped
         if not skipped.skip():
             if skipped.in_row == 0:
@@ -282,10 +269,3 @@ class Level(KeptProblem):
                 RuntimeWarning,
                 stacklevel=2,
             )
-
-    def _step_scheduler(self) -> None:
-        scheduler = self.learning_rate_scheduler
-        if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(self.report.loss)
-        elif scheduler is not None:
-            scheduler.step()

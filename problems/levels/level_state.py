@@ -1,4 +1,4 @@
-"""The state of a level: everything that its next step depends on, as parts that a checkpoint can hold."""
+"""The state of a level: everything that its next step depends on, in the parts of a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ from bilora.tensors import to_device
 
 GROUP = ("lr", "initial_lr", "weight_decay")
 
+PARTS = ("parameters", "optimizer", "scheduler", "scaler", "progress", "loaders", "extra")
+"""Parts of the state of every level; a lower one has ``recorded`` as well."""
+
 
 @dataclass(frozen=True)
 class Rates:
-    """What the settings say of a level's optimizer.
+    """The rates that the settings give a level's optimizer.
 
     Attributes:
         groups: Learning rate and weight decay, by param group.
@@ -35,27 +38,24 @@ class Rates:
     base: tuple[float, ...]
 
 
-def own_rates(level: Level) -> Rates:
-    """Return the rates of a level that has not stepped.
-
-    Raises:
-        CheckpointError: Its scheduler is none whose rate follows from the number of steps alone.
-    """
+def rates_of(level: Level) -> Rates:
+    """Return the rates of a level that has not stepped."""
     scheduler = level.learning_rate_scheduler
+    # Of a LambdaLR alone the rate follows from the number of steps, so that another peak can be put in.
     if not isinstance(scheduler, LambdaLR):
         raise CheckpointError(
             f"the settings of level {level.name!r} cannot change within a run: its scheduler is a "
             f"{type(scheduler).__name__}, whose rate depends on more than the number of steps"
         )
     groups = tuple({name: group[name] for name in GROUP if name in group} for group in level.optimizer.param_groups)
-    return Rates(groups, tuple(float(each) for each in scheduler.base_lrs))
+    return Rates(groups, tuple(float(rate) for rate in scheduler.base_lrs))
 
 
 def put_rates(level: Level, rates: Rates) -> None:
     """Set the rates, at the step of the schedule where the level now is."""
     scheduler = level.learning_rate_scheduler
-    for group, own in zip(level.optimizer.param_groups, rates.groups, strict=True):
-        group.update(own)
+    for group, built in zip(level.optimizer.param_groups, rates.groups, strict=True):
+        group.update(built)
     scheduler.base_lrs = list(rates.base)
     rows = zip(level.optimizer.param_groups, scheduler.lr_lambdas, rates.base, strict=True)
     for group, factor, base in rows:
@@ -63,22 +63,11 @@ def put_rates(level: Level, rates: Rates) -> None:
     scheduler._last_lr = [group["lr"] for group in level.optimizer.param_groups]
 
 
-PARTS = ("parameters", "optimizer", "scheduler", "scaler", "progress", "loaders", "extra")
-"""Parts of the state of every level; a lower one has ``recorded`` as well."""
-
-
 def level_state(level: Level) -> dict[str, Any]:
-    """Return the state of a level, by part.
-
-    ``parameters`` by name, ``optimizer``, ``scheduler`` and ``scaler`` as their ``state_dict`` has them (None
-    where there is none), ``progress`` (counter, phase of the unroll, gradients accumulated so far, last report,
-    steps skipped),
-    ``loaders`` (epoch and position of each), ``extra`` (:meth:`Level.extra_state`), and of a lower level
-    ``recorded``: the steps that the next upper step will come back to.
-    """
+    """Return the state of a level, by part; of a lower level also the steps that the next upper step comes back to."""
     scheduler, scaler = level.learning_rate_scheduler, level.scaler
     state = {
-        "parameters": {name: each.detach() for name, each in level.named_level_parameters().items()},
+        "parameters": {name: parameter.detach() for name, parameter in level.named_level_parameters().items()},
         "optimizer": level.optimizer.state_dict(),
         "scheduler": None if scheduler is None else scheduler.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
@@ -94,110 +83,101 @@ def load_level_state(level: Level, state: Any, *, keep_rates: bool = False) -> N
 
     Args:
         level: The level.
-        state: What :func:`level_state` returned.
+        state: The value of :func:`level_state`.
         keep_rates: Whether base learning rates and weight decay stay those of the level as it was built.
 
     Raises:
         CheckpointError: A part is missing, left over, or does not fit; it is named.
     """
     expected = (*PARTS, "recorded") if isinstance(level, LowerProblem) else PARTS
-    found = check_keys(state, expected, part=f"level {level.name}")
-    load_parameters(level.named_level_parameters(), found["parameters"], part=f"{level.name}.parameters")
-    rates = own_rates(level) if keep_rates else None
-    _load_optimizer(level.optimizer, found["optimizer"], part=f"{level.name}.optimizer")
-    for name, own in (("scheduler", level.learning_rate_scheduler), ("scaler", level.scaler)):
-        _load_optional(own, found[name], part=f"{level.name}.{name}")
+    parts = check_keys(state, expected, part=f"level {level.name}")
+    load_parameters(level.named_level_parameters(), parts["parameters"], part=f"{level.name}.parameters")
+    # Read before the optimizer's and the scheduler's state, which hold the rates of the checkpoint, and put after it.
+    rates = rates_of(level) if keep_rates else None
+    _load_optimizer(level.optimizer, parts["optimizer"], part=f"{level.name}.optimizer")
+    for name, target in (("scheduler", level.learning_rate_scheduler), ("scaler", level.scaler)):
+        _load_optional(target, parts[name], part=f"{level.name}.{name}")
     if rates is not None:
         put_rates(level, rates)
-    _load_progress(level, found["progress"])
-    level.load_loaders_state(found["loaders"])
-    _load_extra(level, found["extra"])
+    _load_progress(level, parts["progress"])
+    level.load_loaders_state(parts["loaders"])
+    check_keys(parts["extra"], list(level.extra_state()), part=f"{level.name}.extra")
+    level.load_extra_state(parts["extra"])
     if isinstance(level, LowerProblem):
-        load_recorded(level, found["recorded"])
+        load_recorded(level, parts["recorded"])
 
 
 def load_parameters(parameters: Mapping[str, nn.Parameter], values: Any, *, part: str) -> None:
-    """Copy values into parameters of the same names and shapes.
-
-    Raises:
-        CheckpointError: A name is missing or left over, or a shape or type differs.
-    """
-    found = check_keys(values, list(parameters), part=part)
+    """Copy values into parameters of the same names, shapes and types; refuse any others."""
+    values = check_keys(values, list(parameters), part=part)
+    # All are checked before any is written, so that a refused checkpoint leaves the model as it was.
     for name, parameter in parameters.items():
-        _check_like(found[name], parameter, part=f"{part}: {name}")
+        _check_like(values[name], parameter, part=f"{part}: {name}")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(found[name])
+            parameter.copy_(values[name])
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: Any, *, part: str) -> None:
-    found = check_keys(state, ("state", "param_groups"), part=part)
-    own = optimizer.state_dict()
-    if len(found["param_groups"]) != len(own["param_groups"]):
+    saved = check_keys(state, ("state", "param_groups"), part=part)
+    groups = optimizer.state_dict()["param_groups"]
+    if len(saved["param_groups"]) != len(groups):
         raise CheckpointError(
-            f"checkpoint does not fit: {part} has {len(found['param_groups'])} groups, here there are "
-            f"{len(own['param_groups'])}"
+            f"checkpoint does not fit: {part} has {len(saved['param_groups'])} groups, here there are {len(groups)}"
         )
-    for index, (saved, group) in enumerate(zip(found["param_groups"], own["param_groups"], strict=True)):
-        # A scheduler adds keys of its own to the groups, and has done so on both sides.
-        check_keys(saved, list(group), part=f"{part}: group {index}")
-    parameters = [each for group in optimizer.param_groups for each in group["params"]]
-    kinds = {frozenset(each) for each in found["state"].values()}
-    if len(kinds) > 1:
+    for index, (saved_group, group) in enumerate(zip(saved["param_groups"], groups, strict=True)):
+        # A scheduler adds keys to the groups, and has done so on both sides.
+        check_keys(saved_group, list(group), part=f"{part}: group {index}")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if len({frozenset(moments) for moments in saved["state"].values()}) > 1:
         raise CheckpointError(f"checkpoint incomplete: {part}: some parameters lack what others have")
-    for index, held in found["state"].items():
-        for name, each in held.items():
-            if isinstance(each, Tensor) and each.dim() and index < len(parameters):
-                _check_like(each, parameters[index], part=f"{part}: {name} of parameter {index}", dtype=False)
+    for index, moments in saved["state"].items():
+        for name, moment in moments.items():
+            # A step count has no dimension, and moments may be of another type than their parameter.
+            if isinstance(moment, Tensor) and moment.dim() and index < len(parameters):
+                _check_like(moment, parameters[index], part=f"{part}: {name} of parameter {index}", dtype=False)
     try:
-        optimizer.load_state_dict(dict(found))
+        optimizer.load_state_dict(dict(saved))
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"checkpoint does not fit: {part}: {error}") from error
 
 
-def _load_optional(own: Any, state: Any, *, part: str) -> None:
-    if (own is None) != (state is None):
-        raise CheckpointError(f"checkpoint {'does not fit' if own is None else 'incomplete'}: {part} is missing")
-    if own is not None:
-        own.load_state_dict(check_keys(state, list(own.state_dict()), part=part))
-
-
-def _load_extra(level: Level, state: Any) -> None:
-    check_keys(state, list(level.extra_state()), part=f"{level.name}.extra")
-    level.load_extra_state(state)
+def _load_optional(target: Any, state: Any, *, part: str) -> None:
+    if (target is None) != (state is None):
+        raise CheckpointError(f"checkpoint {'does not fit' if target is None else 'incomplete'}: {part} is missing")
+    if target is not None:
+        target.load_state_dict(check_keys(state, list(target.state_dict()), part=part))
 
 
 def _progress(level: Level) -> dict[str, Any]:
     named = level.named_level_parameters()
-    report = {field.name: getattr(level.report, field.name) for field in dataclasses.fields(level.report)}
     return {
         "count": level._count,
         "at_unroll_start": level._inner_loop_start,
-        "gradients": {name: each.grad for name, each in named.items() if each.grad is not None},
-        "report": report,
+        # A checkpoint may fall between two micro-batches of a step.
+        "gradients": {name: parameter.grad for name, parameter in named.items() if parameter.grad is not None},
+        "report": {field.name: getattr(level.report, field.name) for field in dataclasses.fields(level.report)},
         "skipped": level.skipped.state(),
     }
 
 
 def _load_progress(level: Level, state: Any) -> None:
     part = f"{level.name}.progress"
-    found = check_keys(state, ("count", "at_unroll_start", "gradients", "report", "skipped"), part=part)
-    named = level.named_level_parameters()
-    unknown = sorted(set(found["gradients"]) - set(named))
+    progress = check_keys(state, ("count", "at_unroll_start", "gradients", "report", "skipped"), part=part)
+    gradients, named = progress["gradients"], level.named_level_parameters()
+    unknown = sorted(set(gradients) - set(named))
     if unknown:
         raise CheckpointError(f"checkpoint does not fit: {part}: gradient of {unknown[0]} is left over")
     for name, parameter in named.items():
-        parameter.grad = None
-        if name in found["gradients"]:
-            parameter.grad = found["gradients"][name].to(parameter.device)
+        parameter.grad = gradients[name].to(parameter.device) if name in gradients else None
     fields = [field.name for field in dataclasses.fields(LevelReport)]
-    level.report = LevelReport(**to_device(check_keys(found["report"], fields, part=part), level.device))
-    level.skipped.load_state(found["skipped"], part=part)
-    level._count, level._inner_loop_start = found["count"], found["at_unroll_start"]
+    level.report = LevelReport(**to_device(check_keys(progress["report"], fields, part=part), level.device))
+    level.skipped.load_state(progress["skipped"], part=part)
+    level._count, level._inner_loop_start = progress["count"], progress["at_unroll_start"]
 
 
 def _check_like(value: Any, parameter: Tensor, *, part: str, dtype: bool = True) -> None:
     if not isinstance(value, Tensor) or value.shape != parameter.shape or (dtype and value.dtype != parameter.dtype):
-        said = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        saved = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         here = f"{parameter.dtype} {tuple(parameter.shape)}"
-        raise CheckpointError(f"checkpoint does not fit: {part} is {said}, here it is {here}")
+        raise CheckpointError(f"checkpoint does not fit: {part} is {saved}, here it is {here}")

@@ -1,4 +1,4 @@
-"""From whatever a training step returns to one scalar loss and the parts worth logging."""
+"""From the value of a training step to one scalar loss and its parts for the log."""
 
 from __future__ import annotations
 
@@ -11,23 +11,14 @@ from bilora.errors import SettingsError
 
 
 def read_loss(output: Any, *, level: str) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the scalar loss of a training step and its other scalar parts, detached.
+    """Return the scalar loss, with its graph, and every other one-element tensor of a mapping, detached.
 
     Args:
         output: A tensor, or a mapping with the key ``loss`` (a dict, or a transformers ``ModelOutput``).
         level: Name of the level, for the error text.
 
-    Returns:
-        The loss, still attached to its graph, and every other one-element tensor of the mapping.
-
     Raises:
         SettingsError: There is no loss in it, or the loss is not a scalar.
-
-    Example:
-        >>> import torch
-        >>> loss, parts = read_loss({"loss": torch.tensor(2.0), "penalty": torch.tensor(0.5)}, level="lower")
-        >>> loss.item(), parts["penalty"].item()
-        (2.0, 0.5)
     """
     parts: dict[str, Tensor] = {}
     loss = output
@@ -48,5 +39,5 @@ def read_loss(output: Any, *, level: str) -> tuple[Tensor, dict[str, Tensor]]:
             f"the loss of level {level!r} has shape {tuple(loss.shape)}; reduce it to one number, "
             "for example with .mean()"
         )
-    # A view of what is a scalar already would be a node more in the graph.
+    # A view of a scalar would be a node more in the graph.
     return loss if loss.dim() == 0 else loss.reshape(()), parts

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from bilora.problems.levels.level import Level, share_gradients
-from bilora.problems.levels.out_of_memory import memory_told
-from bilora.problems.replay.buffers import ChangingBuffers
+from bilora.problems.levels.out_of_memory import explaining_out_of_memory
+from bilora.problems.replay.buffers import ChangedBuffers
 from bilora.problems.replay.lower_step import LowerStep, MicroBatch, Needs, take_snapshot
 from bilora.problems.replay.random_state import RandomState
 from bilora.tensors import Tensors
@@ -21,7 +21,7 @@ class LowerProblem(Level):
     """The lower level of a bi-level problem, or the only level of a single-level one.
 
     It minimises ``L1(V, E) = loss(D1) + penalty(V)`` in its own parameters V with the upper ones held fixed.
-    Set ``needs`` to what the hypergradient wants remembered (the engine does); by default nothing is.
+    The engine sets ``needs`` to the hypergradient's; by default nothing is recorded.
     """
 
     needs: Needs = Needs()
@@ -30,8 +30,6 @@ class LowerProblem(Level):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._steps: deque[LowerStep] = deque()
-
-    # ---- what a hypergradient asks ------------------------------------------------------------------
 
     def upper_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the level above."""
@@ -42,35 +40,36 @@ class LowerProblem(Level):
     ) -> Tensors:
         """Return the gradient of a recorded step's loss in ``inputs``, at the parameters as they are now.
 
-        Every micro-batch of the step enters, each under the dropout masks it had: one forward and one
-        backward pass a micro-batch. Random state and buffers are afterwards as before. Of several processes each
-        replays its own micro-batches; the mean over them is returned, except with ``create_graph``.
+        Every micro-batch of the step enters under the dropout masks it had: one forward and one backward pass per
+        micro-batch. Random state and buffers are afterwards as before.
 
         Args:
             inputs: Parameters of either level.
             step: The step; None is the last one.
-            create_graph: Whether the gradient shall be differentiated again; it is then this process's own.
+            create_graph: Whether the gradient will be differentiated again; it is then that of this process alone,
+                otherwise the mean over the processes, each of which replays its own micro-batches.
 
         Returns:
-            One tensor an input; zeros where the loss does not depend on it.
+            One tensor per input; zeros where the loss does not depend on it.
         """
         step = self.recorded_step() if step is None else step
         total: list[Tensor] | None = None
         for micro_batch in step.micro_batches:
-            told = memory_told(self.name, "the hypergradient of the upper level", lambda each=micro_batch: each.batch)  # type: ignore[misc]
-            with told, micro_batch.random_state.replayed(), self._buffers.unchanged():
+            explained = explaining_out_of_memory(
+                self.name,
+                "the hypergradient of the upper level",
+                lambda batch=micro_batch.batch: batch,  # type: ignore[misc]
+            )
+            # Under other masks than the step's, a difference of two gradients is noise.
+            with explained, micro_batch.random_state.replayed(), self._buffers.unchanged():
                 loss = self.training_step_exec(micro_batch.batch) / len(step.micro_batches)
                 gradient = self.unscaled(self.scaled_gradients(loss, inputs, create_graph=create_graph), inputs)
             total = list(gradient) if total is None else [a + b for a, b in zip(total, gradient, strict=True)]
+        # An average over processes has no graph; whoever differentiates again averages the product.
         return tuple(total or ()) if create_graph else self.processes.averaged(total or ())
 
-    @property
-    def last_step(self) -> LowerStep | None:
-        """The last recorded step."""
-        return self._steps[-1] if self._steps else None
-
     def recorded_step(self) -> LowerStep:
-        """Return ``last_step``, which must be there by the time a hypergradient asks."""
+        """Return the last recorded step."""
         return self.recorded_steps(1)[0]
 
     def recorded_steps(self, count: int) -> list[LowerStep]:
@@ -82,17 +81,16 @@ class LowerProblem(Level):
             )
         return list(self._steps)[-count:]
 
-    # ---- recording ----------------------------------------------------------------------------------
-
     def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss as every level does; remember batch and random state where this step will be replayed."""
+        """Return the loss as every level does; on a step that will be replayed, record batch and random state."""
         if not self._is_recorded():
             return super().get_loss(batch)
         if self._recorded is None:
             self._recorded = LowerStep()
             if self.needs.parameters_before:
-                copies = tuple(each.detach().clone() for each in self.trainable_parameters())
+                copies = tuple(parameter.detach().clone() for parameter in self.trainable_parameters())
                 self._recorded.parameters_before = copies
+        # Before the forward pass, which draws the masks.
         self._recorded.micro_batches.append(MicroBatch(batch, RandomState.take(self.device)))
         with self._buffers.noted():
             return super().get_loss(batch)
@@ -117,17 +115,18 @@ class LowerProblem(Level):
         below = None
         if self.needs.lower_gradient:
             # Copies: clipping works in place on what has just become .grad.
-            below = tuple(each.clone() for each in self.unscaled(gradients[: len(params)], params))
+            below = tuple(gradient.clone() for gradient in self.unscaled(gradients[: len(params)], params))
         above = self.unscaled(gradients[len(params) :], upper) if self.needs.upper_gradient else None
         step.add_gradients(below, above)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step as every level does, and keep what was recorded, with what the optimizer knew before it."""
+        """Step as every level does, and keep the recorded step with the optimizer's state before it."""
         step = self._recorded
         if step is None:
             super().optimizer_step(*args, **kwargs)
             return
-        step.learning_rates = self._learning_rates()
+        rates = {id(each): group["lr"] for group in self.optimizer.param_groups for each in group["params"]}
+        step.learning_rates = tuple(float(rates[id(parameter)]) for parameter in self.trainable_parameters())
         if self.needs.optimizer:
             step.optimizer = take_snapshot(self.optimizer, self.trainable_parameters())
         try:
@@ -140,7 +139,7 @@ class LowerProblem(Level):
             self._steps.popleft()
 
     def _share_step(self, means: Tensor) -> Tensor:
-        """Average what was recorded of the step along with gradients and means, in the same message."""
+        """Average the recorded gradients along with gradients and means, in the same message."""
         recorded = () if self._recorded is None else self._recorded.gradients()
         means, averaged = share_gradients(self.trainable_parameters(), means, recorded, self.processes)
         if self._recorded is not None:
@@ -151,14 +150,11 @@ class LowerProblem(Level):
         """Return whether this micro-batch's optimizer step is among the last before an upper step."""
         if not (self.needs.steps and self.parents):
             return False
+        # Rounded up: the step that this micro-batch belongs to, and the last one before the next upper step.
         step = -(-self._count // self.gas)
         end = -(-step // self._unroll_steps) * self._unroll_steps
         return bool(end - step < self.needs.steps and end * self.gas > self.warmup_steps)
 
-    def _learning_rates(self) -> tuple[float, ...]:
-        rate = {id(each): group["lr"] for group in self.optimizer.param_groups for each in group["params"]}
-        return tuple(float(rate[id(each)]) for each in self.trainable_parameters())
-
     @cached_property
-    def _buffers(self) -> ChangingBuffers:
-        return ChangingBuffers(self.module)
+    def _buffers(self) -> ChangedBuffers:
+        return ChangedBuffers(self.module)

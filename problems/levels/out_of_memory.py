@@ -1,4 +1,4 @@
-"""Running out of memory, told in terms of what the user can change."""
+"""Errors of exhausted memory, in terms of settings that the user can change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class OutOfMemory(ResourceError, MemoryError):
     """A pass of a level did not fit into memory.
 
     Args:
-        message: What the user is told.
+        message: The text for the user.
         level: Name of the level whose batch it was.
     """
 
@@ -26,19 +26,11 @@ class OutOfMemory(ResourceError, MemoryError):
 
 
 @contextmanager
-def memory_told(level: str, what: str, batch: Callable[[], Any]) -> Iterator[None]:
+def explaining_out_of_memory(level: str, what: str, batch: Callable[[], Any]) -> Iterator[None]:
     """Run a pass; where memory is too small for it, say which pass of which level, with which batch.
 
-    Args:
-        level: Name of the level whose batch is passed through the model.
-        what: The pass, for the error text.
-        batch: Returns the batch; asked only when it is needed.
-
-    Raises:
-        OutOfMemory: In place of what torch or Python raised.
-
     Example:
-        >>> with memory_told("lower", "the lower step", lambda: torch.ones(8, 128)):
+        >>> with explaining_out_of_memory("lower", "the lower step", lambda: torch.ones(8, 128)):
         ...     raise MemoryError
         Traceback (most recent call last):
             ...
@@ -49,7 +41,7 @@ lower max_length
     try:
         yield
     except ResourceError:
-        raise  # told already, by the pass inside
+        raise  # explained already, by the pass inside
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -62,7 +54,7 @@ lower max_length
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory is exhausted: CUDA's own class, and only words on a CPU.
+    """Return whether an error says that memory is exhausted.
 
     Example:
         >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
@@ -70,14 +62,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
+    # On a CPU torch raises a plain RuntimeError.
     words = str(error).lower()
     return isinstance(error, RuntimeError) and ("can't allocate memory" in words or "out of memory" in words)
 
 
 def _shape(batch: Any) -> tuple[str, str]:
-    """Return rows and tokens a row of a batch, as far as it says."""
+    """The rows, and the tokens per row, of a batch, as far as its tensors show them."""
     tensors = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else [batch]
-    shapes = [tuple(each.shape) for each in tensors if isinstance(each, Tensor) and each.dim()]
+    shapes = [tuple(tensor.shape) for tensor in tensors if isinstance(tensor, Tensor) and tensor.dim()]
     if not shapes:
         return "unknown", "unknown"
     longest = max((shape[1] for shape in shapes if len(shape) > 1), default=None)

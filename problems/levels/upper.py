@@ -32,28 +32,24 @@ class UpperProblem(Level):
     direct_norm: float = math.nan
     implicit_norm: float = math.nan
     _diverged: DivergedError | None = None
-    """Why the step that is being made cannot be taken; asked only where steps may be skipped."""
-
-    # ---- what a subclass may add to -----------------------------------------------------------------
+    """The error of the step that is being made, where it may be skipped."""
 
     @property
     def needs(self) -> Needs:
-        """What the lower level has to remember for :meth:`implicit_term`; what the hypergradient needs."""
+        """What the lower level has to remember for :meth:`implicit_term`: the needs of the hypergradient."""
         return self._hypergradient().needs
 
     def implicit_term(self, vector: Tensors, lower: LowerProblem) -> Tensors:
-        """Return how L2 depends on E through the lower level's answer, one tensor an upper parameter.
+        """Return how L2 depends on E through the lower level's answer, one tensor per upper parameter.
 
-        It is the hypergradient's term. A level whose parameters act on the lower steps in a way of its own, not
-        through the lower loss, adds what it knows of that.
+        It is the hypergradient's term. A level whose parameters act on the lower steps directly, and not through the
+        lower loss, overrides it and adds their term.
 
         Args:
-            vector: v = d_V L2, one tensor a lower parameter.
-            lower: The lower level, with what :attr:`needs` asked for.
+            vector: v = d_V L2, one tensor per lower parameter.
+            lower: The lower level, which has recorded :attr:`needs`.
         """
         return self._hypergradient().implicit_term(vector, lower)
-
-    # ---- the gradient -------------------------------------------------------------------------------
 
     def backward(
         self,
@@ -64,11 +60,9 @@ class UpperProblem(Level):
         retain_graph: bool = False,
         allow_unused: bool = True,
     ) -> None:
-        """Add the hypergradient to ``.grad``: one backward pass for the direct gradient and v, then the implicit term.
-
-        Betty walks the graph twice (and so needs retain_graph), and takes the approximation from the lower
-        level's config.
-        """
+        """Add the hypergradient to ``.grad``: one backward pass for direct gradient and v, then the implicit term."""
+        # Betty walks the graph twice (and so needs retain_graph), and takes the approximation from the lower level's
+        # config.
         if (self._count - 1) % self.gas == 0:
             self._diverged = None
         try:
@@ -77,6 +71,7 @@ class UpperProblem(Level):
         except DivergedError as error:
             if self.skipped.allowed == 0:
                 raise
+            # Raised or counted in optimizer_step, once the step's micro-batches are through.
             self._diverged = error
             self.direct_norm = self.implicit_norm = math.nan
             self._mark(params)
@@ -84,23 +79,26 @@ class UpperProblem(Level):
     def _add_hypergradient(self, loss: Tensor, params: Sequence[nn.Parameter]) -> None:
         lower = self.lower_level()
         below = lower.trainable_parameters()
-        gradients = self.scaled_gradients(loss, [*params, *below])
-        own = self.unscaled(gradients, [*params, *below])
+        gradients = self.unscaled(self.scaled_gradients(loss, [*params, *below]), [*params, *below])
         # All processes together: every product is taken along the same v, and all see the same overflow.
-        *shared, mean_loss = self.processes.averaged([*own, loss.detach()])
+        *shared, mean_loss = self.processes.averaged([*gradients, loss.detach()])
         direct, vector = tuple(shared[: len(params)]), tuple(shared[len(params) :])
+        # v comes first: no parameter may be displaced along a direction that is not finite.
         if not self._is_finite(mean_loss, vector):
             # An overflow in fp16: optimizer_step lowers the loss scale and tries again.
             self._mark(params)
             return
         implicit = self.implicit_term(vector, lower)
-        self._note_norms(direct, implicit)
+        norms = torch.stack([gradient_norm(direct), gradient_norm(implicit)])
+        self.direct_norm, self.implicit_norm = norms.tolist()
+        # Scaled again, because optimizer_step unscales whatever stands in .grad.
         scale = 1.0 if self.scaler is None else self.scaler.get_scale()
+        # dL2/dE = d_E L2 - d2_{E,V} L1 . w; the minus is in the implicit term.
         self.set_grads(params, [(d + i) * scale for d, i in zip(direct, implicit, strict=True)])
 
     def _mark(self, params: Sequence[nn.Parameter]) -> None:
         """Make ``.grad`` infinite, by which optimizer_step sees that there is no hypergradient."""
-        self.set_grads(params, [torch.full_like(each, math.inf) for each in params])
+        self.set_grads(params, [torch.full_like(parameter, math.inf) for parameter in params])
 
     def _is_overflow(self) -> bool:
         return self._diverged is None and super()._is_overflow()
@@ -121,7 +119,7 @@ class UpperProblem(Level):
         return self.hypergradient
 
     def _is_finite(self, loss: Tensor, vector: Tensors) -> bool:
-        """Refuse a loss or a v that is not finite before any parameter is perturbed; False for an fp16 overflow."""
+        """Refuse a loss or a v that is not finite; False for an overflow in fp16."""
         norm = gradient_norm(vector)
         value, size = torch.stack([loss.detach().float(), norm.float()]).tolist()
         if math.isfinite(value) and math.isfinite(size):
@@ -132,7 +130,3 @@ class UpperProblem(Level):
             f"level {self.name!r}, step {-(-self._count // self.gas)}: loss {value}, norm of its gradient in the lower "
             f"parameters {size}; no parameter was moved by this step. Lower the learning rates, or look at the batch"
         )
-
-    def _note_norms(self, direct: Tensors, implicit: Tensors) -> None:
-        norms = torch.stack([gradient_norm(direct), gradient_norm(implicit)])
-        self.direct_norm, self.implicit_norm = norms.tolist()

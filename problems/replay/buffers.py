@@ -1,4 +1,4 @@
-"""Buffers that a forward pass changes, such as the statistics of a batch norm, saved around a replay."""
+"""Buffers that forward passes change, such as the statistics of a batch norm: noted, put back, and saved."""
 
 from __future__ import annotations
 
@@ -11,21 +11,13 @@ from torch import Tensor, nn
 
 from bilora.errors import CheckpointError
 
-Held = dict[str, tuple[Tensor, int]]
 
-
-class ChangingBuffers:
-    """Notes which buffers of a module a forward pass changes, and puts just those back.
-
-    Not all: a quantised base keeps its weights in buffers, which nobody wants to copy at every upper step. Which
-    modules have buffers at all is asked once, after the first pass that is noted.
-
-    Args:
-        module: The model.
+class ChangedBuffers:
+    """The buffers of a module that have changed since this object was made, or in a pass that was noted.
 
     Example:
         >>> norm = nn.BatchNorm1d(2)
-        >>> buffers = ChangingBuffers(norm)
+        >>> buffers = ChangedBuffers(norm)
         >>> with buffers.noted():
         ...     _ = norm(torch.randn(4, 2))
         >>> before = norm.running_mean.clone()
@@ -33,37 +25,29 @@ class ChangingBuffers:
         ...     _ = norm(torch.randn(4, 2))
         >>> bool((norm.running_mean == before).all())
         True
+        >>> sorted(buffers.state())
+        ['num_batches_tracked', 'running_mean', 'running_var']
     """
+
+    # Only the changed ones: a quantised base keeps its weights in buffers, and nobody wants a copy of those at every
+    # upper step and in every checkpoint.
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.names: frozenset[str] = frozenset()
         self._owners: dict[str, nn.Module] | None = None
+        self._before = self._versions()
 
     @contextmanager
     def noted(self) -> Iterator[None]:
         """Run a forward pass and note what it changes."""
-        held = {name: (each, each._version) for name, each in self._buffers()}
+        self._before = self._versions()
         yield
         if self._owners is None:
-            # Walking over all the modules of a transformer takes longer than the engine's other work of a step.
-            self._owners = {name: each for name, each in self.module.named_modules() if each._buffers}
-        changed = {
-            name.rpartition(".")[0]
-            for name, each in self._buffers()
-            if name not in held or held[name][0] is not each or held[name][1] != each._version
-        }
-        # All buffers of such a module: batch norm's kernel moves its statistics without a version count.
-        self.names |= {name for name, _ in self._buffers() if name.rpartition(".")[0] in changed}
-
-    def _buffers(self) -> Iterator[tuple[str, Tensor]]:
-        if self._owners is None:
-            yield from self.module.named_buffers()
-            return
-        for prefix, owner in self._owners.items():
-            for name, each in owner._buffers.items():
-                if each is not None:
-                    yield (f"{prefix}.{name}" if prefix else name), each
+            # Asked once: walking over all the modules of a transformer takes longer than the engine's other work of a
+            # step. After a pass, since lazy modules register their buffers in the first one.
+            self._owners = {name: owner for name, owner in self.module.named_modules() if owner._buffers}
+        self._note()
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -83,52 +67,14 @@ class ChangingBuffers:
                 with torch.no_grad():
                     buffer.copy_(value)
 
-
-class ChangedBuffers:
-    """The state of a model beside its parameters: those buffers that are not what they were at the start.
-
-    Not all buffers: a quantised base keeps its weights in them. Make it before the first step.
-
-    Args:
-        module: The model.
-
-    Example:
-        >>> norm = nn.BatchNorm1d(2)
-        >>> changed = ChangedBuffers(norm)
-        >>> sorted(changed.state())
-        []
-        >>> _ = norm(torch.randn(4, 2))
-        >>> sorted(changed.state())
-        ['num_batches_tracked', 'running_mean', 'running_var']
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self._at_start = {name: (each, each._version) for name, each in module.named_buffers()}
-        self._since_earlier: set[str] = set()
-
     def state(self) -> dict[str, Any]:
         """Return the changed buffers by name."""
-        start = self._at_start
-        buffers = dict(self.module.named_buffers())
-        owners = {
-            name.rpartition(".")[0]
-            for name, each in buffers.items()
-            if name not in start or start[name][0] is not each or start[name][1] != each._version
-        }
-        # All buffers of such a module: batch norm's kernel moves its statistics without a version count.
-        return {
-            name: each
-            for name, each in buffers.items()
-            if name.rpartition(".")[0] in owners or name in self._since_earlier
-        }
+        self._owners = None
+        self._note()
+        return {name: buffer for name, buffer in self.module.named_buffers() if name in self.names}
 
     def load_state(self, state: Any) -> None:
-        """Copy the buffers' values back.
-
-        Raises:
-            CheckpointError: The model has no such buffer, or one of another shape.
-        """
+        """Copy the buffers' values back; refuse a buffer that the model does not have, or of another shape."""
         buffers = dict(self.module.named_buffers())
         for name, value in state.items():
             if name not in buffers or buffers[name].shape != value.shape:
@@ -136,4 +82,26 @@ class ChangedBuffers:
         with torch.no_grad():
             for name, value in state.items():
                 buffers[name].copy_(value)
-        self._since_earlier |= set(state)
+        self.names |= set(state)
+
+    def _note(self) -> None:
+        before, buffers = self._before, list(self._buffers())
+        owners = {
+            name.rpartition(".")[0]
+            for name, buffer in buffers
+            if name not in before or before[name][0] is not buffer or before[name][1] != buffer._version
+        }
+        # All buffers of such a module: batch norm's kernel moves its statistics without a version count.
+        self.names |= {name for name, _ in buffers if name.rpartition(".")[0] in owners}
+
+    def _versions(self) -> dict[str, tuple[Tensor, int]]:
+        return {name: (buffer, buffer._version) for name, buffer in self._buffers()}
+
+    def _buffers(self) -> Iterator[tuple[str, Tensor]]:
+        if self._owners is None:
+            yield from self.module.named_buffers()
+            return
+        for prefix, owner in self._owners.items():
+            for name, buffer in owner._buffers.items():
+                if buffer is not None:
+                    yield (f"{prefix}.{name}" if prefix else name), buffer

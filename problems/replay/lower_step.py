@@ -1,4 +1,4 @@
-"""What is remembered of a lower step, so that a hypergradient can come back to it."""
+"""The record of a lower step, so that a hypergradient can come back to it."""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ class OptimizerSnapshot:
 
     def moment(self, name: str) -> Tensor:
         """Return a moment of the state, zero before the first step."""
-        found = self.state.get(name)
-        return torch.zeros_like(self.parameter) if found is None else found
+        moment = self.state.get(name)
+        return torch.zeros_like(self.parameter) if moment is None else moment
 
 
 def take_snapshot(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> tuple[OptimizerSnapshot, ...]:
-    """Return a snapshot a parameter, in the order of ``parameters``; tensors are copies."""
-    groups = {id(each): group for group in optimizer.param_groups for each in group["params"]}
-    return tuple(_snapshot(optimizer, each, groups[id(each)]) for each in parameters)
+    """Return one snapshot per parameter, in the order of ``parameters``; tensors are copies."""
+    groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    return tuple(_snapshot(optimizer, parameter, groups[id(parameter)]) for parameter in parameters)
 
 
 def _snapshot(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, group: dict[str, Any]) -> OptimizerSnapshot:
+    # Copies: the step changes the moments in place.
     state = {
         name: value.detach().clone() if isinstance(value, Tensor) else value
         for name, value in optimizer.state.get(parameter, {}).items()
@@ -61,7 +62,7 @@ Around = Literal["before_step", "after_step"]
 
 @dataclass(frozen=True)
 class Needs:
-    """What a hypergradient approximation wants remembered of the last lower steps before an upper one.
+    """The record that a hypergradient approximation needs of the last lower steps before an upper one.
 
     Attributes:
         steps: How many of them; each with its micro-batches and the random states they were run under.
@@ -69,7 +70,7 @@ class Needs:
         lower_gradient: That gradient, before clipping.
         upper_gradient: The gradient of the lower loss in the upper parameters at that point, which the
             lower step's own backward pass yields without another pass.
-        optimizer: What the optimizer knew of each parameter before the step.
+        optimizer: The optimizer's settings and state of each parameter before the step.
 
     Example:
         >>> Needs(steps=1).joined(Needs(steps=2, optimizer=True)).steps
@@ -83,7 +84,7 @@ class Needs:
     optimizer: bool = False
 
     def joined(self, other: Needs) -> Needs:
-        """Return what satisfies both."""
+        """Return the needs that satisfy both."""
         return Needs(
             steps=max(self.steps, other.steps),
             parameters_before=self.parameters_before or other.parameters_before,
@@ -95,7 +96,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward pass of a lower step: its batch, and the random state its masks were drawn from."""
+    """One forward pass of a lower step: its batch, and the random state that its dropout masks were drawn from."""
 
     batch: Any
     random_state: RandomState
@@ -103,14 +104,14 @@ class MicroBatch:
 
 @dataclass
 class LowerStep:
-    """One of the last lower steps before an upper one; what was not needed is None or empty.
+    """One of the last lower steps before an upper one; attributes that were not needed are None or empty.
 
     Attributes:
         micro_batches: All the micro-batches whose gradients the step accumulated.
         parameters_before: Lower parameters before the step.
         lower_gradient: d_V L1 there, mean over the micro-batches, before clipping.
         upper_gradient: d_E L1 there, mean over the micro-batches.
-        optimizer: What the optimizer knew of each lower parameter before the step.
+        optimizer: The optimizer's settings and state of each lower parameter before the step.
         clip: The factor that clipping put on the gradient; 1 where it did not clip.
         taken: Whether the optimizer stepped; False where fp16 skipped the step, or where it was not finite.
         skipped: Whether the step was not finite, so that there is nothing to come back to.
@@ -145,14 +146,11 @@ class LowerStep:
         return (*(self.lower_gradient or ()), *(self.upper_gradient or ()))
 
     def put_gradients(self, gradients: Tensors) -> None:
-        """Take others in place of those that :meth:`gradients` returned."""
+        """Replace the gradients that :meth:`gradients` returned."""
         below = len(self.lower_gradient or ())
         self.lower_gradient = None if self.lower_gradient is None else gradients[:below]
         self.upper_gradient = None if self.upper_gradient is None else gradients[below:]
 
 
-def _sum(held: Tensors | None, more: Tensors | None) -> Tensors | None:
-    if held is None or more is None:
-        return more
-    added: list[Tensor] = [a + b for a, b in zip(held, more, strict=True)]
-    return tuple(added)
+def _sum(total: Tensors | None, more: Tensors | None) -> Tensors | None:
+    return more if total is None or more is None else tuple(a + b for a, b in zip(total, more, strict=True))

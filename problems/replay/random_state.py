@@ -18,16 +18,7 @@ from bilora.files.state import check_keys
 
 @dataclass(frozen=True)
 class RandomState:
-    """States of Python's, NumPy's and torch's generators, and of one accelerator's.
-
-    Example:
-        >>> state = RandomState.take(torch.device("cpu"))
-        >>> first = torch.rand(2)
-        >>> with state.replayed():
-        ...     second = torch.rand(2)
-        >>> bool((first == second).all())
-        True
-    """
+    """States of Python's, NumPy's and torch's generators, and of one accelerator's."""
 
     device: torch.device
     python: tuple[Any, ...]
@@ -66,25 +57,16 @@ class RandomState:
 
     @classmethod
     def from_tree(cls, tree: Any, *, device: torch.device, part: str) -> RandomState:
-        """Return what :meth:`to_tree` was taken of.
-
-        Raises:
-            CheckpointError: A generator's state is missing, or was taken on another kind of device.
-        """
-        found = check_keys(tree, ("python", "numpy", "torch_cpu", "accelerator"), part=part)
-        python = check_keys(found["python"], ("version", "numbers", "gauss"), part=f"{part}: python")
-        if (found["accelerator"] is None) != (_accelerator_state(device) is None):
+        """Return the state of a :meth:`to_tree`; refuse one that is not whole, or from another kind of device."""
+        states = check_keys(tree, ("python", "numpy", "torch_cpu", "accelerator"), part=part)
+        python = check_keys(states["python"], ("version", "numbers", "gauss"), part=f"{part}: python")
+        if (states["accelerator"] is None) != (_accelerator_state(device) is None):
             raise CheckpointError(
-                f"checkpoint does not fit: {part} was taken on {'a CPU' if found['accelerator'] is None else 'a GPU'} "
+                f"checkpoint does not fit: {part} was taken on {'a CPU' if states['accelerator'] is None else 'a GPU'} "
                 f"and this run is on {device}; resume on the device it began on"
             )
-        return cls(
-            device=device,
-            python=(python["version"], tuple(python["numbers"].tolist()), python["gauss"]),
-            numpy=found["numpy"],
-            torch_cpu=found["torch_cpu"],
-            accelerator=found["accelerator"],
-        )
+        numbers = python["version"], tuple(python["numbers"].tolist()), python["gauss"]
+        return cls(device, numbers, states["numpy"], states["torch_cpu"], states["accelerator"])
 
     @contextmanager
     def replayed(self) -> Iterator[None]:

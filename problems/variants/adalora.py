@@ -43,11 +43,9 @@ class AdaloraSettings(AdapterSettings):
 
     def faults(self) -> list[str]:
         """Return the faults of all the settings."""
-        faults = super().faults()
+        faults = super().faults() + self.negative_faults("orthogonality")
         if self.start_rank < self.rank:
             faults.append(f"initial_rank is {self.start_rank}, it must not be below rank {self.rank}")
-        if not 0 <= self.orthogonality < float("inf"):
-            faults.append(f"orthogonality is {self.orthogonality}, it must not be negative")
         if not (self.warmup >= 0 and self.final >= 0 and self.warmup + self.final < 1):
             faults.append(f"warmup {self.warmup} and final {self.final} must not be negative and must sum to below 1")
         return faults
@@ -57,12 +55,15 @@ class Adalora(LowerProblem):
     """Everything trainable on all the data; the loss holds PEFT's regularizer, since its forward adds it."""
 
     def take_step(self) -> None:
-        """Step, then let AdaLoRA look at the gradients and reallocate ranks; without it AdaLoRA never prunes."""
+        """Step, then let AdaLoRA weigh the gradients and reallocate ranks."""
         super().take_step()
+        # PEFT leaves this call to the user; without it AdaLoRA never prunes. After the step and before the gradients
+        # are forgotten, as in its documentation.
         self.module.base_model.update_and_allocate(self._count // self.gas)
 
     def extra_state(self) -> dict[str, Any]:
-        """Return the ranks that AdaLoRA has kept so far, which decide what is saved, and what it weighs ranks by."""
+        """Return the ranks that AdaLoRA has kept so far, and the averages by which it weighs them."""
+        # The ranks decide which rows of the matrices are saved.
         allocator = self.module.base_model.rankallocator
         return {
             "rank_pattern": self._adapter_config().rank_pattern,
@@ -70,11 +71,11 @@ class Adalora(LowerProblem):
         }
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Take kept ranks and weights over."""
+        """Set the kept ranks and the averages."""
         self._adapter_config().rank_pattern = state["rank_pattern"]
         allocator = self.module.base_model.rankallocator
         for name in IMPORTANCE:
-            setattr(allocator, name, {key: each.to(self.device) for key, each in state[name].items()})
+            setattr(allocator, name, {key: average.to(self.device) for key, average in state[name].items()})
 
     def _adapter_config(self) -> Any:
         return self.module.peft_config[self.module.active_adapter]

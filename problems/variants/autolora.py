@@ -55,12 +55,11 @@ def adapt(model: PreTrainedModel, settings: AutoloraSettings, *, task_type: str 
     That is the paper's ``sum_j a_j dW_j`` with weights that sum to one. Search, then threshold each layer at 1/k
     (:class:`~bilora.adapter.ranks.Mean`), then plain LoRA of the chosen ranks, trained anew on D1 + D2: the ending
     ``retrain``.
-
-    Not verified, for want of the paper's tables and details: where the terms start (here P = 0 and Q with
-    orthonormal rows, there a random A and B = 0), whether the head is trained in the search (here it is, in the
-    public code it is not), and the scale of the retrained LoRA (here the search's alpha / k for each kept term).
-    The public code thresholds ``beta / sum(beta)``, the paper the softmax; this is the paper.
     """
+    # Not verified, for want of the paper's tables and details: where the terms start (here P = 0 and Q with orthonormal
+    # rows, there a random A and B = 0), whether the head is trained in the search (here it is, in the public code it is
+    # not), and the scale of the retrained LoRA (here the search's alpha / k for each kept term). The public code
+    # thresholds beta / sum(beta), the paper the softmax; this is the paper.
     config = BiloraConfig(
         task_type=task_type,
         r=settings.rank,

@@ -32,25 +32,24 @@ class BidoraSettings(AdapterSettings):
 
     def faults(self) -> list[str]:
         """Return the faults of all the settings."""
-        wrong = [] if 0 <= self.gram < float("inf") else [f"gram is {self.gram}, it must not be negative"]
-        return super().faults() + wrong
+        return super().faults() + self.negative_faults("gram")
 
 
 class BidoraLower(LowerProblem):
     """The factors A, B of the direction and the task head on D1, with a penalty on directions that overlap.
 
-    ``W' = m (W0 + B A) / ||W0 + B A||`` with one norm an output. The adapter is PEFT's DoRA, which takes the norm
+    ``W' = m (W0 + B A) / ||W0 + B A||`` with one norm per output. The adapter is PEFT's DoRA, which takes the norm
     for a constant in its gradient (section 4.3 of DoRA) and scales B A by alpha / r.
-
-    Not verified: the regularizer as printed. It is said to be ``||V^T V - I||_F`` of the direction V; here V has
-    unit length, the norm is not squared, and layers are averaged, as the public code's skeleton does. That code
-    also leaves alpha / r out.
     """
+
+    # Not verified: the regularizer as printed. It is quoted as ||V^T V - I||_F of the direction V; here V has unit
+    # length, the norm is not squared, and layers are averaged, as in the public code's skeleton, which also leaves
+    # alpha / r out.
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
         """Return everything trained but the magnitudes."""
         above = magnitude_parameters(self.module)
-        return {name: each for name, each in trainable_parameters(self.module).items() if name not in above}
+        return {name: value for name, value in trainable_parameters(self.module).items() if name not in above}
 
     def penalty(self) -> Tensor | None:
         """Return the weighted Gram regularizer."""
@@ -67,32 +66,27 @@ class BidoraUpper(UpperProblem):
 
 
 def magnitude_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return DoRA's trainable magnitude vectors, by full name.
-
-    Raises:
-        LevelsError: There is none.
-    """
-    found = {
-        f"{name}.lora_magnitude_vector.{adapter}.{key}": each
+    """Return DoRA's trainable magnitude vectors, by full name; refuse a model without any."""
+    magnitudes = {
+        f"{name}.lora_magnitude_vector.{adapter}.{key}": parameter
         for name, layer, adapter in _dora_layers(model)
-        for key, each in layer.lora_magnitude_vector[adapter].named_parameters()
-        if each.requires_grad
+        for key, parameter in layer.lora_magnitude_vector[adapter].named_parameters()
+        if parameter.requires_grad
     }
-    if not found:
+    if not magnitudes:
         raise LevelsError("the model has no trainable DoRA magnitude; give it an adapter with use_dora=True")
-    return found
+    return magnitudes
 
 
 def gram_penalty(model: nn.Module) -> Tensor:
-    """Return ``||V V^T - I||_F`` with the directions as rows of V, averaged over the layers; a scalar.
-
-    The rows are what the formula's columns are: PEFT keeps a weight as ``(out, in)``.
-    """
+    """Return ``||V V^T - I||_F`` with the directions as rows of V, averaged over the layers; a scalar."""
+    # The formula's columns are rows here: PEFT keeps a weight as (out, in).
     return torch.stack([gram_distance(direction(layer, adapter)) for _, layer, adapter in _dora_layers(model)]).mean()
 
 
 def direction(layer: Any, adapter: str) -> Tensor:
     """Return ``(W0 + B A) / ||W0 + B A||``, ``(out, in)`` with rows of length one."""
+    # W0 is frozen, and a dequantised copy of it would be differentiated for nothing.
     weight = dequantize_module_weight(layer.get_base_layer()).detach()
     V = transpose(weight + layer.get_delta_weight(adapter), layer.fan_in_fan_out)
     return nn.functional.normalize(V, dim=1)

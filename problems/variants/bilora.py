@@ -44,11 +44,7 @@ in [0, 1]; leave it out
 
     def faults(self) -> list[str]:
         """Return the faults of all the settings."""
-        faults = super().faults()
-        if not 0 <= self.orthogonality < float("inf"):
-            faults.append(f"orthogonality is {self.orthogonality}, it must not be negative")
-        if self.binary_entropy is not None and not 0 <= self.binary_entropy < float("inf"):
-            faults.append(f"binary_entropy is {self.binary_entropy}, it must not be negative")
+        faults = super().faults() + self.negative_faults("orthogonality", "binary_entropy")
         formulation = find_formulation(self.formulation)
         if self.binary_entropy and not formulation.unit_interval:
             faults.append(
@@ -60,19 +56,20 @@ in [0, 1]; leave it out
     @property
     def entropy_weight(self) -> float:
         """gamma2, the formulation's own where none was given."""
-        own = find_formulation(self.formulation).entropy_weight
-        return own if self.binary_entropy is None else self.binary_entropy
+        default = find_formulation(self.formulation).entropy_weight
+        return default if self.binary_entropy is None else self.binary_entropy
 
 
 class BiloraLower(LowerProblem):
     """Pseudo singular vectors P, Q and the task head on D1: ``loss(D1) + gamma1 R1(V)`` (eq. 3)."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
-        """Return what the layers call lower, and the task head."""
+        """Return the parameters that the layers call lower, and the task head."""
         return level_parameters(self.module).lower
 
     def penalty(self) -> Tensor | None:
         """Return gamma1 R1, the orthogonality penalty."""
+        # None at weight zero: the penalty is two products per layer in every step.
         weight = self.cfg.orthogonality
         return weight * orthogonality_penalty(self.module) if weight else None
 
@@ -81,7 +78,7 @@ class BiloraUpper(UpperProblem):
     """Pseudo singular values E on D2: ``loss(D2) + gamma2 R2(E)``."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
-        """Return what the layers call upper."""
+        """Return the parameters that the layers call upper."""
         return level_parameters(self.module).upper
 
     def penalty(self) -> Tensor | None:

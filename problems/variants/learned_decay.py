@@ -46,26 +46,24 @@ class LearnedDecaySettings(AdapterSettings):
                 f"decay_start is {self.decay_start} and decay_cap {self.decay_cap}; they must be positive, and the "
                 "start must not be above the cap"
             )
-        if not 0 <= self.decay_learning_rate < math.inf:
-            faults.append(f"decay_learning_rate is {self.decay_learning_rate}, it must not be negative")
-        return faults
+        return faults + self.negative_faults("decay_learning_rate")
 
 
 class DecayedLower(LowerProblem):
-    """A lower level whose optimizer has a group, and so a weight decay, a tensor; they are the companion's.
+    """A lower level whose optimizer has one group, and so one weight decay, per tensor; the companion holds the decays.
 
-    In a stage without an upper level, as in retraining, the decays stay what they are.
+    In a stage without an upper level, as in retraining, they do not change.
     """
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
-        """Return one group a tensor."""
-        return [{"params": [each]} for each in self.trainable_parameters()]
+        """Return one group per tensor."""
+        return [{"params": [parameter]} for parameter in self.trainable_parameters()]
 
     def patch_optimizer(self) -> None:
         """Keep the optimizer, if its groups and the decays are those of this level's tensors."""
         super().patch_optimizer()
-        held = [[id(each) for each in group["params"]] for group in self.optimizer.param_groups]
-        if held != [[id(each)] for each in self.trainable_parameters()]:
+        groups = [[id(parameter) for parameter in group["params"]] for group in self.optimizer.param_groups]
+        if groups != [[id(parameter)] for parameter in self.trainable_parameters()]:
             raise SettingsError(
                 f"the optimizer of level {self.name!r} must have one param group for each of the level's "
                 "parameters, in their order; build it over optimizer_groups()"
@@ -78,18 +76,19 @@ class DecayedLower(LowerProblem):
         return decays_of(self)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step with the decays as the upper level has left them; they are part of what a hypergradient records."""
+        """Step with the decays as the upper level has left them."""
+        # Before the step is recorded: a hypergradient through it reads the decays from the groups.
         for group, decay in zip(self.optimizer.param_groups, self.decays().values(), strict=True):
             group["weight_decay"] = decay
         super().optimizer_step(*args, **kwargs)
 
     def extra_state(self) -> dict[str, Any]:
-        """Return the logarithms of the decays, which a stage without an upper level has nowhere else."""
+        """Return the logarithms of the decays, which a stage without an upper level would not save."""
         return {**super().extra_state(), "log_decay": self.decays().log_decay.tolist()}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Take the decays over."""
-        super().load_extra_state({name: each for name, each in state.items() if name != "log_decay"})
+        """Set the decays."""
+        super().load_extra_state({name: value for name, value in state.items() if name != "log_decay"})
         log_decay = self.decays().log_decay
         with torch.no_grad():
             log_decay.copy_(torch.tensor(state["log_decay"], dtype=torch.float64))
@@ -103,27 +102,28 @@ class DecayUpper(UpperProblem):
         return {"log_decay": decays_of(self).log_decay}
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
-        """Return the decays as a group with a learning rate of its own, the last one, and the rest as another."""
+        """Return the decays as the last group, with a separate learning rate, and the other parameters before."""
         *others, log_decay = self.trainable_parameters()
-        own = {"params": [log_decay], "lr": self.cfg.decay_learning_rate, "weight_decay": 0.0}
-        return [{"params": others}, own] if others else [own]
+        # No decay of the decays: it would pull them towards exp(0) = 1.
+        decays = {"params": [log_decay], "lr": self.cfg.decay_learning_rate, "weight_decay": 0.0}
+        return [{"params": others}, decays] if others else [decays]
 
     @property
     def needs(self) -> Needs:
-        """What the hypergradient needs, and the lower parameters before the last step."""
+        """The needs of the hypergradient, and the lower parameters before the last step."""
         return super().needs.joined(Needs(steps=1, parameters_before=True))
 
     def implicit_term(self, vector: Tensors, lower: LowerProblem) -> Tensors:
-        """Return the hypergradient's term, zero for the decays, with theirs added: no further pass."""
+        """Return the hypergradient's term, which is zero for the decays, with theirs added: no further pass."""
         *others, last = super().implicit_term(vector, lower)
         step = lower.recorded_step()
         if not step.taken:  # it was skipped: no decay either
             return (*others, last)
         assert step.parameters_before is not None  # asked for in needs
-        own = decays_of(self).implicit_term(
+        term = decays_of(self).implicit_term(
             vector, step.parameters_before, learning_rates=step.learning_rates, steps=lower.config.unroll_steps
         )
-        return (*others, last + own)
+        return (*others, last + term)
 
     def take_step(self) -> None:
         """Step, and stay at the cap at most."""
@@ -132,11 +132,7 @@ class DecayUpper(UpperProblem):
 
 
 def decays_of(level: LowerProblem | UpperProblem) -> WeightDecays:
-    """Return the decays that a level was given as its companion.
-
-    Raises:
-        SettingsError: It was given none.
-    """
+    """Return the decays that a level has as its companion; refuse a level without any."""
     if not isinstance(level.companion, WeightDecays):
         raise SettingsError(f"level {level.name!r} learns weight decays; set its companion to the WeightDecays")
     return level.companion

@@ -12,11 +12,11 @@ from bilora.problems.variants import lora
 
 @dataclass(frozen=True)
 class EarlyStoppingSettings(AdapterSettings):
-    """LoRA's settings, and when it looks at D2.
+    """LoRA's settings, and those of its early stopping.
 
     Args:
-        every: Steps between two looks at the loss on D2.
-        patience: Looks in a row without a smaller loss after which training ends.
+        every: Steps between two measurements of the loss on D2.
+        patience: Measurements in a row without a smaller loss after which training ends.
     """
 
     every: int = 10
@@ -24,8 +24,8 @@ class EarlyStoppingSettings(AdapterSettings):
 
     def faults(self) -> list[str]:
         """Return the faults of all the settings."""
-        checked = [(name, getattr(self, name)) for name in ("every", "patience")]
-        return super().faults() + [f"{name} is {each}, it must be at least 1" for name, each in checked if each < 1]
+        values = {name: getattr(self, name) for name in ("every", "patience")}
+        return super().faults() + [f"{name} is {n}, it must be at least 1" for name, n in values.items() if n < 1]
 
 
 def plan(settings: EarlyStoppingSettings) -> tuple[Stage, ...]:

@@ -17,7 +17,7 @@ class ValuesAlone(LowerProblem):
     """Pseudo singular values on D2 with the vectors fixed: ``loss(D2) + gamma2 R2(E)``."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
-        """Return what the layers call upper."""
+        """Return the parameters that the layers call upper."""
         return level_parameters(self.module).upper
 
     def penalty(self) -> Tensor | None:

@@ -14,22 +14,21 @@ from bilora.tensors import Tensors
 
 
 class WeightDecays(Companion):
-    """``decay_j = min(exp(rho_j), cap)``, one a lower parameter tensor; the ``rho`` are the upper parameters.
+    """``decay_j = min(exp(rho_j), cap)``, one per lower parameter tensor; the ``rho`` are the upper parameters.
 
     A decoupled decay (AdamW's) takes a parameter to ``theta' = (1 - lr decay_j) theta - step``, where the step
     does not depend on the decay, so that
 
         d theta' / d rho_j = -lr decay_j theta        and        d L2 / d rho_j = -lr decay_j <theta, v>
 
-    with v = d L2 / d theta': one dot product a tensor. It is exact for one step of SGD or AdamW between two upper
-    steps. For k of them :meth:`implicit_term` takes k times the last step's term. That leaves out two things,
-    which are small where a step moves the parameters by a small part: that theta was another one at each of the k
-    steps, and what a change at one step does to the gradients and decays of the later ones.
+    with v = d L2 / d theta': one dot product per tensor. It is exact for one step of SGD or AdamW between two upper
+    steps. For k of them :meth:`implicit_term` takes k times the last step's term, which is near where a step moves the
+    parameters by a small part.
 
     Args:
         names: Names of the lower parameter tensors.
         shared: Whether all the tensors share one decay; otherwise each has its own.
-        start: What every decay starts at.
+        start: The start of every decay.
         cap: The largest decay; ``rho`` is put back to it after a step beyond, so that it can come down again.
 
     Attributes:
@@ -50,11 +49,12 @@ class WeightDecays(Companion):
         self._read: tuple[int, list[float]] | None = None
 
     def values(self) -> list[float]:
-        """Return the decay of each tensor as a number, read from the device only after they have changed."""
+        """Return the decay of each tensor as a number."""
+        # Read from the device only after they have changed: every lower step asks, and reading waits for the device.
         version = self.log_decay._version
         if self._read is None or self._read[0] != version:
-            found = [min(each, self.cap) for each in self.log_decay.detach().exp().tolist()]
-            self._read = version, found * len(self.names) if self.shared else found
+            decays = [min(decay, self.cap) for decay in self.log_decay.detach().exp().tolist()]
+            self._read = version, decays * len(self.names) if self.shared else decays
         return self._read[1]
 
     def implicit_term(
@@ -63,7 +63,7 @@ class WeightDecays(Companion):
         """Return ``-lr_j k decay_j <theta_j, v_j>`` for every tensor j, or their sum where they share a decay.
 
         Args:
-            vector: v = d L2 / d theta', one tensor a lower parameter.
+            vector: v = d L2 / d theta', one tensor per lower parameter.
             parameters: theta before the last step.
             learning_rates: The learning rate of each in that step.
             steps: Lower steps k since the last upper step.
@@ -72,13 +72,15 @@ class WeightDecays(Companion):
             ``(decays,)``, in the type of ``log_decay``.
         """
         products = torch.stack([(a * b).sum() for a, b in zip(parameters, vector, strict=True)])
+        # k times the last term leaves out that theta was another one at each of the k steps, and the effect of a change
+        # at one step on the gradients and decays of the later ones.
         factors = [-rate * steps * decay for rate, decay in zip(learning_rates, self.values(), strict=True)]
         terms = products.to(self.log_decay) * self.log_decay.detach().new_tensor(factors)
         return terms.sum(0, keepdim=True) if self.shared else terms
 
     @torch.no_grad()
     def put_back_to_cap(self) -> None:
-        """Take every rho beyond the cap back to it."""
+        """Take every rho beyond the cap back to it, so that the next step down has an effect."""
         self.log_decay.clamp_(max=math.log(self.cap))
 
     def learned(self) -> dict[str, Any]:

@@ -8,17 +8,12 @@ import gzip
 import importlib.util
 import io
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-import torch
-from transformers import BertConfig, BertModel
-
-from bilora.tasks.embedded import embedded_model_folder
 
 KEYS = {
     "task",
@@ -54,18 +49,6 @@ def imported(name: str) -> Any:
     return module
 
 
-@pytest.fixture(scope="session")
-def run_glue() -> Any:
-    """The program for texts."""
-    return imported("run_glue")
-
-
-@pytest.fixture(scope="session")
-def run_ner() -> Any:
-    """The program for tokens."""
-    return imported("run_ner")
-
-
 @dataclass
 class Ended:
     """How a command ended."""
@@ -75,27 +58,34 @@ class Ended:
     err: str
 
 
-def in_this_process(program: Any, argv: Sequence[str]) -> Ended:
+def in_this_process(program: Any, argv: Sequence[object]) -> Ended:
     """Run a program's words, and catch what it prints."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = program.run(list(argv))
+            code = program.run([str(word) for word in argv])
         except SystemExit as ended:
             code = ended.code
     return Ended(code, out.getvalue(), err.getvalue())
 
 
-@pytest.fixture(scope="session")
-def run_command(run_glue: Any) -> Callable[[Sequence[str]], Ended]:
-    """Run the program for texts in this process."""
-    return functools.partial(in_this_process, run_glue.PROGRAM)
+def command_of(name: str) -> Any:
+    """Return a fixture that runs the words of a program in this process."""
+
+    @pytest.fixture(scope="session")
+    def command() -> Callable[[Sequence[object]], Ended]:
+        return functools.partial(in_this_process, imported(name).PROGRAM)
+
+    return command
+
+
+run_command, run_ner_command, run_nlg_command = map(command_of, ("run_glue", "run_ner", "run_nlg"))
 
 
 @pytest.fixture(scope="session")
-def run_ner_command(run_ner: Any) -> Callable[[Sequence[str]], Ended]:
-    """Run the program for tokens in this process."""
-    return functools.partial(in_this_process, run_ner.PROGRAM)
+def run_glue() -> Any:
+    """The program for texts."""
+    return imported("run_glue")
 
 
 @pytest.fixture(scope="session")
@@ -116,30 +106,9 @@ def read_results() -> Callable[[Path], list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random one-layer BERT with the tokenizer of the embedded model; its outputs differ well between rows."""
-    folder = tmp_path_factory.mktemp("tiny-bert")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=30522,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=64,
-        initializer_range=0.5,
-    )
-    with contextlib.redirect_stderr(io.StringIO()):
-        BertModel(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
-        shutil.copy(embedded_model_folder() / name, folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def small(tiny_model: Path) -> list[str]:
+def small(tiny_encoder: Path) -> list[str]:
     """The words that make any run of the program a run of a second."""
-    words = f"--model {tiny_model} --train-rows 40 --steps 4 --unroll-steps 2 --max-length 32 --device cpu"
+    words = f"--model {tiny_encoder} --train-rows 40 --steps 4 --unroll-steps 2 --max-length 32 --device cpu"
     batches = "--lower.batch-size 8 --upper.batch-size 8 --lower.learning-rate 0.05"
     return [*words.split(), *batches.split()]
 

@@ -7,13 +7,14 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
 from bilora.commands.command_line import parse_config
+from bilora.files.formats import load_json
 from bilora.problems.catalog import VARIANTS
 from bilora.runs.config import RunConfig
 from bilora.runs.folder import remove_run
@@ -34,13 +35,6 @@ STAGES = {
 }
 """Methods whose runs have more than one stage."""
 RUNS = [(method, seed) for method in METHODS for seed in (0, 1)]
-
-
-def strict(text: str) -> Any:
-    def refuse(constant: str) -> NoReturn:
-        raise AssertionError(f"{constant} is not JSON")
-
-    return json.loads(text, parse_constant=refuse)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +143,7 @@ def test_files_of_a_run(rows: Results, folder: Path, method: str, seed: int) -> 
     )
     own |= {"learned.json"} if method.startswith("learned_decay") else set()
     assert {path.name for path in run.iterdir()} == always | own
-    assert strict((run / "all_results.json").read_text(encoding="utf-8")).items() >= row.items()
+    assert load_json(run / "all_results.json").items() >= row.items()
     config = parse_config(RunConfig, ["--config", str(run / "config.yaml")], prog="", description="")
     assert (config.method, config.seeds) == ([method], [seed])
     assert config.sha256(method, seed) == row["config_sha256"]
@@ -159,7 +153,7 @@ def test_files_of_a_run(rows: Results, folder: Path, method: str, seed: int) -> 
 def test_metrics_of_a_run(rows: Results, folder: Path, method: str, seed: int) -> None:
     (row,) = [each for each in rows if (each["method"], each["seed"]) == (method, seed)]
     text = (folder / f"{method}-seed{seed}" / "metrics.jsonl").read_text(encoding="utf-8")
-    lines = [strict(line) for line in text.splitlines()]
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
     assert [line["step"] for line in lines][:6] == [1, 2, 2, 3, 4, 4]
     steps = [line["step"] for line in lines if "validation" not in line]
     assert steps == list(range(1, row["steps"] + 1))
@@ -173,7 +167,7 @@ def test_metrics_of_a_run(rows: Results, folder: Path, method: str, seed: int) -
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_split_holds_row_ids_of_the_data_set(rows: Results, folder: Path, prepared: Prepared, seed: int) -> None:
-    splits = strict((folder / f"bilora-seed{seed}" / "split.json").read_text(encoding="utf-8"))
+    splits = load_json(folder / f"bilora-seed{seed}" / "split.json")
     taken = take_rows(prepared.rows.train, 40, seed=seed)
     labels = dict(zip(taken.ids, taken.labels, strict=True))
     for split in splits:
@@ -186,14 +180,14 @@ def test_split_holds_row_ids_of_the_data_set(rows: Results, folder: Path, prepar
 @pytest.mark.parametrize("form", ["adapter", "lora"])
 @pytest.mark.parametrize("method", METHODS)
 def test_saved_adapters_give_the_same_scores(
-    rows: Results, folder: Path, prepared: Prepared, tiny_model: Path, method: str, form: str
+    rows: Results, folder: Path, prepared: Prepared, tiny_encoder: Path, method: str, form: str
 ) -> None:
     saved = folder / f"{method}-seed0" / form
     if form == "lora" and method not in WITH_VALUES:
         assert not saved.exists(), "they need no export"
         return
     (row,) = [each for each in rows if (each["method"], each["seed"]) == (method, 0)]
-    base = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2)
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=2)
 
     def score(model: Any) -> dict[str, float | None]:
         data = prepared.validation["validation"]

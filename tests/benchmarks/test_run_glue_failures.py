@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from bilora.compare import methods as compare_methods
+from bilora.compare import jobs as comparison_jobs
 from bilora.errors import DivergedError
 from bilora.tasks.text import kind as text_kind
 
@@ -117,7 +117,7 @@ def test_target_modules_that_the_model_does_not_have(run_command: Command, small
 
 
 def stopped_at_the_second_run(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    original, runs = compare_methods.run_once, []
+    original, runs = comparison_jobs.run_once, []
 
     def run_once(*arguments: Any, **named: Any) -> Any:
         runs.append(named)
@@ -125,7 +125,7 @@ def stopped_at_the_second_run(monkeypatch: pytest.MonkeyPatch, error: BaseExcept
             raise error
         return original(*arguments, **named)
 
-    monkeypatch.setattr(compare_methods, "run_once", run_once)
+    monkeypatch.setattr(comparison_jobs, "run_once", run_once)
 
 
 @pytest.mark.parametrize(

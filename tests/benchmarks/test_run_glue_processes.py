@@ -30,10 +30,10 @@ STEPS = 20
 
 
 @pytest.fixture(scope="module")
-def calm_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def calm_model(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model without dropout, whose masks are each process's own."""
     folder = tmp_path_factory.mktemp("calm") / "model"
-    shutil.copytree(tiny_model, folder)
+    shutil.copytree(tiny_encoder, folder)
     config = json.loads((folder / "config.json").read_text())
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (folder / "config.json").write_text(json.dumps(config))

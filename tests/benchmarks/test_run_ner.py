@@ -32,7 +32,7 @@ def test_the_committed_config_end_to_end(
     run_ner_command: Callable[..., Any],
     read_results: Callable[[Path], Results],
     words: list[str],
-    tiny_model: Path,
+    tiny_encoder: Path,
     tmp_path: Path,
 ) -> None:
     """The config that is read where no task is named, with ``--data-dir`` and smaller numbers in front of it."""
@@ -58,10 +58,10 @@ def test_the_committed_config_end_to_end(
 
     kind = build_kind(find_task("ncbi_disease"))
     sets = load_task_rows("ncbi_disease", data_dir=words[words.index("--data-dir") + 1])
-    tokenizer = load_tokenizer(str(tiny_model), kind, max_length=32)
+    tokenizer = load_tokenizer(str(tiny_encoder), kind, max_length=32)
     data = kind.encode(sets.validation["validation"], tokenizer.own, max_length=32)
     for form in ("adapter", "lora"):
-        base = AutoModelForTokenClassification.from_pretrained(tiny_model, num_labels=3)
+        base = AutoModelForTokenClassification.from_pretrained(tiny_encoder, num_labels=3)
         model = PeftModel.from_pretrained(base, run / form)
         found = kind.evaluate(model, data, tokenizer.own, autocast_dtype=None, validated=None)
         assert found.metrics["loss"] == pytest.approx(rows[0]["validation_loss"], abs=1e-6)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import importlib.util
 import io
 import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,25 +23,7 @@ from bilora.tasks.generation.rows import load_generation_rows
 from bilora.tasks.generation.task import GENERATION_TASKS
 
 METHODS = ("bilora", "lora", "adalora", "pseudo_svd")
-PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "run_nlg.py"
 Command = Callable[[Sequence[str]], Any]
-
-
-@pytest.fixture(scope="module")
-def run() -> Command:
-    spec = importlib.util.spec_from_file_location("run_nlg", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def command(argv: Sequence[str]) -> Any:
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = module.PROGRAM.run([str(each) for each in argv])
-        return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
-
-    return command
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +92,9 @@ def words(data: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(run: Command, words: list[str], gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(run_nlg_command: Command, words: list[str], gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("runs") / "gpt2"
-    ended = run([*words, "--model", gpt2, "--method", *METHODS, "--output", target])
+    ended = run_nlg_command([*words, "--model", gpt2, "--method", *METHODS, "--output", target])
     assert ended.code == 0, ended.err
     assert "note: the tokenizer has no pad token; rows are padded with its end-of-text token" in ended.out
     assert "e2e: 1 seeds, test split" in ended.out
@@ -159,7 +139,7 @@ def test_texts_references_and_scores_belong_together(folder: Path, data: Path, m
 @pytest.mark.parametrize("form", ["adapter", "lora"])
 def test_saved_adapters_give_the_same_texts(
     request: pytest.FixtureRequest,
-    run: Command,
+    run_nlg_command: Command,
     words: list[str],
     data: Path,
     tmp_path: Path,
@@ -167,7 +147,7 @@ def test_saved_adapters_give_the_same_texts(
     form: str,
 ) -> None:
     place = request.getfixturevalue(architecture)
-    assert run([*words, "--model", place, "--method", "bilora", "--output", tmp_path / "run"]).code == 0
+    assert run_nlg_command([*words, "--model", place, "--method", "bilora", "--output", tmp_path / "run"]).code == 0
     tokenizer = AutoTokenizer.from_pretrained(place)
     tokenizer.pad_token = tokenizer.eos_token
     base = AutoModelForCausalLM.from_pretrained(place)
@@ -183,20 +163,22 @@ def test_saved_adapters_give_the_same_texts(
 
 
 def test_the_same_command_twice_writes_the_same(
-    run: Command, folder: Path, words: list[str], gpt2: Path, tmp_path: Path
+    run_nlg_command: Command, folder: Path, words: list[str], gpt2: Path, tmp_path: Path
 ) -> None:
-    assert run([*words, "--model", gpt2, "--method", "bilora", "--output", tmp_path / "again"]).code == 0
+    assert run_nlg_command([*words, "--model", gpt2, "--method", "bilora", "--output", tmp_path / "again"]).code == 0
     for name in ("outputs.txt", "scores.json", "metrics.jsonl", "adapter/adapter_model.safetensors"):
         once, twice = (root / "bilora-seed0" / name for root in (folder, tmp_path / "again"))
         assert once.read_bytes() == twice.read_bytes(), name
 
 
 def test_the_default_config_runs_offline_on_other_data(
-    run: Command, data: Path, llama: Path, tmp_path: Path, read_results: Any
+    run_nlg_command: Command, data: Path, llama: Path, tmp_path: Path, read_results: Any
 ) -> None:
     """configs/e2e_small.yaml with a random model and few rows."""
     few = ["--train-rows", "12", "--steps", "4", "--task-settings.generate-rows", "3", "--task-settings.beams", "2"]
-    ended = run(["--data-dir", data, "--model", llama, *few, "--max-length", "200", "--output", tmp_path / "run"])
+    ended = run_nlg_command(
+        ["--data-dir", data, "--model", llama, *few, "--max-length", "200", "--output", tmp_path / "run"]
+    )
     assert ended.code == 0, ended.err
     assert "note: 3 of the 8 validation rows are scored" in ended.out
     (bilora, lora) = read_results(tmp_path / "run")
@@ -230,9 +212,9 @@ def test_the_default_config_runs_offline_on_other_data(
     ],
 )
 def test_bad_words_end_with_one_line_and_code_2(
-    run: Command, words: list[str], gpt2: Path, tmp_path: Path, more: list[str], said: str
+    run_nlg_command: Command, words: list[str], gpt2: Path, tmp_path: Path, more: list[str], said: str
 ) -> None:
-    ended = run([*words, "--model", gpt2, "--method", "bilora", "--output", tmp_path / "run", *more])
+    ended = run_nlg_command([*words, "--model", gpt2, "--method", "bilora", "--output", tmp_path / "run", *more])
     assert ended.code == 2
     (line,) = ended.err.strip().splitlines()
     assert line.startswith("run_nlg.py: error: ")
@@ -240,20 +222,20 @@ def test_bad_words_end_with_one_line_and_code_2(
 
 
 def test_a_model_that_generates_nothing_is_refused(
-    run: Command, words: list[str], tiny_model: Path, tmp_path: Path
+    run_nlg_command: Command, words: list[str], tiny_encoder: Path, tmp_path: Path
 ) -> None:
-    ended = run([*words, "--model", tiny_model, "--max-length", "64", "--output", tmp_path / "run"])
+    ended = run_nlg_command([*words, "--model", tiny_encoder, "--max-length", "64", "--output", tmp_path / "run"])
     assert ended.code == 2
     assert "no end-of-text token" in ended.err
 
 
 @pytest.mark.parametrize("named", [["--model", "smollm2"], []], ids=["named", "by default"])
 def test_a_missing_embedded_decoder_is_told(
-    run: Command, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: list[str]
+    run_nlg_command: Command, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: list[str]
 ) -> None:
     from bilora.tasks import embedded
 
     monkeypatch.setattr(embedded, "SMOLLM2_PACKAGE", "no_such_package")
-    ended = run([*words, *named, "--output", tmp_path / "run"])
+    ended = run_nlg_command([*words, *named, "--output", tmp_path / "run"])
     assert ended.code == 2
     assert "the package no-such-package is not installed" in ended.err

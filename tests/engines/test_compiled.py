@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bilora.engines.compiled import compiled
+from bilora.engines.bilevel import compiled
 from bilora.engines.settings import FitSettings
 from bilora.errors import SettingsError
 

@@ -14,10 +14,10 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.files import MetricsFile
-from bilora.engines.checkpoints import files as checkpoint_files
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.training.fit import fit
 from bilora.engines.training.result import FitResult
+from bilora.files import whole_folders
 from bilora.metrics.monitor import Monitor
 from bilora.problems.catalog import find_variant
 
@@ -27,7 +27,7 @@ ROWS = 40
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No waiting for the disk, and nothing written but here."""
-    monkeypatch.setattr(checkpoint_files, "_flush", lambda _: None)
+    monkeypatch.setattr(whole_folders, "flush", lambda _: None)
     monkeypatch.chdir(tmp_path)
 
 
@@ -90,15 +90,14 @@ def run(tmp_path: Path) -> Callable[..., Ended]:
     ) -> Ended:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        words = ("validate", "monitor", "resume", "allow_config_change")
-        known = {word: options.pop(word) for word in words if word in options}
+        words = ("collate", "validate", "monitor", "resume", "allow_config_change")
+        known = {"collate": collate} | {word: options.pop(word) for word in words if word in options}
         batches = LevelSettings(batch_size=8, learning_rate=1e-2)
         settings = {"steps": 8, "unroll_steps": 2, "lower": batches, "upper": batches, "device": "cpu", **options}
         on = on or Adapted()
         result = fit(
             on.model,
             token_rows() if rows is None else rows,
-            collate=collate,
             variant=on.method,
             variant_settings=on.settings,
             settings=FitSettings(**settings),

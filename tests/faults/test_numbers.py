@@ -16,12 +16,13 @@ from torch import Tensor
 from bilora import level_parameters
 from bilora.artifacts.fingerprint import base_tensors
 from bilora.engines.callbacks.progress import SpikeWarning
-from bilora.engines.checkpoints.files import checkpoints, fault
+from bilora.engines.checkpoints.files import checkpoints, fault, open_checkpoint, read_parts
 from bilora.engines.hypergradients.exact import FusedAttentionNotice
 from bilora.engines.settings import LevelSettings
 from bilora.errors import DivergedError, SettingsError
 from bilora.metrics.classes import compute_metrics
 from bilora.metrics.metric import UndefinedMetricWarning
+from bilora.problems.levels.level import Level
 from bilora.problems.levels.out_of_memory import OutOfMemory
 from bilora.tasks.catalog import TASKS
 
@@ -203,45 +204,161 @@ def test_row_17_out_of_memory_names_what_can_be_changed(run: Run, faults: Any, l
     )
 
 
-def test_row_17_halving_goes_on_with_the_same_rows_a_step(run: Run, faults: Any) -> None:
-    """From the start, so that the run must equal one that had the smaller batches from its first step."""
+HALVE = {"on_out_of_memory": "halve"}
+
+
+def small(faults: Any, level: str = "lower", *, rows: int = 4) -> Any:
+    """Return a callback by which memory is too small for more rows, from the first step of each attempt."""
 
     class Small(faults.at):  # type: ignore[misc,name-defined]
-        def on_run_start(self, engine: Any) -> None:
-            too_large(engine, "lower", rows=4)
+        def on_stage_start(self, engine: Any) -> None:
+            too_large(engine, level, rows=rows)
 
-    with pytest.warns(RuntimeWarning, match=r"going on from step 0 with lower.batch_size 4 and lower.accumulation 2"):
-        halved = run("halved", on_out_of_memory="halve", callbacks=[Small(99, print)])
-    smaller = LevelSettings(batch_size=4, accumulation=2, learning_rate=1e-2)
-    chosen = run("chosen", lower=smaller)
+    return Small(99, print)
+
+
+def once(action: Callable[[Any], None]) -> Callable[[Any], None]:
+    done: list[Any] = []
+    return lambda engine: None if done else (done.append(1), action(engine))[1]
+
+
+def fill_at(faults: Any, step: int, level: str = "lower") -> Any:
+    return faults.at(step, once(lambda engine: too_large(engine, level, rows=4)))
+
+
+@pytest.mark.parametrize("level", ["lower", "upper"])
+def test_row_17_a_stage_starts_again_with_the_same_rows_per_step(run: Run, faults: Any, level: str) -> None:
+    """The run equals one that had the smaller batches from its first step, by every number and every line."""
+    with pytest.warns(RuntimeWarning, match=rf"'bilevel' starts again with {level}.batch_size 4 and {level}.accum.* 2"):
+        halved = run("halved", **HALVE, callbacks=[small(faults, level)])
+    chosen = run("chosen", **{level: LevelSettings(batch_size=4, accumulation=2, learning_rate=1e-2)})
+    assert same(halved.parameters(), chosen.parameters())
+    assert halved.metrics() == chosen.metrics()
+    assert (halved.result.steps, halved.result.upper_steps) == (chosen.result.steps, chosen.result.upper_steps)
+
+
+def test_row_17_a_later_stage_starts_again_alone(run: Run, faults: Any) -> None:
+    """After ranks were cut, too, and with the lines and checkpoints of the stage before."""
+    ending = {"name": "retrain", "ranks": {"name": "budget", "total": 5}}
+    how = {**HALVE, "ending": ending, "steps": 4, "save_every": 2}
+    with pytest.warns(RuntimeWarning, match="stage 'retrain' starts again with lower.batch_size 4"):
+        ended = run(callbacks=[fill_at(faults, 5)], **how)
+    lines = [json.loads(line) for line in ended.metrics().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [(stage.name, stage.steps) for stage in ended.result.stages] == [("bilevel", 4), ("retrain", 4)]
+    batches = {
+        step: open_checkpoint(folder).manifest["run"]["lower"]["batch_size"]
+        for step, folder in checkpoints(ended.folder)
+    }
+    assert batches == {2: 8, 4: 8, 6: 4, 8: 4}
+
+
+def padded(rows: Any) -> dict[str, Tensor]:
+    ids = [torch.tensor(row["input_ids"]) for row in rows]
+    labels = torch.tensor([row["labels"] for row in rows])
+    return {"input_ids": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True), "labels": labels}
+
+
+@pytest.mark.parametrize("how", ["halve", "stop"])
+def test_row_17_the_longest_rows_are_tried_before_the_first_step(
+    run: Run, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Where batches may be halved; a run that stops never meets so many long rows in one batch."""
+    rows = [{"input_ids": [1] * (5 if place % 4 else 20), "labels": place // 4 % 2} for place in range(40)]
+    original = Level.training_step
+
+    def step(level: Any, batch: Any) -> Any:
+        if (batch["input_ids"] > 0).sum() > 130:  # six long rows and more of the eight
+            raise MemoryError
+        return original(level, batch)
+
+    monkeypatch.setattr(Level, "training_step", step)
+    if how == "stop":
+        assert run(rows=rows, collate=padded).result.steps == 8
+        return
+    told = "^out of memory in the trial of the longest rows: batch size 8, length 20, level 'lower'; .* starts again"
+    with pytest.warns(RuntimeWarning, match=told):
+        halved = run(rows=rows, collate=padded, **HALVE)
+    chosen = run(
+        "chosen", rows=rows, collate=padded, lower=LevelSettings(batch_size=4, accumulation=2, learning_rate=1e-2)
+    )
     assert same(halved.parameters(), chosen.parameters())
     assert halved.metrics() == chosen.metrics()
 
 
-def test_row_17_halving_later_goes_on_from_the_last_save(run: Run, faults: Any) -> None:
-    harmed = []
+@pytest.mark.parametrize("method", ["bilora", "lora"])
+def test_row_17_the_trial_leaves_no_trace(run: Run, faults: Any, method: str) -> None:
+    """With dropout, batch norm's statistics, and a resume: each file of each checkpoint is that of a run without it."""
 
-    def once(engine: Any) -> None:
-        if not harmed:
-            harmed.append(1)
-            too_large(engine, "upper", rows=4)
+    def normed() -> Any:
+        on = faults.adapted(method)
+        on.model.norm = torch.nn.BatchNorm1d(16, affine=False)
+        on.model.get_base_model().bert.embeddings.register_forward_hook(
+            lambda _, __, out: on.model.norm(out.transpose(1, 2)).transpose(1, 2)
+        )
+        return on
 
-    with pytest.warns(RuntimeWarning, match=r"going on from step 4 with upper.batch_size 4 and upper.accumulation 2"):
-        ended = run(on_out_of_memory="halve", save_every=4, callbacks=[faults.at(5, once)])
-    assert (ended.result.steps, ended.result.upper_steps) == (8, 4 - 2 // 2)
-    lines = [json.loads(line) for line in ended.metrics().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 7, 8]
+    runs = {name: run(name, on=normed(), save_every=4, on_out_of_memory=name) for name in ("stop", "halve")}
+    assert same(runs["halve"].parameters(), runs["stop"].parameters())
+    assert runs["halve"].metrics() == runs["stop"].metrics()
+    stop, halve = (read_parts(each.folder / "checkpoint-8") for each in runs.values())
+    for parts in (stop, halve):
+        del parts["stages"].tree["seconds"]
+    assert {name: each.digest() for name, each in halve.items()} == {name: each.digest() for name, each in stop.items()}
+    shutil.rmtree(runs["halve"].folder / "checkpoint-8")
+    resumed = run("halve", on=normed(), save_every=4, **HALVE, resume=True)
+    assert same(resumed.parameters(), runs["stop"].parameters())
+
+
+def test_row_17_a_checkpoint_that_smaller_batches_fit_is_gone_on_from(run: Run, faults: Any) -> None:
+    """To rounding what smaller batches from the start give: 32 rows of D1 are whole batches of both sizes."""
+
+    def without_dropout() -> Any:
+        on = faults.adapted()
+        for module in on.model.modules():
+            module.p = 0.0
+        return on
+
+    how = {"save_every": 4, "steps": 12}
+    with pytest.warns(RuntimeWarning, match=r"'bilevel' goes on from step 4 with lower.batch_size 4"):
+        ended = run("halved", **how, **HALVE, on=without_dropout(), callbacks=[fill_at(faults, 6)])
+    smaller = LevelSettings(batch_size=4, accumulation=2, learning_rate=1e-2)
+    chosen = run("chosen", **how, on=without_dropout(), lower=smaller)
+    for name, value in chosen.parameters().items():
+        torch.testing.assert_close(ended.parameters()[name], value, rtol=0, atol=1e-5, msg=name)
+    assert [json.loads(line)["step"] for line in ended.metrics().splitlines()] == list(range(1, 13))
     assert all(fault(folder) is None for _, folder in checkpoints(ended.folder))
 
 
-def test_row_17_a_run_that_was_halved_is_resumed_with_its_smaller_batches(run: Run, faults: Any) -> None:
-    class Small(faults.at):  # type: ignore[misc,name-defined]
-        def on_run_start(self, engine: Any) -> None:
-            too_large(engine, "lower", rows=4)
+INEXACT: dict[str, tuple[dict[str, Any], str]] = {
+    "upper": ({}, "upper"),
+    "inside an unroll": ({"save_every": 5}, "lower"),
+    "by length": ({"group_by_length": True}, "lower"),
+    "short last batch": ({"split_ratio": 0.7, "unroll_steps": 1}, "lower"),
+}
 
-    how = {"on_out_of_memory": "halve", "save_every": 4}
+
+@pytest.mark.parametrize("case", INEXACT)
+def test_row_17_any_other_checkpoint_is_not(run: Run, faults: Any, case: str) -> None:
+    options, level = INEXACT[case]
+    how = {"save_every": 4, **HALVE, **options}
+    with pytest.warns(RuntimeWarning, match=f"stage 'bilevel' starts again with {level}.batch_size 4"):
+        ended = run(callbacks=[fill_at(faults, 6, level)], **how)
+    chosen = run("chosen", **(how | {level: LevelSettings(batch_size=4, accumulation=2, learning_rate=1e-2)}))
+    assert same(ended.parameters(), chosen.parameters())
+    assert ended.metrics() == chosen.metrics()
+
+
+def test_row_17_a_resumed_run_cannot_start_a_stage_again_that_it_did_not_start(run: Run, faults: Any) -> None:
+    shutil.rmtree(run(save_every=4, **HALVE).folder / "checkpoint-8")
+    with pytest.raises(OutOfMemory, match=r"checkpoint inside stage 'bilevel', .* the upper level makes fewer steps"):
+        run(save_every=4, **HALVE, resume=True, callbacks=[fill_at(faults, 6, "upper")])
+
+
+def test_row_17_a_run_that_was_halved_is_resumed_with_its_smaller_batches(run: Run, faults: Any) -> None:
+    how = {**HALVE, "save_every": 4}
     with pytest.warns(RuntimeWarning, match="lower.batch_size 4"):
-        whole = run(callbacks=[Small(99, print)], **how)
+        whole = run(callbacks=[small(faults)], **how)
     expected, numbers = whole.parameters(), whole.metrics()
     shutil.rmtree(whole.folder / "checkpoint-8")
     resumed = run(resume=True, **how)
@@ -249,13 +366,13 @@ def test_row_17_a_run_that_was_halved_is_resumed_with_its_smaller_batches(run: R
     assert resumed.metrics() == numbers
 
 
-def test_row_17_a_batch_that_cannot_be_halved_stops_the_run(run: Run, faults: Any) -> None:
-    class None_(faults.at):  # type: ignore[misc,name-defined]
-        def on_run_start(self, engine: Any) -> None:
-            too_large(engine, "lower", rows=0)
-
-    with pytest.warns(RuntimeWarning), pytest.raises(OutOfMemory, match="batch size 1"):  # noqa: PT031
-        run(on_out_of_memory="halve", callbacks=[None_(99, print)])
+@pytest.mark.parametrize("size", [1, 3])
+def test_row_17_a_batch_that_cannot_be_halved_stops_the_run(run: Run, faults: Any, size: int) -> None:
+    batches = LevelSettings(batch_size=size, learning_rate=1e-2)
+    with pytest.raises(
+        OutOfMemory, match=rf"batch size {size}, .* lower.batch_size {size} cannot be halved; lower max"
+    ):
+        run(**HALVE, lower=batches, callbacks=[small(faults, rows=0)])
 
 
 def test_row_29_an_undefined_metric_is_null_and_never_the_best(run: Run, faults: Any) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
-import io
 import itertools
 import json
 import multiprocessing
@@ -16,46 +14,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from transformers import BertConfig, BertModel
 
 from bilora.commands.command_line import parse_config
 from bilora.compare import jobs as comparison_jobs
 from bilora.compare.choice import Choice
 from bilora.compare.comparison import choice_jobs, report_jobs, run_comparison
 from bilora.compare.config import NO_OPTIONS, ComparisonConfig
+from bilora.compare.folders import RecordFolder
 from bilora.compare.jobs import run_jobs
 from bilora.engines.settings import LevelSettings
 from bilora.errors import DivergedError, SettingsError
 from bilora.runs.config import RunConfig
-from bilora.tasks.embedded import embedded_model_folder, embedded_reviews
+from bilora.tasks.embedded import embedded_reviews
 
 # So few steps may end with one answer to every row, of which a correlation says nothing.
 pytestmark = pytest.mark.filterwarnings("ignore::bilora.metrics.metric.UndefinedMetricWarning")
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inputs(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model, 60 training rows and 20 validation rows."""
     folder = tmp_path_factory.mktemp("inputs")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=30522,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=64,
-        initializer_range=0.5,
-    )
-    with contextlib.redirect_stderr(io.StringIO()):
-        BertModel(config).save_pretrained(folder / "model")
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
-        shutil.copy(embedded_model_folder() / name, folder / "model")
+    (folder / "model").symlink_to(tiny_encoder)
     rows = embedded_reviews()
     half = [index for pair in zip(range(40), range(len(rows) - 40, len(rows)), strict=True) for index in pair]
-    lines = [json.dumps({"text": rows[each]["text"], "label": ("bad", "good")[rows[each]["label"]]}) for each in half]
+    lines = [json.dumps({"text": rows[row]["text"], "label": ("bad", "good")[rows[row]["label"]]}) for row in half]
     (folder / "train.jsonl").write_text("\n".join(lines[:60]) + "\n", encoding="utf-8")
     (folder / "validation.jsonl").write_text("\n".join(lines[60:]) + "\n", encoding="utf-8")
     return folder
@@ -196,9 +180,9 @@ def test_what_is_finished_is_not_run_again(
 def test_another_setting_makes_other_runs(inputs: Path, done: Path) -> None:
     config = small(inputs, done, run={"steps": 5})
     choices = {label: Choice(config.candidates(label)[0], []) for label in config.methods}
-    assert all(comparison_jobs.finished(job, done) is None for job in report_jobs(config, choices))
+    assert all(RecordFolder(done).finished(job) is None for job in report_jobs(config, choices))
     same = small(inputs, done)
-    assert all(comparison_jobs.finished(job, done) is not None for job in choice_jobs(same))
+    assert all(RecordFolder(done).finished(job) is not None for job in choice_jobs(same))
 
 
 def test_a_run_that_diverges_is_a_result_without_a_score(
@@ -243,11 +227,11 @@ def test_two_jobs_at_once_give_the_numbers_of_one_and_end_when_told(inputs: Path
         dataclasses.replace(job, config=dataclasses.replace(job.config, steps=100_000), seed=seed)
         for seed, job in enumerate(jobs[:3])
     ]
-    running = run_jobs([*jobs, *endless], tmp_path, at_once=2)
+    running = run_jobs([*jobs, *endless], RecordFolder(tmp_path), at_once=2)
     records = {job.name: record for job, record in itertools.islice(running, len(jobs))}
     assert "OMP_NUM_THREADS" not in os.environ or os.environ["OMP_NUM_THREADS"] == "1"
     for job in jobs:
-        before = comparison_jobs.finished(job, done)
+        before = RecordFolder(done).finished(job)
         assert before is not None
         assert records[job.name]["row"]["score"] == before["row"]["score"]
         assert records[job.name]["row"]["validation_loss"] == before["row"]["validation_loss"]
@@ -256,4 +240,4 @@ def test_two_jobs_at_once_give_the_numbers_of_one_and_end_when_told(inputs: Path
     running.close()  # type: ignore[attr-defined]  # as an error does, a signal among them
     assert time.monotonic() - began < 10.0
     assert not multiprocessing.active_children()
-    assert not any(comparison_jobs.finished(job, tmp_path) for job in endless)
+    assert not any(RecordFolder(tmp_path).finished(job) for job in endless)

@@ -73,8 +73,8 @@ def test_seeds_are_a_number_or_a_list(seeds: Any, found: list[int]) -> None:
         ({"entries": {"lora": {"settings": {"rnak": 1}}}}, "entry 'lora': method 'lora' has no setting 'rnak'"),
         ({"entries": {"lora": {"run": {"keep_best": True, "validate_every": 2}}}}, "validation rows that are reported"),
         ({"run": RunConfig(early_stopping=2, validate_every=2)}, "validation rows that are reported"),
-        ({"run": RunConfig(seeds=[3])}, "run.seeds is not a run's to say here"),
-        ({"run": RunConfig(output="a")}, "run.output is not a run's to say here"),
+        ({"run": RunConfig(seeds=[3])}, "run.seeds is .3., but the comparison decides it"),
+        ({"run": RunConfig(output="a")}, "run.output is 'a', but the comparison decides it"),
     ],
 )
 def test_refused_before_any_file_is_read(own: dict[str, Any], said: str) -> None:

@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 import yaml
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from bilora.commands.report import REPORT
 from bilora.errors import DataError, SettingsError
 from bilora.report.read_run import read_run, read_runs
 from bilora.report.report import ALL_MAPS, ReportConfig, draw, write_report
+from bilora.report.style import COLOURS
 
 NASTY = '<script>alert("x")</script> & $a$'
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -76,14 +79,29 @@ def answers(*pairs: tuple[Any, Any]) -> list[dict[str, Any]]:
     return [{"id": index, "label": label, "prediction": given} for index, (label, given) in enumerate(pairs)]
 
 
-@pytest.fixture
-def runs(tmp_path: Path) -> Path:
+def drawings(folder: Path) -> dict[str, Figure]:
+    return {drawing.name: drawing.figure for drawing in draw(read_runs([folder]))}
+
+
+def numbers(line: Any) -> list[list[float]]:
+    return line.get_xydata().tolist()  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four runs of two methods, one with a nasty label and nasty class names."""
+    folder = tmp_path_factory.mktemp("comparison")
     given = answers((NASTY, NASTY), (NASTY, "no"), ("no", "no"))
     for seed in (0, 1):
-        toy_run(tmp_path / "c" / "runs" / f"a{seed}", label=NASTY, seed=seed, metered=True, predictions=given)
-        toy_run(tmp_path / "c" / "runs" / f"b{seed}", label="lora", method="lora", seed=seed, predictions=given)
-    return tmp_path / "c"
+        toy_run(folder / "runs" / f"a{seed}", label=NASTY, seed=seed, metered=True, predictions=given)
+        toy_run(folder / "runs" / f"b{seed}", label="lora", method="lora", seed=seed, predictions=given)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(runs: Path) -> Path:
+    """Their report."""
+    return write_report(ReportConfig([str(runs)]))
 
 
 class Checker(HTMLParser):
@@ -105,15 +123,13 @@ class Checker(HTMLParser):
         self.texts.append(data)
 
 
-def test_the_page_is_whole_and_asks_nothing_of_the_net(runs: Path) -> None:
-    target = write_report(ReportConfig([str(runs)]))
-    text = target.read_text(encoding="utf-8")
+def test_the_page_is_whole_and_asks_nothing_of_the_net(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     checker = Checker()
     checker.feed(text)
-    assert "script" not in checker.tags
-    assert {"link", "iframe", "object", "embed"}.isdisjoint(checker.tags)
+    assert {"script", "link", "iframe", "object", "embed"}.isdisjoint(checker.tags)
     assert checker.handlers == []
-    assert all(each.startswith(("#", "data:image/png;base64,")) for each in checker.addresses)
+    assert all(address.startswith(("#", "data:image/png;base64,")) for address in checker.addresses)
     assert "@import" not in text
     assert not re.findall(r"url\((?!#)", text)
     assert "<!DOCTYPE svg" not in text
@@ -128,44 +144,32 @@ def test_the_page_is_whole_and_asks_nothing_of_the_net(runs: Path) -> None:
     }
 
 
-def test_texts_are_escaped_and_shown_as_they_are(runs: Path) -> None:
+def test_texts_are_escaped_and_shown_as_they_are(page: Path) -> None:
     checker = Checker()
-    text = write_report(ReportConfig([str(runs)])).read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     checker.feed(text)
     assert "<script" not in text
     assert f"{NASTY}, seed 1" in checker.texts
-    assert any(f"python run {NASTY}" in each for each in checker.texts)
+    assert any(f"python run {NASTY}" in shown for shown in checker.texts)
 
 
-def test_every_figure_is_in_the_page_and_a_picture(runs: Path) -> None:
-    target = write_report(ReportConfig([str(runs)]))
-    names = {path.stem for path in (runs / "report-figures").glob("*.png")}
-    own = "-script-alert--x----script-----a-"
-    assert names == {
-        "losses-over-steps",
-        "losses-over-seconds",
-        "score",
-        "gap",
-        "hypergradient",
-        "cosine",
-        "learning-rates",
-        "costs",
-        "confusion",
-        *(f"{what}-{own}-seed{seed}" for what in ("values", "spectrum") for seed in (0, 1)),
-    }
-    assert target.read_text(encoding="utf-8").count("<svg") == len(names)
-    for path in (runs / "report-figures").iterdir():
-        assert path.read_bytes().startswith(b"\x89PNG")
+def test_every_figure_is_in_the_page_and_a_picture(page: Path) -> None:
+    pictures = list(page.with_name("report-figures").iterdir())
+    nasty = "-script-alert--x----script-----a-"
+    curves = ("losses-over-steps", "losses-over-seconds", "score", "gap", "hypergradient", "cosine", "learning-rates")
+    maps = (f"{kind}-{nasty}-seed{seed}.png" for kind in ("values", "spectrum") for seed in (0, 1))
+    assert {path.name for path in pictures} == {*(f"{name}.png" for name in (*curves, "costs", "confusion")), *maps}
+    assert page.read_text(encoding="utf-8").count("<svg") == len(pictures)
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
 
 
-def test_the_same_runs_give_the_same_bytes(runs: Path) -> None:
-    first = write_report(ReportConfig([str(runs)])).read_bytes()
-    assert write_report(ReportConfig([str(runs)])).read_bytes() == first
+def test_the_same_runs_give_the_same_bytes(runs: Path, page: Path, tmp_path: Path) -> None:
+    again = write_report(ReportConfig([str(runs)], output=str(tmp_path / "report.html")))
+    assert again.read_bytes() == page.read_bytes()
 
 
 def test_a_single_level_run_has_no_figures_of_an_upper_level(tmp_path: Path) -> None:
-    toy_run(tmp_path / "a", method="lora")
-    names = [each.name for each in draw(read_runs([tmp_path / "a"]))]
+    names = list(drawings(toy_run(tmp_path / "a", method="lora")))
     assert names == ["losses-over-steps", "losses-over-seconds", "score", "gap", "learning-rates", "costs"]
 
 
@@ -180,67 +184,127 @@ def test_a_run_that_has_not_ended_is_shown_as_far_as_it_is(tmp_path: Path) -> No
     assert not (tmp_path / "b" / "page-figures" / "losses-over-seconds.png").exists()
 
 
+def test_a_run_without_a_step_has_a_page(tmp_path: Path) -> None:
+    toy_run(tmp_path / "a", ended=False)
+    (tmp_path / "a" / "metrics.jsonl").write_text("")
+    assert write_report(ReportConfig([str(tmp_path / "a")])).is_file()
+
+
 def test_numbers_of_a_regression_are_a_scatter_plot(tmp_path: Path) -> None:
-    toy_run(tmp_path / "a", predictions=answers((1.0, 1.5), (2.0, 2.5)))
-    drawings = {each.name: each for each in draw(read_runs([tmp_path / "a"]))}
-    (axes,) = drawings["scatter"].figure.axes
-    assert axes.lines[0].get_xydata().tolist() == [[1.0, 1.5], [2.0, 2.5]]  # type: ignore[union-attr]
+    (axes,) = drawings(toy_run(tmp_path / "a", predictions=answers((1.0, 1.5), (2.0, 2.5))))["scatter"].axes
+    assert axes.collections[0].get_offsets().tolist() == [[1.0, 1.5], [2.0, 2.5]]  # type: ignore[union-attr]
+
+
+def test_confusion_matrices_are_shares_of_each_class(tmp_path: Path) -> None:
+    given = answers(("a", "a"), ("a", "b"), ("a", "b"), ("a", "b"), ("b", "c"))
+    (axes,) = drawings(toy_run(tmp_path / "a", predictions=given))["confusion"].axes
+    shares = ["0.25", "0.75", "0.00", "0.00", "0.00", "1.00", "0.00", "0.00", "0.00"]
+    assert [text.get_text() for text in axes.texts] == shares
+
+
+@pytest.mark.parametrize("given", [(["a", "b"], ["a"]), (None, "text")])
+def test_other_answers_are_not_drawn(tmp_path: Path, given: tuple[Any, Any]) -> None:
+    assert {"confusion", "scatter"}.isdisjoint(drawings(toy_run(tmp_path / "a", predictions=answers(given))))
 
 
 def test_curves_hold_the_numbers_of_the_files(tmp_path: Path) -> None:
-    toy_run(tmp_path / "a")
-    drawings = {each.name: each for each in draw(read_runs([tmp_path / "a"]))}
-    curves = {line.get_label(): line for line in drawings["losses-over-seconds"].figure.axes[0].lines}
-    assert curves["validation loss"].get_xydata().tolist() == [[2.0, 0.5], [4.0, 0.5]]
+    figures = drawings(toy_run(tmp_path / "a"))
+    lower, _, validation = figures["losses-over-seconds"].axes[0].lines
+    assert numbers(validation) == [[2.0, 0.5], [4.0, 0.5]]
     # The first point of a running mean is the first loss, without its penalty.
-    assert curves["lower loss (D1)"].get_xydata().tolist()[0] == [0.5, 1.0]
-    left, right = drawings["gap"].figure.axes
+    assert numbers(lower)[0] == [0.5, 1.0]
+    left, right = figures["gap"].axes
     training = sum(1.0 / step for step in range(1, 9)) / 8
-    assert left.lines[0].get_xydata().tolist()[-1] == pytest.approx([8.0, 0.5 - training], abs=1e-12)
-    assert right.lines[0].get_xydata().tolist()[-1] == pytest.approx([4.0, 0.5 - training], abs=1e-12)
+    assert numbers(left.lines[0])[-1] == pytest.approx([8.0, 0.5 - training], abs=1e-12)
+    assert numbers(right.lines[0])[-1] == pytest.approx([4.0, 0.5 - training], abs=1e-12)
 
 
-def test_of_many_runs_the_singular_values_of_one_seed_a_method_are_drawn(tmp_path: Path) -> None:
+def test_training_losses_are_trailing_means(tmp_path: Path) -> None:
+    """Of 20 steps, penalties left out; a loss that was not finite leaves a hole."""
+    folder = toy_run(tmp_path / "a", method="lora", steps=30)
+    lines = [{"step": 31, "lower_loss": None}, {"step": 32, "validation": {"loss": None}}]
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(jsonl(lines))
+    training, validation = drawings(folder)["losses-over-steps"].axes[0].lines
+    means = [sum(1.0 / step for step in range(max(1, last - 19), last + 1)) / min(last, 20) for last in range(1, 31)]
+    assert numbers(training) == [pytest.approx([step, mean]) for step, mean in enumerate(means, start=1)]
+    assert numbers(validation) == [[4.0, 0.5], [8.0, 0.5]]
+
+
+def test_means_end_where_a_seed_stopped(tmp_path: Path) -> None:
+    for seed, steps in enumerate((4, 8)):
+        lines = [{"step": step, "validation": {"loss": 0.5, "accuracy": 0.5 + seed / 10}} for step in (4, 8)]
+        (toy_run(tmp_path / f"a{seed}", seed=seed) / "metrics.jsonl").write_text(jsonl(lines[: steps // 4]))
+    left, right = drawings(tmp_path)["score"].axes
+    assert numbers(left.lines[0]) == [pytest.approx([4.0, 0.55])]
+    assert numbers(right.lines[0]) == [pytest.approx([2.0, 0.55])]
+
+
+def test_runs_of_one_method_and_seed_are_lines_of_their_own(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        toy_run(tmp_path / name, method="lora")
+    assert len(drawings(tmp_path)["losses-over-steps"].axes[0].lines) == 4
+
+
+def test_a_method_has_one_colour_in_all_figures(tmp_path: Path) -> None:
+    toy_run(tmp_path / "a", method="adalora", ended=False)
+    toy_run(tmp_path / "b", method="lora")
+    figures = drawings(tmp_path)
+    (bar,) = figures["costs"].axes[0].patches
+    line = figures["score"].axes[0].lines[1]
+    assert to_hex(bar.get_facecolor()) == to_hex(line.get_color()) == COLOURS[1].lower()
+
+
+def test_of_many_runs_the_singular_values_of_one_seed_per_method_are_drawn(tmp_path: Path) -> None:
     for seed in range(ALL_MAPS + 1):
         toy_run(tmp_path / f"bilora-seed{seed}", seed=seed)
-    names = [each.name for each in draw(read_runs([tmp_path]))]
-    assert [name for name in names if name.startswith(("values", "spectrum"))] == [
-        "values-bilora-seed0",
-        "spectrum-bilora-seed0",
-    ]
+    maps = [name for name in drawings(tmp_path) if name.startswith(("values", "spectrum"))]
+    assert maps == ["values-bilora-seed0", "spectrum-bilora-seed0"]
 
 
 def test_ranks_that_were_cut_in_between_leave_rows_empty(tmp_path: Path) -> None:
-    toy_run(tmp_path / "a")
+    folder = toy_run(tmp_path / "a")
     readings = [{"step": 0, "layers": {"q": [1.0, 2.0, 3.0]}}, {"step": 4, "layers": {"q": [1.0]}}]
-    (tmp_path / "a" / "values.jsonl").write_text(jsonl(readings))
-    (found,) = [each for each in draw(read_runs([tmp_path / "a"])) if each.name.startswith("values")]
-    (mesh,) = found.figure.axes[0].collections
+    (folder / "values.jsonl").write_text(jsonl(readings))
+    mesh = drawings(folder)["values-bilora-seed0"].axes[0].collections[0]
     assert mesh.get_array().mask.tolist() == [[False, False], [False, True], [False, True]]  # type: ignore[union-attr]
 
 
-def test_trials_of_a_comparison_are_left_out_and_methods_stand_in_its_order(runs: Path) -> None:
-    trial = toy_run(runs / "runs" / "trial", label="lora")
+def test_numbers_per_class_are_a_table(tmp_path: Path) -> None:
+    path = toy_run(tmp_path / "a") / "all_results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"per_class": [{"class": "<b>", "f1": 0.5}]}))
+    text = write_report(ReportConfig([str(tmp_path / "a")])).read_text(encoding="utf-8")
+    assert "<th>class</th><th>f1</th>" in text
+    assert "<td>&lt;b&gt;</td><td>0.5</td>" in text
+
+
+def test_trials_of_a_comparison_are_left_out_and_methods_stand_in_its_order(runs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(runs, folder)
+    trial = toy_run(folder / "runs" / "trial", label="lora")
     (trial / "comparison.json").write_text(json.dumps({"label": "lora", "purpose": "choose"}))
-    rows = [{"label": "lora"}, {"label": NASTY}]
-    (runs / "results.jsonl").write_text(jsonl(rows))
-    found = read_runs([runs])
-    assert [(run.label, run.seed) for run in found] == [("lora", 0), ("lora", 1), (NASTY, 0), (NASTY, 1)]
+    (folder / "results.jsonl").write_text(jsonl([{"label": "lora"}, {"label": NASTY}]))
+    assert [(run.label, run.seed) for run in read_runs([folder])] == [("lora", 0), ("lora", 1), (NASTY, 0), (NASTY, 1)]
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         ({}, "holds no run"),
         ({"metrics.jsonl": ""}, "is not the folder of a run: it has no config.yaml"),
         ({"metrics.jsonl": "{\n", "config.yaml": "method: [a]\nseeds: [0]\n"}, r"metrics.jsonl:1: is not JSON"),
+        ({"metrics.jsonl": "3\n", "config.yaml": "method: [a]\nseeds: [0]\n"}, r"metrics.jsonl:1: holds int"),
+        ({"metrics.jsonl": "{}\n", "config.yaml": "method: [a]\nseeds: [0]\n"}, "cannot be read as a run: .*step"),
+        ({"metrics.jsonl": "", "config.yaml": "method: [\n"}, "cannot be read as a run: ParserError"),
+        ({"metrics.jsonl": "", "config.yaml": "seeds: [0]\n"}, "cannot be read as a run: .*method"),
     ],
 )
-def test_a_folder_without_a_run_is_refused(tmp_path: Path, files: dict[str, str], said: str) -> None:
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, files: dict[str, str], message: str) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message) as caught:
         read_runs([tmp_path])
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -249,10 +313,10 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("runs", "output", "said"), [([], None, "no folder is given"), (["a"], "a.htm", "end in .html")]
+    ("runs", "output", "message"), [([], None, "no folder is given"), (["a"], "a.htm", "end in .html")]
 )
-def test_settings_are_checked(runs: list[str], output: str | None, said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_settings_are_checked(runs: list[str], output: str | None, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         ReportConfig(runs, output)
 
 
@@ -264,17 +328,18 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "bilora report: error: there is no folder" in capsys.readouterr().err
 
 
-def test_reads_the_label_of_a_run_outside_a_comparison(tmp_path: Path) -> None:
-    assert read_run(toy_run(tmp_path / "a", method="lora", seed=3)).name == "lora, seed 3"
+@pytest.mark.parametrize("config", ["method: [lora]\nseeds: [3]\n", "method: lora\nseed: 3\n"])
+def test_reads_the_label_of_a_run_outside_a_comparison(tmp_path: Path, config: str) -> None:
+    (toy_run(tmp_path / "a") / "config.yaml").write_text(config)
+    assert read_run(tmp_path / "a").name == "lora, seed 3"
 
 
-def test_renders_in_a_browser_without_network(runs: Path, tmp_path: Path) -> None:
+def test_renders_in_a_browser_without_network(page: Path, tmp_path: Path) -> None:
     if CHROMIUM is None:
         pytest.skip("there is no Chromium on this machine")
-    target = write_report(ReportConfig([str(runs)]))
     picture = tmp_path / "page.png"
     offline = ["--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
-    words = [str(CHROMIUM), *offline, f"--screenshot={picture}", "--window-size=1200,6000", target.as_uri()]
+    words = [str(CHROMIUM), *offline, f"--screenshot={picture}", "--window-size=1200,6000", page.as_uri()]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
     assert picture.stat().st_size > 20_000
     assert "Refused to" not in ended.stderr

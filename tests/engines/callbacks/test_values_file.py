@@ -44,4 +44,7 @@ def test_the_later_line_of_a_step_counts(tmp_path: Path) -> None:
     readings = [(2, 1.0), (4, 3.0), (2, 2.0)]
     lines = [json.dumps({"step": step, "layers": {"q": [value]}}) + "\n" for step, value in readings]
     (tmp_path / "values.jsonl").write_text("".join(lines))
-    assert read_run(tmp_path).values == [(2, {"q": [2.0]}), (4, {"q": [3.0]})]
+    assert read_run(tmp_path).values[["step", "layer", "term", "value"]].to_numpy().tolist() == [
+        [2, "q", 1, 2.0],
+        [4, "q", 1, 3.0],
+    ]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bilora.engines.checkpoints.processes import notice, parts_elsewhere, rescaled_elsewhere
-from bilora.engines.checkpoints.smaller_batches import Rescaled
+from bilora.engines.checkpoints.run_state import Rescaled
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.errors import CheckpointError
 from bilora.files.state import Packed, pack, unpack

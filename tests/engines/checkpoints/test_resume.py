@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from bilora.engines.callbacks.files import MetricsFile
-from bilora.engines.checkpoints import files as checkpoint_files
-from bilora.engines.checkpoints.files import MANIFEST, checkpoints, read_parts
+from bilora.engines.checkpoints.files import checkpoints, read_parts
 from bilora.engines.settings import LevelSettings
 from bilora.errors import CheckpointError
+from bilora.files import whole_folders
 from bilora.files.formats import load_json
+from bilora.files.whole_folders import MANIFEST
 from bilora.metrics.monitor import Monitor
 from bilora.problems.catalog import VARIANTS
 
@@ -75,7 +76,7 @@ def drawn() -> dict[str, float | None]:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting for the disk: nothing here loses its power."""
-    monkeypatch.setattr(checkpoint_files, "_flush", lambda _: None)
+    monkeypatch.setattr(whole_folders, "flush", lambda _: None)
 
 
 @pytest.fixture

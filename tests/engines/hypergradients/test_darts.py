@@ -54,7 +54,7 @@ def test_central_equals_the_closed_form_at_any_radius(
     ridge = make_ridge(method)
     ridge.engine.run()
     vector = ridge.v()
-    before = ridge.lower.last_step.parameters_before
+    before = ridge.lower.recorded_step().parameters_before
     weights = before[0] if around == "before_step" else ridge.lower.module.value.detach()
     expected = -2 * ridge.upper.module.value.detach().exp() * weights * vector
     (found,) = method.implicit_term((vector,), ridge.lower)
@@ -67,7 +67,7 @@ def test_forward_has_exactly_its_truncation_error(make_ridge: Callable[..., Any]
     ridge = make_ridge(method)
     ridge.engine.run()
     vector = ridge.v()
-    (weights,) = ridge.lower.last_step.parameters_before
+    (weights,) = ridge.lower.recorded_step().parameters_before
     penalty = ridge.upper.module.value.detach().exp()
     step_size = radius / vector.norm()
     expected = -penalty * (2 * weights * vector + step_size * vector**2)
@@ -85,7 +85,7 @@ def test_learning_rate_scale_is_the_derivative_through_one_sgd_step(
     ridge.engine.run()
     (found,) = method.implicit_term((ridge.v(),), ridge.lower)
 
-    weights = ridge.lower.last_step.parameters_before[0].clone().requires_grad_()
+    weights = ridge.lower.recorded_step().parameters_before[0].clone().requires_grad_()
     log_penalty = ridge.upper.module.value.detach().clone().requires_grad_()
     inputs, targets = ridge.lower_data
     below = ((inputs @ weights - targets) ** 2).mean() + (log_penalty.exp() * weights**2).sum()
@@ -103,7 +103,7 @@ def test_upper_step_moves_along_direct_plus_implicit(make_ridge: Callable[..., A
     ridge.engine.steps, ridge.engine.train_iters = 1, 1
     start = ridge.upper.module.value.detach().clone()
     ridge.engine.run()
-    (before,) = ridge.lower.last_step.parameters_before
+    (before,) = ridge.lower.recorded_step().parameters_before
     expected = 0.2 * start - 2 * start.exp() * before * ridge.v()
     torch.testing.assert_close(start - ridge.upper.module.value.detach(), expected, rtol=1e-5, atol=1e-7)
 
@@ -120,7 +120,7 @@ def test_every_micro_batch_enters(make_ridge: Callable[..., Any], scheme: str) -
     halves.lower.restart_loader()
     whole.engine.run()
     halves.engine.run()
-    assert len(halves.lower.last_step.micro_batches) == 2
+    assert len(halves.lower.recorded_step().micro_batches) == 2
     expected = method.implicit_term((whole.v(),), whole.lower)
     found = method.implicit_term((whole.v(),), halves.lower)
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
@@ -149,7 +149,7 @@ def test_agrees_with_double_backward_under_accumulation(
     problem = make_transformer("bert", dropout=0.1, hypergradient=method, accumulation=accumulation)
     vector = problem.run_to_upper_step()
     found = method.implicit_term(vector, problem.lower)
-    assert len(problem.lower.last_step.micro_batches) == accumulation
+    assert len(problem.lower.recorded_step().micro_batches) == accumulation
     assert cosine(found, tuple(-each for each in exact_product(problem.lower, vector))) >= 0.999
 
 

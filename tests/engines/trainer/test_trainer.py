@@ -1,7 +1,8 @@
-"""The trainer in transformers' names: it goes the road of ``fit``, and its numbers are those of the model."""
+"""The trainer: transformers' code with other class names, the road of ``fit``, and the numbers of the model."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 from pathlib import Path
@@ -12,19 +13,43 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from torch.nn import functional
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForTokenClassification,
+    DataCollatorForTokenClassification,
+    EarlyStoppingCallback,
+    HfArgumentParser,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from bilora import BiloraConfig
 from bilora.commands.predict import PREDICT
-from bilora.engines import BilevelTrainer, BilevelTrainingArguments, fit
+from bilora.engines import BilevelTrainer, BilevelTrainingArguments, FitSettings, fit
 from bilora.engines.callbacks.callback import Callback
+from bilora.engines.trainer.arguments import REFUSED
 from bilora.errors import CheckpointError, DataError, InterruptedRun, SettingsError
 from bilora.problems.variants.bilora import BiloraSettings
 from bilora.tasks.catalog import Task
 from bilora.tasks.task_files import read_task
 from bilora.tasks.text.batches import Collator
 
-OWN = {"per_device_train_batch_size": 8, "max_steps": 6, "unroll_steps": 2, "learning_rate": 0.05, "use_cpu": True}
+DEFAULTS = {
+    "per_device_train_batch_size": 8,
+    "max_steps": 6,
+    "unroll_steps": 2,
+    "learning_rate": 0.05,
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
+BEST = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "learning_rate": 0.5}
 
 
 @pytest.fixture
@@ -39,117 +64,319 @@ def rows(review_file: Path, tokenizer: Any) -> Dataset:
     return data.map(lambda row: tokenizer(row["text"], truncation=True, max_length=32))
 
 
-def accuracy(found: Any) -> dict[str, float]:
-    return {"accuracy": float((found.predictions.argmax(-1) == found.label_ids).mean())}
+def accuracy(prediction: Any) -> dict[str, float]:
+    # A number of numpy, as metrics often are.
+    return {"accuracy": np.mean(prediction.predictions.argmax(-1) == prediction.label_ids)}
 
 
-def fresh(place: Path) -> Any:
+def fresh(folder: Path, **config: Any) -> Any:
     set_seed(0)
-    return AutoModelForSequenceClassification.from_pretrained(place, num_labels=2)
+    return AutoModelForSequenceClassification.from_pretrained(folder, **{"num_labels": 2, **config})
 
 
-def trainer(place: Path, folder: Path, tokenizer: Any, rows: Dataset | None, **options: Any) -> BilevelTrainer:
-    own = {**OWN, **options.pop("args", {})}
-    set_seed(0)
-    return BilevelTrainer(
-        fresh(place),
-        BilevelTrainingArguments(str(folder), **own),
-        train_dataset=None if rows is None else rows.select(range(80)),
-        eval_dataset=None if rows is None else rows.select(range(80, 120)),
-        compute_metrics=accuracy,
-        processing_class=tokenizer,
-        **{"peft_config": BiloraConfig(task_type="SEQ_CLS", r=4, alpha=8), **options},
+class Making:
+    """Makes trainers over the reviews; ``args`` and any argument of the trainer may be given."""
+
+    def __init__(self, model: Path, folder: Path, tokenizer: Any, rows: Dataset) -> None:
+        self.model, self.folder, self.tokenizer, self.rows = model, folder, tokenizer, rows
+
+    def __call__(self, name: str = "out", *, kind: Any = BilevelTrainer, **options: Any) -> Any:
+        args = BilevelTrainingArguments(str(self.folder / name), **{**DEFAULTS, **options.pop("args", {})})
+        given = {
+            "train_dataset": self.rows.select(range(80)),
+            "eval_dataset": self.rows.select(range(80, 120)),
+            "compute_metrics": accuracy,
+            "processing_class": self.tokenizer,
+            "peft_config": BiloraConfig(task_type="SEQ_CLS", r=4, alpha=8),
+        }
+        return kind(options.pop("model", None) or fresh(self.model), args, **{**given, **options})
+
+
+@pytest.fixture
+def make(tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset) -> Making:
+    return Making(tiny_encoder, tmp_path, tokenizer, rows)
+
+
+def assert_equal(one: torch.nn.Module, other: torch.nn.Module) -> None:
+    for (name, left), (_, right) in zip(one.named_parameters(), other.named_parameters(), strict=True):
+        assert torch.equal(left, right), name
+
+
+def evaluations(trainer: Any) -> list[float]:
+    return [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+
+
+# ---- transformers' code ------------------------------------------------------------------------------
+
+
+class Events(TrainerCallback):
+    """Notes every event with the step it came at, as ordinary callbacks see them."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int]] = []
+
+
+NOT_FIRED = ("on_substep_end", "on_pre_optimizer_step", "on_optimizer_step")
+for event in (name for name in dir(TrainerCallback) if name.startswith("on_") and name not in NOT_FIRED):
+
+    def note(self: Any, args: Any, state: Any, control: Any, event: str = event, **given: Any) -> None:
+        assert {"model", "optimizer", "lr_scheduler", "processing_class"} <= set(given)
+        self.seen.append((event, state.global_step))
+
+    setattr(Events, event, note)
+
+
+def script(trainer_class: Any, arguments_class: Any, model: Any, folder: Path, tokenizer: Any, data: Any, **own: Any):
+    """Ordinary code for transformers' Trainer, and what it can look at afterwards."""
+    events = Events()
+    args = arguments_class(
+        output_dir=str(folder),
+        num_train_epochs=3,
+        learning_rate=5e-3,
+        per_device_train_batch_size=8,
+        per_device_eval_batch_size=16,
+        logging_steps=5,
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
+        use_cpu=True,
+        report_to="none",
+        seed=1,
+        disable_tqdm=True,
+        **own.pop("args"),
     )
+    trainer = trainer_class(
+        model,
+        args,
+        train_dataset=data.select(range(64)),
+        eval_dataset=data.select(range(80, 120)),
+        processing_class=tokenizer,
+        compute_metrics=accuracy,
+        callbacks=[events, EarlyStoppingCallback(early_stopping_patience=20)],
+        preprocess_logits_for_metrics=lambda logits, labels: logits * 1.0,
+        **own,
+    )
+    result = trainer.train()
+    trainer.log_metrics("train", result.metrics)
+    trainer.save_metrics("train", result.metrics)
+    trainer.save_state()
+    evaluated = trainer.evaluate()
+    predicted = trainer.predict(data.select(range(70, 80)).remove_columns("label"))
+    trainer.save_model(str(folder / "final"))
+    return events.seen, result, evaluated, predicted, trainer
 
 
-def test_it_goes_the_road_of_fit(tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset) -> None:
-    made = trainer(tiny_encoder, tmp_path / "out", tokenizer, rows)
-    other = trainer(tiny_encoder, tmp_path / "other", tokenizer, rows)
-    done = made.train()
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"eval_strategy": "epoch", "save_strategy": "epoch"},
+        {"eval_strategy": "steps", "eval_steps": 6, "save_strategy": "steps", "save_steps": 6, "eval_on_start": True},
+        {"eval_strategy": "steps", "eval_steps": 0.25, "save_strategy": "best", "eval_delay": 7},
+    ],
+    ids=["epoch", "steps", "best"],
+)
+def test_code_for_the_trainer_of_transformers_runs_with_other_class_names(
+    args: dict[str, Any], tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset
+) -> None:
+    """The same script with both: events in the same order, logs with the same keys at the same steps."""
+    config = LoraConfig(task_type="SEQ_CLS", r=4)
+    theirs = get_peft_model(fresh(tiny_encoder), config)
+    common = (tokenizer, rows)
+    one = script(Trainer, TrainingArguments, theirs, tmp_path / "theirs", *common, args={**args})
+    own = {"peft_config": BiloraConfig(task_type="SEQ_CLS", r=4), "upper_dataset": rows.select(range(64, 80))}
+    two = script(
+        BilevelTrainer, BilevelTrainingArguments, fresh(tiny_encoder), tmp_path / "ours", *common, args={**args}, **own
+    )
+    if args["save_strategy"] == "best":  # which steps are the best ones differs
+        without = [[each for each in seen if each[0] != "on_save"] for seen in (one[0], two[0])]
+        assert without[0] == without[1]
+        assert any(event == "on_save" for event, _ in two[0])
+    else:
+        assert one[0] == two[0]
+        assert [path.name for path in sorted((tmp_path / "ours").glob("checkpoint-*"))] == [
+            path.name for path in sorted((tmp_path / "theirs").glob("checkpoint-*"))
+        ]
+    assert one[1].global_step == two[1].global_step == 24
+    assert set(one[1].metrics) - {"total_flos"} == set(two[1].metrics)
+    assert set(one[2]) - {"eval_model_preparation_time"} == set(two[2]) - {"eval_model_preparation_time"}
+    assert two[3].predictions.shape == one[3].predictions.shape == (10, 2)
+    assert two[3].label_ids is None
+    keys = [[(entry["step"], set(entry)) for entry in trainer.state.log_history] for trainer in (one[4], two[4])]
+    upper = {"upper_loss", "hypergradient_norm", "upper_learning_rate"}
+    gone = {"total_flos", "eval_model_preparation_time"}
+    plain = [[(step, names - upper - gone) for step, names in entries] for entries in keys]
+    assert plain[0] == plain[1]
+    state = TrainerState.load_from_json(str(tmp_path / "ours" / "trainer_state.json"))
+    assert state.best_metric == max(entry["eval_accuracy"] for entry in state.log_history if "eval_accuracy" in entry)
+    assert (state.epoch, state.max_steps, state.num_train_epochs) == (3.0, 24, 3)
+    assert (tmp_path / "ours" / "train_results.json").exists()
+    assert (tmp_path / "ours" / "final" / "adapter_model.safetensors").exists()
+    assert not list((tmp_path / "ours").rglob("*.bin"))  # which hold pickles
+
+
+class Asking(TrainerCallback):
+    """Asks for things through the control, at one step."""
+
+    def __init__(self, step: int, **flags: bool) -> None:
+        self.step, self.flags = step, flags
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> Any:
+        """Set the flags."""
+        if state.global_step == self.step:
+            for name, value in self.flags.items():
+                setattr(control, name, value)
+        return control
+
+
+def test_the_control_of_a_callback_is_obeyed(make: Making) -> None:
+    asking = Asking(3, should_log=True, should_evaluate=True, should_save=True, should_training_stop=True)
+    trainer = make(args={"save_strategy": "steps", "save_steps": 500}, callbacks=[asking])
+    assert trainer.train().global_step == 3
+    assert [path.name for path in (make.folder / "out").glob("checkpoint-*")] == ["checkpoint-3"]
+    assert [set(entry) & {"loss", "eval_loss"} for entry in trainer.log_history] == [{"loss"}, {"eval_loss"}, set()]
+    # Without: eval_strategy "no" evaluates nowhere, though there are rows to evaluate.
+    silent = make("other", callbacks=[Asking(2, should_evaluate=False)])
+    silent.train()
+    assert evaluations(silent) == []
+    kept = {"eval_strategy": "steps", "eval_steps": 2}
+    vetoed = make("third", args=kept, callbacks=[Asking(2, should_evaluate=False)])
+    vetoed.train()
+    assert [entry["step"] for entry in vetoed.log_history if "eval_loss" in entry] == [4, 6]
+    with pytest.raises(SettingsError, match="set control.should_save, and save_strategy is 'no'"):
+        make("fourth", callbacks=[Asking(2, should_save=True)]).train()
+    with pytest.raises(SettingsError, match="set control.should_epoch_stop"):
+        make("fifth", callbacks=[Asking(2, should_epoch_stop=True)]).train()
+
+
+def test_early_stopping_callbacks_stop_and_go_on_counting(make: Making) -> None:
+    args = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 12, "learning_rate": 0.0, "save_strategy": "steps"}
+    args |= {"save_steps": 2, "upper_learning_rate": 0.0}  # nothing is learned, so that no loss is better
+
+    def early() -> EarlyStoppingCallback:
+        return EarlyStoppingCallback(early_stopping_patience=5)
+
+    whole = make("whole", args=args, callbacks=[early()])
+    assert whole.train().global_step == 6
+    with pytest.raises(InterruptedRun):
+        make("part", args=args, callbacks=[early(), Stopping(4)]).train()
+    part = make("part", args=args, callbacks=[early()])
+    assert part.train(resume_from_checkpoint=True).global_step == 6
+
+
+class Halved(BilevelTrainer):
+    """A user's own loss, which takes the labels off its batch, as many do."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **given: Any) -> Any:
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = 0.5 * functional.cross_entropy(outputs.logits, labels)
+        return (loss, outputs) if return_outputs else loss
+
+
+def test_a_loss_of_the_users_own_is_that_of_both_levels(make: Making) -> None:
+    def halved(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        return 0.5 * functional.cross_entropy(outputs.logits, labels)
+
+    plain, own, by_function = make("a"), make("b", kind=Halved), make("c", compute_loss_func=halved)
+    own.train(), by_function.train(), plain.train()
+    lines = [
+        [json.loads(line) for line in (make.folder / name / "metrics.jsonl").read_text().splitlines()] for name in "abc"
+    ]
+    before, after = lines[0][0]["lower_task_loss"], lines[1][0]["lower_task_loss"]
+    assert after == pytest.approx(before / 2, rel=1e-6)
+    both = [line["upper_loss"] for line in lines[1] if "upper_loss" in line]
+    assert both[0] < 0.6 * next(line["upper_loss"] for line in lines[0] if "upper_loss" in line)
+    assert_equal(own.model, by_function.model)
+    assert own.evaluate()["eval_loss"] == pytest.approx(by_function.evaluate()["eval_loss"])
+    smoothed = make("d", args={"label_smoothing_factor": 0.5})
+    smoothed.train()
+    first = json.loads((make.folder / "d" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["lower_task_loss"] != before
+
+
+def test_what_two_levels_do_not_call_is_refused_by_name(make: Making) -> None:
+    class Own(BilevelTrainer):
+        def create_optimizer(self, model: Any = None) -> Any:
+            return super().create_optimizer()
+
+    class Late(TrainerCallback):
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            pass
+
+    with pytest.raises(SettingsError, match="Own overrides create_optimizer, which is not called"):
+        make("a", kind=Own)
+    with pytest.raises(SettingsError, match="takes no optimizers: each level"):
+        make("b", optimizers=(None, None))
+    with pytest.raises(TypeError, match="unexpected argument 'train_data'"):
+        make("c", train_data=[])
+    with pytest.raises(SettingsError, match="callback Late has on_optimizer_step"):
+        make("d", callbacks=[Late()]).train()
+    with pytest.raises(SettingsError, match="no hyperparameter_search; bilora compare"):
+        make("e").hyperparameter_search()
+    with pytest.raises(SettingsError, match="args is a TrainingArguments"):
+        BilevelTrainer(fresh(make.model), TrainingArguments("out", use_cpu=True))  # type: ignore[arg-type]
+
+
+# ---- training ----------------------------------------------------------------------------------------
+
+
+def test_it_goes_the_road_of_fit(make: Making, tokenizer: Any, rows: Dataset) -> None:
+    trainer, other = make(), make("other")
+    result = trainer.train()
     encoded = [{**tokenizer(row["text"], truncation=True, max_length=32), "labels": row["label"]} for row in rows]
     settings = other.args.fit_settings(rows=80, splits=True)
-    own = BiloraSettings(rank=4)
-    fit(other.model, encoded[:80], collate=Collator(tokenizer), variant_settings=own, settings=settings)
-    assert done.global_step == 6
-    for (name, one), (_, two) in zip(made.model.named_parameters(), other.model.named_parameters(), strict=True):
-        assert torch.equal(one, two), name
+    adapter = trainer.variant_settings
+    assert adapter == BiloraSettings(rank=4, formulation=adapter.formulation, normalized=adapter.normalized)
+    fit(other.model, encoded[:80], collate=Collator(tokenizer), variant_settings=adapter, settings=settings)
+    assert result.global_step == 6
+    assert_equal(trainer.model, other.model)
+    # D2 as rows of their own.
+    divided, divided_too = make("a", upper_dataset=rows.select(range(80, 100))), make("b")
+    divided.train()
+    fit(
+        divided_too.model,
+        encoded[:80],
+        upper_rows=encoded[80:100],
+        collate=Collator(tokenizer),
+        variant_settings=adapter,
+        settings=settings,
+    )
+    assert_equal(divided.model, divided_too.model)
 
 
-def test_evaluation_is_of_the_model_as_it_is(tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset) -> None:
-    """Against the model alone, one row at a time."""
-    made = trainer(tiny_encoder, tmp_path / "out", tokenizer, rows, args={"per_device_eval_batch_size": 7})
-    losses, right = [], 0
-    made.model.eval()
-    for row in rows.select(range(80, 120)):
-        tokens = tokenizer(row["text"], truncation=True, max_length=32, return_tensors="pt")
-        with torch.no_grad():
-            output = made.model(**tokens, labels=torch.tensor([row["label"]]))
-        losses.append(float(output.loss))
-        right += int(output.logits.argmax()) == row["label"]
-    found = made.evaluate()
-    assert found["eval_loss"] == pytest.approx(np.mean(losses), abs=1e-6)
-    assert found["eval_accuracy"] == right / 40
-    assert found["eval_samples_per_second"] > 0
-
-
-def test_the_best_evaluation_is_kept_and_told(
-    tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset
-) -> None:
-    own = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "learning_rate": 0.5}
-    made = trainer(tiny_encoder, tmp_path / "out", tokenizer, rows, args=own)
-    made.train()
-    seen = [entry["eval_loss"] for entry in made.log_history if "eval_loss" in entry]
+def test_the_best_evaluation_is_kept_and_told(make: Making) -> None:
+    trainer = make(args=BEST)
+    trainer.train()
+    seen = evaluations(trainer)
     assert len(seen) == 6
     assert min(seen) < seen[-1]  # else the last would be the best, and keeping it no test
-    assert made.evaluate()["eval_loss"] == pytest.approx(min(seen), abs=1e-6)
-    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text(encoding="utf-8"))
+    state = json.loads((make.folder / "out" / "trainer_state.json").read_text(encoding="utf-8"))
     assert state["best_metric"] == min(seen)
     assert state["best_global_step"] == 1 + seen.index(min(seen))
-    assert state["log_history"] == made.log_history
-
-
-def test_predictions_need_no_labels_and_keep_the_order(
-    tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset
-) -> None:
-    made = trainer(tiny_encoder, tmp_path / "out", tokenizer, rows)
-    with_labels = made.predict(rows.select(range(20)))
-    without = made.predict(rows.select(range(20)).remove_columns("label"))
-    assert without.label_ids is None
-    assert without.metrics == {}
-    assert np.allclose(without.predictions, with_labels.predictions, atol=1e-6)
-    assert with_labels.label_ids.tolist() == rows.select(range(20))["label"][:]
-    assert set(with_labels.metrics) == {"test_loss", "test_accuracy"}
-
-
-def test_what_is_saved_is_the_model(tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset) -> None:
-    made = trainer(tiny_encoder, tmp_path / "out", tokenizer, rows)
-    made.train()
-    made.save_model()
-    again = PeftModel.from_pretrained(fresh(tiny_encoder), str(tmp_path / "out"))
-    one = BilevelTrainer(again, made.args, eval_dataset=rows.select(range(80, 120)), processing_class=tokenizer)
-    assert one.evaluate()["eval_loss"] == made.evaluate()["eval_loss"]
-    assert AutoTokenizer.from_pretrained(tmp_path / "out").vocab_size == tokenizer.vocab_size
-    with pytest.raises(SettingsError, match="holds an earlier training"):
-        made.train()
+    assert state["log_history"] == trainer.log_history
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(seen), abs=1e-6)
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_a_training_goes_on_to_the_same_numbers(
-    named: bool, tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset
-) -> None:
-    own = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 3}
-    whole = trainer(tiny_encoder, tmp_path / "whole", tokenizer, rows, args=own)
-    done = whole.train()
+def test_a_training_goes_on_to_the_same_numbers(named: bool, make: Making) -> None:
+    args = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 3, "logging_steps": 4}
+    whole = make("whole", args=args)
+    result = whole.train()
     with pytest.raises(InterruptedRun):
-        trainer(tiny_encoder, tmp_path / "part", tokenizer, rows, args=own, callbacks=[Stopping(4)]).train()
-    again = trainer(tiny_encoder, tmp_path / "part", tokenizer, rows, args=own)
+        make("part", args=args, callbacks=[Stopping(4)]).train()
+    again = make("part", args=args)
     with pytest.raises(SettingsError, match="go on from its checkpoints"):
         again.train()
-    resumed = again.train(resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-2") if named else True)
-    assert (resumed.global_step, resumed.training_loss) == (done.global_step, done.training_loss)
-    assert again.log_history == whole.log_history
-    for (name, one), (_, two) in zip(whole.model.named_parameters(), again.model.named_parameters(), strict=True):
-        assert torch.equal(one, two), name
+    resumed = again.train(resume_from_checkpoint=str(make.folder / "part" / "checkpoint-2") if named else True)
+    assert (resumed.global_step, resumed.training_loss) == (result.global_step, result.training_loss)
+    # A clock is not to the bit.
+    clocks = ("_runtime", "_per_second", "_time")
+    histories = [
+        [{name: value for name, value in entry.items() if not name.endswith(clocks)} for entry in one.log_history]
+        for one in (again, whole)
+    ]
+    assert histories[0] == histories[1]
+    assert (make.folder / "part" / "metrics.jsonl").read_bytes() == (make.folder / "whole/metrics.jsonl").read_bytes()
+    assert_equal(whole.model, again.model)
 
 
 class Stopping(Callback):
@@ -164,100 +391,270 @@ class Stopping(Callback):
             signal.raise_signal(signal.SIGTERM)
 
 
-def test_newest_checkpoints_are_kept_and_a_missing_one_is_told(
-    tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset
-) -> None:
-    own = {"save_strategy": "epoch", "save_total_limit": 1, "max_steps": 16}
-    trainer(tiny_encoder, tmp_path / "out", tokenizer, rows, args=own).train()
+def test_newest_checkpoints_are_kept_and_a_missing_one_is_told(make: Making) -> None:
+    make(args={"save_strategy": "epoch", "save_total_limit": 1, "max_steps": 16}).train()
     # An epoch of D1 is 8 steps.
-    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-16"]
+    assert [path.name for path in (make.folder / "out").glob("checkpoint-*")] == ["checkpoint-16"]
     with pytest.raises(CheckpointError, match="holds no checkpoint; set save_strategy"):
-        trainer(tiny_encoder, tmp_path / "none", tokenizer, rows).train(resume_from_checkpoint=True)
+        make("none").train(resume_from_checkpoint=True)
 
 
-def test_what_is_saved_is_what_a_run_saves(
-    tiny_encoder: Path, review_file: Path, tmp_path: Path, tokenizer: Any, rows: Dataset
+def test_a_single_level_method_trains_on_all_rows(make: Making) -> None:
+    args = {"max_steps": -1, "num_train_epochs": 2}
+    single = make(args=args, peft_config=LoraConfig(task_type="SEQ_CLS", r=4), variant="lora")
+    assert single.train().global_step == 20
+    assert make("two", args=args).train().global_step == 16  # of D1, with 64 of the 80 rows
+
+
+# ---- evaluation --------------------------------------------------------------------------------------
+
+
+def test_evaluation_is_of_the_model_as_it_is(make: Making, tokenizer: Any, rows: Dataset) -> None:
+    """Against the model alone, one row at a time."""
+    trainer = make(args={"per_device_eval_batch_size": 7})
+    losses, right = [], 0
+    trainer.model.eval()
+    for row in rows.select(range(80, 120)):
+        tokens = tokenizer(row["text"], truncation=True, max_length=32, return_tensors="pt")
+        with torch.no_grad():
+            output = trainer.model(**tokens, labels=torch.tensor([row["label"]]))
+        losses.append(float(output.loss))
+        right += int(output.logits.argmax()) == row["label"]
+    metrics = trainer.evaluate()
+    assert metrics["eval_loss"] == pytest.approx(np.mean(losses), abs=1e-6)
+    assert metrics["eval_accuracy"] == right / 40
+    assert metrics["eval_samples_per_second"] > 0
+    # Several sets by name, and bfloat16.
+    both = {"a": rows.select(range(80, 90)), "b": rows.select(range(90, 120))}
+    several = make("b", eval_dataset=both, args={"bf16": True}).evaluate()
+    mean = (several["eval_a_loss"] * 10 + several["eval_b_loss"] * 30) / 40
+    assert mean == pytest.approx(np.mean(losses), abs=2e-2)
+    assert mean != pytest.approx(np.mean(losses), abs=1e-7)
+
+
+def test_predictions_need_no_labels_and_keep_the_order(make: Making, rows: Dataset) -> None:
+    trainer = make(args={"train_sampling_strategy": "group_by_length"})
+    trainer.train()
+    with_labels = trainer.predict(rows.select(range(20)))
+    without = trainer.predict(rows.select(range(20)).remove_columns("label"))
+    assert without.label_ids is None
+    assert not {"test_loss", "test_accuracy"} & set(without.metrics)
+    assert np.allclose(without.predictions, with_labels.predictions, atol=1e-6)
+    assert with_labels.label_ids.tolist() == rows.select(range(20))["label"][:]
+    assert {"test_loss", "test_accuracy"} <= set(with_labels.metrics)
+
+
+@pytest.mark.parametrize("kind", ["tokens", "causal"])
+def test_the_loss_of_an_evaluation_does_not_depend_on_the_batches(
+    kind: str, tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset
 ) -> None:
+    """Rows of different lengths: a mean of batch means would weigh the tokens by their batch."""
+    data = [{"input_ids": row["input_ids"][: 3 + index % 9]} for index, row in enumerate(rows.select(range(20)))]
+    data = [{**row, "labels": [token % 2 for token in row["input_ids"]]} for row in data]
+    data[0]["labels"][:2] = [-100, -100]
+    losses = []
+    for size in (1, 4, 16):
+        set_seed(0)
+        if kind == "tokens":
+            model = BertForTokenClassification.from_pretrained(tiny_encoder, num_labels=2)
+        else:
+            small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+            model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.5, **small))
+        config = BiloraConfig(task_type="TOKEN_CLS" if kind == "tokens" else "CAUSAL_LM", r=2)
+        args = BilevelTrainingArguments(
+            str(tmp_path / str(size)), per_device_eval_batch_size=size, use_cpu=True, disable_tqdm=True
+        )
+        trainer = BilevelTrainer(
+            model,
+            args,
+            eval_dataset=data,
+            processing_class=tokenizer,
+            data_collator=DataCollatorForTokenClassification(tokenizer),
+            peft_config=config,
+        )
+        losses.append(trainer.evaluate()["eval_loss"])
+    model.eval()
+    shift = int(kind == "causal")
+    with torch.no_grad():
+        alone = [
+            functional.cross_entropy(
+                model(input_ids=torch.tensor([row["input_ids"]])).logits[0, : len(row["labels"]) - shift].double(),
+                torch.tensor(row["labels"][shift:]),
+                reduction="sum",
+            )
+            for row in data
+        ]
+    expected = float(sum(alone)) / sum(label != -100 for row in data for label in row["labels"][shift:])
+    assert losses == pytest.approx([expected] * 3, rel=1e-5)
+
+
+# ---- what is saved -----------------------------------------------------------------------------------
+
+
+def test_what_is_saved_is_the_model(make: Making, tokenizer: Any) -> None:
+    trainer = make()
+    trainer.train()
+    trainer.save_model()
+    loaded = PeftModel.from_pretrained(fresh(make.model), str(make.folder / "out"))
+    again = make(model=loaded, peft_config=None)
+    assert again.evaluate()["eval_loss"] == trainer.evaluate()["eval_loss"]
+    assert AutoTokenizer.from_pretrained(make.folder / "out").vocab_size == tokenizer.vocab_size
+    with pytest.raises(SettingsError, match="holds an earlier training"):
+        trainer.train()
+
+
+def test_what_is_saved_is_what_a_run_saves(review_file: Path, make: Making, rows: Dataset) -> None:
     """With the task, the verbs of the command take the folder."""
     task = Task("reviews", ("text",), ("negative", "positive"))
-    own = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "learning_rate": 0.5}
-    made = trainer(tiny_encoder, tmp_path / "out", tokenizer, rows, args=own, task=task, max_length=32)
-    made.train()
-    folder = tmp_path / "saved"
-    made.save_model(str(folder))
-    seen = [entry["eval_loss"] for entry in made.log_history if "eval_loss" in entry]
-    best = min(seen)
-    assert f"{best:.4f}" != f"{seen[-1]:.4f}"  # else the last would do
+    trainer = make(args=BEST, task=task, max_length=32)
+    trainer.train()
+    folder = make.folder / "saved"
+    trainer.save_model(str(folder))
+    seen = evaluations(trainer)
+    assert f"{min(seen):.4f}" != f"{seen[-1]:.4f}"  # else the last would do
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "| train | 80 |\n| eval | 40 |" in card
-    assert f"| loss | {best:.4f} |" in card
+    assert f"| loss | {min(seen):.4f} |" in card
     assert "num_labels=2" in card
     assert read_task(folder) == (task, 32)
-    assert PREDICT.run([str(folder), "--file", str(review_file), "--output", str(tmp_path / "out.jsonl")]) == 0
-    said = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
-    chosen = made.predict(rows).predictions.argmax(-1)
-    assert [row["prediction"] for row in said] == [task.label_names[index] for index in chosen]
+    assert PREDICT.run([str(folder), "--file", str(review_file), "--output", str(make.folder / "out.jsonl")]) == 0
+    answers = [json.loads(line) for line in (make.folder / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    classes = trainer.predict(rows).predictions.argmax(-1)
+    assert [row["prediction"] for row in answers] == [task.label_names[index] for index in classes]
     with pytest.raises(SettingsError, match="task 'reviews' has 3 outputs, and the model has 2"):
-        trainer(tiny_encoder, tmp_path / "a", tokenizer, rows, task=Task("reviews", ("text",), ("a", "b", "c")))
+        make("a", task=Task("reviews", ("text",), ("a", "b", "c")))
 
 
-def test_an_adapter_of_another_name_has_its_card_beside_it(
-    tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset
-) -> None:
-    model = get_peft_model(fresh(tiny_encoder), BiloraConfig(task_type="SEQ_CLS", r=4), adapter_name="mine")
-    args = BilevelTrainingArguments(str(tmp_path / "out"), use_cpu=True)
-    BilevelTrainer(model, args, processing_class=tokenizer).save_model()
-    card = (tmp_path / "out" / "mine" / "README.md").read_text(encoding="utf-8")
+def test_the_adapter_and_its_card_are_pushed(make: Making, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+
+    class Hub:
+        def create_repo(self, name: str, **options: Any) -> Any:
+            return type("Repository", (), {"repo_id": f"me/{name}"})
+
+        def upload_folder(self, **options: Any) -> None:
+            calls.append(options)
+
+    monkeypatch.setattr("transformers.trainer.hf_api", Hub)
+    trainer = make()
+    trainer.train()
+    trainer.push_to_hub(tags="mine", language="en")
+    card = (make.folder / "out" / "README.md").read_text(encoding="utf-8")
+    assert "language: en" in card
+    assert "- mine" in card
+    assert "# own data: bilora adapter" in card
+    assert [(call["repo_id"], call["folder_path"]) for call in calls] == [("me/out", str(make.folder / "out"))]
+    with pytest.raises(SettingsError, match="takes language, license and tags, not dataset"):
+        trainer.push_to_hub(dataset="reviews")
+
+
+def test_an_adapter_of_another_name_has_its_card_beside_it(make: Making) -> None:
+    model = get_peft_model(fresh(make.model), BiloraConfig(task_type="SEQ_CLS", r=4), adapter_name="mine")
+    make(model=model, peft_config=None, train_dataset=None, eval_dataset=None).save_model()
+    card = (make.folder / "out" / "mine" / "README.md").read_text(encoding="utf-8")
     assert "None were taken" in card
     assert "# own data: bilora adapter" in card
-    assert not (tmp_path / "out" / "mine" / "bilora_task.json").exists()
+    assert not (make.folder / "out" / "mine" / "bilora_task.json").exists()
 
 
-def test_a_single_level_method_trains_on_all_rows(
-    tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset
-) -> None:
-    config = LoraConfig(task_type="SEQ_CLS", r=4)
-    own = {"max_steps": -1, "num_train_epochs": 2}
-    made = trainer(tiny_encoder, tmp_path / "out", tokenizer, rows, args=own, peft_config=config, variant="lora")
-    assert made.train().global_step == 20
-    below = trainer(tiny_encoder, tmp_path / "two", tokenizer, rows, args=own)
-    assert below.train().global_step == 16  # of D1, with 64 of the 80 rows
+# ---- what is refused ---------------------------------------------------------------------------------
 
 
-def test_what_is_missing_is_told(tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset) -> None:
+def test_what_is_missing_is_told(make: Making, rows: Dataset) -> None:
     with pytest.raises(SettingsError, match="without an adapter; give peft_config"):
-        trainer(tiny_encoder, tmp_path / "a", tokenizer, rows, peft_config=None)
+        make("a", peft_config=None)
     with pytest.raises(DataError, match=r"train_dataset\[0\] has the columns text, label; .* tokenise"):
-        trainer(tiny_encoder, tmp_path / "b", tokenizer, rows.select_columns(["text", "label"]))
-    empty = trainer(tiny_encoder, tmp_path / "c", tokenizer, None)
+        make("b", train_dataset=rows.select_columns(["text", "label"])).train()
+    empty = make("c", train_dataset=None, eval_dataset=None)
     with pytest.raises(SettingsError, match="give 'train_dataset'"):
         empty.train()
-    with pytest.raises(SettingsError, match="give 'eval_dataset'"):
+    with pytest.raises(ValueError, match="requires an eval_dataset"):
         empty.evaluate()
 
 
+def test_labels_are_those_that_the_model_can_learn(make: Making, rows: Dataset) -> None:
+    texts = [{**row, "label": str(row["label"])} for row in rows]
+    with pytest.raises(DataError, match=r"train_dataset\[0\] has the label '[01]', a text; map"):
+        make("a", train_dataset=texts).train()
+    beyond = [{**row, "label": index % 3} for index, row in enumerate(rows)]
+    with pytest.raises(DataError, match=r"train_dataset\[2\] has the label 2, and the model has 2 outputs, for the"):
+        make("b", train_dataset=beyond).train()
+    # A list of numbers per row is multi-label; the columns that torch formats are its numbers.
+    several = rows.map(lambda row: {"label": [float(row["label"]), 1.0, 0.0]}).with_format("torch")
+    model = fresh(make.model, num_labels=3, problem_type="multi_label_classification")
+    assert make("c", model=model, train_dataset=several, eval_dataset=None).train().global_step == 6
+
+
 @pytest.mark.parametrize(
-    ("own", "said"),
+    ("args", "message"),
     [
         ({"load_best_model_at_end": True}, "set steps or epoch"),
-        ({"eval_strategy": "steps"}, "eval_strategy 'steps' needs it"),
-        ({"bf16": True, "fp16": True}, "take one of them"),
+        ({"bf16": True, "fp16": True}, "At most one of fp16 and bf16"),
         ({"max_steps": 0}, "max_steps is 0"),
         ({"save_steps": 0}, "save_steps is 0"),
         ({"save_total_limit": 0}, "save_total_limit is 0"),
-        ({"save_strategy": "best"}, "allowed: no, steps, epoch"),
+        ({"save_strategy": "never"}, "never is not a valid SaveStrategy"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
-        ({"report_to": "tensorbord"}, "Did you mean 'tensorboard'?"),
-        ({"hypergradient": "neuman"}, "Did you mean 'neumann'?"),
+        ({"lr_scheduler_type": "polynomial"}, "schedule is 'polynomial', allowed: constant, linear, cosine"),
+        ({"report_to": "tensorbord"}, r"Did you mean 'tensorboard'\?"),
+        ({"hypergradient": "neuman"}, r"Did you mean 'neumann'\?"),
+        ({"train_sampling_strategy": "sequential"}, "allowed: random, group_by_length"),
+        ({"hub_strategy": "every_save"}, "hub_strategy is 'every_save'"),
     ],
 )
-def test_bad_arguments_are_told_when_they_are_made(own: dict[str, Any], said: str) -> None:
-    with pytest.raises(SettingsError, match=said.replace("?", r"\?")):
-        BilevelTrainingArguments("out", **own)
+def test_bad_arguments_are_told_when_they_are_made(args: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        BilevelTrainingArguments("out", **{"use_cpu": True, **args})
+
+
+OBEYED = {
+    *("output_dir", "per_device_train_batch_size", "num_train_epochs", "max_steps", "learning_rate", "weight_decay"),
+    *("lr_scheduler_type", "warmup_steps", "gradient_accumulation_steps", "max_grad_norm", "label_smoothing_factor"),
+    *("bf16", "fp16", "tf32", "use_cache", "auto_find_batch_size", "seed", "full_determinism", "use_cpu"),
+    *("logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node", "logging_nan_inf_filter"),
+    *("log_level", "log_level_replica", "disable_tqdm", "report_to", "run_name", "project", "skip_memory_metrics"),
+    *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
+    *("eval_strategy", "eval_steps", "eval_delay", "per_device_eval_batch_size", "prediction_loss_only"),
+    *("eval_on_start", "eval_do_concat_batches", "eval_use_gather_object", "eval_accumulation_steps"),
+    *("include_for_metrics", "batch_eval_metrics", "save_strategy", "save_steps", "save_total_limit"),
+    *("push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push"),
+    *("hub_revision", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+    *("restore_callback_states_from_checkpoint", "remove_unused_columns", "label_names", "train_sampling_strategy"),
+    # Of the rows of evaluations and predictions; the training rows are in memory.
+    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_in_order"),
+    *("dataloader_prefetch_factor", "dataloader_multiprocessing_context"),
+    # Read by scripts, not by Trainer.
+    *("do_train", "do_eval", "do_predict", "resume_from_checkpoint"),
+    # Of several processes, which are refused as such.
+    *("average_tokens_across_devices", "ddp_timeout", "local_rank", "fsdp_config"),
+}
+
+
+def test_every_argument_of_transformers_is_obeyed_or_refused() -> None:
+    refused = {name for names in REFUSED.values() for name in names}
+    assert not OBEYED & refused
+    assert {each.name for each in dataclasses.fields(TrainingArguments)} - refused == OBEYED
+    for name in sorted(refused & {each.name for each in dataclasses.fields(TrainingArguments)}):
+        with pytest.raises(SettingsError, match=f"arguments: .*{name} is "):
+            BilevelTrainingArguments("out", use_cpu=True, **{name: "other"})
+    made = BilevelTrainingArguments("out", use_cpu=True)
+    assert dataclasses.replace(made, seed=1).seed == 1  # what transformers has filled in is no argument of the user's
+
+
+def test_the_defaults_are_those_of_fit() -> None:
+    theirs = FitSettings(device="cpu", steps=3)
+    size = theirs.lower.batch_size
+    ours = BilevelTrainingArguments("out", use_cpu=True, seed=theirs.seed, per_device_train_batch_size=size)
+    assert ours.fit_settings(rows=size, splits=False) == theirs
+    # And from a command line, where a mapping is JSON.
+    words = ["--hypergradient", '{"name": "neumann"}', "--warmup_steps", "3", "--max_steps", "10", "--use_cpu"]
+    (parsed,) = HfArgumentParser(BilevelTrainingArguments).parse_args_into_dataclasses(words)
+    settings = parsed.fit_settings(rows=100, splits=True)
+    assert (settings.hypergradient, settings.lower.warmup) == ({"name": "neumann"}, pytest.approx(0.25))
 
 
 def test_names_with_and_without_the_prefix_are_one_metric() -> None:
-    own = {"eval_strategy": "epoch", "load_best_model_at_end": True}
-    assert BilevelTrainingArguments("out", metric_for_best_model="eval_accuracy", **own).monitor.greater_is_better
-    loss = BilevelTrainingArguments("out", metric_for_best_model="eval_loss", **own).monitor
+    args = {"eval_strategy": "epoch", "load_best_model_at_end": True}
+    assert BilevelTrainingArguments("out", metric_for_best_model="eval_accuracy", **args).monitor.greater_is_better
+    loss = BilevelTrainingArguments("out", metric_for_best_model="eval_loss", **args).monitor
     assert (loss.metric, loss.greater_is_better) == ("loss", False)

@@ -1,4 +1,4 @@
-"""Seconds to a score, from the files of a run."""
+"""The seconds of each step, and of the validations after them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from bilora.compare.statistics import best_score, read_validations, seconds_to_reach
+from bilora.compare.statistics import read_validations
 from bilora.engines.bilevel import BilevelEngine
 from bilora.engines.callbacks.files import MetricsFile, TimesFile, read_times
 
@@ -40,17 +38,3 @@ def test_a_run_that_goes_on_adds_to_the_time_of_its_checkpoint(
     times = read_times(path)
     assert times[3] == 300.0
     assert 150.0 < times[1] < times[2] <= writer.state()["seconds"] < 160.0
-
-
-@pytest.mark.parametrize(
-    ("target", "greater", "seconds"),
-    [(0.5, True, 2.0), (0.75, True, 4.0), (0.8, True, None), (0.5, False, 2.0), (0.25, False, None)],
-)
-def test_the_first_validation_that_is_as_good(target: float, greater: bool, seconds: float | None) -> None:
-    reached = [(1.0, None), (2.0, 0.5), (4.0, 0.75)]
-    assert seconds_to_reach(reached, target, greater_is_better=greater) == seconds
-    assert best_score(reached, greater_is_better=greater) == (0.75 if greater else 0.5)
-
-
-def test_nothing_defined_has_no_best() -> None:
-    assert best_score([(1.0, None)], greater_is_better=True) is None

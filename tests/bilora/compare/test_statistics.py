@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 
 import numpy
 import pytest
 from scipy import stats
 
 from bilora.compare.statistics import (
+    best_score,
     bootstrap_interval,
     paired_differences,
+    resampled_scores,
     row_bootstrap_interval,
+    seconds_to_reach,
     wilcoxon,
 )
+from bilora.runs.results import read_predictions
+from bilora.tasks.catalog import TASKS
 
 
 def test_pairs_by_seed_and_leaves_out_what_has_no_pair() -> None:
@@ -93,3 +100,53 @@ def test_rows_and_seeds_are_both_resampled() -> None:
     low, high = row_bootstrap_interval(seeds_only.tolist(), base.tolist())
     # The mean of four draws of a quarter: 0 in 32% of the cases, 0.75 or more in 5%.
     assert (low, high) == (0.0, 0.75)
+
+
+def rows(answers: str) -> list[dict[str, str]]:
+    names = {"1": "equivalent", "0": "not_equivalent"}
+    return [{"label": "equivalent", "prediction": names[answer]} for answer in answers]
+
+
+def test_spread_is_that_of_a_binomial() -> None:
+    scores = resampled_scores(TASKS["mrpc"], rows("1110" * 50), draws=4000)
+    assert scores is not None
+    assert numpy.mean(scores) == pytest.approx(0.75, abs=0.002)
+    assert numpy.std(scores) == pytest.approx((0.75 * 0.25 / 200) ** 0.5, rel=0.05)
+
+
+def test_two_methods_are_scored_on_the_same_rows() -> None:
+    first, second = (resampled_scores(TASKS["mrpc"], rows(answers), draws=50) for answers in ("1100", "0011"))
+    assert first is not None
+    assert second is not None
+    assert numpy.add(first, second).tolist() == [1.0] * 50
+
+
+def test_numbers_are_taken_as_they_are() -> None:
+    pairs = [{"label": float(each), "prediction": -2.0 * each} for each in range(8)]
+    scores = resampled_scores(TASKS["stsb"], pairs, draws=5)
+    assert scores == pytest.approx([-1.0] * 5, abs=1e-12)
+
+
+def test_an_undefined_score_gives_none() -> None:
+    constant = [{"label": name, "prediction": "acceptable"} for name in ("acceptable", "unacceptable")]
+    assert resampled_scores(TASKS["cola"], constant, draws=3) is None
+
+
+def test_reads_what_a_run_wrote(tmp_path: Path) -> None:
+    path = tmp_path / "predictions-validation.jsonl"
+    path.write_text(json.dumps({"label": "a\u2028b"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_predictions(path) == [{"label": "a\u2028b"}]
+
+
+@pytest.mark.parametrize(
+    ("target", "greater", "seconds"),
+    [(0.5, True, 2.0), (0.75, True, 4.0), (0.8, True, None), (0.5, False, 2.0), (0.25, False, None)],
+)
+def test_the_first_validation_that_is_as_good(target: float, greater: bool, seconds: float | None) -> None:
+    reached = [(1.0, None), (2.0, 0.5), (4.0, 0.75)]
+    assert seconds_to_reach(reached, target, greater_is_better=greater) == seconds
+    assert best_score(reached, greater_is_better=greater) == (0.75 if greater else 0.5)
+
+
+def test_nothing_defined_has_no_best() -> None:
+    assert best_score([(1.0, None)], greater_is_better=True) is None

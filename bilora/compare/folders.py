@@ -1,0 +1,104 @@
+"""Where the runs of a comparison are written, and which of them are finished."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bilora.compare.jobs import Job, Record
+from bilora.errors import CheckpointError
+from bilora.files.formats import write_json
+from bilora.runs.config import RunConfig
+from bilora.runs.folder import plain_name
+
+RECORD = "comparison.json"
+"""The file in a run's folder that says what the run is in its comparison; it is written last."""
+
+RESULTS = "results.jsonl"
+
+
+@dataclass(frozen=True)
+class RecordFolder:
+    """The folder of ``bilora compare``, with a record in each run's folder: ``runs/<name>/comparison.json``."""
+
+    path: Path
+    keeps_failures: bool = True
+
+    def finished(self, job: Job) -> Record | None:
+        """Return the record of a job that was run before with the same settings, or None."""
+        file = self.path / "runs" / job.name / RECORD
+        if not file.is_file():
+            return None
+        record: Record = json.loads(file.read_text(encoding="utf-8"))
+        return record if record["key"] == job.key else None
+
+    def run_folder(self, job: Job) -> Path:
+        """Return the run's folder in ``unfinished/``, where one that was interrupted goes on."""
+        return self.path / "unfinished" / job.name
+
+    def keep(self, job: Job, record: Record) -> None:
+        """Write the record and move the run to ``runs/`` as a whole."""
+        write_json(self.run_folder(job) / RECORD, record)
+        (self.path / "runs").mkdir(exist_ok=True)
+        self.run_folder(job).rename(self.path / "runs" / job.name)
+
+
+@dataclass(frozen=True)
+class ResultsFolder:
+    """The folder of ``benchmarks/run_*.py``, with a row per finished run in ``results.jsonl``."""
+
+    path: Path
+    rows: Mapping[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    keeps_failures: bool = False
+
+    @classmethod
+    def opened(cls, path: Path, config: RunConfig) -> ResultsFolder:
+        """Return the folder with the rows of finished runs; a line that a killed process left half is cut off.
+
+        Raises:
+            CheckpointError: A run was made with other settings, and the user has not said that they may change.
+        """
+        file = path / RESULTS
+        text = file.read_bytes() if file.exists() else b""
+        whole = text[: text.rfind(b"\n") + 1]
+        if whole != text:
+            os.truncate(file, len(whole))
+        rows = {(row["method"], row["seed"]): row for row in map(json.loads, whole.splitlines())}
+        for (method, seed), row in rows.items():
+            compared = method in config.method and not config.allow_config_change
+            if compared and row["config_sha256"] != config.sha256(method, seed):
+                raise CheckpointError(
+                    f"{file}: {method}, seed {seed}, was run with other settings than these; give the same ones, or "
+                    "--allow-config-change to keep it"
+                )
+        return cls(path, rows)
+
+    def finished(self, job: Job) -> Record | None:
+        """Return the record of a job that was run before, or None."""
+        row = self.rows.get((job.method, job.seed))
+        return None if row is None else {"row": row}
+
+    def run_folder(self, job: Job) -> Path:
+        """Return ``<method>-seed<seed>``."""
+        return self.path / run_name(job.method, job.seed)
+
+    def keep(self, job: Job, record: Record) -> None:
+        """Add the row of a finished run; afterwards it is on the disk."""
+        with (self.path / RESULTS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record["row"], allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def run_name(method: str, seed: int) -> str:
+    """Return the name of a run's folder.
+
+    Example:
+        >>> run_name("package.module:VARIANT", 3)
+        'package.module-VARIANT-seed3'
+    """
+    return f"{plain_name(method)}-seed{seed}"

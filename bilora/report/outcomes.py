@@ -1,0 +1,148 @@
+"""The figures of the end of runs: their answers, their cost, and their pseudo singular values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bilora.report.figures import by_label, scored_rows
+from bilora.report.read_run import ReadRun
+from bilora.report.style import Drawing, palette, panels, style
+from bilora.runs.folder import plain_name
+
+MOST_CLASSES = 20
+"""Classes that a confusion matrix can be read with."""
+
+COSTS = {"seconds": "training time, seconds", "peak_memory_mb": "peak memory, MiB"}
+SHORTENED = ("model", "encoder", "layer", "layers", "self", "h")
+"""Parts of a layer's name that all layers of an encoder share."""
+
+
+def costs(runs: Sequence[ReadRun]) -> Drawing | None:
+    """Draw training time and peak memory of the methods, a dot per seed; None before any run has ended."""
+    table = pandas.DataFrame([{**run.results, "label": run.label} for run in runs if run.results])
+    if table.empty:
+        return None
+    colours, labels = palette(by_label(runs)), table["label"].unique()
+    with style():
+        figure, axes = panels(2, width=4.4, height=max(2.0, 0.9 + 0.3 * len(labels)), share=False)
+        for panel, (key, name) in zip(axes, COSTS.items(), strict=True):
+            where = {"x": key, "y": "label", "order": labels, "ax": panel}
+            seaborn.barplot(table, **where, hue="label", palette=colours, errorbar=None, saturation=1, alpha=0.75)
+            seaborn.stripplot(table, **where, color="black", size=3, jitter=False)
+            panel.set(xlabel=name, ylabel="")
+        axes[1].set_yticklabels([])
+    caption = "Training time, validations included, and peak memory: mean over seeds, and a dot per seed."
+    return Drawing("costs", "Time and memory", caption, figure)
+
+
+def answers(runs: Sequence[ReadRun]) -> Drawing | None:
+    """Draw confusion matrices of classes, or scatter plots of numbers; None of other answers, or of none kept."""
+    shown = [run for run in runs if len(run.predictions)]
+    kinds = {type(value) for run in shown for key in ("label", "prediction") for value in run.predictions[key].tolist()}
+    if kinds == {str}:
+        return _confusion(shown)
+    return _scatter(shown, palette(by_label(runs))) if kinds and kinds <= {int, float} else None
+
+
+def _confusion(runs: Sequence[ReadRun]) -> Drawing | None:
+    labels = {label: pandas.concat([run.predictions for run in same]) for label, same in by_label(runs).items()}
+    classes = sorted(set(pandas.concat(labels.values())[["label", "prediction"]].to_numpy().flat))
+    if len(classes) > MOST_CLASSES:
+        return None
+    names = [name if len(name) <= 18 else name[:17] + "…" for name in classes]
+    with style():
+        width, height = max(2.7, 0.55 * len(classes) + 1.4), max(2.4, 0.42 * len(classes) + 1.5)
+        figure, axes = panels(len(labels), width=width, height=height, share=False)
+        for panel, (label, rows) in zip(axes, labels.items(), strict=True):
+            shares = pandas.crosstab(rows["label"], rows["prediction"], normalize="index")
+            shares = shares.reindex(index=classes, columns=classes, fill_value=0.0)
+            look = {"cmap": "Blues", "vmin": 0.0, "vmax": 1.0, "cbar": False, "annot": True, "fmt": ".2f"}
+            seaborn.heatmap(shares, **look, xticklabels=names, yticklabels=names, square=True, ax=panel)
+            panel.set(title=label, xlabel="answer", ylabel="label")
+            panel.set_xticklabels(panel.get_xticklabels(), rotation=30, ha="right")
+            panel.tick_params(axis="y", rotation=0)
+    caption = f"How each class (row) of {scored_rows(runs)} was answered (column): shares of the class, over all seeds."
+    return Drawing("confusion", "Confusion matrices", caption, figure)
+
+
+def _scatter(runs: Sequence[ReadRun], colours: Mapping[str, Any]) -> Drawing:
+    labels = by_label(runs)
+    with style():
+        figure, axes = panels(len(labels), width=2.9, height=2.7)
+        for panel, (label, (run, *_)) in zip(axes, labels.items(), strict=True):
+            look = {"s": 9, "alpha": 0.35, "linewidth": 0, "color": colours[label]}
+            seaborn.scatterplot(run.predictions, x="label", y="prediction", **look, ax=panel)
+            ends = run.predictions["label"].agg(["min", "max"])
+            panel.plot(ends, ends, color="black", linewidth=0.8)
+            panel.set(title=f"{label}, seed {run.seed}", xlabel="label", ylabel="")
+        axes[0].set_ylabel("prediction")
+    caption = (
+        f"Predictions beside the labels of {scored_rows(runs)}, first seed of each method; on the line both agree."
+    )
+    return Drawing("scatter", "Predictions", caption, figure)
+
+
+def value_map(run: ReadRun) -> Drawing:
+    """Draw every value of every layer over the steps of a run, which must have readings, as a heat map."""
+    table = run.values.pivot(index=["layer", "term"], columns="step", values="value")
+    table = table.reindex(run.values["layer"].unique(), level="layer")
+    sizes = table.groupby(level="layer", sort=False).size()
+    with style():
+        figure, axes = _heat_map(table, label="value s", height=0.055)
+        axes.set_yticks(sizes.cumsum() - sizes / 2, [short(layer) for layer in sizes.index])
+        axes.hlines(sizes.cumsum()[:-1], *axes.get_xlim(), color="0.3", linewidth=0.6)
+        axes.set(xlabel="lower step", ylabel="")
+    caption = (
+        f"{run.name}: the {sizes.max()} pseudo singular values s of each adapted layer over the steps, a row each. "
+        "White rows were cut or, in a map of both signs, are zero."
+    )
+    return Drawing(f"values-{plain_name(run.label)}-seed{run.seed}", "Pseudo singular values", caption, figure)
+
+
+def spectrum_map(run: ReadRun) -> Drawing:
+    """Draw the magnitudes of each layer's terms, the largest first, and how many of them are kept."""
+    table = run.spectrum.pivot(index="layer", columns="term", values="value")
+    layers = run.spectrum.groupby("layer", sort=False)["kept"].agg(["first", "size"])
+    with style():
+        figure, axes = _heat_map(table.reindex(layers.index), label="magnitude |c| |P| |Q|", height=0.24)
+        names = [f"{short(layer)}  {kept}/{rank}" for layer, kept, rank in layers.itertuples()]
+        axes.set_yticks([row + 0.5 for row in range(len(names))], names)
+        axes.vlines(layers["first"], range(len(names)), range(1, len(names) + 1), color="#D55E00", linewidth=2.2)
+        axes.set(xlabel="rank-one term, the largest first", ylabel="")
+    caption = f"{run.name}: the size of each rank-one term at the end, a row per layer; the line ends those kept."
+    return Drawing(f"spectrum-{plain_name(run.label)}-seed{run.seed}", "Spectra and kept ranks", caption, figure)
+
+
+def short(layer: str) -> str:
+    """Return a layer's name without what all names of an encoder have in common.
+
+    Example:
+        >>> short("bert.encoder.layer.3.attention.self.query")
+        '3.attention.query'
+    """
+    return ".".join([part for part in layer.split(".") if part not in SHORTENED][-3:])
+
+
+def _heat_map(table: pandas.DataFrame, *, label: str, height: float) -> tuple[Figure, Axes]:
+    """Return a figure of a table in colours, each of its rows ``height`` inches high."""
+    low, high = float(table.min(axis=None)), float(table.max(axis=None))
+    limit = max(abs(low), abs(high)) or 1.0
+    # Zero is the middle of a map of both signs, and else the lower end; but values that all stay near their start, as
+    # those of softmax near one, would then all have the same colour.
+    bottom = -limit if low < 0.0 else low if limit / 2.0 < low < limit else 0.0
+    figure = Figure(figsize=(7.6, max(2.4, 0.9 + height * len(table))), layout="constrained")
+    axes = figure.subplots()
+    bar = {"label": label, "shrink": min(1.0, 2.2 / figure.get_figheight())}
+    colours = {"cmap": "RdBu_r" if low < 0.0 else "viridis", "vmin": bottom, "vmax": limit, "cbar_kws": bar}
+    # About ten columns are named, however many there are.
+    seaborn.heatmap(
+        table, **colours, xticklabels=-(-len(table.columns) // 10), yticklabels=False, rasterized=True, ax=axes
+    )
+    axes.tick_params(axis="x", rotation=0)
+    return figure, axes

@@ -1,0 +1,64 @@
+"""The output folder of a command: a new one, or that of an earlier command that goes on in it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from bilora.errors import SettingsError
+from bilora.files.formats import write_yaml
+from bilora.runs.config import RunConfig
+from bilora.runs.folder import make_output_folder
+from bilora.settings.sections import resolved
+
+CONFIG = "config.yaml"
+
+
+def command_folder(config: RunConfig, *, task: str) -> Path:
+    """Return the output folder, which is new or that of the command to be resumed; ``task`` names a default folder.
+
+    Raises:
+        SettingsError: The folder holds something else, or nothing to resume.
+    """
+    if config.resume is None:
+        return make_output_folder(config.output, task=task, overwrite=config.overwrite)
+    if config.resume == "auto":
+        if config.output is None:
+            raise SettingsError("resume is 'auto', which goes on in the folder that --output names; give --output")
+        begun = (Path(config.output) / CONFIG).is_file()
+        return Path(config.output) if begun else make_output_folder(config.output, task=task)
+    folder = resumed_folder(["--resume", config.resume])
+    assert folder is not None  # neither auto nor empty
+    if config.output is not None and Path(config.output) != folder:
+        raise SettingsError(f"output is {config.output}, but the run goes on in {folder}; leave --output out")
+    return folder
+
+
+def resumed_folder(argv: Sequence[str]) -> Path | None:
+    """Return the folder that a command line names after ``--resume``, None where it names none or ``auto``.
+
+    Raises:
+        SettingsError: It is not the output folder of an earlier command.
+
+    Example:
+        >>> resumed_folder(["--resume", "auto", "--output", "out"]) is None
+        True
+    """
+    words = [*argv, ""]
+    names = [words[index + 1] for index, word in enumerate(argv) if word == "--resume"]
+    names += [word.partition("=")[2] for word in argv if word.startswith("--resume=")]
+    if not names or names[-1] in ("", "auto") or names[-1].startswith("--"):
+        return None
+    folder = Path(names[-1])
+    if not (folder / CONFIG).is_file():
+        raise SettingsError(f"resume: {folder} is not the output folder of an earlier command (no {CONFIG} in it)")
+    return folder
+
+
+def keep_config(path: Path, config: RunConfig) -> None:
+    """Write the settings of a command, for ``--resume`` to read; not where it writes, since a folder may move."""
+    kept = dataclasses.replace(
+        config, output=None, overwrite=False, resume=None, allow_config_change=False, debug=False
+    )
+    write_yaml(path, resolved(kept))

@@ -1,0 +1,244 @@
+"""Half the batch, twice the accumulation where memory is too small: the same rows per step, in a stage begun anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.checkpoints.config_change import LEVELS
+from bilora.engines.checkpoints.run_state import Rescaled
+from bilora.engines.settings import FitSettings
+from bilora.engines.training.stage_state import Resumed, staged_state
+from bilora.files.state import Packed, pack, unpack
+from bilora.problems.levels.out_of_memory import OutOfMemory, explaining_out_of_memory
+from bilora.problems.replay.random_state import RandomState
+
+if TYPE_CHECKING:
+    from bilora.engines.bilevel import BilevelEngine
+    from bilora.engines.training.staged_run import StagedRun
+
+
+def halved(settings: FitSettings, level: str) -> FitSettings | None:
+    """Return the settings with half the batch and twice the accumulation of a level, None if it cannot be halved.
+
+    Example:
+        >>> halved(FitSettings(), "lower").lower.accumulation
+        2
+    """
+    before = getattr(settings, level)
+    if before.batch_size % 2:
+        return None
+    smaller = dataclasses.replace(before, batch_size=before.batch_size // 2, accumulation=before.accumulation * 2)
+    return dataclasses.replace(settings, **{level: smaller})
+
+
+def continued_from(settings: FitSettings, saved: Mapping[str, Any]) -> FitSettings:
+    """Return the settings with the smaller batches of the saved run, if it had to halve them and this one may."""
+    if settings.on_out_of_memory != "halve":
+        return settings
+    for level in LEVELS:
+        now, before = getattr(settings, level), saved[level]
+        same_rows = before["batch_size"] * before["accumulation"] == now.batch_size * now.accumulation
+        if same_rows and before["batch_size"] < now.batch_size:
+            smaller = {name: before[name] for name in ("batch_size", "accumulation")}
+            settings = dataclasses.replace(settings, **{level: dataclasses.replace(now, **smaller)})
+    return settings
+
+
+def try_longest_rows(engine: BilevelEngine) -> None:
+    """Take a batch of the longest rows of each level through one pass, so that memory runs out before the first step.
+
+    Parameters, gradients, buffers, counts and random state are afterwards as before. It costs one forward and backward
+    pass per level, and is made only where batches may be halved: with ``stop`` it could end a run whose longest rows
+    never come together in a batch. It takes no products of second derivatives, which may still run out of memory later.
+
+    Raises:
+        OutOfMemory: A pass does not fit.
+    """
+    engine.train()
+    # Of both levels: the pass of an upper step, and of a lower step that is recorded, ends in the parameters of both.
+    parameters = [weight for level in engine.levels for weight in level.trainable_parameters()]
+    for level in engine.levels:
+        [loader] = level.train_data_loader
+        batch = loader.collate_fn(heapq.nlargest(loader.batch_size, loader.dataset, key=_size))
+        told = explaining_out_of_memory(level.name, "the trial of the longest rows", lambda batch=batch: batch)  # type: ignore[misc]
+        with told, RandomState.take(engine.device).replayed(), _buffers_kept(level.module):
+            level.scaled_gradients(level.loss_and_parts(batch)[0], parameters)
+
+
+def _size(row: Mapping[str, Any]) -> int:
+    """Return how much a row holds: its tokens, their mask, and their labels where each token has one."""
+    return sum(len(value) for value in row.values() if isinstance(value, list | tuple))
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    held = [
+        (owner, name, buffer, buffer.clone())
+        for owner in module.modules()
+        for name, buffer in owner._buffers.items()
+        # Not the weights of a quantised base, which are buffers of integers, and large.
+        if buffer is not None and (buffer.is_floating_point() or buffer.numel() == 1)
+    ]
+    try:
+        yield
+    finally:
+        for owner, name, buffer, value in held:
+            owner._buffers[name] = buffer
+            # A copy of what has not changed would count as a change in every checkpoint, see ChangedBuffers.
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A state of a stage in memory, and the settings that it was taken under."""
+
+    settings: FitSettings
+    step: int
+    parts: Mapping[str, Packed]
+
+    def states(self) -> dict[str, Any]:
+        """Return the state by part, in tensors of its own: what loads them may go on to change them."""
+        copies = {
+            name: Packed({key: tensor.clone() for key, tensor in packed.tensors.items()}, packed.tree)
+            for name, packed in self.parts.items()
+        }
+        return {name: unpack(packed, part=name) for name, packed in copies.items()}
+
+
+class Points(Callback):
+    """Keep where a stage can start again: its start, and the state of its newest checkpoint.
+
+    In memory, on the CPU: a run without a folder has no checkpoints, and the start of a stage is in none.
+
+    Args:
+        run: The run, in the stage.
+    """
+
+    must_work = True
+
+    def __init__(self, run: StagedRun) -> None:
+        self.run = run
+        self.kept: tuple[Point, ...] = ()
+
+    def on_stage_start(self, engine: BilevelEngine) -> None:
+        """Keep the start of the run's first stage, now that the other callbacks have opened their files."""
+        if not self.kept:
+            self.take()
+
+    def on_step_end(self, engine: BilevelEngine) -> None:
+        """Keep what a checkpoint of this step holds."""
+        every = self.run.settings.save_every
+        if every and engine.step % every == 0:
+            self.take()
+
+    def take(self) -> None:
+        """Keep the state as it is now, beside that of the start."""
+        assert self.run.engine is not None  # in a stage
+        parts = {name: pack(state, part=name) for name, state in staged_state(self.run).items()}
+        self.kept = (*self.kept[:1], Point(self.run.settings, self.run.engine.step, parts))
+
+
+@dataclass(frozen=True)
+class Restart:
+    """How a stage starts again.
+
+    Args:
+        settings: With the smaller batches.
+        step: The step that it goes on from; the first one of the stage, or that of a checkpoint.
+        resumed: The state there; None where the first stage had not begun.
+        notice: For the user.
+    """
+
+    settings: FitSettings
+    step: int
+    resumed: Resumed | None
+    notice: str
+
+
+def restart(run: StagedRun, points: Points, error: OutOfMemory) -> Restart:
+    """Return how the stage starts again with half the batch of the level that ran out of memory.
+
+    Raises:
+        OutOfMemory: The batch cannot be halved, or no state that was kept can be taken over exactly.
+    """
+    what = error.args[0].split(". ")[0]
+    level = _section(run, error.level)
+    smaller = halved(run.settings, level)
+    if smaller is None:
+        size = getattr(run.settings, level).batch_size
+        words = f"{what}. {level}.batch_size {size} cannot be halved; lower max_length, or take a smaller model"
+        raise OutOfMemory(words, level=level) from error
+    batches = getattr(smaller, level)
+    words = f"{level}.batch_size {batches.batch_size} and {level}.accumulation {batches.accumulation}"
+    start = run.place.steps_before
+    if not points.kept:
+        return Restart(smaller, start, None, f"{what}; stage {run.place.name!r} starts again with {words}")
+    hindrance = ""
+    for point in reversed(points.kept):
+        states = point.states()
+        hindrance, counts = _recounted(run, point, states, smaller)
+        if not hindrance:
+            how = "starts again" if point.step == start else f"goes on from step {point.step}"
+            notice = f"{what}; stage {run.place.name!r} {how} with {words}"
+            return Restart(smaller, point.step, Resumed(states, counts), notice)
+    raise OutOfMemory(
+        f"{what}. This process went on from a checkpoint inside stage {run.place.name!r}, which smaller batches cannot "
+        f"take over exactly, since {hindrance}; begin the run anew with {words}",
+        level=level,
+    ) from error
+
+
+def _section(run: StagedRun, level: str) -> str:
+    """Return the section of the settings that has the batches of a level: a level alone on D2 has the upper ones."""
+    return "upper" if run.stages[run.place.index].rows == "upper" else level
+
+
+def _recounted(
+    run: StagedRun, point: Point, states: Mapping[str, Any], settings: FitSettings
+) -> tuple[str, dict[str, Rescaled]]:
+    """Return why a state cannot be taken over exactly, empty if it can, and how its counts change."""
+    assert run.levels is not None  # of the attempt that failed, on the same rows
+    counts: dict[str, Rescaled] = {}
+    for level in (run.levels.lower, run.levels.upper):
+        section = "" if level is None else _section(run, level.name)
+        if level is None or getattr(point.settings, section) == getattr(settings, section):
+            continue
+        rows = len(level.train_data_loader[0].dataset)
+        hindrance = _hindrance(states, level.name, section, point.settings, rows)
+        if hindrance:
+            return hindrance, {}
+        factor = getattr(point.settings, section).batch_size // getattr(settings, section).batch_size
+        counts[section] = Rescaled(factor, Fraction(factor))
+    return "", counts
+
+
+def _hindrance(states: Mapping[str, Any], level: str, section: str, settings: FitSettings, rows: int) -> str:
+    """Return why a level that stepped with larger batches is not where it would be with smaller ones, or nothing.
+
+    It is there if each of its steps took the rows that it would have taken, as many times, and if nothing is left to
+    do with a larger batch.
+    """
+    progress, [loader] = states[f"{level}.progress"], states[f"{level}.loaders"]
+    size = settings.lower.batch_size
+    if progress["count"] == 0:
+        return ""
+    if section == "upper":
+        return "the upper level makes fewer steps with more accumulation"
+    if settings.group_by_length:
+        return "the order of rows that are grouped by length depends on the size of a batch"
+    if states["lower.recorded"]["steps"] and not progress["at_unroll_start"]:
+        return "the next upper step comes back to the larger batches"
+    if loader["read"] * size > rows or (loader["epoch"] and (rows % size or settings.refresh)):
+        return "an epoch of D1 may have ended with a batch that does not divide"
+    return ""
