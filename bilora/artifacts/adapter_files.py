@@ -21,22 +21,11 @@ FINGERPRINT = "base_fingerprint.json"
 
 
 def save_adapter(model: PeftModel, folder: Path, *, fingerprint: str | None = None) -> Path:
-    """Write an adapter as PEFT does, with the fingerprint of its base, and read it back to see that it is whole.
-
-    Args:
-        model: A model whose active adapter is saved, and those beside it.
-        folder: Where to; ``PeftModel.from_pretrained`` reads it.
-        fingerprint: Of the base, where it was taken before.
-
-    Returns:
-        Where the active adapter is: PEFT puts one that is not called ``default`` into a folder of its name.
-
-    Raises:
-        CheckpointError: The file on the disk does not hold the weights of the model.
-    """
+    """Write an adapter with the fingerprint of its base, read it back, and return where the active adapter is."""
     with quiet_peft():
         model.save_pretrained(str(folder))
     name = str(model.active_adapter)
+    # PEFT puts an adapter that is not called default into a folder of its name.
     folder = folder if name == "default" else folder / name
     base = {"base_sha256": fingerprint or base_fingerprint(model)}
     (folder / FINGERPRINT).write_text(dump_json(base), encoding="utf-8")
@@ -49,17 +38,7 @@ def save_adapter(model: PeftModel, folder: Path, *, fingerprint: str | None = No
 
 
 def load_adapter(base: nn.Module, folder: Path, *, base_name: str) -> PeftModel:
-    """Return a base model with the adapter of a folder on it, frozen, after checks that PEFT does not make.
-
-    Args:
-        base: The base model.
-        folder: Written by :func:`save_adapter`, or by PEFT, which writes no fingerprint to compare.
-        base_name: Name of the base model, for the error.
-
-    Raises:
-        DataError: Weights are missing, left over, of another shape, or not finite.
-        CheckpointError: The base is another one than in training, though of the same shapes; PEFT does not see that.
-    """
+    """Return a base model with the adapter of a folder on it, frozen, after checks that PEFT does not make."""
     try:
         with quiet_peft(), warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")

@@ -97,42 +97,22 @@ class Named(Protocol):
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says.
-
-    Args:
-        task: What was learned; its name and kind are all that is asked for.
-        base: Folder or hub id of the model below the adapter; empty where it has no name.
-        method: How it was trained.
-        sizes: Number of rows by set, ``train`` among them.
-        scores: Metrics by name, of the rows that ``scored_on`` names; empty where none were taken.
-        seed: Seed of the run, or None where that is not known.
-        versions: Versions of the packages, by name.
-        is_plain_lora: Whether stock PEFT loads the adapter.
-        labels: Number of outputs of the model's head; 0 where the head is not a new one.
-        scored_on: Whether the scores are of the first validation set or of D2, see :mod:`bilora.artifacts.scored_on`.
-    """
+    """The contents of a card: which adapter of which base, trained on how many rows, and how good."""
 
     task: Named
-    base: str
+    base: str  # folder or hub id of the model below the adapter; empty where it has no name
     method: str
-    sizes: Mapping[str, int]
-    scores: Mapping[str, float | None]
+    sizes: Mapping[str, int]  # rows by set, train among them
+    scores: Mapping[str, float | None]  # empty where none were taken
     seed: int | None
     versions: Mapping[str, str]
-    is_plain_lora: bool
-    labels: int = 0
+    is_plain_lora: bool  # so that stock PEFT loads it
+    labels: int = 0  # outputs of the model's head; 0 where the head is not a new one
     scored_on: str = VALIDATION
 
 
 def model_card(facts: CardFacts) -> str:
-    """Return the card as Markdown, with the block of YAML that the hub reads.
-
-    Example:
-        >>> from bilora.tasks.catalog import TASKS
-        >>> facts = CardFacts(TASKS["mrpc"], "org/model", "bilora", {"train": 500}, {"accuracy": 0.8}, 0, {}, False)
-        >>> model_card(facts).splitlines()[1]
-        'base_model: org/model'
-    """
+    """Return the card as Markdown, with the block of YAML that the hub reads."""
     card = ModelCard.from_template(
         _card_data(facts),
         template_str=TEMPLATE,

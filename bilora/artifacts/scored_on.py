@@ -37,23 +37,13 @@ def in_words(kinds: Collection[str]) -> str:
 
 
 def numbers_in(line: Mapping[str, Any]) -> Mapping[str, float | None] | None:
-    """Return the numbers in a line of ``metrics.jsonl``, or None for the line of a step.
-
-    Example:
-        >>> numbers_in({"step": 4, "d2": {"loss": 0.5}}), numbers_in({"step": 4, "lower_loss": 0.5})
-        ({'loss': 0.5}, None)
-    """
+    """Return the numbers in a line of ``metrics.jsonl``, or None for the line of a step."""
     numbers: Mapping[str, float | None] | None = line.get(VALIDATION, line.get(UPPER))
     return numbers
 
 
 def loss_by_name(loss: float | None, kind: str) -> dict[str, Any]:
-    """Return the loss as a row of results has it; that of D2 has another name, and is no validation loss.
-
-    Example:
-        >>> loss_by_name(0.5, "d2")
-        {'scored_on': 'd2', 'validation_loss': None, 'd2_loss': 0.5}
-    """
+    """Return the loss as a row of results has it; that of D2 has another name, and is no validation loss."""
     if kind == VALIDATION:
         return {"scored_on": kind, "validation_loss": loss}
     return {"scored_on": kind, "validation_loss": None, f"{kind}_loss": loss}
