@@ -26,8 +26,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from bilora import BiloraConfig
 from bilora.artifacts.fingerprint import versions
 from bilora.engines import FitSettings, LevelSettings, fit
+from bilora.models.embedded import embedded_model_folder, embedded_reviews
 from bilora.models.pretrained import quiet_transformers
-from bilora.tasks.embedded import embedded_model_folder, embedded_reviews
 from bilora.tasks.sources import take_rows
 from bilora.tasks.text.batches import Collator
 

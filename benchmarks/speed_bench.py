@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
+from bilora.models.embedded import embedded_model_folder
 from bilora.models.pretrained import quiet_peft
 from bilora.problems.catalog import find_variant
 from bilora.problems.levels.betty_problem import autocast_dtype
-from bilora.tasks.embedded import embedded_model_folder
 
 MODELS: dict[str, Callable[[], Any]] = {
     "minilm": lambda: AutoModelForSequenceClassification.from_pretrained(

@@ -18,9 +18,9 @@ from transformers import BertConfig, BertForSequenceClassification
 from bilora import magnitudes
 from bilora.commands.command_line import parse_config
 from bilora.errors import SettingsError
+from bilora.models.embedded import embedded_reviews
 from bilora.problems import find_variant
 from bilora.runs.config import RunConfig
-from bilora.tasks.embedded import embedded_reviews
 from bilora.tasks.sources import take_rows
 
 ROOT = Path(__file__).resolve().parent.parent

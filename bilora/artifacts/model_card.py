@@ -11,15 +11,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 
 from bilora.artifacts.scored_on import UPPER, VALIDATION, WHOLE_D2
 from bilora.errors import DataError
-
-PIPELINES = {"text": "text-classification", "tokens": "token-classification", "generation": "text-generation"}
-"""The hub's name for what a kind of task does."""
-
-AUTO_CLASSES = {
-    "text": "AutoModelForSequenceClassification",
-    "tokens": "AutoModelForTokenClassification",
-    "generation": "AutoModelForCausalLM",
-}
+from bilora.tasks.task import HubNames
 
 SCORED = {
     VALIDATION: "the first validation set",
@@ -91,8 +83,8 @@ class Named(Protocol):
         """What it is called."""
 
     @property
-    def kind(self) -> str:
-        """Key of the kind of task."""
+    def hub_names(self) -> HubNames | None:
+        """What the hub and transformers call the kind of task; None where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +113,7 @@ def model_card(facts: CardFacts) -> str:
         upper=UPPER,
         scored=SCORED[facts.scored_on],
         run="one run" if facts.seed is None else f"one run with seed {facts.seed}",
-        auto_class=AUTO_CLASSES.get(facts.task.kind, "AutoModel"),
+        auto_class="AutoModel" if facts.task.hub_names is None else facts.task.hub_names.auto_class,
         base=repr(facts.base),
     )
     return f"{str(card).rstrip()}\n"
@@ -133,7 +125,8 @@ def write_card(folder: Path, facts: CardFacts) -> None:
 
 
 def _card_data(facts: CardFacts) -> ModelCardData:
-    name, pipeline = _plain(facts.task.name), PIPELINES.get(facts.task.kind)
+    name = _plain(facts.task.name)
+    pipeline = None if facts.task.hub_names is None else facts.task.hub_names.pipeline
     # The hub lists results by the name of what a model does, and takes numbers alone.
     results = [
         EvalResult(pipeline, name, name, _plain(metric), value, dataset_split=facts.scored_on)

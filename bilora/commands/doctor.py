@@ -28,7 +28,7 @@ from bilora.errors import BiloraError, SettingsError
 from bilora.models.pretrained import Tokenizer, load_tokenizer, only_local
 from bilora.processes.devices import choose_device
 from bilora.runs.rows import load_run_rows
-from bilora.tasks.kinds import build_kind
+from bilora.tasks.kinds import kind_of
 
 State = Literal["ok", "note", "fault"]
 
@@ -203,10 +203,9 @@ def _data_and_model(config: TrainConfig) -> Iterator[Finding]:
     for notice in rows.notices:
         yield Finding("note", "data", notice)
     yield Finding("ok", "data", _described(rows))
-    kind = build_kind(rows.task, config.task_settings)
     try:
-        tokenizer = load_tokenizer(config.model, kind, max_length=config.max_length)
-        encoded = kind.encode(rows.train, tokenizer.own, max_length=config.max_length).encoded
+        tokenizer = load_tokenizer(config.model, rows.task, max_length=config.max_length)
+        encoded = rows.task.encode(rows.train, tokenizer.own, max_length=config.max_length).encoded
     except BiloraError as error:
         yield Finding("fault", "model", str(error))
         return
@@ -222,7 +221,8 @@ def _described(rows: TaskRows) -> str:
     counts = Counter(labels)
     named = isinstance(next(iter(counts), None), int)
     shares = ", ".join(f"{label}: {count:,}" for label, count in sorted(counts.items())[:10]) if named else ""
-    return f"{len(rows.train):,} training rows, {sets}; {rows.task.kind}{f'; rows a class: {shares}' if shares else ''}"
+    per_class = f"; rows a class: {shares}" if shares else ""
+    return f"{len(rows.train):,} training rows, {sets}; {kind_of(rows.task)}{per_class}"
 
 
 def _lengths(encoded: list[dict[str, Any]], max_length: int) -> Finding:

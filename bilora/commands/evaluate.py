@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,11 @@ from rich.table import Table
 from bilora.artifacts.scored_on import UPPER, WHOLE_D2
 from bilora.commands.command_line import parse_config
 from bilora.commands.verb import Verb
-from bilora.data.rows import Rows, read_rows
+from bilora.data.rows import Rows
 from bilora.errors import SettingsError
 from bilora.files.formats import write_json
 from bilora.files.whole_folders import new_file
 from bilora.runs.config import RunConfig
-from bilora.runs.predictions import ANSWERS
 from bilora.runs.rows import load_run_rows
 from bilora.runs.trained import Trained, open_trained
 
@@ -34,6 +34,7 @@ class EvaluateConfig:
         model: The base model, where it is no longer where it was in training.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         output: A file for the metrics as JSON.
+        task_type: ``package.module:NAME`` of your own kind of task, where the adapter was trained for one.
     """
 
     run: str
@@ -41,12 +42,13 @@ class EvaluateConfig:
     model: str | None = None
     device: str = "auto"
     output: str | None = None
+    task_type: str | None = None
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Print the metrics of every set, write them where asked, and return them by set."""
     output = None if config.output is None else new_file(config.output)
-    trained = open_trained(config.run, model=config.model, device=config.device)
+    trained = open_trained(config.run, model=config.model, device=config.device, task_type=config.task_type)
     found = {name: _metrics(trained, rows, name) for name, rows in _sets(config, trained).items()}
     for name, metrics in found.items():
         _print(WHOLE_D2 if name == UPPER else name, metrics)
@@ -63,20 +65,30 @@ def _sets(config: EvaluateConfig, trained: Trained) -> dict[str, Rows]:
             raise SettingsError(f"{config.run} is no run with a config.yaml, so its rows are not known; give --data")
         run = parse_config(RunConfig, ["--config", str(path)], prog="bilora evaluate", description="")
         return load_run_rows(run).validation
-    task = trained.kind.task
-    if task.kind not in ANSWERS:
-        return {Path(config.data).name: read_rows(config.data, task, split="evaluation")}
-    return {Path(config.data).name: ANSWERS[task.kind].labelled(task, config.data)}
+    return {Path(config.data).name: trained.task.read_rows(config.data, labelled=True)}
 
 
 def _metrics(trained: Trained, rows: Rows, name: str) -> dict[str, Any]:
-    kind, tokenizer = trained.kind, trained.tokenizer.own
-    data = kind.encode(rows, tokenizer, max_length=trained.max_length)
+    data = trained.task.encode(rows, trained.tokenizer.own, max_length=trained.max_length)
     for notice in data.notices:
         print(f"note: {notice}")
-    found = kind.evaluate(trained.model, data, tokenizer, autocast_dtype=None, validated=None)
-    found.warn(name)
-    return {"rows": len(rows), **found.metrics}
+    evaluated = trained.task.evaluate(trained.inference, data)
+    evaluated.warn(name)
+    if evaluated.table:
+        _print_table(name, evaluated.table)
+    return {"rows": len(rows), **evaluated.metrics}
+
+
+def _print_table(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(title=f"{name}, by class", title_justify="left")
+    for column in rows[0]:
+        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right", no_wrap=True)
+    for row in rows:
+        values = row.values()
+        table.add_row(
+            *("-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value) for value in values)
+        )
+    Console(file=sys.stdout).print(table)
 
 
 def _print(name: str, metrics: dict[str, Any]) -> None:

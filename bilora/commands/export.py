@@ -32,6 +32,7 @@ class ExportConfig:
         uniform_rank: Whether every layer is padded with zeros to the largest rank, for readers without
             ``rank_pattern``.
         model: The base model, where it is no longer where it was in training.
+        task_type: ``package.module:NAME`` of your own kind of task, where the adapter was trained for one.
 
     Raises:
         SettingsError: Both ``rank`` and ``ranks`` are given, or a value is not allowed.
@@ -43,6 +44,7 @@ class ExportConfig:
     ranks: dict[str, Any] | None = None
     uniform_rank: bool = False
     model: str | None = None
+    task_type: str | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -81,7 +83,7 @@ class AtMost:
 def export(config: ExportConfig) -> Path:
     """Write the adapter, print the ranks, and return the folder."""
     folder = check_folder(config.output)
-    trained = open_trained(config.run, model=config.model, device="cpu")
+    trained = open_trained(config.run, model=config.model, device="cpu", task_type=config.task_type)
     adapter = trained.model.peft_config[trained.model.active_adapter]
     if not isinstance(adapter, BiloraConfig):
         raise SettingsError(
@@ -103,7 +105,7 @@ def export(config: ExportConfig) -> Path:
 
 def _write_rest(trained: Trained, folder: Path, *, note: str | None) -> None:
     """Write the model card, and what makes the folder one that ``bilora evaluate`` and ``predict`` take."""
-    write_task(folder, trained.kind.task, max_length=trained.max_length)
+    write_task(folder, trained.task, max_length=trained.max_length)
     for name in ("config.json", "README.md"):
         source = trained.adapter.parent / "lora" / name
         if source.is_file():

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from bilora.commands.verb import Verb
 from bilora.files.whole_folders import new_file
-from bilora.runs.predictions import find_answers
 from bilora.runs.trained import open_trained
 
 
@@ -23,6 +22,7 @@ class PredictConfig:
         output: The file of JSON lines to write; None prints them.
         model: The base model, where it is no longer where it was in training.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        task_type: ``package.module:NAME`` of your own kind of task, where the adapter was trained for one.
     """
 
     run: str
@@ -30,19 +30,18 @@ class PredictConfig:
     output: str | None = None
     model: str | None = None
     device: str = "auto"
+    task_type: str | None = None
 
 
 def predict_rows(config: PredictConfig) -> None:
     """Write one object a row, in the order of the file: its number, the prediction and any probabilities."""
     output = None if config.output is None else new_file(config.output)
-    trained = open_trained(config.run, model=config.model, device=config.device)
-    task = trained.kind.task
-    answers = find_answers(task.kind)
-    rows = answers.bare(task, config.file)
-    answered, notices = answers.answer(trained, rows)
+    trained = open_trained(config.run, model=config.model, device=config.device, task_type=config.task_type)
+    rows = trained.task.read_rows(config.file, labelled=False)
+    answers, notices = trained.task.answers(trained.inference, rows, max_length=trained.max_length)
     lines = [
-        json.dumps({"row": number, **each}, ensure_ascii=False, allow_nan=False) + "\n"
-        for number, each in zip(rows.ids, answered, strict=True)
+        json.dumps({"row": number, **answer}, ensure_ascii=False, allow_nan=False) + "\n"
+        for number, answer in zip(rows.ids, answers, strict=True)
     ]
     if output is None:
         sys.stdout.writelines(lines)

@@ -120,7 +120,7 @@ def text_columns_of(config: TrainConfig) -> tuple[str, ...] | None:
 
 def _self_check(run: RunConfig, prepared: Prepared) -> SelfCheck:
     first = next(iter(prepared.validation.values()))
-    return SelfCheck(prepared.kind, prepared.tokenizer, first.encoded, device=run.device)
+    return SelfCheck(prepared.task, prepared.tokenizer, first.encoded, device=run.device)
 
 
 def _say_plan(config: TrainConfig, run: RunConfig, prepared: Prepared, *, guessed: tuple[str, ...] | None) -> None:

@@ -26,7 +26,6 @@ from bilora.compare.statistics import (
 )
 from bilora.runs.results import read_predictions
 from bilora.runs.table import Spread
-from bilora.tasks.catalog import Task
 from bilora.tasks.task import AnyTask
 
 
@@ -93,7 +92,7 @@ def _runs(records: Sequence[Record], folder: Path, task: AnyTask) -> _Runs:
 def _resampled(record: Record, folder: Path, task: AnyTask) -> list[float] | None:
     """Return a run's scores on resampled rows; None where it kept no predictions."""
     predictions = read_predictions(folder / record["folder"] / f"predictions-{record['set']}.jsonl")
-    return None if predictions is None or not isinstance(task, Task) else resampled_scores(task, predictions)
+    return None if predictions is None else resampled_scores(task, predictions)
 
 
 def _line(label: str, runs: _Runs, baseline: _Runs) -> Line:

@@ -14,9 +14,8 @@ from scipy import stats
 from bilora.artifacts.scored_on import numbers_in
 from bilora.artifacts.trainer_state import read_lines
 from bilora.engines.callbacks.files import read_times
-from bilora.metrics.classes import MEASURES
 from bilora.metrics.metric import Undefined
-from bilora.tasks.catalog import Task
+from bilora.tasks.task import AnyTask
 
 DRAWS = 10_000
 """Resamples of a bootstrap over seeds, and the most sign patterns that are counted one by one."""
@@ -112,22 +111,18 @@ def wilcoxon(differences: Sequence[float]) -> Wilcoxon | None:
 
 
 def resampled_scores(
-    task: Task, predictions: Sequence[Mapping[str, Any]], *, draws: int = ROW_DRAWS, seed: int = 0
+    task: AnyTask, predictions: Sequence[Mapping[str, Any]], *, draws: int = ROW_DRAWS, seed: int = 0
 ) -> list[float] | None:
     """Return the headline metric on ``draws`` resamples of the rows; None where one is undefined.
 
     Equal numbers of rows and equal seeds give the same resamples, so that two methods can be paired.
     """
-    # A regression's labels are numbers, and scored as they are.
-    indices = None if task.label_names is None else {name: index for index, name in enumerate(task.label_names)}
-    answers, labels = (
-        numpy.asarray([row[key] if indices is None else indices[row[key]] for row in predictions])
-        for key in ("prediction", "label")
-    )
-    measure = MEASURES[task.metric].compute
-    picks = numpy.random.default_rng(seed).integers(len(labels), size=(draws, len(labels)))
+    score = task.rescored(predictions)
+    if score is None:
+        return None
+    picks = numpy.random.default_rng(seed).integers(len(predictions), size=(draws, len(predictions)))
     try:
-        return [measure(answers[rows], labels[rows]) for rows in picks]
+        return [score(rows) for rows in picks]
     except Undefined:
         return None
 

@@ -16,8 +16,8 @@ SHOWN = 5
 OnBadRow = Literal["error", "skip"]
 """What is done with rows that cannot be used: all are refused together, or they are left out."""
 
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 60  # a row may hold a megabyte of text
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = 60  # a row may hold a megabyte of text
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ def parse_line(line: bytes) -> tuple[dict[str, Any], list[Fault]]:
     if not text.strip():
         return {}, [Fault(None, "the line is blank; only the end of a file may have blank lines")]
     try:
-        row = json.loads(text, parse_constant=_Literal, object_pairs_hook=_once)
+        row = json.loads(text, parse_constant=BadNumber, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         return {}, [Fault(None, f"is not a JSON object: {_reason(error)}")]
     except (ValueError, RecursionError) as error:  # a field given twice, a number or a nesting beyond limits
         return {}, [Fault(None, f"cannot be read as JSON: {error}")]
     if not isinstance(row, dict):
-        return {}, [Fault(None, f"is not a JSON object but {_SHORT.repr(row)}")]
-    literals = [name for name, value in row.items() if isinstance(value, _Literal)]
+        return {}, [Fault(None, f"is not a JSON object but {SHORT.repr(row)}")]
+    literals = [name for name, value in row.items() if isinstance(value, BadNumber)]
     return row, [Fault(name, f"{row[name]} is not a JSON value; give a finite number") for name in literals]
 
 
@@ -107,7 +107,7 @@ def _with_first(said: str, faults: Sequence[str]) -> str:
     return "\n  ".join([said, *faults[:SHOWN], *rest])
 
 
-class _Literal(str):
+class BadNumber(str):
     """NaN, Infinity or -Infinity as it stood in the file."""
 
 

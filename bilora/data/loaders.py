@@ -1,13 +1,23 @@
-"""An order of rows in which a batch holds rows of nearly one length, so that little of it is padding."""
+"""Loaders of encoded rows: batches in an order that depends on a seed alone, or on the rows' lengths too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from bilora.errors import DataError, SettingsError
+from bilora.processes.processes import Share, SharedOrder
+
+Encoded = Mapping[str, Any]
+"""An example as token ids: lists of ints under the tokenizer's input names, ``labels``, and what its task adds."""
+
+Batch = dict[str, Tensor]
+Collate = Callable[[Sequence[Any]], Any]
 
 
 class LengthGroups(Sampler[int]):
@@ -44,4 +54,80 @@ class LengthGroups(Sampler[int]):
         yield from order
 
 
-Collate = Callable[[Sequence[Any]], Any]
+WHOLE = Share()
+"""All the rows, for a process that runs alone."""
+
+
+def make_loader(
+    encoded: Sequence[Encoded],
+    *,
+    batch_size: int,
+    seed: int,
+    collate: Collate,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    part: str = "training",
+    group_by_length: bool = False,
+    share: Share = WHOLE,
+) -> DataLoader[Encoded]:
+    """Return a loader whose order depends on ``seed`` alone.
+
+    The loader has its own generator: it neither reads nor moves torch's global random state, so that the
+    dropout masks of a run do not change with the order of the data, nor the other way round.
+
+    Args:
+        encoded: The rows, as ``encode`` gives them.
+        batch_size: Rows per batch of this process.
+        seed: Seeds the order; each pass over the loader draws a new one.
+        collate: Makes a batch of rows, such as ``Collator(tokenizer)``.
+        shuffle: True for training; False keeps the order of the rows, for validation.
+        drop_last: Leave out the last, smaller batch of a pass.
+        part: What the rows are (``"lower"``), for the error text.
+        group_by_length: Shuffle such that a batch holds rows of nearly one length; needs ``shuffle``.
+        share: The part of every batch that this process takes; shared rows are shuffled.
+
+    Returns:
+        The loader.
+
+    Raises:
+        SettingsError: ``batch_size`` is less than one.
+        DataError: There are fewer rows than a batch; without shuffling and dropping (validation) only
+            an empty part is refused.
+
+    Example:
+        >>> rows = [{"labels": label} for label in range(6)]
+        >>> as_tensor = lambda some: {"labels": torch.tensor([row["labels"] for row in some])}
+        >>> loader = make_loader(rows, batch_size=4, seed=0, collate=as_tensor, shuffle=False)
+        >>> [batch["labels"].tolist() for batch in loader]
+        [[0, 1, 2, 3], [4, 5]]
+    """
+    if batch_size < 1:
+        raise SettingsError(f"batch_size is {batch_size!r}; it must be at least 1")
+    if not (shuffle or share.is_whole):
+        raise SettingsError("rows in a fixed order are not shared among processes; set shuffle=True")
+    if group_by_length and not shuffle:
+        raise SettingsError("group_by_length is a way to shuffle; set shuffle=True, or sort the rows by length")
+    least = batch_size * share.count if shuffle or drop_last else 1
+    if len(encoded) < least:
+        among = "" if share.is_whole else f" in each of {share.count} processes"
+        raise DataError(
+            f"the {part} part has {len(encoded)} rows, fewer than a batch of {batch_size}{among}; "
+            "give more rows or set a smaller batch size"
+        )
+    # Without shuffling, too, the loader draws a number at each pass, by default from the global state.
+    generator = torch.Generator().manual_seed(seed)
+    order: Sampler[int] | None = None
+    if group_by_length:
+        order = LengthGroups(encoded, batch_size=batch_size * share.count, generator=generator)
+    if not share.is_whole:
+        whole = order or RandomSampler(encoded, generator=generator)
+        order = SharedOrder(whole, batch_size=batch_size, share=share)
+    return DataLoader(
+        encoded,  # type: ignore[arg-type]  # a list is a map-style data set
+        batch_size=batch_size,
+        shuffle=shuffle if order is None else None,
+        sampler=order,
+        drop_last=drop_last,
+        collate_fn=collate,
+        generator=generator,
+    )

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
+Label = int | float | frozenset[int] | None
+"""A class index, a number, the class indices of a row that may have several, or none."""
+
 
 @dataclass(frozen=True)
 class Rows:
-    """An immutable sequence of checked rows; a ``label`` is a class index, a finite float, or says nothing of the row.
+    """An immutable sequence of checked rows; ``label`` is a class index, a finite float, a set of indices, or neither.
 
     Args:
         rows: Field name to value, read-only.
@@ -53,15 +56,16 @@ class Rows:
         return iter(self.rows)
 
     @property
-    def labels(self) -> tuple[int | float | None, ...]:
-        """The label of each row; None where a row has no single one.
+    def labels(self) -> tuple[Label, ...]:
+        """The label of each row, or the set of its labels; None where the row is unlabelled, or has one per token.
 
         Example:
             >>> Rows((), "empty", (), ()).labels
             ()
         """
         # Tags may stand in a field of that name too; the rows are not stratified by them.
-        return tuple(label if isinstance(label := row["label"], int | float) else None for row in self.rows)
+        labels = [row["label"] for row in self.rows]
+        return tuple([label if isinstance(label, int | float | frozenset) else None for label in labels])
 
     def origin(self, index: int) -> str:
         """Return where a row came from, as ``source:line``.

@@ -27,8 +27,8 @@ class TaskRows:
         upper: Rows of D2 where a set of its own is D2; None where D2 is drawn from the training rows.
 
     Example:
-        >>> from bilora.tasks.sources import load_task_rows
-        >>> rows = load_task_rows("rotten_tomatoes", data_dir=None)
+        >>> from bilora.tasks import find_task
+        >>> rows = find_task("rotten_tomatoes").load_rows(None)
         >>> len(rows.train), len(rows.validation["validation"])
         (7530, 1000)
     """
@@ -106,7 +106,7 @@ def take_validation(rows: Rows, share: float) -> tuple[Rows, Rows]:
         DataError: There are too few rows for that share.
 
     Example:
-        >>> from bilora.tasks.embedded import embedded_reviews
+        >>> from bilora.models.embedded import embedded_reviews
         >>> train, validation = take_validation(embedded_reviews(), 0.1)
         >>> len(train), len(validation), sum(validation.labels)
         (7677, 853, 426)

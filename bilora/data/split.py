@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bilora.data.strata import Label, draw_rows, make_strata, share_out
+from bilora.data.rows import Label
+from bilora.data.strata import draw_rows, make_strata, share_out
 from bilora.errors import DataError, SettingsError
 
 QUANTILE_BINS = 10
@@ -78,10 +79,11 @@ def split_rows(labels: Sequence[Label], *, ratio: float = 0.8, seed: int, draw: 
 
     D1 gets exactly ``round(ratio * n)`` rows. Class indices (int) are the strata, and each class has a
     row in both parts. Numbers (float, regression) are put in order and cut into at most ten strata of
-    equal size, so that both parts cover the whole range. Labels that are all None make one stratum.
+    equal size, so that both parts cover the whole range. Sets of class indices (several labels per row) are grouped
+    by their rarest class, as far as the rows suffice. Labels that are all None make one stratum.
 
     Args:
-        labels: One label a row, all of one type.
+        labels: One label per row, all of one type.
         ratio: Fraction of the rows that go to the lower level, between 0 and 1.
         seed: The same seed gives the same split on every machine and in every process, and
             no global random state is read or changed.
@@ -104,13 +106,13 @@ def split_rows(labels: Sequence[Label], *, ratio: float = 0.8, seed: int, draw: 
     if draw < 0:
         raise SettingsError(f"draw is {draw!r}; it counts from 0")
     target = round(ratio * len(labels))
-    strata = make_strata(labels, bins=min(QUANTILE_BINS, target, len(labels) - target))
+    room = min(target, len(labels) - target)
+    strata = make_strata(labels, bins=min(QUANTILE_BINS, room), most=room)
     sizes = {stratum: len(rows) for stratum, rows in strata.items()}
     _check_room(sizes, target=target, ratio=ratio)
     counts = share_out(target, sizes, least=1, spare=1)
     lower = draw_rows(strata, counts, key=f"split {seed}" + (f" draw {draw}" if draw else ""))
-    chosen = set(lower)
-    upper = tuple(position for position in range(len(labels)) if position not in chosen)
+    upper = tuple(sorted(set(range(len(labels))) - set(lower)))
     return Split(lower, upper, seed, ratio, draw)
 
 

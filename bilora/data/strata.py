@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import chain
 from typing import TypeVar
 
+from bilora.data.rows import Label
 from bilora.errors import DataError
 
-Label = int | float | None
 Stratum = TypeVar("Stratum", bound=Hashable)
 
 
-def make_strata(labels: Sequence[Label], *, bins: int) -> dict[Label, list[int]]:
+def make_strata(labels: Sequence[Label], *, bins: int, most: int | None = None) -> dict[Label, list[int]]:
     """Return the positions of the rows, grouped by label.
 
     Args:
-        labels: One a row, of one type: int (class indices), float (regression) or None (no label).
+        labels: One per row, of one type: int (class indices), float (regression), frozenset (several class indices) or
+            None (no label).
         bins: Number of groups for regression; at least one is made.
+        most: Largest number of groups for sets of class indices; None for as many as there are.
 
     Returns:
         For classes, class index to positions; for numbers, the number of the bin to positions, the bins being
-        of equal size (up to one row) and in ascending order; for None, all positions in one group.
+        of equal size (up to one row) and in ascending order; for sets, the rarest class of each row (-1 for none) to
+        positions, where a group of one row, or one too many, joins the largest; for None, all positions in one group.
 
     Raises:
         DataError: The labels are of different types, or a number is not finite.
@@ -32,16 +37,35 @@ def make_strata(labels: Sequence[Label], *, bins: int) -> dict[Label, list[int]]
         {0: [1], 1: [0, 2]}
         >>> make_strata([0.5, 3.0, 1.0, 4.0], bins=2)
         {0: [0, 2], 1: [1, 3]}
+        >>> make_strata([frozenset(labels) for labels in ([0], [0, 1], [0], [0, 1], [])], bins=10)
+        {0: [0, 2, 4], 1: [1, 3]}
     """
     kinds = {type(label) for label in labels}
     if len(kinds) > 1:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise DataError(f"labels are of different types ({names}); all must be int, all float or all None")
+        raise DataError(f"labels are of different types ({names}); all must be int, all float, all sets or all None")
     if kinds == {float}:
-        return _bins([float(label) for label in labels if label is not None], max(bins, 1))
+        return _bins([label for label in labels if isinstance(label, float)], max(bins, 1))
+    if kinds == {frozenset}:
+        return _by_rarest([label for label in labels if isinstance(label, frozenset)], most or len(labels))
+    return _grouped([label for label in labels if not isinstance(label, frozenset)])
+
+
+def _grouped(labels: Sequence[int | float | None]) -> dict[Label, list[int]]:
     strata: dict[Label, list[int]] = {label: [] for label in sorted(set(labels), key=lambda label: label or 0)}
     for position, label in enumerate(labels):
         strata[label].append(position)
+    return strata
+
+
+def _by_rarest(labels: Sequence[frozenset[int]], most: int) -> dict[Label, list[int]]:
+    counts = Counter(chain.from_iterable(labels))
+    # A row counts with its rarest class, since that is the one that a draw could leave out of a part.
+    strata = _grouped([min(row, key=lambda label: (counts[label], label), default=-1) for row in labels])
+    by_size = sorted(strata, key=lambda stratum: len(strata[stratum]))
+    while len(by_size) > 1 and (len(strata[by_size[0]]) < 2 or len(by_size) > most):
+        smallest, largest = by_size.pop(0), by_size[-1]
+        strata[largest] = sorted(strata[largest] + strata.pop(smallest))
     return strata
 
 
@@ -74,9 +98,9 @@ def share_out(total: int, sizes: Mapping[Stratum, int], *, least: int, spare: in
         return total * sizes[stratum] - counts[stratum] * whole
 
     while sum(counts.values()) < total:
-        counts[max((each for each in counts if counts[each] < most[each]), key=lacks)] += 1
+        counts[max((stratum for stratum in counts if counts[stratum] < most[stratum]), key=lacks)] += 1
     while sum(counts.values()) > total:
-        counts[min((each for each in counts if counts[each] > least), key=lacks)] -= 1
+        counts[min((stratum for stratum in counts if counts[stratum] > least), key=lacks)] -= 1
     return counts
 
 
@@ -98,18 +122,18 @@ def draw_rows(strata: Mapping[Stratum, Sequence[int]], counts: Mapping[Stratum, 
     """
     # Of Python's random numbers only random() is promised to be the same in every version; shuffle is not.
     random_numbers = random.Random(key)
-    chosen: list[int] = []
+    drawn: list[int] = []
     for stratum, positions in strata.items():
         ranks = [random_numbers.random() for _ in positions]
         order = sorted(range(len(positions)), key=ranks.__getitem__)
-        chosen += [positions[place] for place in order[: counts[stratum]]]
-    return tuple(sorted(chosen))
+        drawn += [positions[index] for index in order[: counts[stratum]]]
+    return tuple(sorted(drawn))
 
 
 def _bins(labels: Sequence[float], bins: int) -> dict[Label, list[int]]:
     if not all(math.isfinite(label) for label in labels):
         raise DataError("labels hold NaN or an infinity; numbers must be finite to be put in order")
     order = sorted(range(len(labels)), key=lambda position: (labels[position], position))
-    edges = [len(order) * each // bins for each in range(bins + 1)]
+    edges = [len(order) * edge // bins for edge in range(bins + 1)]
     parts = [order[low:high] for low, high in zip(edges, edges[1:], strict=False)]
     return {index: sorted(part) for index, part in enumerate(parts)}

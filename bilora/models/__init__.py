@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from bilora.tasks.embedded import embedded_model_folder, embedded_reviews
+from bilora.models.embedded import embedded_model_folder, embedded_reviews
 
 __all__ = ["embedded_model_folder", "embedded_reviews"]

@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
 from bilora.errors import DataError
-from bilora.tasks.embedded import embedded_model_folder, smollm2_folder
-from bilora.tasks.kind import TaskKind
+from bilora.models.embedded import embedded_model_folder, smollm2_folder
+from bilora.tasks.task import AnyTask
 from bilora.tasks.text.batches import check_fits
 
 HUB_SECONDS = 3.0
@@ -42,12 +42,12 @@ class Tokenizer:
     notices: tuple[str, ...] = ()
 
 
-def load_tokenizer(model: str | None, kind: TaskKind, *, max_length: int) -> Tokenizer:
+def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Tokenizer:
     """Return a model's tokenizer, checked against the model's config before any weight is read.
 
     Args:
         model: Hub id or folder, or one of ``EMBEDDED_MODELS``; None is the embedded MiniLM.
-        kind: What the tokenizer will be used for.
+        task: What the tokenizer will be used for.
         max_length: Largest number of tokens of a row.
 
     Raises:
@@ -57,7 +57,7 @@ def load_tokenizer(model: str | None, kind: TaskKind, *, max_length: int) -> Tok
     place = str(model) if embedded is None else str(embedded())
     with _named_failure(place):
         here = only_local(place)
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=here, **kind.tokenizer_settings)
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=here, **task.tokenizer_settings)
         config = AutoConfig.from_pretrained(place, local_files_only=here)
     notices = _fill_pad_token(tokenizer)
     _set_pad_token(config, tokenizer)
@@ -79,7 +79,7 @@ class Loaded:
     new_modules: tuple[str, ...]
 
 
-def load_model(tokenizer: Tokenizer, kind: TaskKind) -> Loaded:
+def load_model(tokenizer: Tokenizer, task: AnyTask) -> Loaded:
     """Return the model with a head for the task.
 
     A head of that size which the model was saved with is kept; else a new one is drawn from torch's global
@@ -87,20 +87,14 @@ def load_model(tokenizer: Tokenizer, kind: TaskKind) -> Loaded:
 
     Args:
         tokenizer: From :func:`load_tokenizer`; it says where the model is.
-        kind: What the model will be used for.
+        task: What the model will be used for.
 
     Raises:
         DataError: The model cannot be found or has no form for this task.
     """
     place = tokenizer.place
     with _named_failure(place):
-        model, loading = kind.model_class.from_pretrained(
-            place,
-            output_loading_info=True,
-            local_files_only=only_local(place),
-            ignore_mismatched_sizes=True,  # a head for another task gives way to a new one
-            **kind.model_settings,
-        )
+        model, loading = task.load_model(place, local_files_only=only_local(place))
     _set_pad_token(model.config, tokenizer.own)
     drawn = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
     return Loaded(model, tuple(sorted({name.rpartition(".")[0] for name in drawn})))

@@ -16,7 +16,6 @@ from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.processes.sharded import ALONE
 from bilora.runs.config import RunConfig
 from bilora.runs.rows import training_rows
-from bilora.tasks.kinds import find_kind
 from bilora.tasks.task import AnyTask
 
 
@@ -37,15 +36,15 @@ def check_room(config: RunConfig, rows: TaskRows, processes: Processes = ONE_PRO
 
 
 def bare_examples(rows: Rows, task: AnyTask) -> list[dict[str, Any]]:
-    """Return examples without tokens, as many of each row as its kind of task makes of it.
+    """Return examples without tokens, as many of each row as its task makes of it.
 
     Example:
-        >>> from bilora.tasks.embedded import embedded_reviews
+        >>> from bilora.models import embedded_reviews
         >>> from bilora.tasks.catalog import TASKS
         >>> bare_examples(embedded_reviews().select([0]), TASKS["rotten_tomatoes"])
         [{'labels': 1, 'group': 0}]
     """
-    count = find_kind(task).examples
+    count = task.examples_of
     return [{"labels": row["label"], "group": group} for group, row in enumerate(rows) for _ in range(count(row))]
 
 

@@ -19,7 +19,7 @@ from bilora.problems.catalog import find_variant
 from bilora.settings.sections import build_section, refuse_faults, resolved
 from bilora.tasks.catalog import find_task
 from bilora.tasks.class_weights import check_class_weights
-from bilora.tasks.kinds import build_kind
+from bilora.tasks.kinds import find_kind
 from bilora.tasks.labels import LabelledFiles
 from bilora.tasks.sources import EMBEDDED_TASK
 
@@ -202,7 +202,9 @@ class RunConfig:
         """Check everything that can be checked before any file is read."""
         self._fill_in()
         if self.task is not None:
-            build_kind(find_task(self.task), self.task_settings)
+            find_task(self.task).with_settings(self.task_settings)
+        if self.task_type is not None:
+            find_kind(self.task_type)
         refuse_faults("config", self, config_checks(self))
         if weight_faults := check_class_weights(self.class_weights):
             raise SettingsError("config: " + "; ".join(weight_faults))

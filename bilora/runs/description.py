@@ -11,18 +11,18 @@ from typing import Any
 from bilora.artifacts.model_card import CardFacts, write_card
 from bilora.artifacts.trainer_state import read_lines, trainer_state
 from bilora.data.rows import Rows
-from bilora.tasks.kind import TaskKind
+from bilora.tasks.task import AnyTask
 from bilora.tasks.task_files import write_task
 
 
 def describe_run(
-    folder: Path, *, kind: TaskKind, base: str, train: Rows, validation: Mapping[str, Rows], max_length: int
+    folder: Path, *, task: AnyTask, base: str, train: Rows, validation: Mapping[str, Rows], max_length: int
 ) -> None:
     """Write ``trainer_state.json``, and into every adapter's folder its model card and ``bilora_task.json``.
 
     Args:
         folder: Folder of the run, with ``metrics.jsonl``, ``all_results.json`` and its adapters.
-        kind: The kind of the task, which knows it.
+        task: What was learned.
         base: Folder or hub id of the model.
         train: The rows that were trained on.
         validation: The rows of each validation set.
@@ -33,11 +33,11 @@ def describe_run(
     (folder / "trainer_state.json").write_text(json.dumps(state, allow_nan=False, indent=2) + "\n", encoding="utf-8")
     sizes = {"train": len(train), **{name: len(rows) for name, rows in validation.items()}}
     for adapter in adapters_of(folder):
-        write_task(adapter, kind.task, max_length=max_length)
+        write_task(adapter, task, max_length=max_length)
         config = folder / "adapter" / "config.json"
         if adapter.name != "adapter" and config.is_file():
             shutil.copy(config, adapter)
-        write_card(adapter, _facts(adapter, kind=kind, base=base, sizes=sizes, results=results))
+        write_card(adapter, _facts(adapter, task=task, base=base, sizes=sizes, results=results))
 
 
 def adapters_of(folder: Path) -> list[Path]:
@@ -45,10 +45,10 @@ def adapters_of(folder: Path) -> list[Path]:
     return [path for name in ("adapter", "lora") if (path := folder / name).is_dir()]
 
 
-def _facts(adapter: Path, *, kind: TaskKind, base: str, sizes: dict[str, int], results: Mapping[str, Any]) -> CardFacts:
+def _facts(adapter: Path, *, task: AnyTask, base: str, sizes: dict[str, int], results: Mapping[str, Any]) -> CardFacts:
     peft_type = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
     return CardFacts(
-        task=kind.task,
+        task=task,
         base=base,
         method=results["method"],
         sizes=sizes,
@@ -56,6 +56,6 @@ def _facts(adapter: Path, *, kind: TaskKind, base: str, sizes: dict[str, int], r
         seed=results["seed"],
         versions=results["versions"],
         is_plain_lora=peft_type != "BILORA",
-        labels=int(kind.model_settings.get("num_labels", 0)),
+        labels=int(task.model_settings.get("num_labels", 0)),
         scored_on=results["scored_on"],
     )

@@ -6,12 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import nn
-
 from bilora.engines.training.result import FitResult
-from bilora.processes.processes import ONE_PROCESS, Processes
-from bilora.tasks.kind import EncodedRows, Metrics, TaskKind
+from bilora.tasks.task import AnyTask, EncodedRows, Evaluated, Inference, Metrics
 
 
 @dataclass(frozen=True)
@@ -23,7 +19,7 @@ class Scores:
             ``/`` and the name of the set.
         score: The task's headline metric on the first set.
         train_loss: Loss on the training rows, without dropout.
-        predictions: What the model gave for each row, by set, where the kind of task keeps that.
+        predictions: What the model gave for each row, by set, where the task keeps that.
         files: Text of other files, by name; those of the first set have plain names, as the metrics have.
     """
 
@@ -38,80 +34,48 @@ class Evaluation:
     """Evaluates one model on the sets of one run.
 
     Args:
-        model: The model.
-        kind: How tasks of this kind are scored.
-        tokenizer: The model's tokenizer.
+        inference: The model, which is trained on meanwhile.
+        task: How its answers are scored.
         train: The training rows.
         validation: The rows of each validation set, the one that gives the score first.
-        autocast_dtype: The autocast type of the forward pass; None for none.
-        processes: They share the rows of every set.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        *,
-        kind: TaskKind,
-        tokenizer: Any,
-        train: EncodedRows,
-        validation: Mapping[str, EncodedRows],
-        autocast_dtype: torch.dtype | None = None,
-        processes: Processes = ONE_PROCESS,
+        self, inference: Inference, *, task: AnyTask, train: EncodedRows, validation: Mapping[str, EncodedRows]
     ) -> None:
-        self.model = model
-        self.kind = kind
-        self.tokenizer = tokenizer
-        self.train = train
-        self.sets = validation
-        self.autocast_dtype = autocast_dtype
-        self.processes = processes
-        self._last: dict[str, Metrics] = {}
+        self.inference, self.task, self.train, self.sets = inference, task, train, validation
+        self._last: dict[str, Evaluated] = {}
 
     def validation(self) -> Metrics:
         """Return loss and the cheap metrics on the validation sets, under plain and suffixed names."""
-        self._last = {name: self._validate(data) for name, data in self.sets.items()}
+        self._last = {name: self.task.validate(self.inference, data) for name, data in self.sets.items()}
         return _joined(self._last)
 
     def final(self, result: FitResult) -> Scores:
         """Return the scores of the parameters that the fit ended with."""
         # The last validation is of these parameters, unless better ones were put back after it.
         last = {} if result.metrics is None or result.best_step is not None else self._last
-        found = {
-            name: self.kind.evaluate(
-                self.model,
-                data,
-                self.tokenizer,
-                autocast_dtype=self.autocast_dtype,
-                validated=last.get(name),
-                processes=self.processes,
-            )
-            for name, data in self.sets.items()
-        }
-        for name, each in found.items():
-            if self.processes.is_first:
-                each.warn(name)
-        metrics = _joined({name: each.metrics for name, each in found.items()})
+        evaluated = {name: self.task.evaluate(self.inference, data, last.get(name)) for name, data in self.sets.items()}
+        for name, result_of_set in evaluated.items():
+            if self.inference.processes.is_first:
+                result_of_set.warn(name)
+        metrics = _joined(evaluated)
         return Scores(
             metrics=metrics,
-            score=metrics[self.kind.task.metric],
-            train_loss=self._validate(self.train)["loss"],
-            predictions={name: each.predictions for name, each in found.items() if each.predictions is not None},
+            score=metrics[self.task.metric],
+            train_loss=self.task.validate(self.inference, self.train).metrics["loss"],
+            predictions={name: each.predictions for name, each in evaluated.items() if each.predictions is not None},
             files={
                 file if index == 0 else f"{name}-{file}": text
-                for index, (name, each) in enumerate(found.items())
+                for index, (name, each) in enumerate(evaluated.items())
                 for file, text in each.files.items()
             },
         )
 
-    def _validate(self, data: EncodedRows) -> Metrics:
-        return self.kind.validate(
-            self.model, data, self.tokenizer, autocast_dtype=self.autocast_dtype, processes=self.processes
-        )
 
-
-def _joined(found: Mapping[str, Metrics]) -> Metrics:
+def _joined(sets: Mapping[str, Evaluated]) -> Metrics:
     joined: Metrics = {}
-    for index, (name, metrics) in enumerate(found.items()):
+    for index, (name, evaluated) in enumerate(sets.items()):
         suffix = "" if index == 0 else f"/{name}"
-        joined |= {key + suffix: value for key, value in metrics.items()}
+        joined |= {key + suffix: value for key, value in evaluated.metrics.items()}
     return joined

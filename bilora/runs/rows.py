@@ -13,7 +13,6 @@ from bilora.errors import SettingsError
 from bilora.problems.catalog import find_variant
 from bilora.runs.config import RunConfig
 from bilora.tasks.catalog import find_task
-from bilora.tasks.kinds import build_kind, find_kind
 from bilora.tasks.labelled_files import load_labelled_files
 from bilora.tasks.sources import EMBEDDED_TASK, take_rows
 
@@ -78,11 +77,11 @@ def load_run_rows(config: RunConfig) -> TaskRows:
     files = config.labelled_files()
     if files is not None:
         rows = load_labelled_files(files)
+        rows = dataclasses.replace(rows, task=rows.task.with_settings(config.task_settings))
         if rows.validation:
             return rows
         return with_upper_watched(config, rows, train=training_rows(config, rows.train, seed=config.seeds[0]))
-    kind = build_kind(find_task(config.task or EMBEDDED_TASK), config.task_settings)
-    return find_kind(kind.task).load(kind, config.data_dir)
+    return find_task(config.task or EMBEDDED_TASK).with_settings(config.task_settings).load_rows(config.data_dir)
 
 
 def training_rows(config: RunConfig, rows: Rows, *, seed: int) -> Rows:

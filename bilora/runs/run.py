@@ -47,8 +47,7 @@ from bilora.runs.results import (
 )
 from bilora.runs.rows import training_rows
 from bilora.tasks.class_weights import resolve_class_weights, weigh_classes
-from bilora.tasks.kind import EncodedRows, TaskKind
-from bilora.tasks.kinds import build_kind, find_kind
+from bilora.tasks.task import AnyTask, EncodedRows, Inference
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Prepared:
     """What the runs of one command share: checked rows, and the tokenizer that fits the model.
 
     Args:
-        kind: How the task is trained and scored.
+        task: How its rows are read, trained on and scored.
         rows: Training and validation rows.
         tokenizer: The tokenizer, and where its model is.
         validation: Encoded validation rows, by set.
@@ -64,7 +63,7 @@ class Prepared:
         notices: What a reader of the results must know, one sentence each.
     """
 
-    kind: TaskKind
+    task: AnyTask
     rows: TaskRows
     tokenizer: Tokenizer
     validation: dict[str, EncodedRows]
@@ -74,21 +73,21 @@ class Prepared:
 
 def prepare(config: RunConfig, rows: TaskRows, *, processes: Processes = ONE_PROCESS) -> Prepared:
     """Return what all runs of ``config`` share; nothing of the model but its config has been read by then."""
-    kind = build_kind(rows.task, config.task_settings)
+    task = rows.task
     choose_device(config.device)
     check_room(config, rows, processes)
     check_watched(config, rows)
     check_shared(config, processes)
-    _check_weights(config, kind, rows.train)
-    tokenizer = load_tokenizer(config.model or find_kind(rows.task).model, kind, max_length=config.max_length)
+    _check_weights(config, task, rows.train)
+    tokenizer = load_tokenizer(config.model or task.default_model, task, max_length=config.max_length)
     validation = {
-        name: kind.encode(each, tokenizer.own, max_length=config.max_length) for name, each in rows.validation.items()
+        name: task.encode(each, tokenizer.own, max_length=config.max_length) for name, each in rows.validation.items()
     }
-    upper = None if rows.upper is None else kind.encode(rows.upper, tokenizer.own, max_length=config.max_length)
+    upper = None if rows.upper is None else task.encode(rows.upper, tokenizer.own, max_length=config.max_length)
     encoded = [*validation.values(), *([] if upper is None else [upper])]
     of_sets = (notice for each in encoded for notice in each.notices)
     notices = (*shared_by_levels(config, rows), *tokenizer.notices, *of_sets)
-    return Prepared(kind, rows, tokenizer, validation, upper, notices)
+    return Prepared(task, rows, tokenizer, validation, upper, notices)
 
 
 def run_once(
@@ -118,7 +117,7 @@ def run_once(
         seed: One of the config's seeds; it decides training rows, head, split, order and masks.
         folder: Holds no run yet, or one that was interrupted: it goes on. The first process alone writes in it.
         callbacks: Hang on the engine beside those that write ``metrics.jsonl`` and show the progress.
-        monitor: The metric that early stopping and keep-the-best watch; None for the one of the task's kind.
+        monitor: The metric that early stopping and keep-the-best watch; None for the one of the task.
         processes: The processes that train together.
 
     Returns:
@@ -127,23 +126,20 @@ def run_once(
     resumed = processes.first_only(
         lambda: enter_run_folder(folder, config.of_run(method, seed), processes=processes.count)
     )
-    kind, tokenizer = prepared.kind, prepared.tokenizer.own
+    task, tokenizer = prepared.task, prepared.tokenizer.own
     rows = training_rows(config, prepared.rows.train, seed=seed)
     memory = PeakMemory(choose_device(config.device))
     model = _adapted(config, prepared, rows, method=method, seed=seed)
     if config.shard_base:
         shard_base(model, processes=processes)
-    train = kind.encode(rows, tokenizer, max_length=config.max_length)
+    train = task.encode(rows, tokenizer, max_length=config.max_length)
     if processes.is_first:
         print("".join(f"note: {notice}\n" for notice in train.notices), end="")
     evaluation = Evaluation(
-        model,
-        kind=kind,
-        tokenizer=tokenizer,
+        Inference(model, tokenizer, autocast_dtype(config.precision), processes),
+        task=task,
         train=train,
         validation=prepared.validation,
-        autocast_dtype=autocast_dtype(config.precision),
-        processes=processes,
     )
     scored_on = set_kind(next(iter(prepared.validation)))
     told = (
@@ -156,12 +152,12 @@ def run_once(
         model,
         train.encoded,
         upper_rows=None if prepared.upper is None else prepared.upper.encoded,
-        collate=kind.collate(tokenizer),
+        collate=task.collator(tokenizer),
         variant=method,
         variant_settings=config.settings_of(method),
         settings=config.fit_settings(seed=seed),
         validate=evaluation.validation,
-        monitor=monitor or kind.watched,
+        monitor=monitor or task.watched,
         callbacks=told if processes.is_first else (),
         folder=folder,
         resume=resumed,
@@ -195,31 +191,31 @@ def run_once(
 def _describe(config: RunConfig, prepared: Prepared, rows: Rows, results: dict[str, Any], folder: Path) -> None:
     write_json(folder / "all_results.json", results)
     place, sets = prepared.tokenizer.place, prepared.rows.validation
-    describe_run(folder, kind=prepared.kind, base=place, train=rows, validation=sets, max_length=config.max_length)
+    describe_run(folder, task=prepared.task, base=place, train=rows, validation=sets, max_length=config.max_length)
 
 
 def _adapted(config: RunConfig, prepared: Prepared, rows: Rows, *, method: str, seed: int) -> PeftModel:
     """Return the model, with the adapter on it and the loss that the class weights ask for."""
-    weights = _class_weights(config, prepared.kind, rows)
+    weights = _class_weights(config, prepared.task, rows)
     set_seed(seed)
-    loaded = load_model(prepared.tokenizer, prepared.kind)
-    task_type = prepared.kind.task_type
+    loaded = load_model(prepared.tokenizer, prepared.task)
+    task_type = prepared.task.hub_names.peft
     model = put_adapter(loaded, method, config.settings_of(method), task_type=task_type, steps=config.steps)
     if weights is not None:
-        weigh_classes(model, weights)
+        weigh_classes(model, prepared.task.loss, weights)
     return model
 
 
-def _check_weights(config: RunConfig, kind: TaskKind, rows: Rows) -> None:
+def _check_weights(config: RunConfig, task: AnyTask, rows: Rows) -> None:
     """Resolve the weights of every run, so that a class without rows is told before the model is read."""
     for seed in config.seeds:
-        _class_weights(config, kind, training_rows(config, rows, seed=seed))
+        _class_weights(config, task, training_rows(config, rows, seed=seed))
 
 
-def _class_weights(config: RunConfig, kind: TaskKind, rows: Rows) -> tuple[float, ...] | None:
+def _class_weights(config: RunConfig, task: AnyTask, rows: Rows) -> tuple[float, ...] | None:
     if config.class_weights == "none":
         return None
-    return resolve_class_weights(config.class_weights, kind.class_counts(rows))
+    return resolve_class_weights(config.class_weights, task.class_counts(rows))
 
 
 def _save(model: PeftModel, prepared: Prepared, rows: Rows, result: FitResult, folder: Path, *, base: str) -> None:
@@ -229,7 +225,7 @@ def _save(model: PeftModel, prepared: Prepared, rows: Rows, result: FitResult, f
     save_adapter(model, folder / "adapter", fingerprint=base)
     # Number and names of the labels, which the adapter's own config does not hold.
     model.config.save_pretrained(str(folder / "adapter"))
-    names = prepared.kind.model_settings.get("label2id")
+    names = prepared.task.model_settings.get("label2id")
     if names is not None:
         write_json(folder / "label_map.json", names)
     if own:

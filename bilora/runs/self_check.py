@@ -16,8 +16,8 @@ from bilora.models.pretrained import Tokenizer
 from bilora.processes.devices import choose_device
 from bilora.runs.description import adapters_of
 from bilora.runs.trained import load_adapter
-from bilora.tasks.kind import TaskKind
 from bilora.tasks.scoring import predicted_batches
+from bilora.tasks.task import AnyTask, Inference
 
 if TYPE_CHECKING:
     from bilora.engines.bilevel import BilevelEngine
@@ -56,17 +56,17 @@ class SelfCheck(Callback):
     """Keep the outputs of the trained model on a few rows, and hold every adapter of the run to them.
 
     Args:
-        kind: The kind of the task.
+        task: The task.
         tokenizer: The tokenizer, and where the base model is.
         rows: Encoded rows, of which a few are used.
         device: Where both models are run.
     """
 
-    def __init__(self, kind: TaskKind, tokenizer: Tokenizer, rows: Sequence[Mapping[str, Any]], *, device: str) -> None:
-        self.kind = kind
+    def __init__(self, task: AnyTask, tokenizer: Tokenizer, rows: Sequence[Mapping[str, Any]], *, device: str) -> None:
+        self.task = task
         self.tokenizer = tokenizer
         self.device = choose_device(device)
-        self._batch = kind.collate(tokenizer.own)(list(rows[:PROBE_ROWS]))
+        self._batch = task.collator(tokenizer.own)(list(rows[:PROBE_ROWS]))
         self._wanted: Tensor | None = None
 
     def on_run_end(self, engine: BilevelEngine) -> None:
@@ -83,12 +83,13 @@ class SelfCheck(Callback):
 
     def _verdict(self, adapter: Path) -> Verdict:
         assert self._wanted is not None  # the run has ended
-        fresh = load_adapter(adapter, self.tokenizer, self.kind).to(self.device)
+        fresh = load_adapter(adapter, self.tokenizer, self.task).to(self.device)
         difference = float((self._outputs(fresh) - self._wanted).abs().max())
         return Verdict(adapter, difference, TOLERANCE * max(1.0, float(self._wanted.abs().max())))
 
     def _outputs(self, model: nn.Module) -> Tensor:
-        return torch.cat([logits.flatten() for logits, _ in predicted_batches(model, [self._batch])])
+        batches = predicted_batches(Inference(model, self.tokenizer.own), [self._batch])
+        return torch.cat([logits.flatten() for logits, _ in batches])
 
 
 def require_passed(verdicts: Sequence[Verdict], *, say: Callable[[str], object] = print) -> None:

@@ -1,4 +1,4 @@
-"""What a run left behind, opened again: the model with its adapter, its tokenizer, and the kind of its task."""
+"""What a run left behind, opened again: the model with its adapter, its tokenizer, and its task."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from bilora.artifacts import adapter_files
 from bilora.errors import DataError
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
 from bilora.processes.devices import choose_device
-from bilora.tasks.kind import TaskKind
-from bilora.tasks.kinds import build_kind
+from bilora.tasks.task import AnyTask, Inference
 from bilora.tasks.task_files import read_task
 
 ADAPTER_FILE = "adapter_config.json"
@@ -27,41 +26,49 @@ class Trained:
 
     Args:
         adapter: Folder of the adapter.
-        kind: How its task is scored.
+        task: What it was trained for.
         tokenizer: The tokenizer, and where the base model is.
         model: The model with the adapter on it, in eval mode.
         max_length: Largest number of tokens of a row.
     """
 
     adapter: Path
-    kind: TaskKind
+    task: AnyTask
     tokenizer: Tokenizer
     model: PeftModel
     max_length: int
 
+    @property
+    def inference(self) -> Inference:
+        """The model and its tokenizer, as evaluations take them."""
+        return Inference(self.model, self.tokenizer.own)
 
-def open_trained(place: str, *, model: str | None = None, device: str = "auto") -> Trained:
+
+def open_trained(
+    place: str, *, model: str | None = None, device: str = "auto", task_type: str | None = None
+) -> Trained:
     """Return the trained model of a run, or of an adapter.
 
     Args:
         place: Folder of a run, or of an adapter that a run or an export wrote.
         model: The base model, where it is no longer where it was in training; None takes the one of the training.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        task_type: ``package.module:NAME`` of the user's own kind of task that it was trained for.
 
     Raises:
         DataError: There is no adapter, its base cannot be found, or its weights do not fit or are not finite.
     """
     adapter = find_adapter(place)
-    task, max_length = read_task(adapter)
-    kind = build_kind(task, _task_settings(adapter.parent))
-    tokenizer = load_tokenizer(model or _base_of(adapter), kind, max_length=max_length)
-    trained = load_adapter(adapter, tokenizer, kind)
-    return Trained(adapter, kind, tokenizer, trained.to(choose_device(device)).eval(), max_length)
+    task, max_length = read_task(adapter, task_type=task_type)
+    task = task.with_settings(_task_settings(adapter.parent))
+    tokenizer = load_tokenizer(model or _base_of(adapter), task, max_length=max_length)
+    trained = load_adapter(adapter, tokenizer, task)
+    return Trained(adapter, task, tokenizer, trained.to(choose_device(device)).eval(), max_length)
 
 
-def load_adapter(adapter: Path, tokenizer: Tokenizer, kind: TaskKind) -> PeftModel:
+def load_adapter(adapter: Path, tokenizer: Tokenizer, task: AnyTask) -> PeftModel:
     """Return a fresh base model with the adapter of a folder on it."""
-    base = load_model(tokenizer, kind).model
+    base = load_model(tokenizer, task).model
     return adapter_files.load_adapter(base, adapter, base_name=str(tokenizer.place))
 
 

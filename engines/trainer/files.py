@@ -17,13 +17,9 @@ from bilora.artifacts.scored_on import numbers_in
 from bilora.engines.checkpoints.files import checkpoints
 from bilora.engines.training.result import FitResult
 from bilora.errors import CheckpointError, SettingsError
-from bilora.tasks.task import AnyTask
+from bilora.tasks.kinds import hub_names_of
+from bilora.tasks.task import AnyTask, HubNames
 from bilora.tasks.task_files import write_task
-
-KINDS = {"SEQ_CLS": "text", "TOKEN_CLS": "tokens", "CAUSAL_LM": "generation"}
-"""Kind of task by PEFT's name for it, where no task says it."""
-
-WITH_HEAD = ("text", "tokens")
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class Untold:
     """A task of which only the card's heading is known."""
 
     name: str
-    kind: str
+    hub_names: HubNames | None
 
 
 def enter_folder(folder: Path, resume: bool | str | Path | None) -> tuple[Path, bool | Path]:
@@ -113,9 +109,9 @@ def card_facts(
         seed: Of the training.
     """
     config = model.peft_config[model.active_adapter]
-    kind = KINDS.get(str(config.task_type), "") if task is None else task.kind
+    names = hub_names_of(str(config.task_type)) if task is None else task.hub_names
     return CardFacts(
-        task=Untold("own data", kind) if task is None else task,
+        task=Untold("own data", names) if task is None else task,
         base=str(config.base_model_name_or_path or ""),
         method=method,
         sizes=sizes,
@@ -123,19 +119,17 @@ def card_facts(
         seed=seed,
         versions=versions(),
         is_plain_lora=not isinstance(config, BiloraConfig),
-        labels=int(model.config.num_labels) if kind in WITH_HEAD else 0,
+        labels=int(model.config.num_labels) if names is not None and names.has_head else 0,
     )
 
 
-def check_task(task: Any, model: PeftModel) -> None:
+def check_task(task: AnyTask, model: PeftModel) -> None:
     """Refuse a task that names another number of classes than the model has outputs.
 
     Raises:
         SettingsError: With both numbers.
     """
-    if task.kind not in WITH_HEAD:
-        return
-    wanted = 1 if task.label_names is None else len(task.label_names)
+    wanted = task.model_settings.get("num_labels", model.config.num_labels)
     if wanted != model.config.num_labels:
         raise SettingsError(
             f"task {task.name!r} has {wanted} outputs, and the model has {model.config.num_labels}; give the model "

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from bilora.data.loaders import Collate
+from bilora.data.loaders import Collate, make_loader
+from bilora.data.rows import Label
 from bilora.data.split import Split, split_rows
 from bilora.engines.settings import FitSettings
 from bilora.errors import CheckpointError, SettingsError
@@ -17,7 +18,6 @@ from bilora.files.state import check_keys
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
 from bilora.processes.processes import ONE_PROCESS, Processes
-from bilora.tasks.text.batches import make_loader
 
 
 class Part(Sequence[Any]):
@@ -182,10 +182,10 @@ def _digest(splits: Sequence[Split]) -> str:
     return hashlib.sha256(json.dumps([split.to_json() for split in splits]).encode()).hexdigest()
 
 
-def _label(row: Any) -> int | float | None:
-    """Return the class or the number that is the row's label, or None where it has none or one a token."""
-    label = row.get("labels")
-    return label if isinstance(label, int | float) else None
+def _label(row: Any) -> Label:
+    """Return the class or the number that is the row's label, or the set of its labels; None where it has none."""
+    label = row.get("stratum", row.get("labels"))
+    return label if isinstance(label, int | float | frozenset) else None
 
 
 def _groups(rows: Sequence[Any]) -> list[list[int]]:

@@ -19,7 +19,9 @@ from bilora.problems.catalog import VARIANTS
 from bilora.runs.config import RunConfig
 from bilora.runs.folder import remove_run
 from bilora.runs.run import Prepared, prepare
-from bilora.tasks.sources import load_task_rows, take_rows
+from bilora.tasks.catalog import find_task
+from bilora.tasks.sources import take_rows
+from bilora.tasks.task import Inference
 
 Results = list[dict[str, Any]]
 METHODS = list(VARIANTS)
@@ -61,7 +63,7 @@ def rows(ended: Any, folder: Path, read_results: Callable[[Path], Results]) -> R
 
 @pytest.fixture(scope="module")
 def prepared(run_glue: Any, words: list[str]) -> Prepared:
-    return prepare(run_glue.PROGRAM.parse(words), load_task_rows("rotten_tomatoes"))
+    return prepare(run_glue.PROGRAM.parse(words), find_task("rotten_tomatoes").load_rows(None))
 
 
 def test_every_variant_is_run() -> None:
@@ -191,7 +193,7 @@ def test_saved_adapters_give_the_same_scores(
 
     def score(model: Any) -> dict[str, float | None]:
         data = prepared.validation["validation"]
-        return prepared.kind.validate(model, data, prepared.tokenizer.own, autocast_dtype=None)
+        return prepared.task.validate(Inference(model, prepared.tokenizer.own), data).metrics
 
     without = score(base)
     with warnings.catch_warnings():

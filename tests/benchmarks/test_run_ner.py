@@ -13,8 +13,7 @@ from transformers import AutoConfig, AutoModelForTokenClassification
 
 from bilora.models.pretrained import load_tokenizer
 from bilora.tasks.catalog import find_task
-from bilora.tasks.kinds import build_kind
-from bilora.tasks.sources import load_task_rows
+from bilora.tasks.task import Inference
 
 Results = list[dict[str, Any]]
 TAGS = {"O": 0, "B-Disease": 1, "I-Disease": 2}
@@ -56,14 +55,14 @@ def test_the_committed_config_end_to_end(
     assert len(predictions) == 60
     assert all(len(row["tokens"]) == len(row["tags"]) == len(row["predicted"]) for row in predictions)
 
-    kind = build_kind(find_task("ncbi_disease"))
-    sets = load_task_rows("ncbi_disease", data_dir=words[words.index("--data-dir") + 1])
-    tokenizer = load_tokenizer(str(tiny_encoder), kind, max_length=32)
-    data = kind.encode(sets.validation["validation"], tokenizer.own, max_length=32)
+    task = find_task("ncbi_disease")
+    sets = find_task("ncbi_disease").load_rows(words[words.index("--data-dir") + 1])
+    tokenizer = load_tokenizer(str(tiny_encoder), task, max_length=32)
+    data = task.encode(sets.validation["validation"], tokenizer.own, max_length=32)
     for form in ("adapter", "lora"):
         base = AutoModelForTokenClassification.from_pretrained(tiny_encoder, num_labels=3)
         model = PeftModel.from_pretrained(base, run / form)
-        found = kind.evaluate(model, data, tokenizer.own, autocast_dtype=None, validated=None)
+        found = task.evaluate(Inference(model, tokenizer.own), data)
         assert found.metrics["loss"] == pytest.approx(rows[0]["validation_loss"], abs=1e-6)
         assert found.predictions == predictions
 

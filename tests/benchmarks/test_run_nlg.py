@@ -18,9 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from bilora.metrics.texts import score_texts, text_metric
 from bilora.models.pretrained import quiet_peft
+from bilora.tasks.catalog import GENERATION_TASKS
 from bilora.tasks.generation.decoding import Decoding, decode
-from bilora.tasks.generation.rows import load_generation_rows
-from bilora.tasks.generation.task import GENERATION_TASKS
 
 METHODS = ("bilora", "lora", "adalora", "pseudo_svd")
 Command = Callable[[Sequence[str]], Any]
@@ -123,7 +122,7 @@ def test_texts_references_and_scores_belong_together(folder: Path, data: Path, m
     """The scores again, from the files alone."""
     own = folder / f"{method}-seed0"
     outputs = (own / "outputs.txt").read_text(encoding="utf-8").splitlines()
-    test = load_generation_rows(GENERATION_TASKS["e2e"], data_dir=data).validation["test"]
+    test = GENERATION_TASKS["e2e"].load_rows(data).validation["test"]
     assert blocks(own / "references.txt") == [row["references"] for row in test]
     scores = json.loads((own / "scores.json").read_text(encoding="utf-8"))
     assert (scores["rows"], scores["decoding"]["beams"], scores["decoding"]["length_penalty"]) == (6, 3, 0.9)
@@ -151,7 +150,7 @@ def test_saved_adapters_give_the_same_texts(
     tokenizer = AutoTokenizer.from_pretrained(place)
     tokenizer.pad_token = tokenizer.eos_token
     base = AutoModelForCausalLM.from_pretrained(place)
-    test = load_generation_rows(GENERATION_TASKS["e2e"], data_dir=data).validation["test"]
+    test = GENERATION_TASKS["e2e"].load_rows(data).validation["test"]
     decoding = Decoding(beams=3, length_penalty=0.9, max_new_tokens=20)
     sources = [row["source"] for row in test]
     before = decode(base, tokenizer, sources, decoding)

@@ -25,7 +25,7 @@ from bilora.artifacts.adapter_files import load_adapter, save_adapter
 from bilora.engines.checkpoints.files import fault, manifest_sha256
 from bilora.errors import CheckpointError, DataError
 from bilora.models import pretrained
-from bilora.tasks.embedded import embedded_model_folder
+from bilora.models.embedded import embedded_model_folder
 from bilora.tasks.text.batches import check_fits
 
 Run = Callable[..., Any]

@@ -21,15 +21,14 @@ from bilora.engines.settings import LevelSettings
 from bilora.engines.training.result import FitResult
 from bilora.engines.training.split_loaders import SplitLoaders
 from bilora.errors import DataError, SettingsError
+from bilora.models.embedded import embedded_model_folder
 from bilora.runs.checks import bare_examples, shared_by_levels
 from bilora.runs.config import RunConfig
 from bilora.runs.evaluation import Evaluation
 from bilora.tasks.catalog import TASKS, Task
-from bilora.tasks.embedded import embedded_model_folder
 from bilora.tasks.labelled_files import load_labelled_files
 from bilora.tasks.labels import LabelledFiles
-from bilora.tasks.text.kind import TextKind
-from bilora.tasks.tokens.kind import TokenKind
+from bilora.tasks.task import AnyTask, Inference
 from bilora.tasks.tokens.task import TokenTask
 
 SST2 = TASKS["sst2"]
@@ -127,28 +126,28 @@ TOKENS = TokenTask("toy", ("NOUN", "VERB"), tokens_field="text", tags_field="lab
 
 
 @pytest.mark.parametrize(
-    ("kind", "label", "said"),
+    ("task", "label", "said"),
     [
         (
-            TextKind(TEXT),
+            TEXT,
             0,
             "own: all 2 rows are predicted as 'yes', and they are of 2 classes; .*--class-weights auto",
         ),
-        (TextKind(TEXT), 1, None),
-        (TokenKind(TOKENS), ["NOUN", "VERB"], "own: all 3 tokens are predicted as 'VERB', and they are of 2 classes"),
-        (TokenKind(TOKENS), ["VERB", "VERB"], None),
+        (TEXT, 1, None),
+        (TOKENS, ["NOUN", "VERB"], "own: all 3 tokens are predicted as 'VERB', and they are of 2 classes"),
+        (TOKENS, ["VERB", "VERB"], None),
     ],
     ids=["rows", "rows of one class", "tokens", "tokens of one tag"],
 )
-def test_row_21_one_class_for_all_is_told_once(kind: Any, label: Any, said: str | None) -> None:
+def test_row_21_one_class_for_all_is_told_once(task: AnyTask, label: Any, said: str | None) -> None:
     per_token = isinstance(label, list)
     pairs = [{"text": ["to", "go"], "label": label}, {"text": ["go"], "label": ["VERB"]}]
     texts = pairs if per_token else [{"text": "a", "label": label}, {"text": "b", "label": 1}]
-    rows = check_rows(enumerate(texts, 1), kind.task, source="toy", split="validation")
+    rows = check_rows(enumerate(texts, 1), task, source="toy", split="validation")
     tokenizer = AutoTokenizer.from_pretrained(embedded_model_folder())
-    data = kind.encode(rows, tokenizer, max_length=16)
+    data = task.encode(rows, tokenizer, max_length=16)
     model = Constant(each_token=per_token)
-    evaluation = Evaluation(model, kind=kind, tokenizer=tokenizer, train=data, validation={"own": data})
+    evaluation = Evaluation(Inference(model, tokenizer), task=task, train=data, validation={"own": data})
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", RuntimeWarning)
         evaluation.validation()

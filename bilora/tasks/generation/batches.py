@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from bilora.data.loaders import Batch, Encoded
 from bilora.data.rows import Rows
 from bilora.errors import DataError
 from bilora.tasks.generation.prompts import Prompts
-from bilora.tasks.text.batches import Batch, Encoded
 
 IGNORED = -100
 """The label of a token that the loss of transformers' models leaves out."""
@@ -72,19 +72,13 @@ class PairCollator:
 
     def __call__(self, examples: Sequence[Encoded]) -> Batch:
         """Return ``input_ids``, ``attention_mask`` and ``labels``, each ``(batch, longest)``."""
-        ids = [_list(each["input_ids"]) for each in examples]
-        labels = [_list(each["labels"]) for each in examples]
+        ids, labels = ([example[name] for example in examples] for name in ("input_ids", "labels"))
         longest = max(map(len, ids))
         return {
             "input_ids": torch.tensor([each + [self.pad_token_id] * (longest - len(each)) for each in ids]),
             "attention_mask": torch.tensor([[1] * len(each) + [0] * (longest - len(each)) for each in ids]),
             "labels": torch.tensor([each + [IGNORED] * (longest - len(each)) for each in labels]),
         }
-
-
-def _list(value: list[int] | int | float) -> list[int]:
-    assert isinstance(value, list)  # encode_pairs gives nothing else
-    return value
 
 
 def left_padded(prompts: Sequence[list[int]], pad_token_id: int) -> Batch:

@@ -13,15 +13,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bilora.data.loaders import Collate
+from bilora.data.loaders import Collate, make_loader
 from bilora.errors import SettingsError
-from bilora.processes.processes import ONE_PROCESS, Processes, taken_in_turn
+from bilora.processes.processes import ONE_PROCESS, taken_in_turn
 from bilora.processes.sharded import is_sharded
 from bilora.settings.sections import refuse_faults
 from bilora.tasks.generation.batches import IGNORED, left_padded
 from bilora.tasks.generation.prompts import Prompts
 from bilora.tasks.scoring import length_order
-from bilora.tasks.text.batches import make_loader
+from bilora.tasks.task import Inference, Metrics
 from bilora.tensors import to_device
 
 
@@ -66,32 +66,16 @@ class Decoding:
         refuse_faults("decoding", self, checks)
 
 
-def decode(
-    model: nn.Module,
-    tokenizer: Any,
-    sources: Sequence[str],
-    decoding: Decoding,
-    *,
-    autocast_dtype: torch.dtype | None = None,
-    processes: Processes = ONE_PROCESS,
-) -> list[str]:
-    """Return the text that the model gives for each input, on one line.
+def decode(inference: Inference, sources: Sequence[str], decoding: Decoding) -> list[str]:
+    """Return the text that a causal model gives for each input, on one line.
 
     Rows of one length are searched together; no result depends on which rows share a batch but for rounding.
-
-    Args:
-        model: A causal model of transformers, with or without an adapter of PEFT; it is left in the mode it was in.
-        tokenizer: Its tokenizer, with a pad token.
-        sources: The inputs.
-        decoding: How to search.
-        autocast_dtype: The autocast type of the forward pass; None for none.
-        processes: They take the batches in turn, and each returns all texts. A model that is sharded over them answers
-            when all ask, so that then each searches everything.
 
     Raises:
         SettingsError: An input and the longest text have more tokens than the model has positions.
     """
-    prompts = Prompts(tokenizer)
+    model = inference.model
+    prompts = Prompts(inference.tokenizer)
     ids = [prompts.prompt(source) for source in sources]
     order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
     _check_positions(model, longest=len(ids[order[-1]]), new=decoding.max_new_tokens)
@@ -99,21 +83,21 @@ def decode(
     was_training = model.training
     model.eval()
     try:
-        found = taken_in_turn(
+        texts_of_batches = taken_in_turn(
             [order[start : start + decoding.batch_size] for start in range(0, len(order), decoding.batch_size)],
-            lambda rows: _search(model, tokenizer, [ids[row] for row in rows], decoding, autocast_dtype),
-            ONE_PROCESS if is_sharded(model) else processes,
+            lambda rows: _search(inference, [ids[row] for row in rows], decoding),
+            # A sharded model answers when all processes ask, so each searches everything.
+            ONE_PROCESS if is_sharded(model) else inference.processes,
         )
-        for row, text in zip(order, itertools.chain.from_iterable(found), strict=True):
+        for row, text in zip(order, itertools.chain.from_iterable(texts_of_batches), strict=True):
             texts[row] = text
     finally:
         model.train(was_training)
     return texts
 
 
-def _search(
-    model: nn.Module, tokenizer: Any, prompts: list[list[int]], decoding: Decoding, dtype: torch.dtype | None
-) -> list[str]:
+def _search(inference: Inference, prompts: list[list[int]], decoding: Decoding) -> list[str]:
+    model, tokenizer, dtype = inference.model, inference.tokenizer, inference.autocast_dtype
     device = next(model.parameters()).device
     batch = to_device(left_padded(prompts, tokenizer.pad_token_id), device)
     casting = torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
@@ -121,7 +105,7 @@ def _search(
     # as soon as the texts that have ended are better than the others are now. Greedy search knows neither setting.
     beams = {"length_penalty": decoding.length_penalty, "early_stopping": "never"} if decoding.beams > 1 else {}
     with torch.no_grad(), casting:
-        found = model.generate(  # type: ignore[operator]  # every causal model of transformers has it
+        ids = model.generate(  # type: ignore[operator]  # every causal model of transformers has it
             **batch,
             **beams,
             do_sample=False,
@@ -131,7 +115,7 @@ def _search(
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-    answers = found[:, batch["input_ids"].shape[1] :]
+    answers = ids[:, batch["input_ids"].shape[1] :]
     return [" ".join(text.split()) for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
 
@@ -147,29 +131,20 @@ def _check_positions(model: nn.Module, *, longest: int, new: int) -> None:
 
 
 LOSS_BATCH = 16
-"""Examples a batch: logits have a column for every word of the vocabulary."""
+"""Examples per batch: logits have a column for every word of the vocabulary."""
 
 
-def token_loss(
-    model: nn.Module,
-    examples: Sequence[Mapping[str, Any]],
-    collate: Collate,
-    *,
-    autocast_dtype: torch.dtype | None = None,
-    processes: Processes = ONE_PROCESS,
-) -> dict[str, float | None]:
+def token_loss(inference: Inference, examples: Sequence[Mapping[str, Any]], collate: Collate) -> Metrics:
     """Return ``loss``, the mean cross entropy over all labelled tokens of the set, and ``perplexity``, its exponential.
 
-    The model is called without labels, so that what a method adds to its loss does not enter. It is left in the
-    mode it was in.
+    The model is called without labels, so that what a method adds to its loss does not enter.
 
     Args:
-        model: A causal model whose output has ``.logits``, ``(batch, length, words)``.
+        inference: With a causal model whose output has ``.logits``, ``(batch, length, words)``.
         examples: From :func:`~bilora.tasks.generation.batches.encode_pairs`.
         collate: Makes a batch of some of them.
-        autocast_dtype: The autocast type of the forward pass; None for none.
-        processes: They take the batches in turn; each returns the numbers of the whole set.
     """
+    model, dtype = inference.model, inference.autocast_dtype
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -180,7 +155,7 @@ def token_loss(
         moved = to_device(batch, device)
         labels = moved.pop("labels")[:, 1:]
         # Entered anew for each batch, as what is sent between two of them is not to be cast.
-        casting = torch.autocast(device.type, dtype=autocast_dtype) if autocast_dtype else contextlib.nullcontext()
+        casting = torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
         with torch.no_grad(), casting:
             logits = model(**moved).logits[:, :-1].float()
             # The sum over a batch in float32, the sum over batches in float64.
@@ -188,9 +163,8 @@ def token_loss(
         return loss, int((labels != IGNORED).sum())
 
     try:
-        found = list(taken_in_turn(loader, summed, processes))
+        losses, counts = zip(*taken_in_turn(loader, summed, inference.processes), strict=True)
     finally:
         model.train(was_training)
-    total, count = sum(each for each, _ in found), sum(each for _, each in found)
-    loss = total / count
+    loss = sum(losses) / sum(counts)
     return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else None}

@@ -1,20 +1,89 @@
-"""The data-to-text tasks of the LoRA paper: each is one row of a table."""
+"""Generation of a text from an input, by a causal language model."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 from bilora.data.faults import Fault
+from bilora.data.loaders import Collate
+from bilora.data.rows import Rows
+from bilora.data.sets import TaskRows
 from bilora.errors import SettingsError
+from bilora.metrics.monitor import Monitor
+from bilora.metrics.texts import score_texts, text_metric
+from bilora.settings.sections import build_section, refuse_faults, resolved
+from bilora.tasks.generation.batches import PairCollator, encode_pairs
+from bilora.tasks.generation.decoding import Decoding, decode, token_loss
 from bilora.tasks.generation.layouts import read_references, read_source
+from bilora.tasks.generation.rows import SET_FILES, join_references, read_generation_file
+from bilora.tasks.sources import read_sets, take_rows
+from bilora.tasks.task import Answers, BaseTask, EncodedRows, Evaluated, HubNames, Inference, Metrics
 
 
 @dataclass(frozen=True)
-class GenerationTask:
-    """What a task reads whose answer is a text.
+class GenerationSettings:
+    """Which rows of a data-to-text task are scored, by what, and how its texts are searched for.
+
+    Args:
+        d2: ``validation``: D1 is the training set, D2 the validation set, and the test set is scored; ``split``: D1
+            and D2 are drawn from the training set, and the validation set is scored.
+        metrics: Names of metrics, the headline one first; None takes the task's.
+        generate_rows: Rows of the scored set that are read, for loss and texts alike, the same ones in every run;
+            None takes all.
+        loss_references: References of a row that enter the losses that are reported; None takes all.
+        beams: See :class:`~bilora.tasks.generation.decoding.Decoding`.
+        length_penalty: Of Decoding; None takes the task's.
+        no_repeat_ngram_size: Of Decoding.
+        max_new_tokens: Of Decoding.
+        generate_batch: Rows searched at once.
+
+    Raises:
+        SettingsError: A value is out of range.
+    """
+
+    d2: Literal["validation", "split"] = "validation"
+    metrics: list[str] | None = None
+    generate_rows: int | None = None
+    loss_references: int | None = None
+    beams: int = 10
+    length_penalty: float | None = None
+    no_repeat_ngram_size: int = 4
+    max_new_tokens: int = 64
+    generate_batch: int = 8
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        names, rows, references = self.metrics, self.generate_rows, self.loss_references
+        once = names is None or (bool(names) and len(set(names)) == len(names))
+        checks = (
+            ("d2", "allowed: validation, split", self.d2 in ("validation", "split")),
+            ("metrics", "give at least one, each once", once),
+            ("generate_rows", "it must be at least 1, or none for all", rows is None or rows >= 1),
+            ("loss_references", "it must be at least 1, or none for all", references is None or references >= 1),
+        )
+        refuse_faults("task_settings", self, checks)
+        self.decoding(1.0)
+
+    def decoding(self, length_penalty: float) -> Decoding:
+        """Return how texts are searched for, with the task's length penalty where none is set."""
+        return Decoding(
+            beams=self.beams,
+            length_penalty=length_penalty if self.length_penalty is None else self.length_penalty,
+            no_repeat_ngram_size=self.no_repeat_ngram_size,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.generate_batch,
+        )
+
+
+@dataclass(frozen=True)
+class GenerationTask(BaseTask):
+    """A task whose answer is a text: a causal model reads an input and goes on with a text.
 
     Args:
         name: Folder name under a data directory.
@@ -27,6 +96,7 @@ class GenerationTask:
         upper_split: Name of the set that is D2; None draws D2 from the training set.
         hub: Id of the hub data set; None if it is on no hub.
         hub_config: Its configuration on the hub.
+        settings: Which rows are scored, and how texts are searched for.
 
     Raises:
         SettingsError: A metric is named twice.
@@ -37,7 +107,10 @@ class GenerationTask:
         ['There is soup.']
     """
 
-    kind: ClassVar[str] = "generation"
+    hub_names: ClassVar[HubNames] = HubNames("CAUSAL_LM", "text-generation", "AutoModelForCausalLM", has_head=False)
+    default_model: ClassVar[str | None] = "smollm2"
+    # The metrics of texts need a search, which is too slow to choose a step by.
+    watched: ClassVar[Monitor] = Monitor("loss", greater_is_better=False)
 
     name: str
     metric: str = "bleu"
@@ -46,9 +119,10 @@ class GenerationTask:
     length_penalty: float = 1.0
     lowercase_properties: bool = False
     validation_splits: tuple[str, ...] = ("test",)
-    upper_split: str | None = "validation"
+    upper_split: str | None = "validation"  # type: ignore[misc]
     hub: str | None = None
     hub_config: str | None = None
+    settings: GenerationSettings = field(default_factory=GenerationSettings, compare=False)
 
     def __post_init__(self) -> None:
         """Check what can be checked."""
@@ -57,74 +131,144 @@ class GenerationTask:
 
     @property
     def metric_keys(self) -> tuple[str, ...]:
-        """Keys of all the metrics, the headline one first.
-
-        Example:
-            >>> GENERATION_TASKS["dart"].metric_keys
-            ('bleu', 'ter', 'chrf')
-        """
+        """Keys of all the metrics, the headline one first."""
         return (self.metric, *self.other_metrics)
 
-    def with_metrics(self, keys: tuple[str, ...]) -> GenerationTask:
-        """Return the task with these metrics, the first as the headline one.
+    @property
+    def decoding(self) -> Decoding:
+        """How texts are searched for."""
+        return self.settings.decoding(self.length_penalty)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Self:
+        """Return the task with other metrics, sets or decoding.
 
         Example:
-            >>> GENERATION_TASKS["e2e"].with_metrics(("chrf",)).metric
-            'chrf'
+            >>> task = GenerationTask("menus").with_settings({"d2": "split", "metrics": ["rouge_l"]})
+            >>> task.upper_split, task.validation_splits, task.metric
+            (None, ('validation',), 'rouge_l')
         """
-        # Of those that come with the library only the edit rate falls as texts get better.
-        return dataclasses.replace(self, metric=keys[0], other_metrics=keys[1:], greater_is_better=keys[0] != "ter")
+        checked = build_section(GenerationSettings, settings, kind=f"task_settings of task {self.name!r}")
+        changes: dict[str, Any] = {"settings": checked}
+        if checked.d2 == "split":
+            changes |= {"upper_split": None, "validation_splits": ("validation",)}
+        if checked.metrics is not None:
+            first, *others = checked.metrics
+            # Of the metrics that come with the library only the edit rate falls as texts get better.
+            changes |= {"metric": first, "other_metrics": tuple(others), "greater_is_better": first != "ter"}
+        task = dataclasses.replace(self, **changes)
+        for key in task.metric_keys:
+            text_metric(key)  # refuses a name that is unknown, or a metric that cannot be computed here
+        return task
+
+    def load_rows(self, data_dir: str | os.PathLike[str] | None) -> TaskRows:
+        """Return the rows, those with the same input joined; of the scored set as many as the settings say."""
+        sets, notices = read_sets(self, data_dir, SET_FILES)
+        for name, rows in sets.items():
+            if blank := sum(row["blank"] for row in rows):
+                notices.append(f"{blank} blank references of the {name} set are left out")
+        sets = {name: join_references(rows) for name, rows in sets.items()}
+        inputs = {self.text_of(row) for row in sets["train"]}
+        for name, rows in sets.items():
+            shared = sum(self.text_of(row) in inputs for row in rows)
+            if name != "train" and shared:
+                notices.append(f"{shared} of {len(rows)} {name} rows have the input of a training row")
+        scored = {name: sets[name] for name in self.validation_splits}
+        most = self.settings.generate_rows
+        if most is not None:
+            taken = {name: take_rows(rows, min(most, len(rows)), seed=0) for name, rows in scored.items()}
+            notices += [
+                f"{len(taken[name])} of the {len(rows)} {name} rows are scored" for name, rows in scored.items()
+            ]
+            scored = taken
+        upper = None if self.upper_split is None else sets[self.upper_split]
+        return TaskRows(self, sets["train"], scored, tuple(notices), upper=upper)
+
+    def read_rows(self, path: str, *, labelled: bool) -> Rows:
+        """Return the rows of a file, in any of the layouts that are published."""
+        task = self if labelled else _WithoutReferences(**vars(self))
+        return read_generation_file(Path(path), task, split="evaluation" if labelled else "prediction")
 
     def check_row(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
         """Return input, references (blank ones are counted and left out) and id, and everything wrong with the row.
 
         Example:
-            >>> GENERATION_TASKS["e2e"].check_row({"mr": "name[Zizzi", "ref": "Zizzi is a pub."})[1][0].field
+            >>> GenerationTask("e2e").check_row({"mr": "name[Zizzi", "ref": "Zizzi is a pub."})[1][0].field
             'mr'
         """
         source, faults = read_source(row, lowercase_properties=self.lowercase_properties)
         references, more = read_references(row)
-        kept = [each for each in references if each]
+        kept = [reference for reference in references if reference]
         blank = len(references) - len(kept)
         checked = {"id": row.get("id"), "source": source, "references": kept, "blank": blank, "label": None}
         return checked, [*faults, *more]
 
     def text_of(self, row: Mapping[str, Any]) -> Hashable:
-        """Return the input of a row.
-
-        Example:
-            >>> GENERATION_TASKS["e2e"].text_of({"source": "name : Zizzi"})
-            'name : Zizzi'
-        """
+        """Return the input of a row."""
         source: str = row["source"]
         return source
 
+    def examples_of(self, row: Mapping[str, Any]) -> int:
+        """Return the number of references."""
+        return len(row["references"])
 
-# The metrics are those of the LoRA paper's tables (arXiv:2106.09685), chrF beside, and TER without METEOR, which needs
-# Java and is asked for by name. The length penalties are those of its appendix; the authors' script for E2E
-# (https://github.com/microsoft/LoRA, examples/NLG/README.md) has 0.8. The hub's ids were not tried.
-GENERATION_TASKS: dict[str, GenerationTask] = {
-    task.name: task
-    for task in (
-        GenerationTask(
-            "e2e",
-            other_metrics=("nist", "rouge_l", "cider", "chrf", "ter"),
-            length_penalty=0.9,
-            hub="tuetschek/e2e_nlg",
-        ),
-        GenerationTask(
-            "webnlg",
-            other_metrics=("ter", "chrf"),
-            length_penalty=0.8,
-            hub="webnlg-challenge/web_nlg",
-            hub_config="webnlg_challenge_2017",
-        ),
-        GenerationTask(
-            "dart",
-            other_metrics=("ter", "chrf"),
-            length_penalty=0.8,
-            lowercase_properties=True,
-            hub="Yale-LILY/dart",
-        ),
-    )
-}
+    def encode(self, rows: Rows, tokenizer: Any, *, max_length: int) -> EncodedRows:
+        """Return every pair of an input and a reference as token ids."""
+        examples, cut = encode_pairs(rows, tokenizer, max_length=max_length)
+        notice = f"{cut} of {len(examples)} texts of {rows.source} are cut at max_length {max_length}"
+        return EncodedRows(rows, examples, (notice,) if cut else ())
+
+    def collator(self, tokenizer: Any) -> Collate:
+        """Return a collator that pads on the right."""
+        return PairCollator(tokenizer.pad_token_id)
+
+    def class_counts(self, rows: Rows) -> dict[str, int]:
+        """Raise: a text is no class."""
+        raise SettingsError(f"task {self.name!r} generates texts and has no classes to count")
+
+    def validate(self, inference: Inference, data: EncodedRows) -> Evaluated:
+        """Return mean loss and perplexity of the references' tokens."""
+        most = self.settings.loss_references
+        examples = [example for example in data.encoded if most is None or example["reference"] < most]
+        return Evaluated(token_loss(inference, examples, self.collator(inference.tokenizer)))
+
+    def evaluate(self, inference: Inference, data: EncodedRows, validated: Evaluated | None = None) -> Evaluated:
+        """Return loss, perplexity and the metrics of the texts that are found by beam search, and the texts."""
+        losses = (validated or self.validate(inference, data)).metrics
+        sources = [row["source"] for row in data.rows]
+        references = [list(row["references"]) for row in data.rows]
+        outputs = decode(inference, sources, self.decoding)
+        metrics = losses | score_texts([text_metric(key) for key in self.metric_keys], outputs, references)
+        predictions = [
+            {"id": row["id"], "source": source, "output": output, "references": those}
+            for row, source, output, those in zip(data.rows, sources, outputs, references, strict=True)
+        ]
+        return Evaluated(metrics, predictions, self._files(outputs, references, metrics))
+
+    def answers(self, inference: Inference, rows: Rows, *, max_length: int) -> Answers:
+        """Return ``source``, the input as the model reads it, and ``prediction``."""
+        sources = [row["source"] for row in rows]
+        pairs = zip(sources, decode(inference, sources, self.decoding), strict=True)
+        return [{"source": source, "prediction": text} for source, text in pairs], ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields but the settings, which the config of a run holds."""
+        fields = super().to_dict()
+        del fields["settings"]
+        return fields
+
+    def _files(self, outputs: list[str], references: list[list[str]], metrics: Metrics) -> dict[str, str]:
+        """Return the files that the official E2E scorer reads, and the scores with how they came about."""
+        scores = {"metrics": metrics, "rows": len(outputs), "decoding": resolved(self.decoding)}
+        return {
+            "outputs.txt": "".join(f"{output}\n" for output in outputs),
+            "references.txt": "\n".join("".join(f"{text}\n" for text in texts) for texts in references),
+            "scores.json": json.dumps(scores, indent=2) + "\n",
+        }
+
+
+class _WithoutReferences(GenerationTask):
+    """A task whose rows need no references; those that are there are not looked at."""
+
+    def check_row(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
+        """Return the row with a reference in place of its own: of several fields with some, this one counts."""
+        return super().check_row({**row, "references": ["-"]})

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, Sampler
 
-from bilora.data.loaders import LengthGroups
+from bilora.data.loaders import Batch, Encoded
 from bilora.data.rows import Rows
 from bilora.errors import DataError, SettingsError
-from bilora.processes.processes import Share, SharedOrder
-from bilora.tasks.catalog import Task
-
-Encoded = Mapping[str, list[int] | int | float]
-Batch = dict[str, Tensor]
 
 
-def encode(rows: Rows, tokenizer: Any, task: Task, *, max_length: int = 128) -> list[dict[str, Any]]:
-    """Return the rows as token ids, cut to ``max_length`` and not padded, each with its label.
+def encode_texts(
+    rows: Rows, tokenizer: Any, fields: Sequence[str], *, max_length: int = 128
+) -> list[dict[str, list[int]]]:
+    """Return the rows as token ids, cut to ``max_length`` and not padded.
 
     Args:
-        rows: Checked rows of the task.
+        rows: Checked rows.
         tokenizer: A tokenizer of transformers.
-        task: Says which one or two fields are the text.
-        max_length: Largest number of tokens of a row, special tokens included; of two texts the longer
-            one is cut first.
+        fields: The one or two fields that hold the text; of two texts the longer one is cut first.
+        max_length: Largest number of tokens of a row, special tokens included.
 
     Returns:
-        One dict a row: lists of ints under the tokenizer's input names, and ``labels``.
+        One dict per row: lists of ints under the tokenizer's input names.
 
     Raises:
         SettingsError: ``max_length`` leaves no room for text beside the special tokens.
@@ -38,18 +32,15 @@ def encode(rows: Rows, tokenizer: Any, task: Task, *, max_length: int = 128) -> 
 
     Example:
         >>> from transformers import AutoTokenizer
-        >>> from bilora.tasks.embedded import embedded_model_folder, embedded_reviews
-        >>> from bilora.tasks.catalog import TASKS
+        >>> from bilora.models import embedded_model_folder, embedded_reviews
         >>> tokenizer = AutoTokenizer.from_pretrained(embedded_model_folder())
-        >>> rows, task = embedded_reviews().select([0]), TASKS["rotten_tomatoes"]
-        >>> encoded = encode(rows, tokenizer, task, max_length=8)
-        >>> len(encoded[0]["input_ids"]), encoded[0]["labels"]
-        (8, 1)
+        >>> len(encode_texts(embedded_reviews().select([0]), tokenizer, ["text"], max_length=8)[0]["input_ids"])
+        8
     """
-    special = tokenizer.num_special_tokens_to_add(pair=len(task.text_fields) == 2)
+    special = tokenizer.num_special_tokens_to_add(pair=len(fields) == 2)
     if max_length <= special:
         raise SettingsError(f"max_length is {max_length}, of which special tokens take {special}; set more")
-    texts = [[row[field] for row in rows] for field in task.text_fields]
+    texts = [[row[field] for row in rows] for field in fields]
     tokens = tokenizer(*texts, truncation=True, max_length=max_length, padding=False)
     empty = [index for index, ids in enumerate(tokens["input_ids"]) if not ids]
     if empty:
@@ -57,9 +48,7 @@ def encode(rows: Rows, tokenizer: Any, task: Task, *, max_length: int = 128) -> 
             f"{rows.origin(empty[0])}: the tokenizer finds no token in the text; {len(empty)} such rows; "
             "mend or leave out the rows"
         )
-    return [
-        {**{name: tokens[name][index] for name in tokens}, "labels": label} for index, label in enumerate(rows.labels)
-    ]
+    return [{name: tokens[name][index] for name in tokens} for index in range(len(rows))]
 
 
 class Collator:
@@ -70,7 +59,7 @@ class Collator:
 
     Example:
         >>> from transformers import AutoTokenizer
-        >>> from bilora.tasks.embedded import embedded_model_folder
+        >>> from bilora.models import embedded_model_folder
         >>> collate = Collator(AutoTokenizer.from_pretrained(embedded_model_folder()))
         >>> batch = collate([{"input_ids": [101, 102], "labels": 1}, {"input_ids": [101], "labels": 0}])
         >>> batch["input_ids"].tolist(), batch["labels"].dtype
@@ -81,95 +70,14 @@ class Collator:
         self.tokenizer = tokenizer
 
     def __call__(self, encoded: Sequence[Encoded]) -> Batch:
-        """Return tensors of shape ``(batch, longest)`` and ``labels`` of shape ``(batch,)``.
+        """Return tensors of shape ``(batch, longest)`` and ``labels`` of shape ``(batch,)`` or ``(batch, labels)``.
 
-        Labels are int64 for classes and float32 for regression. The rows given are not changed.
+        Labels are int64 for classes and float32 for numbers. The rows given are not changed.
         """
-        inputs = [{name: value for name, value in row.items() if name != "labels"} for row in encoded]
+        inputs = [{name: value for name, value in row.items() if name not in ("labels", "stratum")} for row in encoded]
         batch: Batch = dict(self.tokenizer.pad(inputs, padding="longest", return_tensors="pt"))
-        labels = [row["labels"] for row in encoded]
-        kind = torch.float32 if any(isinstance(label, float) for label in labels) else torch.int64
-        batch["labels"] = torch.tensor(labels, dtype=kind)
+        batch["labels"] = torch.tensor([row["labels"] for row in encoded])
         return batch
-
-
-WHOLE = Share()
-"""All the rows, for a process that runs alone."""
-
-
-def make_loader(
-    encoded: Sequence[Encoded],
-    *,
-    batch_size: int,
-    seed: int,
-    collate: Callable[[Sequence[Encoded]], Batch],
-    shuffle: bool = True,
-    drop_last: bool = False,
-    part: str = "training",
-    group_by_length: bool = False,
-    share: Share = WHOLE,
-) -> DataLoader[Encoded]:
-    """Return a loader whose order depends on ``seed`` alone.
-
-    The loader has its own generator: it neither reads nor moves torch's global random state, so that the
-    dropout masks of a run do not change with the order of the data, nor the other way round.
-
-    Args:
-        encoded: The rows, as ``encode`` gives them.
-        batch_size: Rows a batch of this process.
-        seed: Seeds the order; each pass over the loader draws a new one.
-        collate: Makes a batch of rows, such as ``Collator(tokenizer)``.
-        shuffle: True for training; False keeps the order of the rows, for validation.
-        drop_last: Leave out the last, smaller batch of a pass.
-        part: What the rows are (``"lower"``), for the error text.
-        group_by_length: Shuffle such that a batch holds rows of nearly one length; needs ``shuffle``.
-        share: The part of every batch that this process takes; shared rows are shuffled.
-
-    Returns:
-        The loader.
-
-    Raises:
-        SettingsError: ``batch_size`` is less than one.
-        DataError: There are fewer rows than a batch; without shuffling and dropping (validation) only
-            an empty part is refused.
-
-    Example:
-        >>> rows = [{"labels": each} for each in range(6)]
-        >>> as_tensor = lambda some: {"labels": torch.tensor([row["labels"] for row in some])}
-        >>> loader = make_loader(rows, batch_size=4, seed=0, collate=as_tensor, shuffle=False)
-        >>> [batch["labels"].tolist() for batch in loader]
-        [[0, 1, 2, 3], [4, 5]]
-    """
-    if batch_size < 1:
-        raise SettingsError(f"batch_size is {batch_size!r}; it must be at least 1")
-    if not (shuffle or share.is_whole):
-        raise SettingsError("rows in a fixed order are not shared among processes; set shuffle=True")
-    if group_by_length and not shuffle:
-        raise SettingsError("group_by_length is a way to shuffle; set shuffle=True, or sort the rows by length")
-    least = batch_size * share.count if shuffle or drop_last else 1
-    if len(encoded) < least:
-        among = "" if share.is_whole else f" in each of {share.count} processes"
-        raise DataError(
-            f"the {part} part has {len(encoded)} rows, fewer than a batch of {batch_size}{among}; "
-            "give more rows or set a smaller batch size"
-        )
-    # Without shuffling, too, the loader draws a number at each pass, by default from the global state.
-    generator = torch.Generator().manual_seed(seed)
-    order: Sampler[int] | None = None
-    if group_by_length:
-        order = LengthGroups(encoded, batch_size=batch_size * share.count, generator=generator)
-    if not share.is_whole:
-        whole = order or RandomSampler(encoded, generator=generator)
-        order = SharedOrder(whole, batch_size=batch_size, share=share)
-    return DataLoader(
-        encoded,  # type: ignore[arg-type]  # a list is a map-style data set
-        batch_size=batch_size,
-        shuffle=shuffle if order is None else None,
-        sampler=order,
-        drop_last=drop_last,
-        collate_fn=collate,
-        generator=generator,
-    )
 
 
 # Their position numbers start behind the pad token's id (as in fairseq), so that many positions are lost.
@@ -193,7 +101,7 @@ def check_fits(tokenizer: Any, model_config: Any, *, max_length: int) -> None:
 
     Example:
         >>> from transformers import AutoTokenizer, BertConfig
-        >>> from bilora.tasks.embedded import embedded_model_folder
+        >>> from bilora.models import embedded_model_folder
         >>> tokenizer = AutoTokenizer.from_pretrained(embedded_model_folder())
         >>> check_fits(tokenizer, BertConfig(), max_length=600)
         Traceback (most recent call last):

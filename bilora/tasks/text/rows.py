@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bilora.data.faults import _SHORT, Fault, _Literal
+from bilora.data.faults import SHORT, BadNumber, Fault
 from bilora.settings.lookup import did_you_mean
 
 if TYPE_CHECKING:
-    from bilora.tasks.catalog import Task  # which asks this module to check its rows
+    from bilora.tasks.text.task import TextTask  # which asks this module to check its rows
 
 
-def check_row(row: Mapping[str, Any], task: Task) -> tuple[int | float | None, list[Fault]]:
+def check_row(row: Mapping[str, Any], task: TextTask) -> tuple[int | float | None, list[Fault]]:
     """Return the label of ``row`` as a class index or a number, and everything wrong with the row.
 
     Args:
@@ -30,7 +30,7 @@ def check_row(row: Mapping[str, Any], task: Task) -> tuple[int | float | None, l
         >>> check_row({"sentence": " ", "label": 1}, TASKS["sst2"])[1]
         [Fault(field='sentence', text='is empty; every row needs text')]
     """
-    faults = [fault for name in task.text_fields for fault in _text_faults(row, name)]
+    faults = [fault for name in task.text_fields for fault in text_faults(row, name)]
     field = task.label_field
     if field not in row:
         return None, [*faults, _missing(row, field)]
@@ -44,14 +44,15 @@ def _missing(row: Mapping[str, Any], name: str) -> Fault:
     return Fault(name, f"is missing; the row has {', '.join(row) or 'no field'}.{did_you_mean(name, row)}")
 
 
-def _text_faults(row: Mapping[str, Any], name: str) -> list[Fault]:
+def text_faults(row: Mapping[str, Any], name: str) -> list[Fault]:
+    """Return what is wrong with the text in one field of a row."""
     if name not in row:
         return [_missing(row, name)]
     text = row[name]
-    if isinstance(text, _Literal):
+    if isinstance(text, BadNumber):
         return []  # told by parse_line
     if not isinstance(text, str):
-        return [Fault(name, f"is {_SHORT.repr(text)} ({type(text).__name__}); text is needed")]
+        return [Fault(name, f"is {SHORT.repr(text)} ({type(text).__name__}); text is needed")]
     if not text.strip():
         return [Fault(name, "is empty; every row needs text")]
     try:
@@ -61,9 +62,9 @@ def _text_faults(row: Mapping[str, Any], name: str) -> list[Fault]:
     return []
 
 
-def _class_index(label: Any, task: Task) -> tuple[int | None, str | None]:
+def _class_index(label: Any, task: TextTask) -> tuple[int | None, str | None]:
     names = task.label_names or ()
-    if isinstance(label, _Literal):
+    if isinstance(label, BadNumber):
         return None, None  # told by parse_line
     if task.labels_from is not None:
         return _named_class(label, names, task.labels_from)
@@ -72,7 +73,7 @@ def _class_index(label: Any, task: Task) -> tuple[int | None, str | None]:
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
         return label, None
     allowed = f"allowed: 0 to {len(names) - 1}, or one of {', '.join(names)}"
-    return None, f"is {_SHORT.repr(label)} ({type(label).__name__}); {allowed}{_unlabelled(label)}"
+    return None, f"is {SHORT.repr(label)} ({type(label).__name__}); {allowed}{_unlabelled(label)}"
 
 
 def class_name(label: Any) -> str | None:
@@ -95,22 +96,22 @@ def _named_class(label: Any, names: Sequence[str], source: str) -> tuple[int | N
     if name in names:
         return names.index(name), None
     if name is None:
-        return None, f"is {_SHORT.repr(label)}; every row needs a label"
+        return None, f"is {SHORT.repr(label)}; every row needs a label"
     known = f"{', '.join(names[:10])}{f' and {len(names) - 10} more' if len(names) > 10 else ''}"
-    return None, f"is {_SHORT.repr(label)}, which is no label of {source}; those are: {known}"
+    return None, f"is {SHORT.repr(label)}, which is no label of {source}; those are: {known}"
 
 
-def _number(label: Any, task: Task) -> tuple[float | None, str | None]:
-    if isinstance(label, _Literal):
+def _number(label: Any, task: TextTask) -> tuple[float | None, str | None]:
+    if isinstance(label, BadNumber):
         return None, None  # told by parse_line
     if isinstance(label, bool) or not isinstance(label, int | float):
-        return None, f"is {_SHORT.repr(label)} ({type(label).__name__}); a number is needed"
+        return None, f"is {SHORT.repr(label)} ({type(label).__name__}); a number is needed"
     low, high = task.label_range or (-math.inf, math.inf)
     # The comparison with an int comes first: an int too large for a float cannot be asked if it is finite.
     if low <= label <= high and -1.7e308 < label < 1.7e308:
         return float(label), None
     allowed = f"{low:g} to {high:g}" if task.label_range else "a finite number"
-    return None, f"is {_SHORT.repr(label)}; allowed: {allowed}{_unlabelled(label)}"
+    return None, f"is {SHORT.repr(label)}; allowed: {allowed}{_unlabelled(label)}"
 
 
 def _unlabelled(label: Any) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import DataCollatorForTokenClassification
 
+from bilora.data.loaders import Batch
 from bilora.data.rows import Rows
 from bilora.errors import DataError, SettingsError
-from bilora.tasks.text.batches import Batch
-from bilora.tasks.tokens.task import TokenTask
+
+if TYPE_CHECKING:
+    from bilora.tasks.tokens.task import TokenTask  # which asks this module to encode its rows
 
 IGNORED = -100
 """The label of a piece that enters no loss, as torch's cross entropy has it."""
@@ -38,8 +40,9 @@ def encode_tokens(rows: Rows, tokenizer: Any, task: TokenTask, *, max_length: in
 
     Example:
         >>> from transformers import AutoTokenizer
-        >>> from bilora.tasks.embedded import embedded_model_folder
+        >>> from bilora.models import embedded_model_folder
         >>> from bilora.data.rows import check_rows
+        >>> from bilora.tasks.tokens.task import TokenTask
         >>> task = TokenTask("toy", ("O", "B-town"))
         >>> row = {"tokens": ["in", "Maribor"], "tags": ["O", "B-town"]}
         >>> rows = check_rows([(1, row)], task, source="toy", split="train")
@@ -90,7 +93,7 @@ class TokenCollator:
 
     Example:
         >>> from transformers import AutoTokenizer
-        >>> from bilora.tasks.embedded import embedded_model_folder
+        >>> from bilora.models import embedded_model_folder
         >>> collate = TokenCollator(AutoTokenizer.from_pretrained(embedded_model_folder()))
         >>> rows = [{"input_ids": [101, 7, 102], "labels": [-100, 1, -100]}, {"input_ids": [101], "labels": [-100]}]
         >>> collate(rows)["labels"].tolist()

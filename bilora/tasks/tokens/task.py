@@ -1,26 +1,36 @@
-"""Tasks with a label for every token: what their rows hold and how they are checked."""
+"""Classification of every token of a row."""
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar
 
-from bilora.data.faults import Fault
-from bilora.errors import SettingsError
-from bilora.settings.lookup import did_you_mean
+from torch import Tensor
+from torch.nn import functional
 
-OUTSIDE = "O"
-"""The tag of a token that is in no entity."""
+from bilora.data.faults import Fault
+from bilora.data.loaders import Collate
+from bilora.data.rows import Row, Rows
+from bilora.errors import DataError, SettingsError
+from bilora.metrics.tokens import token_metric
+from bilora.tasks.labels import LabelledFiles, are_lists, label_settings
+from bilora.tasks.scoring import in_row_order, one_class, ordered_loader, predicted_batches
+from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, HubNames, Inference, Metrics
+from bilora.tasks.tokens.batches import IGNORED, TokenCollator, encode_tokens
+from bilora.tasks.tokens.rows import OUTSIDE, check_row
 
 
 @dataclass(frozen=True)
-class TokenTask:
-    """What a token classification task reads, predicts and is judged by.
+class TokenTask(BaseTask):
+    """A token classification task: a head over every token, cross entropy over the tags of first pieces.
 
     Where every tag is ``O``, ``B-x`` or ``I-x`` the tags mark entities (IOB2), and the score is the F1 of whole
-    entities; other tags, such as parts of speech, are scored one by one.
+    entities; other tags, such as parts of speech, are scored one by one. A token that the model never sees, because
+    its row is longer than ``max_length``, counts in the metrics as predicted to be in no entity (tasks without ``O``:
+    as predicted wrongly).
 
     Args:
         name: Folder name under a data directory, and configuration name on the hub.
@@ -42,7 +52,10 @@ class TokenTask:
         'token_accuracy'
     """
 
-    kind: ClassVar[str] = "tokens"
+    task_types: ClassVar[tuple[str, ...]] = ("token_classification",)
+    hub_names: ClassVar[HubNames] = HubNames("TOKEN_CLS", "token-classification", "AutoModelForTokenClassification")
+    # Byte-level tokenizers (RoBERTa, GPT-2) take a token for the middle of a word without it; others ignore it.
+    tokenizer_settings: ClassVar[Mapping[str, Any]] = {"add_prefix_space": True}
     greater_is_better: ClassVar[bool] = True
 
     name: str
@@ -80,6 +93,16 @@ class TokenTask:
         entities = ("entity_f1", "entity_precision", "entity_recall") if self.marks_entities else ()
         return (*entities, "token_accuracy")
 
+    @property
+    def columns(self) -> LabelledFiles:
+        """The columns of a file of rows."""
+        return LabelledFiles("", (self.tokens_field,), self.tags_field)
+
+    @property
+    def model_settings(self) -> Mapping[str, Any]:
+        """Number and names of the tags."""
+        return label_settings(self.label_names)
+
     def check_row(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
         """Return the row with its tags as class indices, and everything wrong with it.
 
@@ -87,71 +110,115 @@ class TokenTask:
             >>> task = TokenTask("toy", ("O", "B-town", "I-town"))
             >>> task.check_row({"tokens": ["in", "Rome"], "tags": ["O", "B-town"]})[0]["tags"]
             (0, 1)
-            >>> task.check_row({"tokens": ["in", "Rome"], "tags": ["O", "I-town"]})[1][0].text
-            "tag 2 is 'I-town' behind 'O'; in IOB2 the first token of an entity has 'B-town'"
         """
-        missing = [name for name in (self.tokens_field, self.tags_field) if name not in row]
-        if missing:
-            has = ", ".join(row) or "no field"
-            return {}, [Fault(name, f"is missing; the row has {has}.{did_you_mean(name, row)}") for name in missing]
-        tokens, given = row[self.tokens_field], row[self.tags_field]
-        faults = [*self._token_faults(tokens), *self._list_faults(given, tokens)]
-        if faults:
-            return {}, faults
-        tags, faults = self._indices(given)
-        faults = faults or self._order_faults([self.label_names[tag] for tag in tags])
-        return {**row, "label": None, self.tokens_field: tuple(tokens), self.tags_field: tuple(tags)}, faults
+        return check_row(row, self)
 
     def text_of(self, row: Mapping[str, Any]) -> Hashable:
         """Return the tokens of a row."""
         return tuple(row[self.tokens_field])
 
-    def _token_faults(self, tokens: Any) -> list[Fault]:
-        if not isinstance(tokens, list | tuple):
-            what = f"is {reprlib.repr(tokens)} ({type(tokens).__name__})"
-            return [Fault(self.tokens_field, f"{what}; a list of tokens is needed, which .jsonl and .parquet can hold")]
-        if not tokens:
-            return [Fault(self.tokens_field, "is empty; every row needs a token")]
-        wrong = [place for place, token in enumerate(tokens, 1) if not isinstance(token, str) or not token.strip()]
-        if wrong:
-            text = f"token {wrong[0]} is {reprlib.repr(tokens[wrong[0] - 1])}; every token is text that is not empty"
-            return [Fault(self.tokens_field, text)]
-        return []
+    def with_stand_in(self, row: Row) -> dict[str, Any]:
+        """Return the row with the same tag for every token."""
+        tokens = row.get(self.tokens_field)
+        tag = OUTSIDE if OUTSIDE in self.label_names else self.label_names[0]
+        return {**row, self.tags_field: [tag] * (len(tokens) if isinstance(tokens, list | tuple) else 0)}
 
-    def _list_faults(self, tags: Any, tokens: Any) -> list[Fault]:
-        if not isinstance(tags, list | tuple):
-            return [
-                Fault(self.tags_field, f"is {reprlib.repr(tags)} ({type(tags).__name__}); a list of tags is needed")
-            ]
-        if isinstance(tokens, list | tuple) and len(tags) != len(tokens):
-            return [Fault(self.tags_field, f"has {len(tags)} tags for {len(tokens)} tokens; there must be one each")]
-        return []
+    def encode(self, rows: Rows, tokenizer: Any, *, max_length: int) -> EncodedRows:
+        """Return the tokens as ids of pieces, with a notice of those that did not fit."""
+        encoded = encode_tokens(rows, tokenizer, self, max_length=max_length)
+        lost = [
+            len(row[self.tokens_field]) - len(pieces["positions"]) for row, pieces in zip(rows, encoded, strict=True)
+        ]
+        if not any(lost):
+            return EncodedRows(rows, encoded)
+        notice = (
+            f"{sum(count > 0 for count in lost)} of the {len(rows)} rows of {rows.source} are longer than max_length "
+            f"{max_length}: {sum(lost)} tokens are not seen by the model, and count as not found"
+        )
+        return EncodedRows(rows, encoded, (notice,))
 
-    def _indices(self, tags: Sequence[Any]) -> tuple[list[int], list[Fault]]:
-        by_name = {name: index for index, name in enumerate(self.label_names)}
-        found: list[int] = []
-        for place, tag in enumerate(tags, start=1):
-            if isinstance(tag, str) and tag in by_name:
-                found.append(by_name[tag])
-            elif self.labels_from is None and type(tag) is int and 0 <= tag < len(by_name):
-                found.append(tag)
-            else:
-                known = f"no tag of {self.labels_from}; those are: " if self.labels_from else "no tag; known: "
-                text = f"tag {place} is {reprlib.repr(tag)}, which is {known}{', '.join(self.label_names[:10])}"
-                return [], [Fault(self.tags_field, text)]
-        return found, []
+    def collator(self, tokenizer: Any) -> Collate:
+        """Return a collator that pads to the longest row."""
+        return TokenCollator(tokenizer)
 
-    def _order_faults(self, tags: Sequence[str]) -> list[Fault]:
-        """Refuse entities that do not begin with ``B-``: those of IOB1 would be counted wrongly."""
-        if not self.marks_entities:
-            return []
-        for place, (before, tag) in enumerate(zip([OUTSIDE, *tags], tags, strict=False), start=1):
-            if tag.startswith("I-") and before[2:] != tag[2:]:
-                text = (
-                    f"tag {place} is {tag!r} behind {before!r}; in IOB2 the first token of an entity has 'B-{tag[2:]}'"
-                )
-                return [Fault(self.tags_field, text)]
-        return []
+    def class_counts(self, rows: Rows) -> dict[str, int]:
+        """Return the number of tokens of each tag."""
+        counts = Counter(tag for row in rows for tag in row[self.tags_field])
+        return {name: counts[index] for index, name in enumerate(self.label_names)}
+
+    def validate(self, inference: Inference, data: EncodedRows) -> Evaluated:
+        """Return the mean loss over the labelled tokens, metrics over all tokens, and the tags of every row."""
+        total, count, indices = 0.0, 0, []
+        for logits, labels in self._batches(inference, data):
+            flat = logits.double().flatten(0, 1)
+            total += float(functional.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="sum"))
+            count += int((labels != IGNORED).sum())
+            indices += list(_first_pieces(logits.argmax(dim=-1), labels))
+        tags = self._tags(data, indices)
+        references = [[self.label_names[tag] for tag in row[self.tags_field]] for row in data.rows]
+        metrics: Metrics = {
+            "loss": total / count if count else None,
+            **token_metric(self).compute(predictions=tags, references=references),
+        }
+        predictions = [
+            {"row": row_id, "tokens": list(row[self.tokens_field]), "tags": right, "predicted": predicted}
+            for row_id, row, right, predicted in zip(data.rows.ids, data.rows, references, tags, strict=True)
+        ]
+        notices = one_class(chain.from_iterable(tags), chain.from_iterable(references), of="tokens")
+        return Evaluated(metrics, predictions, notices=notices)
+
+    def answers(self, inference: Inference, rows: Rows, *, max_length: int) -> Answers:
+        """Return ``tokens``, and for each its ``prediction`` and ``probabilities``, null where the row was cut."""
+        data = self.encode(rows, inference.tokenizer, max_length=max_length)
+        pairs = []
+        for logits, labels in self._batches(inference, data):
+            best = logits.double().softmax(dim=-1).max(dim=-1)
+            pieces = zip(_first_pieces(best.indices, labels), _first_pieces(best.values, labels), strict=True)
+            pairs += [list(zip(tags, chances, strict=True)) for tags, chances in pieces]
+        answers = []
+        for row, encoded, found in zip(rows, data.encoded, in_row_order(pairs, data.encoded), strict=True):
+            tokens = list(row[self.tokens_field])
+            tags: list[str | None] = [None] * len(tokens)
+            chances: list[float | None] = [None] * len(tokens)
+            for position, (index, chance) in zip(encoded["positions"], found, strict=True):
+                tags[position], chances[position] = self.label_names[index], chance
+            answers.append({"tokens": tokens, "prediction": tags, "probabilities": chances})
+        return answers, data.notices
+
+    def _batches(self, inference: Inference, data: EncodedRows) -> Iterator[tuple[Tensor, Tensor]]:
+        return predicted_batches(inference, ordered_loader(data.encoded, self.collator(inference.tokenizer)))
+
+    def _tags(self, data: EncodedRows, indices: Sequence[Sequence[int]]) -> list[list[str]]:
+        """Return a tag for every token of every row, out of those of first pieces in order of length."""
+        unseen = OUTSIDE if OUTSIDE in self.label_names else ""
+        tags = [[unseen] * len(row[self.tokens_field]) for row in data.rows]
+        for row_tags, encoded, row_indices in zip(tags, data.encoded, in_row_order(indices, data.encoded), strict=True):
+            for position, index in zip(encoded["positions"], row_indices, strict=True):
+                row_tags[position] = self.label_names[index]
+        return tags
+
+    @classmethod
+    def guess(cls, rows: Sequence[Row], files: LabelledFiles) -> str | None:
+        """Return ``token_classification`` where texts and labels are lists."""
+        labels, texts = ([row.get(name) for row in rows] for name in (files.label_field, files.text_columns[0]))
+        return "token_classification" if are_lists(labels) and are_lists(texts) else None
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Row], files: LabelledFiles, task_type: str) -> AnyTask:
+        """Return a task whose tags are those of the rows."""
+        if len(files.text_columns) != 1:
+            raise SettingsError(
+                f"text_columns is {files.text_columns!r}; token classification reads one column of tokens"
+            )
+        lists = [row[files.label_field] for row in rows if isinstance(row[files.label_field], list)]
+        tags = {tag for row_tags in lists for tag in row_tags if isinstance(tag, str)}
+        if len(tags) < 2:
+            raise DataError(
+                f"{files.train}: the tags in {files.label_field!r} are {', '.join(tags) or 'no text'}; token "
+                "classification needs a list of tags per row, as text, and two different ones"
+            )
+        names = tuple(tags_in_order(tags))
+        return cls(files.name, names, files.text_columns[0], files.label_field, labels_from=files.train)
 
 
 def tags_in_order(tags: Iterable[str]) -> list[str]:
@@ -164,7 +231,7 @@ def tags_in_order(tags: Iterable[str]) -> list[str]:
     return sorted(tags, key=lambda tag: (tag != OUTSIDE, tag[2:] if tag[:2] in ("B-", "I-") else tag, tag))
 
 
-TOKEN_TASKS: dict[str, TokenTask] = {
-    # The NCBI disease corpus (Dogan, Leaman and Lu 2014): one type of entity in abstracts of PubMed.
-    "ncbi_disease": TokenTask("ncbi_disease", ("O", "B-Disease", "I-Disease")),
-}
+def _first_pieces(values: Tensor, labels: Tensor) -> Iterator[list[Any]]:
+    """Yield the values of the labelled pieces of each row of a batch."""
+    for row, row_labels in zip(values, labels, strict=True):
+        yield row[row_labels != IGNORED].tolist()

@@ -12,8 +12,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from bilora.artifacts.model_card import CardFacts, model_card
-from bilora.tasks.catalog import TASKS, Task
-from bilora.tasks.tokens.task import TOKEN_TASKS
+from bilora.tasks.catalog import TASKS, TOKEN_TASKS, Task
 
 FACTS = CardFacts(TASKS["mrpc"], "org/model", "bilora", {"train": 3668}, {"f1": None}, 0, {"peft": "1"}, False, 2)
 

@@ -25,8 +25,8 @@ from bilora.compare.folders import RecordFolder
 from bilora.compare.jobs import run_jobs
 from bilora.engines.settings import LevelSettings
 from bilora.errors import DivergedError, SettingsError
+from bilora.models.embedded import embedded_reviews
 from bilora.runs.config import RunConfig
-from bilora.tasks.embedded import embedded_reviews
 
 # So few steps may end with one answer to every row, of which a correlation says nothing.
 pytestmark = pytest.mark.filterwarnings("ignore::bilora.metrics.metric.UndefinedMetricWarning")

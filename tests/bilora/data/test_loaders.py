@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from bilora.data.loaders import LengthGroups
+from bilora.data.loaders import LengthGroups, make_loader
 from bilora.errors import SettingsError
-from bilora.tasks.text.batches import make_loader
 
 ROWS = [{"input_ids": [0] * (1 + 37 * index % 50), "labels": index} for index in range(200)]
 

@@ -13,7 +13,7 @@ import pytest
 import bilora.data.split
 from bilora.data.split import split_rows
 from bilora.errors import DataError, SettingsError
-from bilora.tasks.sources import load_task_rows
+from bilora.tasks.catalog import find_task
 
 IMBALANCED = [0] * 990 + [1] * 10
 
@@ -133,7 +133,7 @@ def test_the_file_has_the_row_ids(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cola", "mrpc", "stsb", "wnli", "mnli"])
 def test_real_labels(name: str, glue_folder: Path) -> None:
-    labels = load_task_rows(name, data_dir=glue_folder).train.labels
+    labels = find_task(name).load_rows(glue_folder).train.labels
     split = split_rows(labels, seed=0)
     assert len(split.lower) == round(0.8 * len(labels)) and not set(split.lower) & set(split.upper)
     if name != "stsb":

@@ -17,13 +17,11 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2Config, 
 
 from bilora.errors import DataError
 from bilora.models import pretrained
+from bilora.models.embedded import embedded_model_folder
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer, only_local, quiet_peft
 from bilora.tasks.catalog import TASKS, find_task
-from bilora.tasks.embedded import embedded_model_folder
-from bilora.tasks.kinds import build_kind
-from bilora.tasks.text.kind import TextKind
 
-MRPC = TextKind(TASKS["mrpc"])
+MRPC = TASKS["mrpc"]
 
 
 @pytest.fixture
@@ -66,8 +64,8 @@ CLASSES = "single_label_classification"
     ("task", "outputs", "problem"), [("mnli", 3, CLASSES), ("mrpc", 2, CLASSES), ("stsb", 1, "regression")]
 )
 def test_the_head_fits_the_task(folder: Path, task: str, outputs: int, problem: str) -> None:
-    kind = TextKind(TASKS[task])
-    model = load_model(load_tokenizer(str(folder), kind, max_length=32), kind).model
+    tokenizer = load_tokenizer(str(folder), TASKS[task], max_length=32)
+    model = load_model(tokenizer, TASKS[task]).model
     assert model.classifier.out_features == outputs
     assert model.config.problem_type == problem
     names = TASKS[task].label_names
@@ -81,7 +79,7 @@ def test_the_head_comes_from_the_random_state(folder: Path) -> None:
     own = load_tokenizer(str(folder), MRPC, max_length=32).own
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        heads.append(load_model(Tokenizer(str(folder), own), TextKind(TASKS["mnli"])).model.classifier.weight.detach())
+        heads.append(load_model(Tokenizer(str(folder), own), TASKS["mnli"]).model.classifier.weight.detach())
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
 
@@ -123,8 +121,7 @@ def test_the_end_of_text_token_pads_where_there_is_no_other(decoder: Path) -> No
 
 def test_tokens_stand_as_in_running_text(decoder: Path) -> None:
     """A byte-level tokenizer has two forms of a word: at the start of a text, and behind a space."""
-    kind = build_kind(find_task("ncbi_disease"))
-    own = load_tokenizer(str(decoder), kind, max_length=32).own
+    own = load_tokenizer(str(decoder), find_task("ncbi_disease"), max_length=32).own
     pieces = own(["a", "b"], is_split_into_words=True)["input_ids"]
     assert own.convert_ids_to_tokens(pieces) == ["\u0120", "a", "\u0120", "b"]
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from bilora.data.loaders import make_loader
 from bilora.errors import DataError, SettingsError
 from bilora.processes.processes import Share, SharedOrder
-from bilora.tasks.text.batches import make_loader
 
 
 def positions(rows: list[Any]) -> list[int]:

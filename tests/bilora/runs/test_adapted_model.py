@@ -19,9 +19,8 @@ from bilora.problems.catalog import find_variant
 from bilora.runs import adapted_model as module
 from bilora.runs.adapted_model import linear_layers, put_adapter
 from bilora.tasks.catalog import Task
-from bilora.tasks.kinds import build_kind
 
-KIND = build_kind(Task("toy", ("text",), ("a", "b")))
+TASK = Task("toy", ("text",), ("a", "b"))
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def load(tmp_path: Path) -> Callable[[Any], Loaded]:
     def save_and_load(config: Any) -> Loaded:
         torch.manual_seed(0)
         AutoModel.from_config(config).save_pretrained(tmp_path)
-        return load_model(Tokenizer(str(tmp_path), SimpleNamespace(pad_token_id=0)), KIND)
+        return load_model(Tokenizer(str(tmp_path), SimpleNamespace(pad_token_id=0)), TASK)
 
     return save_and_load
 

@@ -33,8 +33,7 @@ from bilora.models.pretrained import Tokenizer, load_model
 from bilora.problems.variants.bilora import BiloraSettings
 from bilora.runs.adapted_model import put_adapter
 from bilora.tasks.catalog import Task
-from bilora.tasks.kind import TaskKind
-from bilora.tasks.kinds import build_kind
+from bilora.tasks.task import AnyTask
 from bilora.tasks.tokens.task import TokenTask
 
 SIZES = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -108,21 +107,21 @@ def logits(model: torch.nn.Module, kind: str) -> Tensor:
     return model.eval()(**batch).logits  # type: ignore[no-any-return]
 
 
-def fresh(place: Tokenizer, kind: TaskKind, *, seed: int) -> Any:
+def fresh(place: Tokenizer, task: AnyTask, *, seed: int) -> Any:
     """The model with a head drawn from another seed than the trained one's."""
     torch.manual_seed(seed)
-    return load_model(place, kind).model
+    return load_model(place, task).model
 
 
 @pytest.mark.parametrize(("name", "kind", "targets"), CASES)
 def test_adapter_step_save_reload_and_export(
     base: Callable[[str], Tokenizer], tmp_path: Path, name: str, kind: str, targets: str | None
 ) -> None:
-    place, own = base(name), build_kind(TASKS[kind])
+    place, own = base(name), TASKS[kind]
     torch.manual_seed(0)
     loaded = load_model(place, own)
     settings = BiloraSettings(rank=2, target_modules=targets)
-    model = put_adapter(loaded, "bilora", settings, task_type=own.task_type, steps=2)
+    model = put_adapter(loaded, "bilora", settings, task_type=own.hub_names.peft, steps=2)
     before = {key: each.detach().clone() for key, each in trainable_parameters(model).items()}
     level = LevelSettings(batch_size=2, learning_rate=0.05, schedule="constant", warmup=0.0)
     result = fit(
@@ -154,9 +153,9 @@ def test_adapter_step_save_reload_and_export(
 
 @pytest.mark.parametrize(("name", "layer"), [("mpnet", "q"), ("distilbert", "q_lin"), ("modernbert", "Wqkv")])
 def test_without_default_targets_the_layers_are_listed(base: Callable[[str], Tokenizer], name: str, layer: str) -> None:
-    place, own = base(name), build_kind(TASKS["text"])
+    place, own = base(name), TASKS["text"]
     loaded = load_model(place, own)
     with pytest.raises(
         SettingsError, match=rf"linear layers of the model: .*\b{layer}\b.*; name some as target_modules"
     ):
-        put_adapter(loaded, "bilora", BiloraSettings(), task_type=own.task_type, steps=2)
+        put_adapter(loaded, "bilora", BiloraSettings(), task_type=own.hub_names.peft, steps=2)

@@ -273,6 +273,7 @@ def test_without_a_task_or_a_file_it_is_the_embedded_one() -> None:
         ({"text_columns": ["a"]}, r"text_columns is \['a'\], it belongs to train_file, which is not given"),
         ({"validation_file": "a.csv"}, "validation_file is 'a.csv', it belongs to train_file"),
         ({"label_separator": ","}, "label_separator is ',', it belongs to train_file"),
+        ({**FILES, "task_type": "clasification"}, "Did you mean 'classification'"),
         ({"task_type": "regression"}, "task_type is 'regression', it belongs to train_file"),
         ({"train_file": "a.csv"}, r"train_file 'a.csv': text_columns is \(\), name one or two columns"),
         ({**FILES, "task_type": "clasification"}, "Did you mean 'classification'"),

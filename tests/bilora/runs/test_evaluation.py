@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,24 +10,24 @@ from torch import nn
 from bilora.data.rows import Rows
 from bilora.engines.training.fit import FitResult
 from bilora.runs.evaluation import Evaluation
-from bilora.tasks.kind import EncodedRows, Evaluated
+from bilora.tasks.task import EncodedRows, Evaluated, Inference
 
 
-class Kind:
+class Task:
     """Counts what it is asked; every set's loss is its number of rows."""
 
-    task = SimpleNamespace(metric="quality")
+    metric = "quality"
 
     def __init__(self) -> None:
         self.validated: list[int] = []
         self.known: list[Any] = []
 
-    def validate(self, model: nn.Module, data: EncodedRows, tokenizer: Any, **options: Any) -> Any:
+    def validate(self, inference: Inference, data: EncodedRows) -> Evaluated:
         self.validated.append(len(data.encoded))
-        return {"loss": float(len(data.encoded))}
+        return Evaluated({"loss": float(len(data.encoded))})
 
-    def evaluate(self, model: Any, data: Any, tokenizer: Any, *, validated: Any, **options: Any) -> Evaluated:
-        self.known.append(validated)
+    def evaluate(self, inference: Inference, data: EncodedRows, validated: Evaluated | None = None) -> Evaluated:
+        self.known.append(None if validated is None else validated.metrics)
         kept = [{"text": "a"}] if len(data.encoded) == 2 else None
         return Evaluated({"loss": 0.5, "quality": 10.0 * len(data.encoded)}, kept)
 
@@ -42,14 +41,14 @@ def ended(*, metrics: Any, best_step: int | None = None) -> FitResult:
 
 
 @pytest.fixture
-def kind() -> Kind:
-    return Kind()
+def task() -> Task:
+    return Task()
 
 
 @pytest.fixture
-def evaluation(kind: Kind) -> Evaluation:
+def evaluation(task: Task) -> Evaluation:
     sets = {"matched": rows(2), "mismatched": rows(3)}
-    return Evaluation(nn.Linear(1, 1), kind=kind, tokenizer=None, train=rows(5), validation=sets)  # type: ignore[arg-type]
+    return Evaluation(Inference(nn.Linear(1, 1), None), task=task, train=rows(5), validation=sets)  # type: ignore[arg-type]
 
 
 def test_the_first_set_has_plain_names(evaluation: Evaluation) -> None:
@@ -67,8 +66,8 @@ def test_the_score_is_that_of_the_first_set(evaluation: Evaluation) -> None:
     ("best_step", "known"), [(None, [{"loss": 2.0}, {"loss": 3.0}]), (2, [None, None])], ids=["last", "put back"]
 )
 def test_a_validation_of_the_last_parameters_is_not_made_twice(
-    evaluation: Evaluation, kind: Kind, best_step: int | None, known: list[Any]
+    evaluation: Evaluation, task: Task, best_step: int | None, known: list[Any]
 ) -> None:
     evaluation.final(ended(metrics=evaluation.validation(), best_step=best_step))
-    assert kind.known == known
-    assert kind.validated == [2, 3, 5], "the two sets once, and the training rows"
+    assert task.known == known
+    assert task.validated == [2, 3, 5], "the two sets once, and the training rows"

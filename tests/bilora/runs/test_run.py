@@ -18,12 +18,12 @@ from bilora.files.formats import write_json, write_yaml
 from bilora.runs.config import RunConfig
 from bilora.runs.results import spoken_hypergradient
 from bilora.runs.run import prepare
-from bilora.tasks.sources import load_task_rows
+from bilora.tasks.catalog import find_task
 
 
 @pytest.fixture(scope="module")
 def reviews() -> TaskRows:
-    rows = load_task_rows("rotten_tomatoes")
+    rows = find_task("rotten_tomatoes").load_rows(None)
     return TaskRows(
         rows.task, rows.train.select(range(200)), {"validation": rows.validation["validation"].select(range(20))}
     )
@@ -31,7 +31,7 @@ def reviews() -> TaskRows:
 
 def test_prepares_what_all_runs_share(reviews: TaskRows) -> None:
     prepared = prepare(RunConfig(max_length=16), reviews)
-    assert prepared.kind.task.name == "rotten_tomatoes"
+    assert prepared.task.name == "rotten_tomatoes"
     encoded = prepared.validation["validation"].encoded
     assert len(encoded) == 20
     assert max(len(row["input_ids"]) for row in encoded) == 16

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
 
 from bilora.errors import SettingsError
+from bilora.tasks import Task
 from bilora.tasks.class_weights import check_class_weights, resolve_class_weights, weigh_classes
 
 SIZES: dict[str, Any] = {
@@ -22,6 +23,7 @@ SIZES: dict[str, Any] = {
 }
 SIZES |= {"initializer_range": 0.5}
 WEIGHTS = (0.5, 2.0, 7.0)
+LOSS = Task("toy", ("text",), ("a", "b", "c")).loss
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def test_weights_are_positive(weight: float) -> None:
 def test_the_loss_of_rows(batch: dict[str, Tensor]) -> None:
     model = model_of(BertForSequenceClassification)
     own, logits = model(**batch).loss.item(), model(**batch).logits
-    handle = weigh_classes(model, WEIGHTS)
+    handle = weigh_classes(model, LOSS, WEIGHTS)
     output = model(**batch)
     assert output.loss.item() == pytest.approx(by_hand(logits, batch["labels"]), rel=1e-6)
     assert output["loss"] is output.loss
@@ -89,7 +91,7 @@ def test_the_loss_of_rows(batch: dict[str, Tensor]) -> None:
 def test_the_loss_of_tokens(batch: dict[str, Tensor]) -> None:
     model = model_of(BertForTokenClassification)
     batch["labels"] = torch.tensor([[-100, 0, 1, 2, -100]] * 6)
-    weigh_classes(model, WEIGHTS)
+    weigh_classes(model, LOSS, WEIGHTS)
     output = model(**batch)
     flat = output.logits.flatten(0, 1)
     assert output.loss.item() == pytest.approx(by_hand(flat, batch["labels"].flatten()), rel=1e-6)
@@ -101,7 +103,7 @@ def test_gradients_are_those_of_the_weighted_loss(batch: dict[str, Tensor]) -> N
         nn.functional.cross_entropy(model(**batch).logits, batch["labels"], weight=torch.tensor(WEIGHTS)),
         list(model.parameters()),
     )
-    weigh_classes(model, WEIGHTS)
+    weigh_classes(model, LOSS, WEIGHTS)
     found = torch.autograd.grad(model(**batch).loss, list(model.parameters()))
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
@@ -109,7 +111,7 @@ def test_gradients_are_those_of_the_weighted_loss(batch: dict[str, Tensor]) -> N
 
 def test_without_labels_nothing_is_done(batch: dict[str, Tensor]) -> None:
     model = model_of(BertForSequenceClassification)
-    weigh_classes(model, WEIGHTS)
+    weigh_classes(model, LOSS, WEIGHTS)
     assert model(input_ids=batch["input_ids"]).loss is None
 
 
@@ -120,6 +122,6 @@ def test_what_a_method_has_added_to_the_loss_stays(batch: dict[str, Tensor]) -> 
     output = model(**batch)
     regularizer = output.loss - nn.functional.cross_entropy(output.logits, batch["labels"])
     assert regularizer.item() > 0.01
-    weigh_classes(model, WEIGHTS)
+    weigh_classes(model, LOSS, WEIGHTS)
     expected = by_hand(output.logits, batch["labels"]) + regularizer.item()
     assert model(**batch).loss.item() == pytest.approx(expected, rel=1e-5)

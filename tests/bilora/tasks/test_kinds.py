@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import TaskType
 from transformers import AutoTokenizer, BertConfig, GPT2Config, PretrainedConfig
 
 from bilora.data.rows import Rows, check_rows
 from bilora.errors import SettingsError
+from bilora.models.embedded import embedded_model_folder
 from bilora.tasks.catalog import ALL_TASKS, Task
-from bilora.tasks.embedded import embedded_model_folder
 from bilora.tasks.generation.task import GenerationTask
-from bilora.tasks.kind import TaskKind
-from bilora.tasks.kinds import KINDS, build_kind
-from bilora.tasks.task import AnyTask
+from bilora.tasks.kinds import TASK_KINDS, find_kind, hub_names_of, kind_of
+from bilora.tasks.multilabel.task import MultilabelTask
+from bilora.tasks.task import AnyTask, Inference
 from bilora.tasks.tokens.task import TokenTask
 
 
@@ -51,6 +52,14 @@ EXAMPLES: dict[str, Example] = {
         [{"tokens": ["a"] * (1 + n % 4), "tags": ["B-x", "I-x", "O", "O"][: 1 + n % 4]} for n in range(7)],
         ENCODER,
     ),
+    "multilabel": Example(
+        MultilabelTask("toy", ("text",), ("big", "red")),
+        [
+            {"text": "a " * (1 + n % 4), "label": [name for bit, name in enumerate(("big", "red")) if n >> bit & 1]}
+            for n in range(7)
+        ],
+        ENCODER,
+    ),
     "generation": Example(
         GenerationTask("toy", metric="chrf"),
         [{"id": n, "source": f"x : {n}", "references": ["a " * (1 + n % 4), "b"]} for n in range(7)],
@@ -65,82 +74,83 @@ def tokenizers(causal_tokenizer: Any) -> Iterator[dict[str, Any]]:
     """The tokenizer that goes with the model of each kind."""
     encoder = AutoTokenizer.from_pretrained(embedded_model_folder())
     causal_tokenizer.pad_token = causal_tokenizer.eos_token
-    yield {"text": encoder, "tokens": encoder, "generation": causal_tokenizer}
+    yield {"text": encoder, "tokens": encoder, "multilabel": encoder, "generation": causal_tokenizer}
     causal_tokenizer.pad_token = None
 
 
-def made(name: str) -> tuple[TaskKind, Rows]:
+def made(name: str) -> tuple[AnyTask, Rows]:
     example = EXAMPLES[name]
     checked = check_rows(enumerate(example.rows, start=1), example.task, source="toy.jsonl", split="train")
-    return build_kind(example.task, example.settings), checked
+    return example.task.with_settings(example.settings), checked
 
 
-def model_of(name: str, kind: TaskKind) -> Any:
+def model_of(name: str, task: AnyTask) -> Any:
     torch.manual_seed(0)
-    config = EXAMPLES[name].config(**kind.model_settings)
-    return kind.model_class.from_config(config).train()
+    config = EXAMPLES[name].config(**task.model_settings)
+    return getattr(transformers, task.hub_names.auto_class).from_config(config).train()
 
 
 def test_there_is_an_example_of_every_kind() -> None:
-    assert set(EXAMPLES) == set(KINDS)
-    assert {task.kind for task in ALL_TASKS.values()} <= set(KINDS)
-    assert all(example.task.kind == name for name, example in EXAMPLES.items())
+    assert set(EXAMPLES) == set(TASK_KINDS)
+    assert {kind_of(task) for task in ALL_TASKS.values()} <= set(TASK_KINDS)
+    assert all(kind_of(example.task) == name for name, example in EXAMPLES.items())
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", TASK_KINDS)
 def test_names_that_peft_and_the_run_know(name: str) -> None:
-    kind, _ = made(name)
-    assert kind.task_type in [each.value for each in TaskType]
-    assert isinstance(kind.task, AnyTask)
+    task, _ = made(name)
+    assert task.hub_names.peft in [each.value for each in TaskType]
+    assert hub_names_of(task.hub_names.peft) == task.hub_names
+    assert isinstance(task, AnyTask)
+    assert type(task).from_dict(json.loads(json.dumps(task.to_dict()))) == task
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", TASK_KINDS)
 def test_rows_become_batches_with_a_loss(name: str, tokenizers: dict[str, Any]) -> None:
-    kind, rows = made(name)
+    task, rows = made(name)
     tokenizer = tokenizers[name]
-    data = kind.encode(rows, tokenizer, max_length=16)
+    data = task.encode(rows, tokenizer, max_length=16)
     assert data.rows is rows
-    batch = kind.collate(tokenizer)(data.encoded)
+    batch = task.collator(tokenizer)(data.encoded)
     assert batch["input_ids"].shape[0] == len(data.encoded)
-    loss = model_of(name, kind)(**batch).loss
+    loss = model_of(name, task)(**batch).loss
     assert loss.ndim == 0
     assert loss.requires_grad
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", TASK_KINDS)
 def test_evaluations(name: str, tokenizers: dict[str, Any]) -> None:
     """All of them leave the model's mode, need no order of the rows, and give what the run asks for."""
-    kind, rows = made(name)
+    task, rows = made(name)
     tokenizer = tokenizers[name]
-    model, data = model_of(name, kind), kind.encode(rows, tokenizer, max_length=16)
-    validated = kind.validate(model, data, tokenizer, autocast_dtype=None)
-    assert validated["loss"] is not None
-    assert kind.watched.metric in validated
+    model, data = model_of(name, task), task.encode(rows, tokenizer, max_length=16)
+    inference = Inference(model, tokenizer)
+    validated = task.validate(inference, data)
+    assert validated.metrics["loss"] is not None
+    assert task.watched.metric in validated.metrics
     assert model.training
-    found = kind.evaluate(model, data, tokenizer, autocast_dtype=None, validated=validated)
-    assert {"loss", kind.task.metric} <= set(found.metrics)
-    assert found.metrics["loss"] == validated["loss"]
+    found = task.evaluate(inference, data, validated)
+    assert {"loss", task.metric} <= set(found.metrics)
+    assert found.metrics["loss"] == validated.metrics["loss"]
     assert model.training
     json.dumps(found.metrics, allow_nan=False)
     if found.predictions is not None:
         assert len(found.predictions) == len(rows)
         json.dumps(found.predictions, allow_nan=False)
     backwards = rows.select(range(len(rows) - 1, -1, -1))
-    again = kind.evaluate(
-        model, kind.encode(backwards, tokenizer, max_length=16), tokenizer, autocast_dtype=None, validated=None
-    )
+    again = task.evaluate(inference, task.encode(backwards, tokenizer, max_length=16))
     assert again.metrics == pytest.approx(found.metrics, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", TASK_KINDS)
 def test_the_loss_is_the_mean_over_all_labels(name: str, tokenizers: dict[str, Any]) -> None:
-    kind, rows = made(name)
+    task, rows = made(name)
     tokenizer = tokenizers[name]
-    model = model_of(name, kind).eval()
-    data = kind.encode(rows, tokenizer, max_length=16)
+    model = model_of(name, task).eval()
+    data = task.encode(rows, tokenizer, max_length=16)
     with torch.no_grad():
-        expected = model(**kind.collate(tokenizer)(data.encoded)).loss.item()
-    assert kind.validate(model, data, tokenizer, autocast_dtype=None)["loss"] == pytest.approx(expected, rel=1e-5)
+        expected = model(**task.collator(tokenizer)(data.encoded)).loss.item()
+    assert task.validate(Inference(model, tokenizer), data).metrics["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_classes_are_counted_by_name() -> None:
@@ -149,16 +159,16 @@ def test_classes_are_counted_by_name() -> None:
     with pytest.raises(SettingsError, match="generates texts and has no classes"):
         made("generation")[0].class_counts(made("generation")[1])
     with pytest.raises(SettingsError, match="task 'own' predicts a number and has no classes to count"):
-        build_kind(Task("own", ("text",), None, metric="pearson")).class_counts(made("text")[1])
+        Task("own", ("text",), None, metric="pearson").class_counts(made("text")[1])
 
 
-def test_a_kind_of_the_user_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bilora.tasks import kinds as task_kinds
+def test_a_task_type_that_is_none() -> None:
+    with pytest.raises(SettingsError, match="task_type 'clasification' is unknown; .* Did you mean 'classification'"):
+        find_kind("clasification")
+    with pytest.raises(SettingsError, match="task_type 'json:loads' is no class of tasks"):
+        find_kind("json:loads")
 
-    monkeypatch.setattr(task_kinds, "OWN", KINDS["text"], raising=False)
-    task = Task("own", ("text",), ("no", "yes"))
-    monkeypatch.setattr(Task, "kind", "bilora.tasks.kinds:OWN")
-    assert build_kind(task).task is task
-    monkeypatch.setattr(Task, "kind", "texts")
-    with pytest.raises(SettingsError, match="kind of task 'texts' is unknown; .* Did you mean 'text'"):
-        build_kind(task)
+
+def test_settings_are_refused_where_there_are_none() -> None:
+    with pytest.raises(SettingsError, match="task_settings of task 'toy' has no setting 'beams'; known: none."):
+        EXAMPLES["text"].task.with_settings({"beams": 4})

@@ -88,7 +88,7 @@ def test_the_user_decides_otherwise(load: Load) -> None:
         assert rows.task.is_regression
         assert rows.train.labels[0] == float(rows.train[0]["y"])
         assert rows.notices[0].startswith("validation is 3 of the 30 rows")
-        assert load(ratings, form).notices[0].endswith("make it classification; --task-type says otherwise")
+        assert load(ratings, form).notices[0].endswith("make it classification; to choose another, give --task-type")
 
 
 def test_lists_of_tags_make_a_task_of_tokens(load: Load) -> None:
@@ -234,7 +234,6 @@ def test_broken_lines_are_told_with_the_others(load: Load, tmp_path: Path) -> No
         ({"text_columns": ("a", "b", "c")}, "name one or two columns"),
         ({"text_columns": ("y",)}, "label_column is 'y', which is among text_columns too"),
         ({"validation_share": 1.0}, "validation_share is 1.0, it must be at least 0 and below 1"),
-        ({"task_type": "clasification"}, "Did you mean 'classification'"),
     ],
 )
 def test_settings_that_do_not_fit(options: dict[str, Any], said: str) -> None:

@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bilora.data.rows import check_rows
 from bilora.metrics.metric import UndefinedMetricWarning
 from bilora.tasks.catalog import TASKS
-from bilora.tasks.scoring import evaluate_loader, predict, task_loss
+from bilora.tasks.scoring import predict
+from bilora.tasks.task import EncodedRows, Inference
+from bilora.tasks.text import task as text_task
 
 
 class Scorer(nn.Module):
@@ -37,11 +40,22 @@ def batches(labels: list[Any], *, size: int = 2) -> list[dict[str, Tensor]]:
     ]
 
 
+def scored(model: Scorer, name: str, labels: list[Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the metrics of rows of one length, two per batch."""
+    task = TASKS[name]
+    monkeypatch.setattr(text_task, "ordered_loader", lambda encoded, collate: batches(labels))
+    encoded: list[dict[str, Any]] = [{"input_ids": [0]}] * len(labels)
+    fields = dict.fromkeys(task.text_fields, "a")
+    numbered = [(number, {**fields, "label": label}) for number, label in enumerate(labels, start=1)]
+    rows = check_rows(numbered, task, source="toy", split="validation")
+    return task.validate(Inference(model, None), EncodedRows(rows, encoded)).metrics
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_predicts_without_dropout_and_gradients_and_leaves_the_mode(training: bool) -> None:
     table = torch.randn(5, 3)
     model = Scorer(table.clone(), dropout=0.5).train(training)
-    logits, labels = predict(model, batches([0, 1, 2, 1, 0]))
+    logits, labels = predict(Inference(model, None), batches([0, 1, 2, 1, 0]))
     assert torch.equal(logits, table)
     assert labels.tolist() == [0, 1, 2, 1, 0]
     assert {call[:2] for call in model.calls} == {(False, False)}
@@ -51,13 +65,13 @@ def test_predicts_without_dropout_and_gradients_and_leaves_the_mode(training: bo
 def test_the_mode_comes_back_when_the_model_raises() -> None:
     model = Scorer(torch.zeros(1, 2))
     with pytest.raises(IndexError):
-        predict(model, batches([0, 0, 0]))
+        predict(Inference(model, None), batches([0, 0, 0]))
     assert model.training
 
 
 def test_autocast_is_that_of_training_and_logits_are_float32() -> None:
     model = Scorer(torch.randn(2, 3))
-    logits, _ = predict(model, batches([0, 1]), autocast_dtype=torch.bfloat16)
+    logits, _ = predict(Inference(model, None, torch.bfloat16), batches([0, 1]))
     assert model.calls[0][2] == torch.bfloat16
     assert logits.dtype == torch.float32
 
@@ -66,28 +80,28 @@ def test_classification_loss_is_the_mean_cross_entropy_over_rows() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 3.0]])
     labels = torch.tensor([0, 0, 1])
     expected = -logits.double().log_softmax(-1)[range(3), labels].mean().item()
-    assert task_loss(logits, labels, TASKS["mrpc"]) == pytest.approx(expected, rel=1e-15)
+    assert TASKS["mrpc"].loss(logits.double(), labels).item() == pytest.approx(expected, rel=1e-15)
 
 
-def test_batches_of_different_sizes_weigh_by_their_rows() -> None:
+def test_batches_of_different_sizes_weigh_by_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Scorer(torch.tensor([[4.0, 0.0], [4.0, 0.0], [0.0, 4.0]]))
-    found = evaluate_loader(model, batches([0, 0, 0]), TASKS["sst2"])
+    found = scored(model, "sst2", [0, 0, 0], monkeypatch)
     losses = torch.nn.functional.cross_entropy(model.logits.detach().double(), torch.zeros(3).long(), reduction="none")
     assert found == {"loss": pytest.approx(losses.mean().item(), rel=1e-12), "accuracy": pytest.approx(2 / 3)}
 
 
-def test_regression_takes_the_single_output() -> None:
+def test_regression_takes_the_single_output(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Scorer(torch.tensor([[1.0], [2.0], [4.0]]))
-    found = evaluate_loader(model, batches([1.0, 3.0, 5.0]), TASKS["stsb"])
+    found = scored(model, "stsb", [1.0, 3.0, 5.0], monkeypatch)
     expected = torch.corrcoef(torch.tensor([[1.0, 2.0, 4.0], [1.0, 3.0, 5.0]]).double())[0, 1].item()
     assert found["loss"] == pytest.approx(2 / 3)
     assert found["pearson"] == pytest.approx(expected, rel=1e-12)
     assert found["spearmanr"] == pytest.approx(1.0)
 
 
-def test_an_undefined_metric_is_none_with_a_warning() -> None:
+def test_an_undefined_metric_is_none_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Scorer(torch.tensor([[1.0], [1.0]]))
     with pytest.warns(UndefinedMetricWarning):
-        found = evaluate_loader(model, batches([1.0, 2.0]), TASKS["stsb"])
+        found = scored(model, "stsb", [1.0, 2.0], monkeypatch)
     assert found["pearson"] is None
     assert found["loss"] == 0.5

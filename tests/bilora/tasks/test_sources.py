@@ -12,8 +12,8 @@ import pytest
 import bilora.tasks.sources
 from bilora.data.rows import Rows, check_rows
 from bilora.errors import DataError
-from bilora.tasks.catalog import TASKS, Task
-from bilora.tasks.sources import load_task_rows, take_rows
+from bilora.tasks.catalog import TASKS, Task, find_task
+from bilora.tasks.sources import take_rows
 
 # shared/data/README.md
 ROW_COUNTS = {
@@ -55,7 +55,7 @@ def save(tmp_path: Path) -> Save:
 @pytest.mark.parametrize("name", ROW_COUNTS)
 def test_real_files(name: str, glue_folder: Path) -> None:
     train, validation = ROW_COUNTS[name]
-    rows = load_task_rows(name, data_dir=glue_folder)
+    rows = find_task(name).load_rows(glue_folder)
     assert len(rows.train) == train
     assert {split: len(each) for split, each in rows.validation.items()} == validation
     assert all(row[field].strip() for row in rows.train for field in TASKS[name].text_fields)
@@ -70,7 +70,7 @@ def test_any_task_from_a_folder(name: str, suffix: str, save: Save, tmp_path: Pa
     task = TASKS[name]
     save(f"{name}/train.jsonl{suffix}", some_rows(task, 6))
     save(f"{name}/validation.jsonl{suffix}", some_rows(task, 3, start=6))
-    rows = load_task_rows(task, data_dir=str(tmp_path))
+    rows = task.load_rows(str(tmp_path))
     assert (len(rows.train), len(rows.validation["validation"]), rows.notices) == (6, 3, ())
 
 
@@ -79,7 +79,7 @@ def test_mnli_with_one_or_both_validation_sets(present: tuple[str, ...], save: S
     save("mnli/train.jsonl", some_rows(TASKS["mnli"], 6))
     for each in present:
         save(f"mnli/validation_{each}.jsonl", some_rows(TASKS["mnli"], 3, start=6))
-    rows = load_task_rows("mnli", data_dir=tmp_path)
+    rows = find_task("mnli").load_rows(tmp_path)
     assert tuple(rows.validation) == tuple(f"validation_{each}" for each in present)
     absent = {"matched", "mismatched"} - set(present)
     assert rows.notices == tuple(f"validation_{each} is not in {tmp_path / 'mnli'}" for each in absent)
@@ -88,36 +88,38 @@ def test_mnli_with_one_or_both_validation_sets(present: tuple[str, ...], save: S
 def test_missing_folder_and_files_name_what_is_there(save: Save, tmp_path: Path) -> None:
     cure = r"; give --data-dir DIR with DIR/rte/train.jsonl and DIR/rte/validation.jsonl \(.gz allowed\)$"
     with pytest.raises(DataError, match=rf"no folder \S+/rte; {tmp_path} has: nothing{cure}"):
-        load_task_rows("rte", data_dir=tmp_path)
+        find_task("rte").load_rows(tmp_path)
     with pytest.raises(DataError, match=rf"no folder \S+/none/rte; \S+ has: nothing{cure}"):
-        load_task_rows("rte", data_dir=tmp_path / "none")
+        find_task("rte").load_rows(tmp_path / "none")
     save("rte/dev.jsonl", [])
-    with pytest.raises(DataError, match=rf"rte has no train.jsonl or train.jsonl.gz; it has: dev.jsonl{cure}"):
-        load_task_rows("rte", data_dir=tmp_path)
+    with pytest.raises(
+        DataError, match=rf"rte has no train set \(looked for train with .jsonl, .jsonl.gz\); it has: dev.jsonl{cure}"
+    ):
+        find_task("rte").load_rows(tmp_path)
     save("rte/train.jsonl", some_rows(TASKS["rte"], 2))
-    with pytest.raises(DataError, match=rf"no validation.jsonl or .*; it has: dev.jsonl, train.jsonl{cure}"):
-        load_task_rows("rte", data_dir=tmp_path)
+    with pytest.raises(DataError, match=rf"no validation set .*; it has: dev.jsonl, train.jsonl{cure}"):
+        find_task("rte").load_rows(tmp_path)
 
 
 def test_mnli_without_a_validation_set(save: Save, tmp_path: Path) -> None:
     save("mnli/train.jsonl", some_rows(TASKS["mnli"], 6))
     save("mnli/validation.jsonl", some_rows(TASKS["mnli"], 6))
-    with pytest.raises(DataError, match=r"no validation_matched.jsonl or .*has: train.jsonl, validation.jsonl"):
-        load_task_rows("mnli", data_dir=tmp_path)
+    with pytest.raises(DataError, match=r"no validation_matched set .*has: train.jsonl, validation.jsonl"):
+        find_task("mnli").load_rows(tmp_path)
 
 
 def test_a_file_in_both_forms_is_refused(save: Save, tmp_path: Path) -> None:
     for suffix in ("", ".gz"):
         save(f"rte/train.jsonl{suffix}", some_rows(TASKS["rte"], 2))
-    with pytest.raises(DataError, match=r"has both train.jsonl and train.jsonl.gz; keep one"):
-        load_task_rows("rte", data_dir=tmp_path)
+    with pytest.raises(DataError, match=r"has more than one train set: train.jsonl, train.jsonl.gz; keep one"):
+        find_task("rte").load_rows(tmp_path)
 
 
 def test_notices_of_shared_texts_and_of_files_not_read(save: Save, tmp_path: Path) -> None:
     save("rte/train.jsonl", some_rows(TASKS["rte"], 6))
     save("rte/validation.jsonl", some_rows(TASKS["rte"], 4, start=4))
     save("rte/validation_extra.jsonl", [])
-    rows = load_task_rows("rte", data_dir=tmp_path)
+    rows = find_task("rte").load_rows(tmp_path)
     assert rows.notices == (
         f"validation_extra.jsonl in {tmp_path / 'rte'} is not read",
         "2 of 4 validation rows have the text of a training row",
@@ -127,7 +129,7 @@ def test_notices_of_shared_texts_and_of_files_not_read(save: Save, tmp_path: Pat
 def test_pairs_share_a_text_only_if_both_parts_are_equal(save: Save, tmp_path: Path) -> None:
     save("rte/train.jsonl", [{"sentence1": "a", "sentence2": "b", "label": 0}])
     save("rte/validation.jsonl", [{"sentence1": "a", "sentence2": "c", "label": 0}])
-    assert load_task_rows("rte", data_dir=tmp_path).notices == ()
+    assert find_task("rte").load_rows(tmp_path).notices == ()
 
 
 def test_a_bad_validation_row_is_named(save: Save, tmp_path: Path) -> None:
@@ -137,17 +139,17 @@ def test_a_bad_validation_row_is_named(save: Save, tmp_path: Path) -> None:
         [*some_rows(TASKS["rte"], 2), {"sentence1": "a", "sentence2": "b", "label": -1}],
     )
     with pytest.raises(DataError, match=r"rte/validation.jsonl:3 field 'label': is -1"):
-        load_task_rows("rte", data_dir=tmp_path)
+        find_task("rte").load_rows(tmp_path)
 
 
 def test_embedded_validation_is_fixed_stratified_and_apart() -> None:
-    rows = load_task_rows("rotten_tomatoes")
+    rows = find_task("rotten_tomatoes").load_rows(None)
     validation = rows.validation["validation"]
     assert (len(rows.train), len(validation), rows.notices) == (7530, 1000, ())
     assert Counter(validation.labels) == {0: 500, 1: 500}
     assert not {row["text"] for row in rows.train} & {row["text"] for row in validation}
     assert sorted(rows.train.ids + validation.ids) == list(range(8530))
-    assert load_task_rows("rotten_tomatoes").validation["validation"].ids == validation.ids
+    assert find_task("rotten_tomatoes").load_rows(None).validation["validation"].ids == validation.ids
     assert validation.ids[:5] == (0, 2, 31, 34, 64)  # pinned: results are compared over years
 
 
@@ -155,14 +157,14 @@ def test_an_embedded_text_in_both_parts_is_refused(monkeypatch: pytest.MonkeyPat
     task = TASKS["rotten_tomatoes"]
     twice = [row for row in some_rows(task, 1000) for _ in range(2)]
     rows = check_rows(enumerate(twice, 1), task, source="reviews.csv", split="train")
-    monkeypatch.setattr(bilora.tasks.sources, "embedded_reviews", lambda: rows)
+    monkeypatch.setattr(bilora.tasks.sources, "embedded_rows", lambda task: rows)
     with pytest.raises(DataError, match=r"reviews.csv: \d+ texts occur more than once"):
-        load_task_rows("rotten_tomatoes")
+        find_task("rotten_tomatoes").load_rows(None)
 
 
 def test_a_task_that_is_on_no_hub() -> None:
     with pytest.raises(DataError, match="task 'own' needs data: give --data-dir DIR with DIR/own/train.jsonl"):
-        load_task_rows(Task("own", ("body",), ("no", "yes")))
+        Task("own", ("body",), ("no", "yes")).load_rows(None)
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 33, 100])

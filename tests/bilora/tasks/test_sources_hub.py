@@ -13,8 +13,7 @@ import huggingface_hub
 import pytest
 
 from bilora.errors import DataError
-from bilora.tasks.catalog import TASKS, Task
-from bilora.tasks.sources import load_task_rows
+from bilora.tasks.catalog import TASKS, Task, find_task
 
 
 def some_rows(task: Task, count: int, start: int = 0) -> list[dict[str, Any]]:
@@ -59,7 +58,7 @@ def hub_sets(task: Task, *names: str) -> Any:
 def test_any_glue_task_from_the_hub(name: str, hub: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     task = TASKS[name]
     asked = answer(monkeypatch, hub_sets(task, "train", *task.validation_splits))
-    rows = load_task_rows(name)
+    rows = find_task(name).load_rows(None)
     assert asked == [("nyu-mll/glue", name)] and hub == [("nyu-mll/glue", 3.0)]
     assert len(rows.train) == 4 and rows.notices == ()
     assert {split: len(each) for split, each in rows.validation.items()} == {
@@ -73,13 +72,13 @@ def test_hub_rows_are_checked(hub: list[Any], monkeypatch: pytest.MonkeyPatch) -
     sets["validation"] = datasets.Dataset.from_list([{"sentence1": "a", "sentence2": "b", "label": -1}])
     answer(monkeypatch, sets)
     with pytest.raises(DataError, match=r"nyu-mll/glue/rte/validation:1 field 'label': is -1 .*unlabelled"):
-        load_task_rows("rte")
+        find_task("rte").load_rows(None)
 
 
 def test_a_hub_set_without_a_part(hub: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, hub_sets(TASKS["rte"], "train"))
     with pytest.raises(DataError, match="nyu-mll/glue rte has no validation; it has: train"):
-        load_task_rows("rte")
+        find_task("rte").load_rows(None)
 
 
 def test_no_network_is_one_clear_error_soon(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +90,7 @@ def test_no_network_is_one_clear_error_soon(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
     asked = answer(monkeypatch, {})
     with pytest.raises(DataError) as caught:
-        load_task_rows("cola")
+        find_task("cola").load_rows(None)
     assert asked == []  # the long retries of load_dataset are not entered
     assert str(caught.value) == (
         "no answer from the hub for nyu-mll/glue cola (OSError: Name or service not known); give --data-dir "
@@ -103,7 +102,7 @@ def test_no_network_is_one_clear_error_soon(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_failure_while_loading(hub: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, ConnectionError("cut off"))
     with pytest.raises(DataError, match=r"\(ConnectionError: cut off\); give --data-dir") as caught:
-        load_task_rows("cola")
+        find_task("cola").load_rows(None)
     assert isinstance(caught.value.__cause__, ConnectionError)
 
 
@@ -114,14 +113,14 @@ def test_offline_mode_asks_nobody_and_reads_the_cache(monkeypatch: pytest.Monkey
     monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: True)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", never)
     answer(monkeypatch, hub_sets(TASKS["rte"], "train", "validation"))
-    assert len(load_task_rows("rte").train) == 4
+    assert len(find_task("rte").load_rows(None).train) == 4
 
 
 def test_offline_for_real_is_told_within_seconds(tmp_path: Path) -> None:
     code = (
-        "import time, datasets, huggingface_hub; from bilora.tasks.sources import load_task_rows\n"
+        "import time, datasets, huggingface_hub; from bilora.tasks.catalog import find_task\n"
         "start = time.monotonic()\n"
-        "try: load_task_rows('cola')\n"
+        "try: find_task('cola').load_rows(None)\n"
         "except ValueError as error: print(f'{time.monotonic() - start:.3f}', error)"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}

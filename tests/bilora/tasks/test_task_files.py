@@ -10,7 +10,7 @@ import pytest
 
 from bilora.errors import DataError
 from bilora.tasks.catalog import ALL_TASKS, Task
-from bilora.tasks.task_files import TASK_CLASSES, TASK_FILE, read_task, write_task
+from bilora.tasks.task_files import TASK_FILE, read_task, write_task
 
 OWN = Task("mail", ("subject", "body"), ("ham", "spam"), label_field="kind", labels_from="mail.csv")
 
@@ -19,6 +19,12 @@ OWN = Task("mail", ("subject", "body"), ("ham", "spam"), label_field="kind", lab
 def test_a_task_comes_back_as_it_was(task: Any, tmp_path: Path) -> None:
     write_task(tmp_path, task, max_length=77)
     assert read_task(tmp_path) == (task, 77)
+
+
+def test_a_task_of_texts_that_earlier_versions_wrote_by_name(tmp_path: Path) -> None:
+    written = {"kind": "generation", "max_length": 77, "task": {"name": "e2e"}}
+    (tmp_path / TASK_FILE).write_text(json.dumps(written), encoding="utf-8")
+    assert read_task(tmp_path) == (ALL_TASKS["e2e"], 77)
 
 
 @pytest.mark.parametrize(
@@ -41,5 +47,5 @@ def test_what_is_no_task_is_refused_and_named(content: str, tmp_path: Path) -> N
 def test_the_file_is_strict_json(tmp_path: Path) -> None:
     write_task(tmp_path, OWN, max_length=8)
     read = json.loads((tmp_path / TASK_FILE).read_text(encoding="utf-8"))
-    assert read["kind"] in TASK_CLASSES
+    assert read["kind"] == "text"
     assert read["task"]["label_names"] == ["ham", "spam"]

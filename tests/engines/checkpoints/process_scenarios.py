@@ -30,13 +30,13 @@ from bilora.engines.callbacks.callback import Callback
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.training.fit import fit
 from bilora.errors import CheckpointError, DivergedError, InterruptedRun, ProcessesError, SettingsError
+from bilora.models.embedded import embedded_model_folder
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.variant import Variant
 from bilora.processes import shard_base
 from bilora.processes.group import join_processes
 from bilora.processes.processes import ONE_PROCESS, Processes
-from bilora.tasks.embedded import embedded_model_folder
 from bilora.tasks.scoring import predict
 
 PRODUCTS: dict[str, dict[str, Any]] = {

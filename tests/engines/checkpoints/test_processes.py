@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bilora.data.loaders import make_loader
 from bilora.engines.checkpoints.processes import notice, parts_elsewhere, rescaled_elsewhere
 from bilora.engines.checkpoints.run_state import Rescaled
 from bilora.engines.settings import FitSettings, LevelSettings
@@ -20,7 +21,6 @@ from bilora.processes.processes import Processes, Share
 from bilora.runs.config import RunConfig
 from bilora.runs.folder import enter_run_folder
 from bilora.settings.sections import resolved
-from bilora.tasks.text.batches import make_loader
 
 ROWS = [{"row": row} for row in range(48)]
 

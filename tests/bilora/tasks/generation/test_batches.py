@@ -10,9 +10,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from bilora.data.rows import Rows, check_rows
 from bilora.errors import DataError
+from bilora.tasks.catalog import GENERATION_TASKS
 from bilora.tasks.generation.batches import PairCollator, encode_pairs, left_padded
 from bilora.tasks.generation.prompts import Prompts
-from bilora.tasks.generation.task import GENERATION_TASKS
 
 FIRST = {"source": "name : Zizzi", "references": ["Zizzi is a pub.", "There is a pub, Zizzi."]}
 SECOND = {"source": "name : The Vaults | area : riverside", "references": ["The Vaults is near the river."]}

@@ -13,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from bilora.errors import SettingsError
 from bilora.tasks.generation.decoding import Decoding, decode
 from bilora.tasks.generation.prompts import Prompts
+from bilora.tasks.task import Inference
 
 SOURCES = ["name : Zizzi", "name : The Vaults | area : riverside", "a", "near : Burger King | food : French"]
 
@@ -79,7 +80,7 @@ def test_a_wide_beam_finds_the_best_of_all_texts(penalty: float) -> None:
     sources = ["a", "bc", "cab"]
     with torch.no_grad():
         expected = [best_text(model, each, length=4, penalty=penalty) for each in sources]
-    assert decode(model, Letters(), sources, decoding) == expected
+    assert decode(Inference(model, Letters()), sources, decoding) == expected
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -87,12 +88,12 @@ def test_a_wide_beam_finds_the_best_of_all_texts(penalty: float) -> None:
 def test_no_text_depends_on_the_rows_beside_it(make: Callable[[], Any], tokenizer: Any, beams: int) -> None:
     model = make()
     texts = {
-        size: decode(model, tokenizer, SOURCES, Decoding(beams=beams, max_new_tokens=6, batch_size=size))
+        size: decode(Inference(model, tokenizer), SOURCES, Decoding(beams=beams, max_new_tokens=6, batch_size=size))
         for size in (1, 3, 4)
     }
     assert texts[1] == texts[3] == texts[4]
     assert len(set(texts[1])) > 1
-    turned = decode(model, tokenizer, SOURCES[::-1], Decoding(beams=beams, max_new_tokens=6))
+    turned = decode(Inference(model, tokenizer), SOURCES[::-1], Decoding(beams=beams, max_new_tokens=6))
     assert turned == texts[1][::-1]
 
 
@@ -100,7 +101,9 @@ def test_no_text_depends_on_the_rows_beside_it(make: Callable[[], Any], tokenize
 def test_the_mode_is_left_as_it_was_and_dropout_is_off(tokenizer: Any, training: bool) -> None:
     model = gpt2().train(training)
     state = torch.random.get_rng_state()
-    first, second = (decode(model, tokenizer, SOURCES, Decoding(beams=2, max_new_tokens=5)) for _ in range(2))
+    first, second = (
+        decode(Inference(model, tokenizer), SOURCES, Decoding(beams=2, max_new_tokens=5)) for _ in range(2)
+    )
     assert first == second
     assert model.training is training
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -108,8 +111,8 @@ def test_the_mode_is_left_as_it_was_and_dropout_is_off(tokenizer: Any, training:
 
 def test_a_ngram_is_not_repeated(tokenizer: Any) -> None:
     model = gpt2()
-    free = decode(model, tokenizer, ["a"], Decoding(beams=1, no_repeat_ngram_size=0, max_new_tokens=40))
-    bound = decode(model, tokenizer, ["a"], Decoding(beams=1, no_repeat_ngram_size=2, max_new_tokens=40))
+    free = decode(Inference(model, tokenizer), ["a"], Decoding(beams=1, no_repeat_ngram_size=0, max_new_tokens=40))
+    bound = decode(Inference(model, tokenizer), ["a"], Decoding(beams=1, no_repeat_ngram_size=2, max_new_tokens=40))
     assert free != bound
 
 
@@ -120,14 +123,14 @@ def test_a_text_is_one_line(tokenizer: Any) -> None:
         # The output layer is the embedding: a vector that wins everywhere makes a text of line feeds.
         model.transformer.ln_f.weight.zero_()
         model.transformer.ln_f.bias.copy_(model.lm_head.weight[newline] * 10)
-    (text,) = decode(model, tokenizer, ["a"], Decoding(beams=2, no_repeat_ngram_size=0, max_new_tokens=4))
+    (text,) = decode(Inference(model, tokenizer), ["a"], Decoding(beams=2, no_repeat_ngram_size=0, max_new_tokens=4))
     assert text == ""
 
 
 def test_too_few_positions_are_told(tokenizer: Any) -> None:
     longest = len(Prompts(tokenizer).prompt(SOURCES[1]))
     with pytest.raises(SettingsError, match=rf"the longest input has {longest} tokens.*set max_new_tokens to"):
-        decode(gpt2(), tokenizer, SOURCES, Decoding(max_new_tokens=96 - longest + 1))
+        decode(Inference(gpt2(), tokenizer), SOURCES, Decoding(max_new_tokens=96 - longest + 1))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from bilora.tasks.generation import decoding as generation_loss
 from bilora.tasks.generation.batches import PairCollator
 from bilora.tasks.generation.decoding import token_loss
+from bilora.tasks.task import Inference
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def examples() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("batch", [1, 2, 16])
 def test_mean_over_tokens_whatever_the_batches(model: Any, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     monkeypatch.setattr(generation_loss, "LOSS_BATCH", batch)
-    found = token_loss(model.train(), examples(), PairCollator(0))
+    found = token_loss(Inference(model.train(), None), examples(), PairCollator(0))
     model.eval()
     total, count = 0.0, 0
     for each in examples():
@@ -48,7 +49,7 @@ def test_mean_over_tokens_whatever_the_batches(model: Any, monkeypatch: pytest.M
 def test_mode_and_random_state_stay(model: Any) -> None:
     model.train()
     state = torch.random.get_rng_state()
-    first, second = (token_loss(model, examples(), PairCollator(0)) for _ in range(2))
+    first, second = (token_loss(Inference(model, None), examples(), PairCollator(0)) for _ in range(2))
     assert first == second
     assert model.training
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -57,7 +58,7 @@ def test_mode_and_random_state_stay(model: Any) -> None:
 def test_a_perplexity_beyond_all_numbers_is_none(model: Any) -> None:
     with torch.no_grad():
         model.lm_head.weight.mul_(1e6)
-    found = token_loss(model, examples(), PairCollator(0))
+    found = token_loss(Inference(model, None), examples(), PairCollator(0))
     assert found["loss"] is not None
     assert found["loss"] > 700
     assert found["perplexity"] is None

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from bilora.tasks.generation.task import GENERATION_TASKS, GenerationTask
+from bilora.tasks.catalog import GENERATION_TASKS
+from bilora.tasks.generation.task import GenerationTask
 
 TRIPLE = ["Zizzi", "eatType", "pub"]
 
@@ -83,5 +84,5 @@ def test_a_metric_may_stand_once() -> None:
 
 
 def test_the_edit_rate_is_better_when_smaller() -> None:
-    task = GENERATION_TASKS["e2e"].with_metrics(("ter", "bleu"))
+    task = GENERATION_TASKS["e2e"].with_settings({"metrics": ["ter", "bleu"]})
     assert (task.metric, task.other_metrics, task.greater_is_better) == ("ter", ("bleu",), False)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from bilora.tasks.catalog import GENERATION_TASKS
 from bilora.tasks.generation.prompts import linearize_slots, linearize_triples
-from bilora.tasks.generation.task import GENERATION_TASKS
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

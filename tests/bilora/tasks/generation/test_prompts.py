@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from bilora.errors import SettingsError
-from bilora.tasks.embedded import embedded_model_folder
+from bilora.models.embedded import embedded_model_folder
 from bilora.tasks.generation.prompts import Prompts
 
 

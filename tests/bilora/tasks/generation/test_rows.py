@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bilora.errors import DataError
-from bilora.tasks.generation import rows as generation_sources
-from bilora.tasks.generation.rows import load_generation_rows
-from bilora.tasks.generation.task import GENERATION_TASKS, GenerationTask
+from bilora.tasks import sources
+from bilora.tasks.catalog import GENERATION_TASKS
+from bilora.tasks.generation.task import GenerationTask
 
 E2E = GENERATION_TASKS["e2e"]
 WEBNLG = GENERATION_TASKS["webnlg"]
@@ -36,18 +36,18 @@ def write(folder: Path, **files: str) -> Path:
 
 
 def test_real_e2e_has_its_official_sizes(real_data: Path) -> None:
-    rows = load_generation_rows(E2E, data_dir=real_data)
+    rows = E2E.load_rows(real_data)
     assert rows.upper is not None
     assert (len(rows.train), len(rows.upper), len(rows.validation["test"])) == (4862, 547, 630)
     assert sum(len(row["references"]) for row in rows.train) == 42061
-    split = load_generation_rows(SPLIT, data_dir=real_data)
+    split = SPLIT.load_rows(real_data)
     assert split.upper is None
     assert {name: len(each) for name, each in split.validation.items()} == {"validation": 547}
 
 
 def test_official_csv_is_joined_by_input(tmp_path: Path) -> None:
     data = write(tmp_path / "e2e", trainset_csv=CSV, devset_csv=CSV)
-    rows = load_generation_rows(SPLIT, data_dir=data)
+    rows = SPLIT.load_rows(data)
     assert [row["source"] for row in rows.train] == ["name : A | food : French", "name : B | food : French"]
     assert rows.train[0]["references"] == ["A is French.", "A!"]
     assert (rows.train.ids, rows.train.lines) == ((0, 1), (2, 3))
@@ -61,7 +61,7 @@ def test_official_webnlg_json_and_xml(tmp_path: Path) -> None:
     }
     found = json.dumps({"entries": [{"1": entry}]})
     data = write(tmp_path / "webnlg", train_json=found, dev_json=found, test_xml=XML)
-    rows = load_generation_rows(WEBNLG, data_dir=data)
+    rows = WEBNLG.load_rows(data)
     assert rows.train[0]["source"] == "A : near : B"
     (row,) = rows.validation["test"]
     assert row["source"] == "A : near : B | A : food : C"
@@ -73,7 +73,7 @@ def test_official_dart_json(tmp_path: Path) -> None:
     found = json.dumps([{"tripleset": [["A", "NEAR", "B"]], "annotations": [{"source": "x", "text": "A is near B."}]}])
     stems = ("train", "dev", "test")
     data = write(tmp_path / "dart", **{f"dart-v1.1.1-full-{stem}_json": found for stem in stems})
-    assert load_generation_rows(GENERATION_TASKS["dart"], data_dir=data).train[0]["source"] == "A : near : B"
+    assert GENERATION_TASKS["dart"].load_rows(data).train[0]["source"] == "A : near : B"
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,13 @@ def test_official_dart_json(tmp_path: Path) -> None:
 def test_faults_name_file_line_and_field(tmp_path: Path, name: str, content: str, message: str) -> None:
     data = write(tmp_path / "e2e", **{name: content})
     with pytest.raises(DataError, match=message):
-        load_generation_rows(SPLIT, data_dir=data)
+        SPLIT.load_rows(data)
 
 
 def test_blank_references_beside_others_are_counted_and_left_out(tmp_path: Path) -> None:
     line = '{"source": "a", "references": ["x", "", "y"]}\n'
     data = write(tmp_path / "e2e", train_jsonl=line, validation_jsonl=line.replace('"a"', '"b"'))
-    rows = load_generation_rows(SPLIT, data_dir=data)
+    rows = SPLIT.load_rows(data)
     assert rows.train[0]["references"] == ["x", "y"]
     assert rows.notices == tuple(
         f"1 blank references of the {name} set are left out" for name in ("train", "validation")
@@ -110,12 +110,12 @@ def test_blank_references_beside_others_are_counted_and_left_out(tmp_path: Path)
 def test_missing_and_double_sets_are_named(tmp_path: Path) -> None:
     data = write(tmp_path / "e2e", trainset_csv=CSV)
     with pytest.raises(DataError, match=r"has no validation set \(looked for validation, dev.*it has: trainset\.csv"):
-        load_generation_rows(SPLIT, data_dir=data)
+        SPLIT.load_rows(data)
     write(tmp_path / "e2e", train_csv=CSV)
     with pytest.raises(DataError, match=r"more than one train set: train\.csv, trainset\.csv; keep one"):
-        load_generation_rows(SPLIT, data_dir=data)
-    with pytest.raises(DataError, match="has no train set.*it has: nothing"):
-        load_generation_rows(WEBNLG, data_dir=data)
+        SPLIT.load_rows(data)
+    with pytest.raises(DataError, match="there is no folder .*webnlg"):
+        WEBNLG.load_rows(data)
 
 
 def test_the_hub_is_asked_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,9 +126,9 @@ def test_the_hub_is_asked_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> N
         asked.append((hub_id, config))
         return {"train": [row, row], "dev": [row], "test": [row]}
 
-    monkeypatch.setattr(generation_sources, "ask_hub", ask_hub)
-    rows = load_generation_rows(E2E)
+    monkeypatch.setattr(sources, "ask_hub", ask_hub)
+    rows = E2E.load_rows(None)
     assert asked == [("tuetschek/e2e_nlg", None)]
     assert [row["references"] for row in rows.train] == [["A.", "A."]]
     with pytest.raises(DataError, match="task 'toy' needs data: give --data-dir DIR with DIR/toy/train.jsonl"):
-        load_generation_rows(GenerationTask("toy"))
+        GenerationTask("toy").load_rows(None)

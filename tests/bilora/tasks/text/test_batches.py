@@ -7,11 +7,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, GPT2Config, MPNetConfig, RobertaConfig, T5Config
 
+from bilora.data.loaders import make_loader
 from bilora.data.rows import Rows, check_rows
 from bilora.errors import DataError, SettingsError
+from bilora.models.embedded import embedded_model_folder
 from bilora.tasks.catalog import TASKS
-from bilora.tasks.embedded import embedded_model_folder
-from bilora.tasks.text.batches import Collator, check_fits, encode, make_loader
+from bilora.tasks.text.batches import Collator, check_fits
 
 PAIRS = [
     {"sentence1": "a film", "sentence2": "a very long film about a film", "label": 4.0},
@@ -51,7 +52,7 @@ def order(loader: Any) -> list[int]:
 
 
 def test_single_texts_against_the_tokenizer_one_by_one(tokenizer: Any) -> None:
-    encoded = encode(SINGLES, tokenizer, TASKS["sst2"], max_length=20)
+    encoded = TASKS["sst2"].encode(SINGLES, tokenizer, max_length=20).encoded
     for row, found in zip(SINGLES, encoded, strict=True):
         wanted = tokenizer(row["sentence"], truncation=True, max_length=20)
         assert found == {**wanted, "labels": row["label"]}
@@ -60,7 +61,7 @@ def test_single_texts_against_the_tokenizer_one_by_one(tokenizer: Any) -> None:
 
 
 def test_pairs_are_marked_and_the_longer_text_is_cut(tokenizer: Any) -> None:
-    encoded = encode(rows_of("stsb", PAIRS), tokenizer, TASKS["stsb"], max_length=12)
+    encoded = TASKS["stsb"].encode(rows_of("stsb", PAIRS), tokenizer, max_length=12).encoded
     assert encoded[2]["token_type_ids"] == [0, 0, 0, 1, 1]
     assert len(encoded[1]["input_ids"]) == 12
     assert tokenizer.decode(encoded[1]["input_ids"]).endswith("[SEP] brief [SEP]")
@@ -74,8 +75,8 @@ def test_pairs_are_marked_and_the_longer_text_is_cut(tokenizer: Any) -> None:
 @pytest.mark.parametrize(("name", "rows", "least"), [("sst2", SINGLES, 3), ("stsb", rows_of("stsb", PAIRS), 4)])
 def test_a_length_without_room_for_text(tokenizer: Any, name: str, rows: Rows, least: int) -> None:
     with pytest.raises(SettingsError, match=rf"max_length is {least - 1}, of which special tokens take {least - 1}"):
-        encode(rows, tokenizer, TASKS[name], max_length=least - 1)
-    assert len(encode(rows, tokenizer, TASKS[name], max_length=least)) == len(rows)
+        TASKS[name].encode(rows, tokenizer, max_length=least - 1)
+    assert len(TASKS[name].encode(rows, tokenizer, max_length=least).encoded) == len(rows)
 
 
 def test_a_text_without_a_token_is_named() -> None:
@@ -87,11 +88,11 @@ def test_a_text_without_a_token_is_named() -> None:
             return {"input_ids": [[] if index == 4 else [1] for index in range(len(texts))]}
 
     with pytest.raises(DataError, match=r"toy:5: the tokenizer finds no token in the text; 1 such rows"):
-        encode(SINGLES, Deaf(), TASKS["sst2"])
+        TASKS["sst2"].encode(SINGLES, Deaf(), max_length=128)
 
 
 def test_batches_are_padded_to_their_own_longest(tokenizer: Any) -> None:
-    encoded = encode(SINGLES.select([0, 4, 2]), tokenizer, TASKS["sst2"])
+    encoded = TASKS["sst2"].encode(SINGLES.select([0, 4, 2]), tokenizer, max_length=128).encoded
     before = copy.deepcopy(encoded)
     batch = Collator(tokenizer)(encoded)
     assert type(batch) is dict and set(batch) == {"input_ids", "attention_mask", "token_type_ids", "labels"}
@@ -105,7 +106,7 @@ def test_batches_are_padded_to_their_own_longest(tokenizer: Any) -> None:
 
 
 def test_labels_of_regression_are_single_precision(tokenizer: Any) -> None:
-    batch = Collator(tokenizer)(encode(rows_of("stsb", PAIRS), tokenizer, TASKS["stsb"]))
+    batch = Collator(tokenizer)(TASKS["stsb"].encode(rows_of("stsb", PAIRS), tokenizer, max_length=128).encoded)
     assert batch["labels"].dtype == torch.float32 and batch["labels"].tolist() == [4.0, 0.5, 2.0]
 
 

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from bilora.data.rows import Rows, check_rows
 from bilora.errors import DataError, SettingsError
-from bilora.tasks.embedded import embedded_model_folder
+from bilora.models.embedded import embedded_model_folder
 from bilora.tasks.tokens.batches import TokenCollator, encode_tokens
 from bilora.tasks.tokens.task import TokenTask
 

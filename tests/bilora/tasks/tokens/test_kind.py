@@ -12,12 +12,11 @@ from transformers import AutoTokenizer
 
 from bilora.data.rows import Rows, check_rows
 from bilora.metrics.metric import UndefinedMetricWarning
-from bilora.tasks.embedded import embedded_model_folder
-from bilora.tasks.tokens.kind import TokenKind
+from bilora.models.embedded import embedded_model_folder
+from bilora.tasks.task import Inference
 from bilora.tasks.tokens.task import TokenTask
 
 TASK = TokenTask("toy", ("O", "B-town", "I-town"))
-KIND = TokenKind(TASK)
 SENTENCES = [
     [("from", "O"), ("New", "B-town"), ("York", "I-town"), ("to", "O"), ("Rome", "B-town")],
     [("Škofja", "B-town"), ("Loka", "I-town"), ("to", "O")],
@@ -59,8 +58,8 @@ def model(tokenizer: Any) -> Knowing:
 
 def test_a_model_that_knows_all_is_right(tokenizer: Any, model: Knowing) -> None:
     """Rows are scored in order of length and given back in their own; later pieces do not count."""
-    data = KIND.encode(rows_of(SENTENCES), tokenizer, max_length=16)
-    found = KIND.evaluate(model, data, tokenizer, autocast_dtype=None, validated=None)
+    data = TASK.encode(rows_of(SENTENCES), tokenizer, max_length=16)
+    found = TASK.evaluate(Inference(model, tokenizer), data)
     assert data.notices == ()
     assert found.metrics["entity_f1"] == found.metrics["token_accuracy"] == 1.0
     assert found.predictions is not None
@@ -69,12 +68,12 @@ def test_a_model_that_knows_all_is_right(tokenizer: Any, model: Knowing) -> None
 
 
 def test_tokens_that_do_not_fit_are_missed(tokenizer: Any, model: Knowing) -> None:
-    data = KIND.encode(rows_of(SENTENCES), tokenizer, max_length=5)
+    data = TASK.encode(rows_of(SENTENCES), tokenizer, max_length=5)
     assert data.notices == (
         "2 of the 3 rows of toy.jsonl are longer than max_length 5: 4 tokens are not seen by the model, and count as "
         "not found",
     )
-    found = KIND.evaluate(model, data, tokenizer, autocast_dtype=None, validated=None)
+    found = TASK.evaluate(Inference(model, tokenizer), data)
     assert found.predictions is not None
     assert found.predictions[0]["predicted"] == ["O", "B-town", "I-town", "O", "O"]
     assert found.predictions[1]["predicted"] == ["B-town", "O", "O"]
@@ -87,21 +86,20 @@ def test_tokens_that_do_not_fit_are_missed(tokenizer: Any, model: Knowing) -> No
 def test_without_a_tag_for_outside_what_is_not_seen_is_wrong(tokenizer: Any) -> None:
     task = TokenTask("speech", ("NOUN", "VERB", "X"))
     rows = check_rows([(1, {"tokens": ["to"] * 6, "tags": ["NOUN"] * 6})], task, source="toy", split="validation")
-    kind = TokenKind(task)
-    data = kind.encode(rows, tokenizer, max_length=5)
-    found = kind.evaluate(Knowing({}), data, tokenizer, autocast_dtype=None, validated=None)
+    data = task.encode(rows, tokenizer, max_length=5)
+    found = task.evaluate(Inference(Knowing({}), tokenizer), data)
     assert found.metrics["token_accuracy"] == pytest.approx(3 / 6)
 
 
 def test_the_loss_is_that_of_first_pieces(tokenizer: Any, model: Knowing) -> None:
-    data = KIND.encode(rows_of(SENTENCES), tokenizer, max_length=16)
+    data = TASK.encode(rows_of(SENTENCES), tokenizer, max_length=16)
     expected = -torch.tensor([10.0, 0.0, 0.0]).double().log_softmax(0)[0].item()
-    assert KIND.validate(model, data, tokenizer, autocast_dtype=None)["loss"] == pytest.approx(expected, rel=1e-9)
+    assert TASK.validate(Inference(model, tokenizer), data).metrics["loss"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_model_that_finds_nothing(tokenizer: Any) -> None:
-    data = KIND.encode(rows_of(SENTENCES), tokenizer, max_length=16)
+    data = TASK.encode(rows_of(SENTENCES), tokenizer, max_length=16)
     with pytest.warns(UndefinedMetricWarning, match="entity_precision"):
-        found = KIND.validate(Knowing({}), data, tokenizer, autocast_dtype=None)
+        found = TASK.validate(Inference(Knowing({}), tokenizer), data).metrics
     assert found["entity_f1"] == 0.0
-    assert KIND.watched.metric == "entity_f1"
+    assert TASK.watched.metric == "entity_f1"

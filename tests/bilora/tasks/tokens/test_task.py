@@ -7,7 +7,6 @@ import pytest
 from bilora.data.rows import check_rows
 from bilora.errors import DataError, SettingsError
 from bilora.tasks.catalog import find_task
-from bilora.tasks.sources import load_task_rows
 from bilora.tasks.tokens.task import TokenTask, tags_in_order
 
 TOWNS = TokenTask("towns", ("O", "B-town", "I-town"))
@@ -84,7 +83,7 @@ def test_order_of_tags() -> None:
 
 
 def test_the_corpus_is_read_whole(ner_folder: Any) -> None:
-    rows = load_task_rows("ncbi_disease", data_dir=ner_folder)
+    rows = find_task("ncbi_disease").load_rows(ner_folder)
     assert rows.task is find_task("ncbi_disease")
     assert (len(rows.train), len(rows.validation["validation"])) == (5432, 923)
     entities = sum(row["tags"].count(1) for row in rows.train)

@@ -16,10 +16,8 @@ from bilora import BiloraConfig
 from bilora.commands import predict as predict_command
 from bilora.commands.predict import PREDICT
 from bilora.models.pretrained import Tokenizer
-from bilora.runs.predictions import ANSWERS
 from bilora.runs.trained import Trained
-from bilora.tasks.generation.kind import GenerationKind, GenerationSettings
-from bilora.tasks.generation.task import GENERATION_TASKS
+from bilora.tasks.catalog import GENERATION_TASKS
 
 E2E = GENERATION_TASKS["e2e"]
 NAMES = ("A", "Blue", "The Vaults", "C")
@@ -31,9 +29,9 @@ def trained(causal_tokenizer: Any) -> Iterator[Trained]:
     sizes = {"vocab_size": 300, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 96}
     base = GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.5, bos_token_id=0, eos_token_id=0))
     model = get_peft_model(base, BiloraConfig(task_type="CAUSAL_LM", r=2, init_weights=False)).eval()
-    kind = GenerationKind(E2E, GenerationSettings(beams=2, max_new_tokens=6, metrics=["bleu"]))
+    task = E2E.with_settings({"beams": 2, "max_new_tokens": 6, "metrics": ["bleu"]})
     causal_tokenizer.pad_token = causal_tokenizer.eos_token
-    yield Trained(Path("adapter"), kind, Tokenizer("tiny", causal_tokenizer), model, 96)
+    yield Trained(Path("adapter"), task, Tokenizer("tiny", causal_tokenizer), model, 96)
     causal_tokenizer.pad_token = None
 
 
@@ -50,10 +48,9 @@ def test_rows_without_a_target_get_the_texts_of_an_evaluation(
     monkeypatch.setattr(predict_command, "open_trained", lambda *_, **__: trained)
     assert PREDICT.run(["run", "--file", bare, "--output", str(output)]) == 0
     said = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
-    rows = ANSWERS["generation"].labelled(trained.kind.task, write(tmp_path / "full.jsonl", references=True))
-    tokenizer = trained.tokenizer.own
-    data = trained.kind.encode(rows, tokenizer, max_length=96)
-    found = trained.kind.evaluate(trained.model, data, tokenizer, autocast_dtype=None, validated=None).predictions
+    rows = trained.task.read_rows(write(tmp_path / "full.jsonl", references=True), labelled=True)
+    data = trained.task.encode(rows, trained.tokenizer.own, max_length=96)
+    found = trained.task.evaluate(trained.inference, data).predictions
     assert found is not None
     assert [(each["row"], each["source"], each["prediction"]) for each in said] == [
         (number, each["source"], each["output"]) for number, each in enumerate(found)
@@ -64,7 +61,7 @@ def test_rows_without_a_target_get_the_texts_of_an_evaluation(
 def test_targets_that_are_there_are_not_looked_at(trained: Trained, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('mr,ref\n"name[A]",""\n"name[Blue]",A pub.\n', encoding="utf-8")
-    rows = ANSWERS["generation"].bare(trained.kind.task, str(path))
+    rows = trained.task.read_rows(str(path), labelled=False)
     assert [row["source"] for row in rows] == ["name : A", "name : Blue"]
 
 

@@ -13,12 +13,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from bilora.data.rows import Rows, check_rows
 from bilora.errors import SettingsError
-from bilora.metrics.texts import score_texts
-from bilora.tasks.generation import kind as generation_kind
-from bilora.tasks.generation.kind import GenerationKind, GenerationSettings
-from bilora.tasks.generation.task import GENERATION_TASKS
-from bilora.tasks.kind import EncodedRows
-from bilora.tasks.kinds import build_kind, find_kind
+from bilora.metrics.texts import score_texts, text_metric
+from bilora.tasks.catalog import GENERATION_TASKS
+from bilora.tasks.generation import task as generation_task
+from bilora.tasks.generation.task import GenerationSettings, GenerationTask
+from bilora.tasks.task import EncodedRows, Evaluated, Inference
 
 E2E = GENERATION_TASKS["e2e"]
 TEXTS = {"A": ["A is a pub.", "There is a pub, A."], "Blue": ["Blue is a café."], "C": ["C serves fish."]}
@@ -49,17 +48,17 @@ def tokenizer(causal_tokenizer: Any) -> Any:
 
 def test_d2_decides_which_sets_are_read_and_scored(real_data: Path) -> None:
     data = str(real_data)
-    given = GenerationKind(E2E).load_rows(data)
+    given = E2E.load_rows(data)
     assert given.upper is not None
     assert (len(given.train), len(given.upper), list(given.validation)) == (4862, 547, ["test"])
-    drawn = GenerationKind(E2E, GenerationSettings(d2="split")).load_rows(data)
+    drawn = E2E.with_settings({"d2": "split"}).load_rows(data)
     assert drawn.upper is None
     assert (len(drawn.train), list(drawn.validation)) == (4862, ["validation"])
 
 
 def test_a_part_of_the_scored_set_is_the_same_each_time_and_told(real_data: Path) -> None:
-    kind = GenerationKind(E2E, GenerationSettings(generate_rows=7))
-    once, twice = (kind.load_rows(str(real_data)) for _ in range(2))
+    task = E2E.with_settings({"generate_rows": 7})
+    once, twice = (task.load_rows(str(real_data)) for _ in range(2))
     assert once.validation["test"].ids == twice.validation["test"].ids
     assert len(once.validation["test"]) == 7
     assert once.notices[-1] == "7 of the 630 test rows are scored"
@@ -67,33 +66,32 @@ def test_a_part_of_the_scored_set_is_the_same_each_time_and_told(real_data: Path
 
 
 def test_settings_come_from_the_section_of_a_config() -> None:
-    kind: Any = build_kind(E2E, {"beams": 4, "metrics": ["ter", "bleu"]})
-    assert (kind.decoding.beams, kind.decoding.length_penalty, kind.decoding.no_repeat_ngram_size) == (4, 0.9, 4)
-    assert (kind.task.metric, kind.task.greater_is_better) == ("ter", False)
-    assert build_kind(GENERATION_TASKS["dart"]).decoding.length_penalty == 0.8  # type: ignore[attr-defined]
-    assert build_kind(E2E, {"length_penalty": 1.5}).decoding.length_penalty == 1.5  # type: ignore[attr-defined]
+    task = E2E.with_settings({"beams": 4, "metrics": ["ter", "bleu"]})
+    assert (task.decoding.beams, task.decoding.length_penalty, task.decoding.no_repeat_ngram_size) == (4, 0.9, 4)
+    assert (task.metric, task.greater_is_better) == ("ter", False)
+    assert GENERATION_TASKS["dart"].decoding.length_penalty == 0.8
+    assert E2E.with_settings({"length_penalty": 1.5}).decoding.length_penalty == 1.5
     with pytest.raises(SettingsError, match="metric 'rouge' is unknown"):
-        build_kind(E2E, {"metrics": ["rouge"]})
+        E2E.with_settings({"metrics": ["rouge"]})
 
 
 def test_a_row_makes_as_many_examples_as_it_has_references(rows: Rows, causal_tokenizer: Any) -> None:
-    kind = GenerationKind(E2E)
-    found = kind.encode(rows, causal_tokenizer, max_length=96)
-    count = find_kind(E2E).examples
+    found = E2E.encode(rows, causal_tokenizer, max_length=96)
+    count = E2E.examples_of
     assert [sum(each["group"] == group for each in found.encoded) for group in range(3)] == [count(row) for row in rows]
     assert found.notices == ()
 
 
 def test_cut_texts_are_told(rows: Rows, causal_tokenizer: Any) -> None:
-    whole = GenerationKind(E2E).encode(rows, causal_tokenizer, max_length=96).encoded
+    whole = E2E.encode(rows, causal_tokenizer, max_length=96).encoded
     most = max(len(each["input_ids"]) for each in whole) - 1
-    notices = GenerationKind(E2E).encode(rows, causal_tokenizer, max_length=most).notices
+    notices = E2E.encode(rows, causal_tokenizer, max_length=most).notices
     assert notices == (f"1 of 4 texts of toy are cut at max_length {most}",)
 
 
 def test_texts_are_no_classes(rows: Rows) -> None:
     with pytest.raises(SettingsError, match="task 'e2e' generates texts and has no classes to count"):
-        GenerationKind(E2E).class_counts(rows)
+        E2E.class_counts(rows)
 
 
 def test_the_loss_may_be_of_the_first_references_only(rows: Rows, model: Any, tokenizer: Any) -> None:
@@ -105,9 +103,8 @@ def test_the_loss_may_be_of_the_first_references_only(rows: Rows, model: Any, to
     )
 
     def loss(some: Rows, **settings: Any) -> Any:
-        kind = GenerationKind(E2E, GenerationSettings(**settings))
-        data = kind.encode(some, tokenizer, max_length=96)
-        return kind.validate(model, data, tokenizer, autocast_dtype=None)["loss"]
+        data = E2E.encode(some, tokenizer, max_length=96)
+        return E2E.with_settings(settings).validate(Inference(model, tokenizer), data).metrics["loss"]
 
     assert loss(rows, loss_references=1) == pytest.approx(loss(first), rel=1e-6)
     assert loss(rows) != pytest.approx(loss(first), rel=1e-4)
@@ -115,7 +112,7 @@ def test_the_loss_may_be_of_the_first_references_only(rows: Rows, model: Any, to
 
 @pytest.fixture
 def data(rows: Rows, tokenizer: Any) -> EncodedRows:
-    return GenerationKind(E2E).encode(rows, tokenizer, max_length=96)
+    return E2E.encode(rows, tokenizer, max_length=96)
 
 
 def test_evaluation_gives_scores_texts_and_files(
@@ -123,15 +120,15 @@ def test_evaluation_gives_scores_texts_and_files(
 ) -> None:
     outputs = ["A is a pub.", "Blue is a bar.", "C sells fish."]
 
-    def decode(model: Any, tokenizer: Any, sources: Sequence[str], *_: Any, **__: Any) -> list[str]:
+    def decode(inference: Inference, sources: Sequence[str], *_: Any) -> list[str]:
         assert list(sources) == ["name : A", "name : Blue", "name : C"]
         return outputs
 
-    monkeypatch.setattr(generation_kind, "decode", decode)
-    kind = GenerationKind(E2E)
-    found = kind.evaluate(model, data, tokenizer, autocast_dtype=None, validated=None)
-    expected = kind.validate(model, data, tokenizer, autocast_dtype=None)
-    expected |= score_texts(kind.metrics, outputs, list(TEXTS.values()))
+    monkeypatch.setattr(generation_task, "decode", decode)
+    inference = Inference(model, tokenizer)
+    found = E2E.evaluate(inference, data)
+    expected = E2E.validate(inference, data).metrics
+    expected |= score_texts([text_metric(key) for key in E2E.metric_keys], outputs, list(TEXTS.values()))
     assert found.metrics == expected
     assert found.predictions is not None
     assert found.predictions[1] == {
@@ -148,9 +145,9 @@ def test_evaluation_gives_scores_texts_and_files(
 def test_a_validation_of_the_same_parameters_is_not_taken_twice(
     data: EncodedRows, model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = GenerationKind(E2E, GenerationSettings(beams=1, max_new_tokens=3))
-    monkeypatch.setattr(kind, "validate", None)
-    found = kind.evaluate(model, data, tokenizer, autocast_dtype=None, validated={"loss": 1.25, "perplexity": 3.5})
+    task = E2E.with_settings({"beams": 1, "max_new_tokens": 3})
+    monkeypatch.setattr(GenerationTask, "validate", None)
+    found = task.evaluate(Inference(model, tokenizer), data, Evaluated({"loss": 1.25, "perplexity": 3.5}))
     assert (found.metrics["loss"], found.metrics["perplexity"]) == (1.25, 3.5)
 
 

