@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from bilora.artifacts.scored_on import UPPER, numbers_in
@@ -31,11 +29,6 @@ def trainer_state(lines: Sequence[Mapping[str, Any]], results: Mapping[str, Any]
         "max_steps": results["steps"],
         "metric_for_best_model": results["metric"],
     }
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a file of JSON lines."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _entry(line: Mapping[str, Any]) -> dict[str, Any]:

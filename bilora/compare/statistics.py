@@ -12,8 +12,8 @@ import pandas
 from scipy import stats
 
 from bilora.artifacts.scored_on import numbers_in
-from bilora.artifacts.trainer_state import read_lines
 from bilora.engines.callbacks.files import read_times
+from bilora.files.formats import read_lines
 from bilora.metrics.metric import Undefined
 from bilora.tasks.task import AnyTask
 

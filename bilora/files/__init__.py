@@ -1,1 +1,1 @@
-"""How files are written: whole or not at all, and one writer a folder."""
+"""How files are written: whole or not at all, and one writer per folder."""

@@ -1,4 +1,4 @@
-"""JSON as the standard has it: no NaN, no infinity, no key twice."""
+"""JSON as the standard has it (no NaN, no infinity, no key twice), lines of it, and YAML."""
 
 from __future__ import annotations
 
@@ -8,29 +8,16 @@ from typing import Any, NoReturn
 
 import yaml
 
-from bilora.errors import CheckpointError
+from bilora.errors import CheckpointError, DataError
 
 
 def dump_json(value: Any) -> str:
-    """Return strict JSON of a value, one line at the end.
-
-    Raises:
-        ValueError: A number is not finite.
-
-    Example:
-        >>> dump_json({"step": 3})
-        '{"step": 3}\\n'
-    """
+    """Return strict JSON with a line end; raise ValueError where a number is not finite."""
     return json.dumps(value, allow_nan=False) + "\n"
 
 
 def load_json(path: Path) -> Any:
-    """Return what a file of strict JSON holds.
-
-    Raises:
-        ValueError: It is not strict JSON.
-        OSError: It cannot be read.
-    """
+    """Return the content of a file; raise ValueError where it is not strict JSON."""
     return json.loads(
         path.read_text(encoding="utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_without_doubles
     )
@@ -41,50 +28,64 @@ def _refuse_constant(constant: str) -> NoReturn:
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
         raise ValueError("a key stands twice in one object")
-    return found
+    return mapping
 
 
 def finite_or_null(value: Any) -> Any:
-    """Return ``value`` with every float that JSON cannot hold replaced by None.
+    """Return ``value`` with None in place of every float that JSON cannot hold.
 
     Example:
         >>> finite_or_null({"a": float("nan"), "b": [1.0, float("inf")]})
         {'a': None, 'b': [1.0, None]}
     """
     if isinstance(value, dict):
-        return {key: finite_or_null(each) for key, each in value.items()}
+        return {key: finite_or_null(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite_or_null(each) for each in value]
+        return [finite_or_null(item) for item in value]
     if isinstance(value, float) and not (-float("inf") < value < float("inf")):
         return None
     return value
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write strict JSON; numbers that it cannot hold become null."""
+    """Write strict JSON, with null in place of numbers that it cannot hold."""
     path.write_text(json.dumps(finite_or_null(value), allow_nan=False, indent=2) + "\n", encoding="utf-8")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file, an empty one where there is none.
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a JSON-lines file, without a last line that a kill cut off; none where there is no file."""
+    if not path.is_file():
+        return []
+    # Not splitlines: a text may hold other line separators, which end no line in JSON.
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    return [parse_json(line, f"{path}:{number}", kind=dict) for number, line in enumerate(lines, start=1) if line]
 
-    Raises:
-        CheckpointError: The file is not YAML, or no mapping.
-    """
+
+def parse_json(text: str, where: str, *, kind: type) -> Any:
+    """Return the value of a JSON text, of the type ``kind``; raise DataError, with ``where``, if it is none."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: is not JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise DataError(f"{where}: holds {type(value).__name__}, and must hold {kind.__name__}")
+    return value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file, an empty one without a file; raise CheckpointError where it is none."""
     if not path.exists():
         return {}
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
+    if not isinstance(content, dict | None):
         raise CheckpointError(f"{path} holds no settings")
-    return found
+    return content or {}
 
 
 def write_yaml(path: Path, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""A state as it lies on the disk: tensors by name, and a strict-JSON mapping that says where each belongs."""
+"""A state on the disk: tensors by name, and strict JSON that says where each of them belongs."""
 
 from __future__ import annotations
 
@@ -21,50 +21,36 @@ KIND = "$"
 
 @dataclass(frozen=True)
 class Packed:
-    """A state in two parts.
-
-    Attributes:
-        tensors: Tensors by their place in the tree (``state.0.exp_avg``), on the CPU.
-        tree: The rest, ready for strict JSON.
-    """
+    """A state in two parts: tensors on the CPU, by their path in the tree (``state.0.exp_avg``), and a tree of JSON."""
 
     tensors: dict[str, Tensor]
     tree: Any
 
     def digest(self) -> str:
-        """Return a hash of everything in it, the order of the names apart."""
-        found = hashlib.sha256(json.dumps(self.tree, sort_keys=True).encode())
-        for name, each in sorted(self.tensors.items()):
-            found.update(f"{name} {each.dtype} {tuple(each.shape)} ".encode())
-            found.update(each.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
+        """Return a hash of everything in it, whatever the order of the names."""
+        sha256 = hashlib.sha256(json.dumps(self.tree, sort_keys=True).encode())
+        for name, tensor in sorted(self.tensors.items()):
+            sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            sha256.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return sha256.hexdigest()
 
 
 def pack(state: Any, *, part: str) -> Packed:
-    """Return a state as tensors and strict JSON; nothing is pickled, so what neither can hold is refused.
+    """Return a state as tensors and strict JSON; nothing is pickled, so that other types are refused.
 
     Args:
         state: A tree of dicts, lists, tuples, tensors, arrays, numbers, strings and None.
-        part: What it is the state of, for the error text.
+        part: The part of the run that has this state, for the error text.
 
     Raises:
         CheckpointError: Something in it is of another type.
-
-    Example:
-        >>> packed = pack({"rate": (0.1, float("inf")), 3: torch.ones(2)}, part="example")
-        >>> sorted(packed.tensors), unpack(packed, part="example")["rate"]
-        (['1'], (0.1, inf))
     """
     tensors: dict[str, Tensor] = {}
     return Packed(tensors, _packed(state, "", tensors, part))
 
 
 def unpack(packed: Packed, *, part: str) -> Any:
-    """Return the state that was packed.
-
-    Raises:
-        CheckpointError: A tensor is missing or left over, or the tree is not one that :func:`pack` makes.
-    """
+    """Return the state that was packed; raise CheckpointError where tree and tensors do not belong together."""
     left = dict(packed.tensors)
     state = _unpacked(packed.tree, left, part)
     if left:
@@ -72,21 +58,19 @@ def unpack(packed: Packed, *, part: str) -> Any:
     return state
 
 
-def _packed(value: Any, place: str, tensors: dict[str, Tensor], part: str) -> Any:
+def _packed(value: Any, path: str, tensors: dict[str, Tensor], part: str) -> Any:
     if isinstance(value, Tensor):
         # A copy: a file of tensors cannot hold two that share memory, and the run goes on meanwhile.
-        tensors[place or "value"] = value.detach().to("cpu", copy=True).contiguous()
-        return {KIND: "tensor", "name": place or "value"}
+        tensors[path or "value"] = value.detach().to("cpu", copy=True).contiguous()
+        return {KIND: "tensor", "name": path or "value"}
     if isinstance(value, np.ndarray):
-        tensors[place or "value"] = torch.from_numpy(
-            value.astype(np.int64 if value.dtype.kind in "iu" else value.dtype)
-        )
-        return {KIND: "array", "name": place or "value", "dtype": value.dtype.name}
+        tensors[path or "value"] = torch.from_numpy(value.astype(np.int64 if value.dtype.kind in "iu" else value.dtype))
+        return {KIND: "array", "name": path or "value", "dtype": value.dtype.name}
     if type(value) in (list, tuple):
-        items = [_packed(each, _below(place, index), tensors, part) for index, each in enumerate(value)]
+        items = [_packed(item, _below(path, index), tensors, part) for index, item in enumerate(value)]
         return items if type(value) is list else {KIND: "tuple", "items": items}
     if isinstance(value, Mapping):
-        return _packed_mapping(value, place, tensors, part)
+        return _packed_mapping(value, path, tensors, part)
     if isinstance(value, float | np.floating) and not math.isfinite(value):
         return {KIND: "float", "value": str(float(value))}
     if value is None or type(value) in (bool, int, float, str):
@@ -94,28 +78,28 @@ def _packed(value: Any, place: str, tensors: dict[str, Tensor], part: str) -> An
     if isinstance(value, np.integer | np.floating | np.bool_):
         return value.item()
     raise CheckpointError(
-        f"{part} cannot be saved: {place or 'it'} is a {type(value).__name__}; a checkpoint holds dicts, lists, "
+        f"{part} cannot be saved: {path or 'it'} is a {type(value).__name__}; a checkpoint holds dicts, lists, "
         "tuples, tensors, arrays, numbers and strings only"
     )
 
 
-def _packed_mapping(value: Mapping[Any, Any], place: str, tensors: dict[str, Tensor], part: str) -> Any:
+def _packed_mapping(value: Mapping[Any, Any], path: str, tensors: dict[str, Tensor], part: str) -> Any:
     if all(type(key) is str and key != KIND for key in value):
-        return {key: _packed(each, _below(place, key), tensors, part) for key, each in value.items()}
+        return {key: _packed(item, _below(path, key), tensors, part) for key, item in value.items()}
     pairs = []
-    for index, (key, each) in enumerate(value.items()):
-        kept = _packed(key, _below(place, f"key{index}"), tensors, part)
-        pairs.append([kept, _packed(each, _below(place, index), tensors, part)])
+    for index, (key, item) in enumerate(value.items()):
+        packed_key = _packed(key, _below(path, f"key{index}"), tensors, part)
+        pairs.append([packed_key, _packed(item, _below(path, index), tensors, part)])
     return {KIND: "pairs", "items": pairs}
 
 
 def _unpacked(value: Any, left: dict[str, Tensor], part: str) -> Any:
     if isinstance(value, list):
-        return [_unpacked(each, left, part) for each in value]
+        return [_unpacked(item, left, part) for item in value]
     if not isinstance(value, dict):
         return value
     if KIND not in value:
-        return {key: _unpacked(each, left, part) for key, each in value.items()}
+        return {key: _unpacked(item, left, part) for key, item in value.items()}
     try:
         return _special(value, left, part)
     except (KeyError, TypeError, ValueError) as error:
@@ -130,23 +114,23 @@ def _special(value: dict[str, Any], left: dict[str, Tensor], part: str) -> Any:
     if kind == "array":
         return left.pop(value["name"]).numpy().astype(value["dtype"])
     if kind == "tuple":
-        return tuple(_unpacked(each, left, part) for each in value["items"])
+        return tuple(_unpacked(item, left, part) for item in value["items"])
     if kind == "pairs":
-        return {_unpacked(key, left, part): _unpacked(each, left, part) for key, each in value["items"]}
+        return {_unpacked(key, left, part): _unpacked(item, left, part) for key, item in value["items"]}
     if kind == "float":
         return float(value["value"])
     raise ValueError(kind)
 
 
-def _below(place: str, key: object) -> str:
-    return f"{place}.{key}" if place else str(key)
+def _below(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
 
 
 class Stateful(Protocol):
     """A part of a run whose state can be taken, and given to a part built anew from the same settings.
 
     A state is a tree of dicts, lists, tuples, tensors, NumPy arrays, numbers, strings and None; nothing else is
-    ever written. Loading takes all of it or raises: what is missing is never replaced by something fresh.
+    ever written. Loading takes all of it or raises: a missing entry is never replaced by a fresh one.
     """
 
     def state(self) -> Any:
@@ -157,21 +141,13 @@ class Stateful(Protocol):
         """Take the state over.
 
         Raises:
-            CheckpointError: Something is missing, is left over, or does not fit; it says what.
+            CheckpointError: An entry is missing, is left over, or does not fit; it is named.
         """
         ...
 
 
-def check_keys(found: Any, expected: Collection[str], *, part: str) -> Mapping[str, Any]:
-    """Return ``found`` if it is a mapping with exactly the expected keys.
-
-    Args:
-        found: A state, or one level of it.
-        expected: Its keys.
-        part: What it is the state of, for the error text.
-
-    Raises:
-        CheckpointError: With the names of the keys that are missing or left over.
+def check_keys(state: Any, expected: Collection[str], *, part: str) -> Mapping[str, Any]:
+    """Return ``state``, of ``part`` of a run, if it is a mapping with exactly the expected keys.
 
     Example:
         >>> check_keys({"step": 3}, ["step", "best"], part="early stopping")
@@ -179,11 +155,11 @@ def check_keys(found: Any, expected: Collection[str], *, part: str) -> Mapping[s
             ...
         bilora.errors.CheckpointError: checkpoint incomplete: early stopping: best is missing
     """
-    if not isinstance(found, Mapping):
+    if not isinstance(state, Mapping):
         raise CheckpointError(f"checkpoint incomplete: {part} is missing")
-    faults = [f"{name} is missing" for name in expected if name not in found]
-    faults += [f"{name} is left over" for name in found if name not in expected]
+    missing = [f"{name} is missing" for name in expected if name not in state]
+    faults = missing + [f"{name} is left over" for name in state if name not in expected]
     if faults:
-        what = "incomplete" if any(name not in found for name in expected) else "does not fit"
-        raise CheckpointError(f"checkpoint {what}: {part}: {'; '.join(faults)}")
-    return found
+        verdict = "incomplete" if missing else "does not fit"
+        raise CheckpointError(f"checkpoint {verdict}: {part}: {'; '.join(faults)}")
+    return state

@@ -8,18 +8,7 @@ from bilora.errors import SettingsError
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called ``name``, or for ``auto`` the best one that is there.
-
-    Args:
-        name: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-
-    Raises:
-        SettingsError: The name is unknown, or this machine has no such device.
-
-    Example:
-        >>> choose_device("cpu")
-        device(type='cpu')
-    """
+    """Return the device called ``name``, or for ``auto`` the best one that this machine has."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
@@ -27,8 +16,8 @@ def choose_device(name: str) -> torch.device:
     if kind not in available:
         raise SettingsError(f"device is {name!r}; allowed: auto, cpu, cuda, cuda:N, mps")
     if not available[kind]:
-        here = ", ".join(each for each, there in available.items() if there)
-        raise SettingsError(f"device is {name!r}, which this machine does not have; here: {here} (or auto)")
+        allowed = ", ".join(device for device, there in available.items() if there)
+        raise SettingsError(f"device is {name!r}, which this machine does not have; here: {allowed} (or auto)")
     try:
         device = torch.device(name)
     except RuntimeError as error:

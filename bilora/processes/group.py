@@ -1,4 +1,4 @@
-"""Several processes on ``torch.distributed``, one a device, as torchrun starts them."""
+"""Several processes on ``torch.distributed``, one per device, as torchrun starts them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bilora.processes.devices import choose_device
 from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.tensors import Tensors
 
-Given = TypeVar("Given")
+Result = TypeVar("Result")
 
 TIMEOUT = 600.0
 """Seconds that a process waits for another one before it gives up."""
@@ -28,24 +28,19 @@ TIMEOUT = 600.0
 HERE = "bilora-is-left-"
 
 ROLL_CALL = 10.0
-"""Seconds that the processes which are left give each other to say so."""
-
+"""Seconds in which every process that is left must answer, once one is missing."""
 
 _JOINED: list[Processes] = []
-"""The processes, once joined; torch has one default group in a process too."""
+"""The processes, once joined; torch has one default group per process too."""
 
 
 class ProcessGroup(Processes):
-    """The processes of torch's default group; made by :func:`join_processes`.
-
-    Args:
-        timeout: Seconds that a small message may take.
-    """
+    """The processes of torch's default group, with ``timeout`` seconds for a small message."""
 
     def __init__(self, *, timeout: float = TIMEOUT) -> None:
         self.rank = dist.get_rank()
         self.count = dist.get_world_size()
-        # For what is no tensor, and small, so that the GPU is not asked.
+        # Small messages that are no tensors go past the GPU.
         self._small = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout))
         self._roll = _get_default_store()
 
@@ -53,13 +48,13 @@ class ProcessGroup(Processes):
         """Return the means, found in one message."""
         if not tensors:
             return ()
-        dtype = functools.reduce(torch.promote_types, (each.dtype for each in tensors), torch.float32)
-        flat = torch.cat([each.detach().reshape(-1).to(tensors[0].device, dtype) for each in tensors])
+        dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
+        flat = torch.cat([tensor.detach().reshape(-1).to(tensors[0].device, dtype) for tensor in tensors])
         with self._lost_named():
             dist.all_reduce(flat)
         flat /= self.count
-        parts = torch.split(flat, [each.numel() for each in tensors])
-        return tuple(part.view(each.shape).to(each) for part, each in zip(parts, tensors, strict=True))
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        return tuple(part.view(tensor.shape).to(tensor) for part, tensor in zip(parts, tensors, strict=True))
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is up anywhere."""
@@ -75,24 +70,24 @@ class ProcessGroup(Processes):
             dist.all_gather_object(values, value, group=self._small)
         return values
 
-    def first_only(self, work: Callable[[], Given]) -> Given:
-        """Work in the first process; tell the others what it gave, or what it raised."""
-        told: list[Any] = [None]
+    def first_only(self, work: Callable[[], Result]) -> Result:
+        """Work in the first process; send the others its result, or its error."""
+        message: list[Any] = [None]
         if self.is_first:
             try:
-                told = [(work(), None)]
+                message = [(work(), None)]
             except BiloraError as error:
-                told = [(None, error)]
+                message = [(None, error)]
         with self._lost_named():
-            dist.broadcast_object_list(told, src=0, group=self._small)
-        given, raised = told[0]
+            dist.broadcast_object_list(message, src=0, group=self._small)
+        result, raised = message[0]
         if raised is not None:
             raise raised
-        return given  # type: ignore[no-any-return]
+        return result  # type: ignore[no-any-return]
 
     @contextmanager
     def _lost_named(self) -> Iterator[None]:
-        """Say in the error of a message that failed which processes no longer answer."""
+        """Name in the error of a message that failed the processes that no longer answer."""
         try:
             yield
         except RuntimeError as error:  # gloo's and NCCL's
@@ -103,7 +98,7 @@ class ProcessGroup(Processes):
             ) from error
 
     def _lost(self) -> list[int]:
-        """Call the roll: who is left says so, and whoever does not within a few seconds is lost."""
+        """Call the roll, and return the processes that do not answer within a few seconds."""
         try:
             self._roll.set(f"{HERE}{self.rank}", "here")
         except RuntimeError:
@@ -124,7 +119,7 @@ def join_processes(*, device: str = "auto", timeout: float = TIMEOUT) -> Process
     A second call returns the same. A process group that exists already is used as it is.
 
     Args:
-        device: ``auto``, ``cpu`` (on gloo) or ``cuda`` (on NCCL; every process of a machine takes a GPU of its own).
+        device: ``auto``, ``cpu`` (on gloo) or ``cuda`` (on NCCL; one GPU per process of a machine).
         timeout: Seconds that a process waits for the others.
 
     Raises:
@@ -137,7 +132,7 @@ def join_processes(*, device: str = "auto", timeout: float = TIMEOUT) -> Process
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ONE_PROCESS
     if not _JOINED:
-        backend = _place(device)
+        backend = _take_device(device)
         if not dist.is_initialized():
             dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
             atexit.register(dist.destroy_process_group)
@@ -145,13 +140,13 @@ def join_processes(*, device: str = "auto", timeout: float = TIMEOUT) -> Process
     return _JOINED[0]
 
 
-def _place(device: str) -> str:
-    """Make this process's own GPU the current one, and return the backend for the device."""
-    chosen = choose_device(device)
-    if chosen.type == "cpu":
+def _take_device(name: str) -> str:
+    """Make the GPU of this process the current one, and return the backend for the device."""
+    device = choose_device(name)
+    if device.type == "cpu":
         return "gloo"
-    if chosen.type != "cuda" or chosen.index is not None:
-        raise SettingsError(f"device is {str(chosen)!r}; several processes take cpu, or cuda for a GPU each")
+    if device.type != "cuda" or device.index is not None:
+        raise SettingsError(f"device is {str(device)!r}; several processes take cpu, or cuda for a GPU each")
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if local >= torch.cuda.device_count():
         raise SettingsError(

@@ -1,4 +1,4 @@
-"""The processes that train together, and what they tell each other."""
+"""The processes that train together: which part of the rows each takes, and what they tell each other."""
 
 from __future__ import annotations
 
@@ -20,16 +20,7 @@ from bilora.tensors import Tensors
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of every batch a process takes.
-
-    Args:
-        rank: The number of the process, from 0.
-        count: The number of processes.
-
-    Example:
-        >>> Share().is_whole, Share(1, 2).is_whole
-        (True, False)
-    """
+    """The part of every batch that a process takes: the one of number ``rank``, from 0, of ``count`` equal parts."""
 
     rank: int = 0
     count: int = 1
@@ -43,14 +34,14 @@ class Share:
 class SharedOrder(Sampler[int]):
     """One process's part of an order that all processes draw alike.
 
-    The order is cut into batches of ``batch_size`` rows a process, and each batch into equal parts, one a process, so
-    that no row is read twice and the mean over the parts is the mean over the batch. Of the last, smaller batch of a
+    The order is cut into batches of ``batch_size`` rows per process, and each batch into equal parts, one per process,
+    so that no row is read twice and the mean over the parts is the mean over the batch. Of the last, smaller batch of a
     pass every process takes as many rows as the others; the rows left over, fewer than there are processes, are not
     read in this pass.
 
     Args:
-        order: Positions of rows; it must give the same ones in every process.
-        batch_size: Rows a batch of one process.
+        order: Positions of rows, the same in every process.
+        batch_size: Rows per batch of one process.
         share: Which process this is.
 
     Example:
@@ -76,14 +67,15 @@ class SharedOrder(Sampler[int]):
             yield from batch[rank * part : (rank + 1) * part]
 
 
-Given = TypeVar("Given")
+Result = TypeVar("Result")
+Batch = TypeVar("Batch")
 
 
 class Processes:
-    """The processes of a run, each with a copy of the model and its own part of every batch.
+    """The processes of a run, each with a copy of the model and its part of every batch.
 
-    This class is the one process that runs alone: nothing has to be told to anybody. The engine hands the processes of
-    a run to its levels. Every method is called by all processes, in the same order.
+    This class is a process alone, which has nobody to tell anything;
+    :class:`~bilora.processes.group.ProcessGroup` is several. All processes call every method, in the same order.
 
     Attributes:
         rank: The number of this process, from 0.
@@ -105,17 +97,16 @@ class Processes:
 
     @property
     def share(self) -> Share:
-        """Which part of every batch this process takes."""
+        """The part of every batch that this process takes."""
         return Share(self.rank, self.count)
 
     def averaged(self, tensors: Sequence[Tensor]) -> Tensors:
-        """Return the mean over the processes of each tensor; what is returned has no graph if there are several.
-
-        Each process's batch has as many rows as the others', so means need no weights.
+        """Return the mean over the processes of each tensor, without a graph if there are several processes.
 
         Args:
             tensors: As many, with the same shapes, in every process.
         """
+        # Batches have equally many rows in all processes, so means need no weights.
         return tuple(tensors)
 
     def any(self, flag: bool) -> bool:
@@ -123,16 +114,16 @@ class Processes:
         return flag
 
     def gathered(self, value: Any) -> list[Any]:
-        """Return the value of every process, by rank; such as the random states that a checkpoint has to hold."""
+        """Return the value of every process, by rank."""
         return [value]
 
-    def first_only(self, work: Callable[[], Given]) -> Given:
-        """Do the work in the first process alone, and return there and elsewhere what it gave, or raise its error."""
+    def first_only(self, work: Callable[[], Result]) -> Result:
+        """Do the work in the first process alone, and return its result, or raise its error, in all of them."""
         return work()
 
     @contextmanager
-    def entered_by_first(self, context: AbstractContextManager[Given]) -> Iterator[Given]:
-        """Enter a context, such as a lock, in the first process alone, and give all of them what it gave."""
+    def entered_by_first(self, context: AbstractContextManager[Result]) -> Iterator[Result]:
+        """Enter a context, such as a lock, in the first process alone, and give all of them what it yields."""
         with ExitStack() as held:
             yield self.first_only(lambda: held.enter_context(context))
 
@@ -140,7 +131,7 @@ class Processes:
         """Refuse values that differ between the processes.
 
         Args:
-            what: What they are, for the error.
+            what: The name of the values, in the plural, for the error.
             value: Anything that can be compared.
 
         Raises:
@@ -154,46 +145,37 @@ class Processes:
                 "them, and seed the making of the model and the reading of the rows alike"
             )
 
-    def fork_random_state(self, seed: int, *place: int) -> None:
-        """Seed every process's generators differently, once everything that must be equal has been made.
+    def fork_random_state(self, seed: int, *step: int) -> None:
+        """Seed the generators of each process differently, once everything that must be equal has been built.
 
         Args:
             seed: Of the run.
-            place: Where in the run, if not at its start; one process alone keeps its random state without it.
+            step: Of the run, if not its start; one process alone keeps its random state at the start.
         """
-        if self.count == 1 and not place:
+        if self.count == 1 and not step:
             return
         # Numbers that are no other run's seed; NumPy takes 32 bits.
-        own = int(np.random.SeedSequence([seed, self.rank, *place]).generate_state(1)[0])
-        random.seed(own)
-        np.random.seed(own)
-        torch.manual_seed(own)
+        forked = int(np.random.SeedSequence([seed, self.rank, *step]).generate_state(1)[0])
+        random.seed(forked)
+        np.random.seed(forked)
+        torch.manual_seed(forked)
 
 
 ONE_PROCESS = Processes()
 """A process alone."""
 
 
-Batch = TypeVar("Batch")
-Found = TypeVar("Found")
-
-
-def taken_in_turn(batches: Iterable[Batch], work: Callable[[Batch], Found], processes: Processes) -> Iterator[Found]:
-    """Yield what ``work`` finds for every batch, in order and in every process; each process works on its own ones.
-
-    A process without a batch in the last round works on the round's last one, as a model that is sharded over the
-    processes answers only when all of them ask.
+def taken_in_turn(batches: Iterable[Batch], work: Callable[[Batch], Result], processes: Processes) -> Iterator[Result]:
+    """Yield the result of ``work`` for every batch, in order and in every process; the processes take batches in turn.
 
     Args:
         batches: The same in every process.
-        work: What is done with a batch; its answers are sent to the other processes.
+        work: Its result is sent to the other processes.
         processes: Those that share the work.
-
-    Example:
-        >>> list(taken_in_turn([1, 2, 3], lambda each: 10 * each, Processes()))
-        [10, 20, 30]
     """
     waiting = iter(batches)
-    while batch_of_each := list(itertools.islice(waiting, processes.count)):
-        own = batch_of_each[min(processes.rank, len(batch_of_each) - 1)]
-        yield from processes.gathered(work(own))[: len(batch_of_each)]
+    while turn := list(itertools.islice(waiting, processes.count)):
+        # Without a batch in the last turn a process works on the last one too: a model that is sharded over the
+        # processes answers only when all of them ask.
+        batch = turn[min(processes.rank, len(turn) - 1)]
+        yield from processes.gathered(work(batch))[: len(turn)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 
 from bilora.artifacts.scored_on import UPPER, VALIDATION
 from bilora.errors import DataError
+from bilora.files.formats import parse_json, read_lines
 
 NEEDED = ("config.yaml", "metrics.jsonl")
 """Files of every run, however early it ended."""
@@ -60,11 +60,7 @@ class ReadRun:
 
 
 def read_run(folder: Path) -> ReadRun:
-    """Return what a run has written into its folder; only its config and its metrics must be there.
-
-    Raises:
-        DataError: The folder is not that of a run, or a file in it is not what it should be.
-    """
+    """Return what a run has written into its folder; only its config and its metrics must be there."""
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing:
         raise DataError(f"{folder} is not the folder of a run: it has no {' and no '.join(missing)}")
@@ -81,9 +77,6 @@ def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
     """Return all runs in folders, each that of a run, of a comparison or of a program that compares methods.
 
     The trials of a comparison, among which its settings were chosen, are left out.
-
-    Raises:
-        DataError: There is no run in a folder.
     """
     runs: dict[Path, ReadRun] = {}
     for folder in folders:
@@ -93,19 +86,6 @@ def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
         inside.sort(key=lambda run: (order.index(run.label) if run.label in order else len(order), run.label, run.seed))
         runs |= {run.folder.resolve(): run for run in inside}
     return list(runs.values())
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON-lines file, without a last line that a kill cut off; none where there is no file.
-
-    Raises:
-        DataError: A line is no JSON object.
-    """
-    if not path.is_file():
-        return []
-    # Not splitlines: a text may hold other line separators, which end no line in JSON.
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    return [_parsed(line, f"{path}:{number}", kind=dict) for number, line in enumerate(lines, start=1) if line]
 
 
 def _read_run(folder: Path) -> ReadRun:
@@ -164,14 +144,4 @@ def _predictions(folder: Path) -> pandas.DataFrame:
 
 def _read_json(path: Path, *, kind: type) -> Any:
     """Return the object or list in a JSON file, an empty one where there is no file."""
-    return _parsed(path.read_text(encoding="utf-8"), str(path), kind=kind) if path.is_file() else kind()
-
-
-def _parsed(text: str, where: str, *, kind: type) -> Any:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: is not JSON: {error}") from error
-    if not isinstance(value, kind):
-        raise DataError(f"{where}: holds {type(value).__name__}, and must hold {kind.__name__}")
-    return value
+    return parse_json(path.read_text(encoding="utf-8"), str(path), kind=kind) if path.is_file() else kind()

@@ -57,12 +57,7 @@ class ReportConfig:
 
 
 def write_report(config: ReportConfig) -> Path:
-    """Write the page and the pictures, and return the page's path.
-
-    Raises:
-        DataError: A folder holds no run, or a file in it cannot be read.
-        SettingsError: The report cannot be written there.
-    """
+    """Write the page and the pictures, and return the page's path."""
     runs = read_runs([Path(folder) for folder in config.runs])
     drawings = draw(runs)
     target = config.target
@@ -107,19 +102,6 @@ def page(runs: Sequence[ReadRun], drawings: Sequence[Drawing]) -> str:
         results=summarise([{**run.results, "method": run.label} for run in runs if run.results]),
         drawings=drawings,
         runs=runs,
-        about=_about,
+        quote=shlex.quote,
         settings=lambda run: yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
     )
-
-
-def _about(run: ReadRun) -> dict[str, str]:
-    """Return where a run stands, what it stands on, and the command that makes it again."""
-    results, not_kept = run.results, "not kept: the run has not ended"
-    versions = ", ".join(f"{name} {version}" for name, version in results.get("versions", {}).items())
-    return {
-        "folder": str(run.folder),
-        "command": str(results.get("command", not_kept)),
-        "versions": versions or not_kept,
-        "settings, as a hash": str(results.get("config_sha256", not_kept)),
-        "again": shlex.join(["bilora", "train", "--config", str(run.folder / "config.yaml")]),
-    }

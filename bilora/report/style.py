@@ -78,7 +78,7 @@ def panels(
     columns = min(4, count)
     rows = -(-count // columns)
     height = 0.72 * width if height is None else height
-    figure = Figure(figsize=(max(width * columns, 4.6), max(height * rows, 2.6)), layout="constrained")
+    figure = Figure(figsize=(max(width * columns, 4.6), max(height * rows, 2.0)), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share)
     for empty in grid.flat[count:]:
         empty.set_axis_off()

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bilora.artifacts.model_card import CardFacts, write_card
-from bilora.artifacts.trainer_state import read_lines, trainer_state
+from bilora.artifacts.trainer_state import trainer_state
 from bilora.data.rows import Rows
+from bilora.files.formats import read_lines
 from bilora.tasks.task import AnyTask
 from bilora.tasks.task_files import write_task
 

@@ -1,4 +1,4 @@
-"""What a step that is not finite leaves behind: where, on which batches, and what is still good."""
+"""The files that a step which is not finite leaves behind: the step, its batches, and the error."""
 
 from __future__ import annotations
 
@@ -15,17 +15,13 @@ from bilora.engines.callbacks.records import StepRecord
 from bilora.engines.checkpoints.files import checkpoints
 from bilora.errors import DivergedError
 from bilora.files.formats import dump_json, finite_or_null
-from bilora.problems.levels.level import Level
 
 NAME = "diverged.json"
 
 
 @contextmanager
 def divergence_told(engine: BilevelEngine, folder: Path | None) -> Iterator[None]:
-    """Run the engine; where it diverges, write the batches it was at, and name the last checkpoint in the error.
-
-    Of several processes, which diverge together, the first writes its own batches.
-    """
+    """Run the engine; where it diverges, write its batches, of the first process, and name the last checkpoint."""
     try:
         yield
     except DivergedError as error:
@@ -54,27 +50,26 @@ class SkippedBatches(Callback):
         """Write them, if the step of a level was skipped."""
         skipped = (record.skipped, record.upper is not None and record.upper.skipped)
         if any(skipped) and engine.processes.is_first:
-            names = [level.name for level, each in zip(engine.levels, skipped, strict=False) if each]
+            names = [level.name for level, was_skipped in zip(engine.levels, skipped, strict=False) if was_skipped]
             _write(self.folder / f"skipped-{record.step}.json", engine, skipped=names)
 
 
 def _write(path: Path, engine: BilevelEngine, **more: Any) -> None:
-    batches = {level.name: _plain(_batch(level)) for level in engine.levels}
-    found = {"step": engine.step, **more, "batches": batches}
-    path.write_text(dump_json(finite_or_null(found)), encoding="utf-8")
-
-
-def _batch(level: Level) -> Any:
-    """Return the batch of a level's step; a list of them where the step has several micro-batches."""
-    return level.step_batches if len(level.step_batches) > 1 else level.cur_batch
+    # A list of them where the step has several micro-batches.
+    batches = {
+        level.name: _plain(level.step_batches if len(level.step_batches) > 1 else level.cur_batch)
+        for level in engine.levels
+    }
+    content = {"step": engine.step, **more, "batches": batches}
+    path.write_text(dump_json(finite_or_null(content)), encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:
-    """Return a batch as lists and numbers; what is neither, as its text."""
+    """Return a batch as lists and numbers, and anything else in it as text."""
     if isinstance(value, Tensor):
         return value.tolist()
     if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -1,4 +1,4 @@
-"""A run that is saved as it goes, goes on where an earlier one stopped, and halves its batches where it must."""
+"""A run that is saved as it goes, and goes on where an earlier one stopped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bilora.engines.checkpoints.files import (
     read_parts,
     remove_unfinished,
 )
-from bilora.engines.checkpoints.processes import notice, own_parts, parts_elsewhere, rescaled_elsewhere
+from bilora.engines.checkpoints.processes import notice, parts_for, rescaled
 from bilora.engines.checkpoints.run_state import Rescaled
 from bilora.engines.checkpoints.saving import Checkpoints, check_about
 from bilora.engines.checkpoints.stop_signals import StopSignals, agreed
@@ -41,20 +41,7 @@ from bilora.settings.sections import resolved
 
 @contextmanager
 def open_run_folder(folder: Path | None, *, resume: bool | Path) -> Iterator[Checkpoint | None]:
-    """Hold the folder for this process, without what a killed one left in it, and find the checkpoint to go on from.
-
-    Args:
-        folder: The folder; None for a fit that saves nothing.
-        resume: Whether to go on from the newest checkpoint that verifies (from the start if there is none at all),
-            or the checkpoint to go on from.
-
-    Yields:
-        The checkpoint, or None to begin at the start.
-
-    Raises:
-        SettingsError: Another process holds the folder, or it holds checkpoints and ``resume`` is False.
-        CheckpointError: No checkpoint verifies.
-    """
+    """Hold the folder, cleared of what a killed process left, and yield the checkpoint to go on from, or None."""
     if folder is None:
         if resume:
             raise SettingsError("resume needs to know where the checkpoints are; give 'folder'")
@@ -65,31 +52,24 @@ def open_run_folder(folder: Path | None, *, resume: bool | Path) -> Iterator[Che
         remove_unfinished(folder)
         if not resume and checkpoints(folder):
             raise SettingsError(f"{folder} holds checkpoints of an earlier run; resume it, or name another folder")
-        yield open_checkpoint(resume) if isinstance(resume, Path) else _newest(folder) if resume else None
-
-
-def _newest(folder: Path) -> Checkpoint | None:
-    found, skipped = newest_checkpoint(folder)
-    for reason in skipped:
-        warnings.warn(f"checkpoint skipped: {reason}", RuntimeWarning, stacklevel=4)
-    return found
+        if isinstance(resume, Path):
+            yield open_checkpoint(resume)
+            return
+        newest, skipped = newest_checkpoint(folder) if resume else (None, [])
+        for reason in skipped:
+            warnings.warn(f"checkpoint skipped: {reason}", RuntimeWarning, stacklevel=4)
+        yield newest
 
 
 COPIES = 8
-"""How many times the trained parameters a checkpoint takes at most: adapter, state, moments, the best so far."""
+"""A checkpoint is at most so many times the trained parameters: adapter, state, moments, the best so far."""
 
 
 @dataclass
 class SavedRun:
-    """Runs the stages of a fit inside a folder.
+    """The stages of a fit inside a folder, which the first process alone holds, reads and writes.
 
-    Args:
-        make: ``make(settings, checkpoints)`` builds the run, on the same model each time.
-        settings: The settings.
-        folder: Where checkpoints go; None saves nothing and leaves signals alone.
-        resume: See :func:`bilora.engines.training.saved_run.opened`.
-        allow_config_change: Whether what :data:`bilora.engines.checkpoints.config_change.ALLOWED` names may differ.
-        processes: Those that train together; the first alone holds the folder, reads and writes.
+    ``make(settings, checkpoints)`` builds the run; the other arguments are those of ``fit``.
     """
 
     make: Callable[[FitSettings, Checkpoints], StagedRun]
@@ -100,14 +80,7 @@ class SavedRun:
     processes: Processes = ONE_PROCESS
 
     def fit(self) -> FitResult:
-        """Return what came of the run.
-
-        Raises:
-            SettingsError: Several processes were to halve their batches.
-            CheckpointError: There is no checkpoint to go on from, or it does not fit.
-            InterruptedRun: A signal came; what was done is saved.
-            ResourceError: Memory or the disk is too small.
-        """
+        """Return what came of the run, see :func:`~bilora.engines.training.fit.fit`."""
         check_halving(self.settings, self.processes)
         signals = StopSignals()
         with self.processes.entered_by_first(open_run_folder(self.folder, resume=self.resume)) as checkpoint:
@@ -127,24 +100,21 @@ class SavedRun:
         checkpoints.model, checkpoints.collect = run.model, lambda: staged_state(run)
         stands_on = functools.cache(lambda: fingerprints(run))
         checkpoints.describe = lambda: describe(run) | stands_on()
-        self._check_space(run)
+        folder = self.folder
+        if folder is not None and settings.save_every:
+            needed = COPIES * sum(weight.nbytes for weight in trainable_parameters(run.model).values())
+            self.processes.first_only(lambda: check_space(folder, needed))
         if checkpoint is None:
             return run.run()
         checkpoints.saved = checkpoint.folder
         return run.run(resumed=self._resumed(checkpoint, run, checkpoints.describe()))
-
-    def _check_space(self, run: StagedRun) -> None:
-        folder = self.folder
-        if folder is not None and self.settings.save_every:
-            needed = COPIES * sum(weight.nbytes for weight in trainable_parameters(run.model).values())
-            self.processes.first_only(lambda: check_space(folder, needed))
 
     def _resumed(self, checkpoint: Checkpoint, run: StagedRun, now: Mapping[str, Any]) -> Resumed:
         """Return the state of a checkpoint for this process, after comparing it with the run."""
         about, processes = checkpoint.manifest, self.processes.count
         before, saved, counts = about["run"], about.get("processes", 1), dict[str, Rescaled]()
         if saved != processes:
-            before, counts = rescaled_elsewhere(before, run.settings, before=saved, now=processes)
+            before, counts = rescaled(before, run.settings, before=saved, now=processes)
         changed = check_changes(before, now["run"], allow=self.allow_config_change)
         check_about(about, now)
         if changed and self.processes.is_first:
@@ -152,27 +122,15 @@ class SavedRun:
             warnings.warn(f"the run goes on with other settings: {differing}", RuntimeWarning, stacklevel=5)
         if saved != processes and self.processes.is_first:
             warnings.warn(notice(about["run"], run.settings, before=saved, now=processes), RuntimeWarning, stacklevel=5)
-        return Resumed(self._states(checkpoint, saved), counts, keep_rates=bool(changed), elsewhere=saved != processes)
-
-    def _states(self, checkpoint: Checkpoint, saved: int) -> dict[str, Any]:
-        """Return the state by part, as far as it is this process's."""
-        if saved == self.processes.count == 1:
-            return checkpoint.states()
         # Read by the first: the others may be on machines that do not see its folder.
-        parts = self.processes.first_only(lambda: read_parts(checkpoint.folder))
-        if saved == self.processes.count:
-            parts = own_parts(parts, self.processes)
-        else:
-            parts = parts_elsewhere(parts, self.processes, saved=saved)
-        return {name: unpack(packed, part=name) for name, packed in parts.items()}
+        gathered = self.processes.first_only(lambda: read_parts(checkpoint.folder))
+        packed = parts_for(gathered, self.processes, saved=saved)
+        states = {name: unpack(part, part=name) for name, part in packed.items()}
+        return Resumed(states, counts, keep_rates=bool(changed), elsewhere=saved != processes)
 
 
 def check_halving(settings: FitSettings, processes: Processes) -> None:
-    """Refuse what several processes cannot do: one that is out of memory cannot halve the batches of all.
-
-    Raises:
-        SettingsError: ``on_out_of_memory`` is ``halve``.
-    """
+    """Refuse ``halve`` with several processes: one that is out of memory cannot halve the batches of all."""
     if processes.count > 1 and settings.on_out_of_memory == "halve":
         raise SettingsError(
             f"on_out_of_memory is 'halve', which one process alone can do, and there are {processes.count}; set it to "

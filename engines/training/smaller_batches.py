@@ -6,9 +6,8 @@ import dataclasses
 import heapq
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -19,6 +18,7 @@ from bilora.engines.checkpoints.run_state import Rescaled
 from bilora.engines.settings import FitSettings
 from bilora.engines.training.stage_state import Resumed, staged_state
 from bilora.files.state import Packed, pack, unpack
+from bilora.problems.levels.level import Level
 from bilora.problems.levels.out_of_memory import OutOfMemory, explaining_out_of_memory
 from bilora.problems.replay.random_state import RandomState
 
@@ -99,16 +99,15 @@ def _buffers_kept(module: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
-@dataclass(frozen=True)
-class Point:
-    """A state of a stage in memory, and the settings that it was taken under."""
+class Point(NamedTuple):
+    """A state of a stage in memory, with the settings that it was taken under."""
 
     settings: FitSettings
     step: int
     parts: Mapping[str, Packed]
 
     def states(self) -> dict[str, Any]:
-        """Return the state by part, in tensors of its own: what loads them may go on to change them."""
+        """Return the state by part, in copies: what loads them may go on to change them."""
         copies = {
             name: Packed({key: tensor.clone() for key, tensor in packed.tensors.items()}, packed.tree)
             for name, packed in self.parts.items()
@@ -117,12 +116,9 @@ class Point:
 
 
 class Points(Callback):
-    """Keep where a stage can start again: its start, and the state of its newest checkpoint.
+    """Keep the start of a stage, and the state of its newest checkpoint.
 
     In memory, on the CPU: a run without a folder has no checkpoints, and the start of a stage is in none.
-
-    Args:
-        run: The run, in the stage.
     """
 
     must_work = True
@@ -149,15 +145,10 @@ class Points(Callback):
         self.kept = (*self.kept[:1], Point(self.run.settings, self.run.engine.step, parts))
 
 
-@dataclass(frozen=True)
-class Restart:
-    """How a stage starts again.
+class Restart(NamedTuple):
+    """How a stage starts again: with which settings, from which step and state, and what the user reads.
 
-    Args:
-        settings: With the smaller batches.
-        step: The step that it goes on from; the first one of the stage, or that of a checkpoint.
-        resumed: The state there; None where the first stage had not begun.
-        notice: For the user.
+    The state is None where the run had not begun.
     """
 
     settings: FitSettings
@@ -172,35 +163,35 @@ def restart(run: StagedRun, points: Points, error: OutOfMemory) -> Restart:
     Raises:
         OutOfMemory: The batch cannot be halved, or no state that was kept can be taken over exactly.
     """
-    what = error.args[0].split(". ")[0]
-    level = _section(run, error.level)
-    smaller = halved(run.settings, level)
+    fault, place = error.args[0].split(". ")[0], run.place
+    section = _section(run, error.level)
+    smaller = halved(run.settings, section)
     if smaller is None:
-        size = getattr(run.settings, level).batch_size
-        words = f"{what}. {level}.batch_size {size} cannot be halved; lower max_length, or take a smaller model"
-        raise OutOfMemory(words, level=level) from error
-    batches = getattr(smaller, level)
-    words = f"{level}.batch_size {batches.batch_size} and {level}.accumulation {batches.accumulation}"
-    start = run.place.steps_before
+        size = getattr(run.settings, section).batch_size
+        words = f"{fault}. {section}.batch_size {size} cannot be halved; lower max_length, or take a smaller model"
+        raise OutOfMemory(words, level=section) from error
+    batches = getattr(smaller, section)
+    words = f"{section}.batch_size {batches.batch_size} and {section}.accumulation {batches.accumulation}"
+    again = f"{fault}; stage {place.name!r} starts again with {words}"
     if not points.kept:
-        return Restart(smaller, start, None, f"{what}; stage {run.place.name!r} starts again with {words}")
+        return Restart(smaller, place.steps_before, None, again)
     hindrance = ""
     for point in reversed(points.kept):
         states = point.states()
         hindrance, counts = _recounted(run, point, states, smaller)
         if not hindrance:
-            how = "starts again" if point.step == start else f"goes on from step {point.step}"
-            notice = f"{what}; stage {run.place.name!r} {how} with {words}"
+            onward = f"{fault}; stage {place.name!r} goes on from step {point.step} with {words}"
+            notice = again if point.step == place.steps_before else onward
             return Restart(smaller, point.step, Resumed(states, counts), notice)
     raise OutOfMemory(
-        f"{what}. This process went on from a checkpoint inside stage {run.place.name!r}, which smaller batches cannot "
+        f"{fault}. This process went on from a checkpoint inside stage {place.name!r}, which smaller batches cannot "
         f"take over exactly, since {hindrance}; begin the run anew with {words}",
-        level=level,
+        level=section,
     ) from error
 
 
 def _section(run: StagedRun, level: str) -> str:
-    """Return the section of the settings that has the batches of a level: a level alone on D2 has the upper ones."""
+    """Return the section of the settings with the batches of a level: the upper one for a single level on D2."""
     return "upper" if run.stages[run.place.index].rows == "upper" else level
 
 
@@ -208,29 +199,27 @@ def _recounted(
     run: StagedRun, point: Point, states: Mapping[str, Any], settings: FitSettings
 ) -> tuple[str, dict[str, Rescaled]]:
     """Return why a state cannot be taken over exactly, empty if it can, and how its counts change."""
-    assert run.levels is not None  # of the attempt that failed, on the same rows
+    assert run.engine is not None  # of the attempt that failed, on the same rows
     counts: dict[str, Rescaled] = {}
-    for level in (run.levels.lower, run.levels.upper):
-        section = "" if level is None else _section(run, level.name)
-        if level is None or getattr(point.settings, section) == getattr(settings, section):
+    for level in run.engine.levels:
+        section = _section(run, level.name)
+        factor = getattr(point.settings, section).batch_size // getattr(settings, section).batch_size
+        if factor == 1:
             continue
-        rows = len(level.train_data_loader[0].dataset)
-        hindrance = _hindrance(states, level.name, section, point.settings, rows)
+        hindrance = _hindrance(states, level, section, point.settings)
         if hindrance:
             return hindrance, {}
-        factor = getattr(point.settings, section).batch_size // getattr(settings, section).batch_size
         counts[section] = Rescaled(factor, Fraction(factor))
     return "", counts
 
 
-def _hindrance(states: Mapping[str, Any], level: str, section: str, settings: FitSettings, rows: int) -> str:
-    """Return why a level that stepped with larger batches is not where it would be with smaller ones, or nothing.
+def _hindrance(states: Mapping[str, Any], level: Level, section: str, settings: FitSettings) -> str:
+    """Return why a level that stepped with larger batches is not where smaller ones would have brought it, or nothing.
 
-    It is there if each of its steps took the rows that it would have taken, as many times, and if nothing is left to
-    do with a larger batch.
+    It is there if each step took the rows that it would have taken, and if no larger batch is left to be replayed.
     """
-    progress, [loader] = states[f"{level}.progress"], states[f"{level}.loaders"]
-    size = settings.lower.batch_size
+    progress, [loader] = states[f"{level.name}.progress"], states[f"{level.name}.loaders"]
+    rows, size = len(level.train_data_loader[0].dataset), settings.lower.batch_size
     if progress["count"] == 0:
         return ""
     if section == "upper":
@@ -239,6 +228,7 @@ def _hindrance(states: Mapping[str, Any], level: str, section: str, settings: Fi
         return "the order of rows that are grouped by length depends on the size of a batch"
     if states["lower.recorded"]["steps"] and not progress["at_unroll_start"]:
         return "the next upper step comes back to the larger batches"
+    # The rows of a last, smaller batch divide into other means; a new split may have another number of rows.
     if loader["read"] * size > rows or (loader["epoch"] and (rows % size or settings.refresh)):
         return "an epoch of D1 may have ended with a batch that does not divide"
     return ""

@@ -25,11 +25,11 @@ KEYS = ("stage", "done", "splits", "seconds", "start", "entries", "companion")
 
 @dataclass(frozen=True)
 class Resumed:
-    """A state to go on from.
+    """A state to go on from, by part.
 
     Args:
-        parts: The state, by part.
-        counts: How the counts of a level change, whose batches have another size since.
+        parts: The state.
+        counts: How the counts of a level change whose batches have another size since, by section of the settings.
         keep_rates: Whether learning rates and weight decay are those of the settings, not of the state.
         elsewhere: Whether another number of processes wrote it.
     """
@@ -41,8 +41,8 @@ class Resumed:
 
 
 def entry_values(model: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of everything trainable: what a stage finds, before it cuts ranks or starts anything anew."""
-    return {name: each.detach().to("cpu", copy=True) for name, each in trainable_parameters(model).items()}
+    """Return a copy of everything trainable, as a stage finds it before it cuts ranks or starts anything anew."""
+    return {name: weight.detach().to("cpu", copy=True) for name, weight in trainable_parameters(model).items()}
 
 
 def staged_state(run: StagedRun) -> dict[str, Any]:
@@ -52,8 +52,8 @@ def staged_state(run: StagedRun) -> dict[str, Any]:
     return {
         "stages": {
             "stage": run.engine.place.index,
-            "done": [dataclasses.asdict(each) for each in run.done],
-            "splits": [dataclasses.asdict(each) for each in run.splits],
+            "done": [dataclasses.asdict(result) for result in run.done],
+            "splits": [dataclasses.asdict(split) for split in run.splits],
             "seconds": run.processes.first_only(run.seconds),
             "start": None if run.start is None else run.start.values,
             "entries": run.entries,
@@ -64,10 +64,9 @@ def staged_state(run: StagedRun) -> dict[str, Any]:
 
 
 def restore_staged(run: StagedRun, resumed: Resumed) -> int:
-    """Bring a run that has not begun to where the state was taken, and return the index of the stage it is in.
+    """Bring a run that has not begun to where the state was taken, and return the index of its stage.
 
-    The stages that were done are not run again; what they did to the shapes of the model is, from the parameters
-    that each of them ended with.
+    Earlier stages are not run again; their cuts are made again, from the parameters that each of them ended with.
 
     Raises:
         CheckpointError: A part is missing, left over, or does not fit; it is named.
@@ -81,8 +80,8 @@ def restore_staged(run: StagedRun, resumed: Resumed) -> int:
         load_parameters(trainable_parameters(run.model), values, part="stages: entries")
         if entry < index:
             run.prepare(entry)
-    run.done = [StageResult(**check_keys(each, _fields(StageResult), part="stages: done")) for each in state["done"]]
-    run.splits = tuple(Split(**check_keys(each, _fields(Split), part="stages: splits")) for each in state["splits"])
+    run.done = [StageResult(**_fields(StageResult, held, part="stages: done")) for held in state["done"]]
+    run.splits = tuple(Split(**_fields(Split, held, part="stages: splits")) for held in state["splits"])
     run.seconds_before = state["seconds"]
     run.enter(index)
     restore_stage(run, resumed)
@@ -90,11 +89,7 @@ def restore_staged(run: StagedRun, resumed: Resumed) -> int:
 
 
 def restore_stage(run: StagedRun, resumed: Resumed) -> None:
-    """Give the stage that a run has just built, and not begun, the state of another attempt at it.
-
-    Raises:
-        CheckpointError: A part is missing, left over, or does not fit; it is named.
-    """
+    """Give the stage that a run has just built, and not begun, the state of another attempt at it."""
     engine, levels = run.engine, run.levels
     assert engine is not None and levels is not None  # noqa: PT018  # built by the caller
     _load_companion(run, resumed.parts["stages"]["companion"])
@@ -128,5 +123,5 @@ def _load_companion(run: StagedRun, values: Any) -> None:
         run.companion.load_state_dict(check_keys(values, list(run.companion.state_dict()), part="stages: companion"))
 
 
-def _fields(kind: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind)]
+def _fields(kind: Any, held: Any, *, part: str) -> Mapping[str, Any]:
+    return check_keys(held, [field.name for field in dataclasses.fields(kind)], part=part)

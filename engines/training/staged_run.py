@@ -98,11 +98,7 @@ class StagedRun:
         self._started = time.perf_counter()
 
     def run(self, *, resumed: Resumed | None = None) -> FitResult:
-        """Run the stages in order, until the last one or until a callback ends the run.
-
-        Args:
-            resumed: The state to go on from; None to begin at the start.
-        """
+        """Run the stages in order, until the last one or until a callback ends the run."""
         self._started = time.perf_counter()
         first = 0 if resumed is None else restore_staged(self, resumed)
         for index in range(first, len(self.stages)):
@@ -191,9 +187,9 @@ class StagedRun:
     def leave(self, engine: BilevelEngine) -> None:
         """Note what came of the stage that the engine has run."""
         assert self.levels is not None  # built with the engine
-        kept = [each.best_step for each in self.watchers if isinstance(each, KeepBest | HeldOut)]
+        kept = [watcher.best_step for watcher in self.watchers if isinstance(watcher, KeepBest | HeldOut)]
         place = engine.place
-        found = StageResult(
+        result = StageResult(
             name=place.name,
             steps=engine.step - place.steps_before,
             upper_steps=engine.upper_step - place.upper_steps_before,
@@ -203,7 +199,7 @@ class StagedRun:
             skipped_steps=engine.lower_level.skipped.total,
             skipped_upper_steps=0 if engine.upper_level is None else engine.upper_level.skipped.total,
         )
-        self.done.append(found)
+        self.done.append(result)
         # Stages that split draw the same split first.
         self.splits = tuple(dict.fromkeys((*self.splits, *self.levels.splits)))
 
@@ -212,8 +208,8 @@ class StagedRun:
         last, engine = self.done[-1], self.engine
         validation = None if engine is None else engine.last_validation
         return FitResult(
-            steps=sum(each.steps for each in self.done),
-            upper_steps=sum(each.upper_steps for each in self.done),
+            steps=sum(stage.steps for stage in self.done),
+            upper_steps=sum(stage.upper_steps for stage in self.done),
             metrics=None if validation is None else validation.metrics,
             best_step=last.best_step,
             splits=self.splits,
@@ -222,8 +218,8 @@ class StagedRun:
             stages=tuple(self.done),
             spectrum=self.spectrum,
             learned={} if self.companion is None else self.companion.learned(),
-            skipped_steps=sum(each.skipped_steps for each in self.done),
-            skipped_upper_steps=sum(each.skipped_upper_steps for each in self.done),
+            skipped_steps=sum(stage.skipped_steps for stage in self.done),
+            skipped_upper_steps=sum(stage.skipped_upper_steps for stage in self.done),
         )
 
     def _build(self, index: int) -> BilevelEngine:

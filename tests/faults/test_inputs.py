@@ -177,31 +177,34 @@ def test_row_26_scientific_notation_is_a_number() -> None:
 HOLDER = """
 import pathlib, sys
 from bilora.files.lock import locked
-with locked(pathlib.Path(sys.argv[1])):
-    print("held", flush=True)
+for _ in range(2):
+    with locked(pathlib.Path(sys.argv[1])):
+        print("held", flush=True)
+        sys.stdin.readline()
+    print("let go", flush=True)
     sys.stdin.readline()
 """
 
 
 def test_row_30_a_second_process_on_the_same_folder_is_told(run: Run, tmp_path: Path) -> None:
+    """Until the first lets go of the folder, or is killed."""
     (tmp_path / "run").mkdir()
     command = [sys.executable, "-P", "-c", HOLDER, str(tmp_path / "run")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as other:
+        assert other.stdin is not None
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(SettingsError, match=f"is in use by process {other.pid}"):
             run()
-        other.communicate("\n")
-    run()
-
-
-def test_row_30_a_process_that_was_killed_holds_nothing(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    command = [sys.executable, "-P", "-c", HOLDER, str(tmp_path / "run")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
+        other.stdin.write("\n")
+        assert other.stdout.readline() == "let go\n"
+        with locked(tmp_path / "run"):
+            pass
+        assert list((tmp_path / "run").iterdir()) == []
+        other.stdin.write("\n")
+        assert other.stdout.readline() == "held\n"
         other.kill()
+        other.wait()
     run()
 
 

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from bilora.artifacts.model_card import CardFacts, model_card
-from bilora.artifacts.trainer_state import read_lines
 from bilora.commands.train_config import TrainConfig
 from bilora.engines.training.split_loaders import SplitLoaders
 from bilora.errors import SettingsError
+from bilora.files.formats import read_lines
 from bilora.problems.catalog import VARIANTS
 from bilora.report.report import ReportConfig, write_report
 from bilora.runs.config import RunConfig

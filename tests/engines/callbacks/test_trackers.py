@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bilora.artifacts.trainer_state import read_lines
 from bilora.engines.callbacks.trackers import ReportTo, check_loggers
 from bilora.errors import SettingsError
+from bilora.files.formats import read_lines
 
 Fit = Callable[..., Any]
 

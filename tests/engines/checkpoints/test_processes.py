@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bilora.data.loaders import make_loader
-from bilora.engines.checkpoints.processes import notice, parts_elsewhere, rescaled_elsewhere
+from bilora.engines.checkpoints.processes import notice, parts_for, rescaled
 from bilora.engines.checkpoints.run_state import Rescaled
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.errors import CheckpointError
@@ -108,7 +108,7 @@ def levels(batch_size: int, accumulation: int = 1) -> FitSettings:
 def test_batches_that_a_run_may_go_on_with(
     then: tuple[int, FitSettings], now: tuple[int, FitSettings], counted: Rescaled, taken_over: bool
 ) -> None:
-    saved, counts = rescaled_elsewhere(resolved(then[1]), now[1], before=then[0], now=now[0])
+    saved, counts = rescaled(resolved(then[1]), now[1], before=then[0], now=now[0])
     assert counts == {"lower": counted, "upper": counted}
     assert (saved == resolved(now[1])) == taken_over
 
@@ -161,7 +161,7 @@ def of_two() -> dict[str, Packed]:
     ("rank", "count", "source"), [(0, 1, "first"), (0, 3, "first"), (1, 3, "second"), (2, 3, "second")]
 )
 def test_every_process_takes_a_whole_state(rank: int, count: int, source: str) -> None:
-    found = parts_elsewhere(of_two(), numbered(rank, count), saved=2)
+    found = parts_for(of_two(), numbered(rank, count), saved=2)
     assert ("callback.MetricsFile" in found) == (rank == 0)
     assert found["lower.optimizer"].tree == "equal"
     assert found["random"].tree == source
@@ -173,7 +173,7 @@ def test_every_process_takes_a_whole_state(rank: int, count: int, source: str) -
 def test_all_take_the_state_of_one() -> None:
     alone = {"random": pack("only", part=""), "lower.recorded": recorded("a")}
     for rank in (0, 1):
-        found = parts_elsewhere(alone, numbered(rank, 2), saved=1)
+        found = parts_for(alone, numbered(rank, 2), saved=1)
         assert found["random"].tree == "only"
         assert unpack(found["lower.recorded"], part="") == unpack(alone["lower.recorded"], part="")
 
@@ -182,10 +182,10 @@ def test_a_part_that_is_missing_is_named() -> None:
     state = of_two()
     del state["lower.optimizer"]
     with pytest.raises(CheckpointError, match=r"process 0: lower.optimizer is missing"):
-        parts_elsewhere(state, numbered(0, 1), saved=2)
+        parts_for(state, numbered(0, 1), saved=2)
 
 
 def test_the_middle_of_a_step_cannot_be_taken_elsewhere() -> None:
     state = of_two() | {"lower.recorded": recorded("a", unfinished={"micro_batches": []})}
     with pytest.raises(CheckpointError, match="taken inside a step of several processes"):
-        parts_elsewhere(state, numbered(0, 1), saved=2)
+        parts_for(state, numbered(0, 1), saved=2)

@@ -102,6 +102,25 @@ def fit_saved(fit_adapter: Fit) -> Fit:
     return run
 
 
+WHOLE: dict[str, tuple[Any, Path]] = {}
+"""Whole runs and their folders, by schedule: each is made once."""
+
+
+@pytest.fixture
+def whole_run(fit_saved: Fit, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """Return the whole run of a schedule, whose folder is copied to ``whole``."""
+
+    def run(name: str) -> Any:
+        if name not in WHOLE:
+            folder = tmp_path_factory.mktemp("whole") / "run"
+            WHOLE[name] = fit_saved(name, folder), folder
+        fitted, folder = WHOLE[name]
+        shutil.copytree(folder, tmp_path / "whole")
+        return fitted
+
+    return run
+
+
 def copied(whole: Path, step: int, target: Path) -> Path:
     """Return a folder as a process that was killed some time after the step would leave it."""
     target.mkdir()
@@ -121,8 +140,8 @@ def files(folder: Path, step: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_ends_like_the_whole_run(fit_saved: Fit, tmp_path: Path, name: str) -> None:
-    whole = fit_saved(name, tmp_path / "whole")
+def test_ends_like_the_whole_run(whole_run: Fit, fit_saved: Fit, tmp_path: Path, name: str) -> None:
+    whole = whole_run(name)
     steps = sorted(step for step, _ in checkpoints(tmp_path / "whole"))
     last = steps[-1]
     assert len(steps) == last >= 8
@@ -155,14 +174,15 @@ def test_every_variant(fit_adapter: Fit, tmp_path: Path, method: str) -> None:
         assert (folder / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
 
 
-def test_the_schedules_meet_what_they_are_named_after(fit_saved: Fit, tmp_path: Path) -> None:
+def test_the_schedules_meet_what_they_are_named_after(whole_run: Fit, tmp_path: Path) -> None:
     """A resume inside an epoch, between unroll steps and so on shows nothing if no checkpoint lies there."""
 
     def part(name: str, step: int, part: str) -> Any:
         return read_parts(tmp_path / name / f"checkpoint-{step}")[part].tree
 
     for name in ("accumulation", "refresh", "long unroll", "plain"):
-        fit_saved(name, tmp_path / name)
+        whole_run(name)
+        (tmp_path / "whole").rename(tmp_path / name)
     assert [part("plain", step, "lower.loaders")[0]["read"] for step in (3, 4, 5)] == [3, 4, 1]
     assert [part("plain", step, "lower.progress")["at_unroll_start"] for step in (3, 4)] == [False, True]
     assert part("accumulation", 2, "upper.progress")["gradients"] != {}
@@ -171,8 +191,8 @@ def test_the_schedules_meet_what_they_are_named_after(fit_saved: Fit, tmp_path: 
     assert [len(part("long unroll", step, "lower.recorded")["steps"]) for step in (2, 3, 4)] == [0, 1, 2]
 
 
-def test_saving_changes_nothing(fit_saved: Fit, tmp_path: Path) -> None:
-    saved = fit_saved("refresh", tmp_path / "saved").parameters()
+def test_saving_changes_nothing(whole_run: Fit, fit_saved: Fit, tmp_path: Path) -> None:
+    saved = whole_run("refresh").parameters()
     unsaved = fit_saved("refresh", tmp_path / "unsaved", settings={"save_every": 0}).parameters()
     assert all(torch.equal(saved[name], each) for name, each in unsaved.items())
     assert checkpoints(tmp_path / "unsaved") == []
@@ -182,9 +202,9 @@ def test_a_resume_without_any_checkpoint_begins_at_the_start(fit_saved: Fit, tmp
     assert fit_saved("plain", tmp_path / "new", resume=True).result.steps == 10
 
 
-def test_a_chosen_checkpoint(fit_saved: Fit, tmp_path: Path) -> None:
+def test_a_chosen_checkpoint(whole_run: Fit, fit_saved: Fit, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
-    fit_saved("plain", whole)
+    whole_run("plain")
     before = files(whole, 10)
     fit_saved("plain", whole, resume=whole / "checkpoint-3")
     assert files(whole, 10) == before
@@ -230,15 +250,17 @@ def test_mid_accumulation_of_the_lower_level(make_engine: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("allow", [False, True])
-def test_what_may_never_change(fit_saved: Fit, tmp_path: Path, change: Any, said: str, allow: bool) -> None:
-    fit_saved("plain", tmp_path / "run")
+def test_what_may_never_change(
+    whole_run: Fit, fit_saved: Fit, tmp_path: Path, change: Any, said: str, allow: bool
+) -> None:
+    whole_run("plain")
     with pytest.raises(CheckpointError, match="these cannot change within a run") as told:
-        fit_saved("plain", tmp_path / "run", settings=change, resume=True, allow_config_change=allow)
+        fit_saved("plain", tmp_path / "whole", settings=change, resume=True, allow_config_change=allow)
     assert said in str(told.value)
 
 
-def test_a_learning_rate_may_change_if_said(fit_saved: Fit, tmp_path: Path) -> None:
-    fit_saved("plain", tmp_path / "whole")
+def test_a_learning_rate_may_change_if_said(whole_run: Fit, fit_saved: Fit, tmp_path: Path) -> None:
+    whole_run("plain")
     folder = copied(tmp_path / "whole", 4, tmp_path / "run")
     change = {"lower": level(learning_rate=0.04, schedule="constant", warmup=0.0)}
     with pytest.raises(CheckpointError, match=r"lower.learning_rate: 0.01 -> 0.04; .* say --allow-config-change"):
@@ -249,15 +271,15 @@ def test_a_learning_rate_may_change_if_said(fit_saved: Fit, tmp_path: Path) -> N
     assert [line["lower_learning_rates"] for line in lines if "lower_loss" in line][4:] == [[0.04]] * 6
 
 
-def test_more_steps_if_said(fit_saved: Fit, tmp_path: Path) -> None:
-    fit_saved("plain", tmp_path / "run")
+def test_more_steps_if_said(whole_run: Fit, fit_saved: Fit, tmp_path: Path) -> None:
+    whole_run("plain")
     with pytest.warns(RuntimeWarning, match="steps: 10 -> 14"):
-        fitted = fit_saved("plain", tmp_path / "run", settings={"steps": 14}, resume=True, allow_config_change=True)
+        fitted = fit_saved("plain", tmp_path / "whole", settings={"steps": 14}, resume=True, allow_config_change=True)
     assert fitted.result.steps == 14
 
 
-def test_how_often_to_save_may_change_without_a_word(fit_saved: Fit, tmp_path: Path) -> None:
-    fit_saved("plain", tmp_path / "whole")
+def test_how_often_to_save_may_change_without_a_word(whole_run: Fit, fit_saved: Fit, tmp_path: Path) -> None:
+    whole_run("plain")
     folder = copied(tmp_path / "whole", 4, tmp_path / "run")
     fit_saved("plain", folder, settings={"save_every": 5, "save_total_limit": 1}, resume=True)
     assert [step for step, _ in checkpoints(folder)] == [10]
