@@ -38,7 +38,7 @@ def make_strata(labels: Sequence[Label], *, bins: int, most: int | None = None) 
         >>> make_strata([0.5, 3.0, 1.0, 4.0], bins=2)
         {0: [0, 2], 1: [1, 3]}
         >>> make_strata([frozenset(labels) for labels in ([0], [0, 1], [0], [0, 1], [])], bins=10)
-        {0: [0, 2, 4], 1: [1, 3]}
+        {0: [0, 2], 1: [1, 3, 4]}
     """
     kinds = {type(label) for label in labels}
     if len(kinds) > 1:
