@@ -49,10 +49,10 @@ def print_tables(lines: Sequence[Line], about: Mapping[str, Any], *, file: TextI
         # Measured, since rich takes 80 columns where the output is a file or a pipe, and would cut the numbers.
         width = Console(width=UNLIMITED).measure(table).maximum
         Console(file=text, width=width, color_system=None).print(table)
-        print(*(each.rstrip() for each in text.getvalue().splitlines()), sep="\n", end="\n\n", file=file)
+        print(*(row.rstrip() for row in text.getvalue().splitlines()), sep="\n", end="\n\n", file=file)
     print(NOTES, file=file)
-    for each in dict.fromkeys(f"{label(line)}, {line['problem']}: {line['error']}" for line in lines if line["error"]):
-        print(each, file=file)
+    for fault in dict.fromkeys(f"{label(line)}, {line['problem']}: {line['error']}" for line in lines if line["error"]):
+        print(fault, file=file)
 
 
 def label(line: Line) -> str:
@@ -112,7 +112,7 @@ def plot_errors(lines: Sequence[Line], *, path: Path) -> None:
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.subplots()
     rows = [line for line in lines if line["problem"] == "ridge" and line["condition"] == PLOTTED]
-    for line in (each for each in rows if each["error"] is None):
+    for line in (row for row in rows if row["error"] is None):
         colour = STOCK_COLOUR if line["by"] == "betty" else COLOURS[line["products"]]
         cost = line["forward"] + line["backward"]
         axes.plot(cost, line["relative_error"], MARKERS[line["name"]], color=colour, fillstyle="none")

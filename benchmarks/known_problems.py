@@ -205,7 +205,7 @@ def one_step_term(lower: LowerProblem, vector: Tensors, around: Around) -> Tenso
             parameter.data.copy_(value)
         gradient = torch.autograd.grad(lower.training_step_exec(micro_batch.batch), below, create_graph=True)
         along = torch.stack([(g * v).sum() for g, v in zip(gradient, vector, strict=True)]).sum()
-        return tuple(-each for each in torch.autograd.grad(along, lower.upper_parameters()))
+        return tuple(-part for part in torch.autograd.grad(along, lower.upper_parameters()))
 
 
 def _tiny_bert(dropout: float) -> nn.Module:

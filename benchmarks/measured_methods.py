@@ -43,8 +43,8 @@ class Method:
         """Return its implicit term for the problem's v."""
         if self.by == "betty":
             return self._stock(problem).implicit_term(problem.vector)
-        found: Tensors = self._ours().implicit_term(problem.vector, problem.lower)
-        return found
+        term: Tensors = self._ours().implicit_term(problem.vector, problem.lower)
+        return term
 
     def hypergradient(self, problem: KnownProblem) -> Callable[[], None]:
         """Return what takes everything that an upper step takes before its optimizer steps, from its loss on."""
@@ -73,7 +73,7 @@ class Method:
 
     def _stock(self, problem: KnownProblem) -> StockBetty:
         known = {"1/L": 1.0 / problem.curvature}
-        return StockBetty(problem, self.name, {key: known.get(each, each) for key, each in self.chosen.items()})
+        return StockBetty(problem, self.name, {key: known.get(value, value) for key, value in self.chosen.items()})
 
 
 PRODUCTS: dict[str | None, dict[str, Any]] = {
@@ -127,14 +127,14 @@ def agreement(method: Method, problem: KnownProblem, *, seed: int) -> dict[str, 
     torch.manual_seed(seed)
     with restored(problem.lower.trainable_parameters()):
         try:
-            found = method.implicit_term(problem)
+            term = method.implicit_term(problem)
         except FAILURES as error:
             return {"error": _told(error)}
-    length, known = norm(found), norm(expected)
+    length, known = norm(term), norm(expected)
     return {
-        "cosine": dot(found, expected) / (length * known) if length > 0 else None,
+        "cosine": dot(term, expected) / (length * known) if length > 0 else None,
         "norm_ratio": length / known,
-        "relative_error": norm(add(found, expected, scale=-1.0)) / known,
+        "relative_error": norm(add(term, expected, scale=-1.0)) / known,
     }
 
 
@@ -145,16 +145,16 @@ def over_draws(drawn: Sequence[dict[str, Any]]) -> dict[str, Any]:
         >>> over_draws([{"error": "DivergedError: far off"}, {"cosine": 1.0, "norm_ratio": 1.0}])
         {'error': 'DivergedError in 1 of 2: far off'}
     """
-    errors = [each["error"] for each in drawn if "error" in each]
+    errors = [draw["error"] for draw in drawn if "error" in draw]
     if errors:
         kind, _, text = errors[0].partition(": ")
         return {"error": f"{kind} in {len(errors)} of {len(drawn)}: {text}"}
-    cosines = [each["cosine"] for each in drawn if each["cosine"] is not None]
+    cosines = [draw["cosine"] for draw in drawn if draw["cosine"] is not None]
     return {
         "cosine": statistics.mean(cosines) if cosines else None,
         "lowest_cosine": min(cosines, default=None),
-        "norm_ratio": statistics.mean(each["norm_ratio"] for each in drawn),
-        "relative_error": statistics.mean(each["relative_error"] for each in drawn),
+        "norm_ratio": statistics.mean(draw["norm_ratio"] for draw in drawn),
+        "relative_error": statistics.mean(draw["relative_error"] for draw in drawn),
         "error": None,
     }
 
@@ -187,7 +187,7 @@ def seconds_of(pairs: Sequence[tuple[Method, KnownProblem]], *, seed: int, repea
                 start = time.process_time()
                 take()
                 seconds.append(time.process_time() - start)
-    return [statistics.median(each) for each in taken]
+    return [statistics.median(seconds) for seconds in taken]
 
 
 FAILURES = (BiloraError, RuntimeError)

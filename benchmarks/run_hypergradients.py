@@ -74,11 +74,11 @@ ADAM = ("adaptive", "sama")
 
 def methods(only: Sequence[str] = ()) -> list[Method]:
     """Return everything that is measured, in the order of the tables."""
-    ours: list[tuple[dict[str, Any], str | None]] = [(each, None) for each in FIRST_ORDER]
-    ours += [(each, products) for each in SETTINGS for products in PRODUCTS if products is not None]
-    found = [_method("bilora", each, products) for each, products in ours]
-    found += [_method("betty", each, None) for each in STOCK]
-    return [each for each in found if not only or each.name in only]
+    ours: list[tuple[dict[str, Any], str | None]] = [(settings, None) for settings in FIRST_ORDER]
+    ours += [(settings, products) for settings in SETTINGS for products in PRODUCTS if products is not None]
+    measured = [_method("bilora", settings, products) for settings, products in ours]
+    measured += [_method("betty", settings, None) for settings in STOCK]
+    return [method for method in measured if not only or method.name in only]
 
 
 def _method(by: str, settings: dict[str, Any], products: str | None) -> Method:
@@ -94,12 +94,12 @@ def main(argv: Sequence[str]) -> int:
     quiet_transformers()
     command = shlex.join(["python", f"benchmarks/{PROGRAM}", *argv])
     about = {"seed": options.seed, "command": command, "versions": versions()}
-    found = [{**line, **about} for line in measure(options)]
+    lines = [{**line, **about} for line in measure(options)]
     text = io.StringIO()
-    print_tables(found, about, file=text)
+    print_tables(lines, about, file=text)
     print(text.getvalue(), end="")
     if options.output is not None:
-        write(found, text.getvalue(), options.output)
+        write(lines, text.getvalue(), options.output)
     return 0
 
 
@@ -134,13 +134,13 @@ def _about(method: Method) -> dict[str, Any]:
 def _on(
     chosen: Sequence[Method], make: Callable[..., KnownProblem], *, seeds: Sequence[int], repeats: int
 ) -> Iterator[tuple[Method, dict[str, Any]]]:
-    used = sorted({each.optimizer for each in chosen})
-    problems = {each: [make(optimizer=each, seed=seed) for seed in seeds] for each in used}
+    optimizers = sorted({method.optimizer for method in chosen})
+    problems = {optimizer: [make(optimizer=optimizer, seed=seed) for seed in seeds] for optimizer in optimizers}
     lines = []
     for method in chosen:
-        own = problems[method.optimizer]
-        drawn = [agreement(method, problem, seed=seed) for problem, seed in zip(own, seeds, strict=True)]
-        lines.append({**over_draws(drawn), **passes_of(method, own[0], seed=seeds[0])})
+        drawn_problems = problems[method.optimizer]
+        drawn = [agreement(method, problem, seed=seed) for problem, seed in zip(drawn_problems, seeds, strict=True)]
+        lines.append({**over_draws(drawn), **passes_of(method, drawn_problems[0], seed=seeds[0])})
     if repeats:
         able = [index for index, line in enumerate(lines) if "forward" in line]
         pairs = [(chosen[index], problems[chosen[index].optimizer][0]) for index in able]
@@ -160,7 +160,7 @@ def write(lines: Sequence[dict[str, Any]], text: str, folder: Path) -> None:
 def read_options(argv: Sequence[str]) -> argparse.Namespace:
     """Return the options, and make the output folder, so that nothing is measured in vain."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Measure every hypergradient approximation.")
-    known = sorted({*HYPERGRADIENTS, *(each["name"] for each in STOCK)})
+    known = sorted({*HYPERGRADIENTS, *(settings["name"] for settings in STOCK)})
     parser.add_argument("--output", type=Path, help="folder for the results; those of an earlier run are replaced")
     parser.add_argument("--seed", type=int, default=0, help="of data, models and dropout masks")
     parser.add_argument("--draws", type=int, default=5, help="problems of each kind, over which means are taken")

@@ -1,7 +1,7 @@
 """What batches of nearly one length save: a fit with and one without, in turns, on real sentences of all lengths.
 
 Every round fits the embedded MiniLM for the same number of steps on the embedded sentences, once with
-``group_by_length`` and once without; the ratio is the median over the rounds of their times a lower step. Examples::
+``group_by_length`` and once without; the ratio is the median over the rounds of their times per lower step. Examples::
 
     python benchmarks/run_length_groups.py --output benchmarks/results/length_groups.jsonl
     python benchmarks/run_length_groups.py --rows 40 --steps 4 --rounds 1
@@ -45,17 +45,17 @@ def main(argv: Sequence[str]) -> int:
         {**tokenizer(row["text"], truncation=True, max_length=options.max_length), "labels": row["label"]}
         for row in texts
     ]
-    found = measured(rows, tokenizer, options)
+    numbers = measured(rows, tokenizer, options)
     about = {"command": shlex.join(["python", f"benchmarks/{PROGRAM}", *argv]), "versions": versions()}
     print(
-        f"{about['command']}\n{options.rows} sentences, {options.batch_size} a batch, one thread: grouped by length "
-        f"{found['grouped_ms']:.0f} ms a lower step, shuffled {found['shuffled_ms']:.0f} ms, ratio "
-        f"{found['ratio']:.3f} by wall clock and {found['cpu_ratio']:.3f} by CPU time; "
-        f"tokens with padding {found['token_ratio']:.3f}"
+        f"{about['command']}\n{options.rows} sentences, {options.batch_size} per batch, one thread: grouped by length "
+        f"{numbers['grouped_ms']:.0f} ms per lower step, shuffled {numbers['shuffled_ms']:.0f} ms, ratio "
+        f"{numbers['ratio']:.3f} by wall clock and {numbers['cpu_ratio']:.3f} by CPU time; "
+        f"tokens with padding {numbers['token_ratio']:.3f}"
     )
     if options.output is not None:
         with options.output.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**found, **about}, allow_nan=False) + "\n")
+            file.write(json.dumps({**numbers, **about}, allow_nan=False) + "\n")
     return 0
 
 
@@ -67,11 +67,11 @@ def measured(rows: list[dict[str, Any]], tokenizer: Any, options: argparse.Names
         rounds.append({grouped: Timed(rows, tokenizer, grouped, options) for grouped in order})
 
     def ratio(what: str) -> float:
-        return statistics.median(float(getattr(each[True], what) / getattr(each[False], what)) for each in rounds)
+        return statistics.median(float(getattr(turns[True], what) / getattr(turns[False], what)) for turns in rounds)
 
     return {
-        "grouped_ms": 1e3 * statistics.median(each[True].wall for each in rounds) / options.steps,
-        "shuffled_ms": 1e3 * statistics.median(each[False].wall for each in rounds) / options.steps,
+        "grouped_ms": 1e3 * statistics.median(turns[True].wall for turns in rounds) / options.steps,
+        "shuffled_ms": 1e3 * statistics.median(turns[False].wall for turns in rounds) / options.steps,
         "ratio": ratio("wall"),
         "cpu_ratio": ratio("cpu"),
         "token_ratio": ratio("tokens"),

@@ -45,7 +45,7 @@ PROGRAM = "run_speed.py"
 class Turn(NamedTuple):
     """A road's clock, and that of PEFT's road just before it."""
 
-    own: Clock
+    road: Clock
     base: Clock
 
 
@@ -83,8 +83,8 @@ def compare(bench: Bench, roads: Sequence[Road], options: argparse.Namespace) ->
         # Every round starts with another road, so that none has always the same predecessor.
         for road in (*roads[start:], *roads[:start]):
             base = _timed(bench, ROADS[BASELINE], max(1, options.steps // 2))
-            own = base if road.name == BASELINE else _timed(bench, road, whole_cycles(options.steps, road.cycle))
-            turns[road.name].append(Turn(own, base))
+            clock = base if road.name == BASELINE else _timed(bench, road, whole_cycles(options.steps, road.cycle))
+            turns[road.name].append(Turn(clock, base))
     memory = {road.name: _memory(bench, road) for road in roads} if options.memory else {}
     return [_row(bench, road, turns[road.name], memory) for road in roads]
 
@@ -120,7 +120,7 @@ def print_rows(bench: Bench, rows: Sequence[dict[str, Any]]) -> None:
     compiled = f", compiled ({bench.compilation.mode})" if bench.compilation else ""
     print(f"\n{bench.model}, batch x length {bench.shape}, {bench.precision}{compiled}; x = PEFT's LoRA step")
     columns = ("road", "ms/step", "x wall", "x CPU", "cost model", "CPU/model", "peak MB", "x peak", "x with model")
-    print(f"{columns[0]:14}" + "".join(f"{each:>14}" for each in columns[1:]))
+    print(f"{columns[0]:14}" + "".join(f"{name:>14}" for name in columns[1:]))
     for row in rows:
         numbers = [
             row["ms_per_step"],
@@ -132,7 +132,10 @@ def print_rows(bench: Bench, rows: Sequence[dict[str, Any]]) -> None:
             row.get("memory_ratio"),
             row.get("memory_ratio_with_model"),
         ]
-        print(f"{row['road']:14}" + "".join(f"{'-' if each is None else format(each, '.3f'):>14}" for each in numbers))
+        print(
+            f"{row['road']:14}"
+            + "".join(f"{'-' if number is None else format(number, '.3f'):>14}" for number in numbers)
+        )
 
 
 def _timed(bench: Bench, road: Road, steps: int) -> Clock:
@@ -148,16 +151,16 @@ def _row(bench: Bench, road: Road, turns: Sequence[Turn], memory: dict[str, floa
         "precision": bench.precision,
         "compiled": dataclasses.asdict(bench.compilation) if bench.compilation and road.compiled else None,
         "road": road.name,
-        "ms_per_step": 1e3 * statistics.median(turn.own.wall for turn in turns),
-        "cpu_ms_per_step": 1e3 * statistics.median(turn.own.cpu for turn in turns),
-        "ratio": statistics.median(turn.own.wall / turn.base.wall for turn in turns),
-        "cpu_ratio": statistics.median(turn.own.cpu / turn.base.cpu for turn in turns),
+        "ms_per_step": 1e3 * statistics.median(turn.road.wall for turn in turns),
+        "cpu_ms_per_step": 1e3 * statistics.median(turn.road.cpu for turn in turns),
+        "ratio": statistics.median(turn.road.wall / turn.base.wall for turn in turns),
+        "cpu_ratio": statistics.median(turn.road.cpu / turn.base.cpu for turn in turns),
         "cost_model": road.cost,
-        "steps": turns[0].own.steps,
+        "steps": turns[0].road.steps,
     }
-    for which, clocks in (("own", [turn.own for turn in turns]), (BASELINE, [turn.base for turn in turns])):
-        row[f"{which}_wall_ms_by_round"] = [1e3 * each.wall for each in clocks]
-        row[f"{which}_cpu_ms_by_round"] = [1e3 * each.cpu for each in clocks]
+    for which, clocks in (("own", [turn.road for turn in turns]), (BASELINE, [turn.base for turn in turns])):
+        row[f"{which}_wall_ms_by_round"] = [1e3 * clock.wall for clock in clocks]
+        row[f"{which}_cpu_ms_by_round"] = [1e3 * clock.cpu for clock in clocks]
     if memory:
         model = bench.model_megabytes()
         row |= {
@@ -174,15 +177,15 @@ def _memory(bench: Bench, road: Road) -> float:
 
 
 def _overhead(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    found = measure_overhead(turns=(1 if options.toy else 10) * options.rounds, steps=20, device=device)
+    overhead = measure_overhead(turns=(1 if options.toy else 10) * options.rounds, steps=20, device=device)
     print(
-        f"\nthe engine's own time a lower step (single level, 2-layer toy, metrics.jsonl and progress bar on): "
-        f"{found.cpu_ms:.3f} ms CPU, {found.wall_ms:.3f} ms wall, on {found.bare_ms:.3f} ms of the bare loop"
+        f"\nthe engine's own time per lower step (single level, 2-layer toy, metrics.jsonl and progress bar on): "
+        f"{overhead.cpu_ms:.3f} ms CPU, {overhead.wall_ms:.3f} ms wall, on {overhead.bare_ms:.3f} ms of the bare loop"
     )
     print("where it goes (own time of calls that the bare loop does not make; cProfile makes each dearer):")
-    for where, milliseconds in found.top:
+    for where, milliseconds in overhead.top:
         print(f"  {milliseconds:8.4f} ms  {where}")
-    return {"road": "overhead", **dataclasses.asdict(found)}
+    return {"road": "overhead", **dataclasses.asdict(overhead)}
 
 
 def _benches(options: argparse.Namespace, device: torch.device) -> Iterator[Bench]:
@@ -211,7 +214,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         "--steps",
         type=int,
         default=8,
-        help="timed lower steps a turn, rounded up to whole cycles of unroll steps; PEFT's take half",
+        help="timed lower steps per turn, rounded up to whole cycles of unroll steps; PEFT's take half",
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)

@@ -110,9 +110,9 @@ class Bench:
         key = (variant, owner, compilation is not None)
         if key not in self._models:
             torch.manual_seed(0)
-            chosen = find_variant(variant)
+            row = find_variant(variant)
             with quiet_peft():
-                model = chosen.adapt(_base_model(self.model), chosen.settings(), task_type="SEQ_CLS", steps=1)
+                model = row.adapt(_base_model(self.model), row.settings(), task_type="SEQ_CLS", steps=1)
             if compilation is not None:
                 compilation.apply(model)
             self._models[key] = model.to(self.device).train()
@@ -126,7 +126,7 @@ class Bench:
     def model_megabytes(self) -> float:
         """Return the size of the model with PEFT's LoRA on it, in MiB."""
         model = self.adapted("lora")
-        return sum(each.nbytes for each in (*model.parameters(), *model.buffers())) / 2**20
+        return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())) / 2**20
 
     def _batch(self, seed: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -134,7 +134,7 @@ class Bench:
         tokens = torch.randint(1, 64, (self.shape.batch, self.shape.length), generator=generator)
         labels = torch.randint(0, 2, (self.shape.batch,), generator=generator)
         batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": labels}
-        return {name: each.to(self.device) for name, each in batch.items()}
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
 
 def _base_model(name: str) -> Any:
@@ -195,8 +195,8 @@ def peak_megabytes(work: Callable[[], None], device: torch.device) -> float:
         work()
     assert profiled.profiler is not None and profiled.profiler.kineto_results is not None  # it has just run
     held = peak = 0
-    notes = [each for each in profiled.profiler.kineto_results.events() if each.name() == "[memory]"]
-    for note in sorted(notes, key=lambda each: each.start_ns()):
+    notes = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for note in sorted(notes, key=lambda event: event.start_ns()):
         held += note.nbytes()
         peak = max(peak, held)
     return peak / 2**20

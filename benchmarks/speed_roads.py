@@ -58,7 +58,9 @@ class Road:
 def bare_loop(bench: Bench, clock: Clock, *, compiled: bool = False, fused: bool = False) -> None:
     """Train PEFT's LoRA in a loop of six lines, with torch's AdamW as it comes or, as in our engine, fused."""
     model = bench.adapted("lora", compiled=compiled)
-    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=RATE, fused=fused)
+    optimizer = torch.optim.AdamW(
+        [weight for weight in model.parameters() if weight.requires_grad], lr=RATE, fused=fused
+    )
     for batch in itertools.islice(itertools.cycle(bench.batches), clock.total):
         with bench.autocast():
             loss = model(**batch).loss
@@ -121,14 +123,14 @@ def ours(
     hypergradient: str | Mapping[str, Any] = "darts",
 ) -> None:
     """Train a variant in our engine, ``metrics.jsonl`` and progress bar on."""
-    chosen = find_variant(variant)
+    row = find_variant(variant)
     model = bench.adapted(variant, compiled=True)
     below = Config(unroll_steps=unroll_steps, precision=bench.precision)
-    lower = _ready(chosen.lower("lower", below, model, extra_config=chosen.settings()), bench)
+    lower = _ready(row.lower("lower", below, model, extra_config=row.settings()), bench)
     upper = None
-    if chosen.upper is not None:
+    if row.upper is not None:
         above = Config(precision=bench.precision)
-        upper = _ready(chosen.upper("upper", above, model, extra_config=chosen.settings()), bench)
+        upper = _ready(row.upper("upper", above, model, extra_config=row.settings()), bench)
     with tempfile.TemporaryDirectory() as folder, unseen_terminal():
         BilevelEngine(
             lower,
@@ -160,8 +162,8 @@ class _EngineTicks(Callback):
 
 def _bilevel(name: str, scheme: str, k: int, passes: float) -> Road:
     def run(bench: Bench, clock: Clock) -> None:
-        chosen = {"name": "darts", "finite_difference": scheme}
-        ours(bench, clock, variant="bilora", unroll_steps=k, hypergradient=chosen)
+        hypergradient = {"name": "darts", "finite_difference": scheme}
+        ours(bench, clock, variant="bilora", unroll_steps=k, hypergradient=hypergradient)
 
     return Road(f"{name}_k{k}", run, 1 + passes / k, k, compiled=True)
 
@@ -174,8 +176,8 @@ BASELINE = "peft"
 FUSED = "peft_fused"
 
 ROADS: dict[str, Road] = {
-    each.name: each
-    for each in (
+    road.name: road
+    for road in (
         Road(BASELINE, bare_loop, 1.0),
         Road(FUSED, lambda bench, clock: bare_loop(bench, clock, fused=True), 1.0),
         Road("peft_compiled", lambda bench, clock: bare_loop(bench, clock, compiled=True), 1.0, compiled=True),

@@ -57,8 +57,8 @@ class StockBetty:
     def implicit_term(self, vector: Tensors) -> Tensors:
         """Return Betty's implicit term; the masks it draws are new ones, as always in Betty."""
         # Cloned, since Betty scales some of its arguments in place.
-        found = self.function([each.clone() for each in vector], self.below, self.above, False)
-        return tuple(each.detach() for each in found)
+        term = self.function([tensor.clone() for tensor in vector], self.below, self.above, False)
+        return tuple(tensor.detach() for tensor in term)
 
     def hypergradient(self) -> None:
         """Take the passes that Betty takes for one upper step: loss, direct gradient, v, and the implicit term."""
@@ -71,5 +71,5 @@ class StockBetty:
         """Leave in the optimizer's state what Betty's own optimizer step leaves there for ``sama``."""
         gradient = self.problem.lower.recorded_step().lower_gradient
         assert gradient is not None  # the problem was run for Adaptive, which needs it
-        for parameter, each in zip(self.below.trainable_parameters(), gradient, strict=True):
-            self.below.optimizer.state[parameter]["last_grad"] = each
+        for parameter, tensor in zip(self.below.trainable_parameters(), gradient, strict=True):
+            self.below.optimizer.state[parameter]["last_grad"] = tensor

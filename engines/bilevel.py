@@ -163,6 +163,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         """Run one micro-batch of the lower level and whatever it sets off."""
         upper_steps_before = self.upper_step
         self.global_step += 1
+        # Betty steps the lower level, and the upper one behind it where its turn has come.
         self.train_step()
         if self.global_step % self.lower_level.gas != 0:
             return

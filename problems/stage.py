@@ -78,4 +78,5 @@ class Stage:
     @property
     def splits(self) -> bool:
         """Whether it needs the rows divided into D1 and D2."""
+        # A bi-level stage always does, whatever its rows: the upper level is trained on D2 alone.
         return self.upper is not None or self.rows != "all"

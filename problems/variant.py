@@ -113,6 +113,7 @@ class Variant:
 
     def stages(self, settings: Any) -> tuple[Stage, ...]:
         """Return the variant's own stages, without those that its ending adds."""
+        # Asked with the settings, on which the length of a stage or its patience may depend.
         if self.plan is not None:
             return self.plan(settings)
         return (Stage("single" if self.upper is None else "bilevel", self.lower, self.upper),)

@@ -29,6 +29,7 @@ def term_magnitudes(layer: BiloraLinear, adapter: str) -> Tensor:
 
 def selection_weights(layer: BiloraLinear, adapter: str) -> Tensor:
     """Return ``|s_j|`` alone, for methods that take the values as weights of a selection, as AutoLoRA does."""
+    # Without ||P_j|| ||Q_j||: AutoLoRA thresholds weights that sum to one, whatever the size of their terms.
     return layer.singular_values(adapter).detach().double().abs().cpu()
 
 

@@ -156,7 +156,7 @@ class ComparisonConfig:
     debug: bool = False
 
     def __post_init__(self) -> None:
-        """Check everything that can be checked before any file is read, all candidates of all entries among it."""
+        """Check everything that can be checked before any file is read, with the candidates of all entries."""
         rates, count = self.learning_rates, len(self.seed_list)
         checks = (
             ("methods", "give at least one", bool(self.methods)),
@@ -207,10 +207,11 @@ class ComparisonConfig:
 
     def _check_candidates(self) -> None:
         sizes: dict[str, int] = {}
-        for label in self.table:
-            candidates = self.candidates(label)
-            sizes[label] = len(candidates)
-            for candidate in candidates:
+        for label, (entry, run) in self.table.items():
+            sizes[label] = len(self.candidates(label))
+            _refuse_watching(label, run)
+            # Learning rates are in order if the rest is, so only a grid's candidates are built to be checked.
+            for candidate in entry.grid or ():
                 _refuse_watching(label, self.config_of(label, candidate))
         if len(set(sizes.values())) > 1 or 0 in sizes.values():
             counts = ", ".join(f"{label} {size}" for label, size in sizes.items())

@@ -131,4 +131,4 @@ def take_validation(rows: Rows, share: float) -> tuple[Rows, Rows]:
 def shared_texts(task: AnyTask, train: Rows, validation: Rows) -> int:
     """Return how many validation rows have the text of a training row."""
     seen = {task.text_of(row) for row in train}
-    return sum(task.text_of(row) in seen for row in validation)
+    return sum([task.text_of(row) in seen for row in validation])

@@ -20,33 +20,22 @@ NEEDED = ("config.yaml", "metrics.jsonl")
 
 @dataclass(frozen=True)
 class ReadRun:
-    """What a run has written.
-
-    Args:
-        folder: Its folder.
-        label: Its name in a table: its label in a comparison, or its method.
-        seed: Its seed.
-        config: All its settings.
-        results: Its ``all_results.json``; empty for a run that has not ended.
-        metrics: A row per line of ``metrics.jsonl``, those of steps and those of validations: ``run`` (the folder),
-            ``label``, ``step``, ``seconds`` since the start, and the numbers under their keys (``lower_loss``,
-            ``validation.accuracy``).
-        values: A row per reading of a pseudo singular value: ``step``, ``layer``, ``term``, ``value``; empty for
-            methods without singular values, as is ``spectrum``.
-        spectrum: A row per rank-one term at the end: ``layer``, ``term``, its magnitude ``value``, and how many terms
-            of its layer are ``kept``.
-        predictions: ``label`` and ``prediction`` of every validation row, where the kind of task keeps both.
-    """
+    """What a run has written; tables of files that it has not are empty."""
 
     folder: Path
-    label: str
+    label: str  # its name in a table: its label in a comparison, or its method
     seed: int
     config: dict[str, Any]
     results: dict[str, Any]
+    # A row per line of metrics.jsonl, of a step or of a validation: run (the folder), label, step, seconds since the
+    # start, and the numbers under their keys (lower_loss, validation.accuracy).
     metrics: pandas.DataFrame
-    values: pandas.DataFrame
-    spectrum: pandas.DataFrame
-    predictions: pandas.DataFrame
+    values: pandas.DataFrame  # step, layer, term, value: a row per reading of a pseudo singular value
+    spectrum: (
+        pandas.DataFrame
+    )  # layer, term, value (its magnitude), kept (terms of the layer): a row per term at the end
+    per_class: list[dict[str, Any]]
+    predictions: pandas.DataFrame  # label, prediction: a row per validation row, if the kind of task keeps both
 
     @property
     def name(self) -> str:
@@ -119,6 +108,7 @@ def _read_run(folder: Path) -> ReadRun:
         metrics=metrics.assign(run=str(folder), label=label, seconds=metrics["step"].map(seconds)),
         values=pandas.DataFrame(terms),
         spectrum=pandas.DataFrame(spectrum),
+        per_class=_read_json(folder / "labels.json", kind=list),
         predictions=_predictions(folder),
     )
 

@@ -25,6 +25,7 @@ class Adaptive(ImplicitHypergradient):
     @property
     def needs(self) -> Needs:
         """The last step, its gradient and its optimizer's state."""
+        # Adam divides by a root that holds the gradient itself, so that the derivative depends on it.
         return super().needs.joined(Needs(steps=1, lower_gradient=True, optimizer=True))
 
     def solve(self, vector: Tensors, point: Point, step: LowerStep) -> Tensors:

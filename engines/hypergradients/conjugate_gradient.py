@@ -53,6 +53,7 @@ class ConjugateGradient(ImplicitHypergradient):
         residual = direction = vector
         earlier: list[Tensors] = []
         squared = dot(residual, residual)
+        # Squared lengths throughout: the root is needed nowhere else.
         enough = self.tolerance**2 * squared
         for index in range(self.iterations):
             # Also true of a zero vector, whose solution is zero.
@@ -68,6 +69,7 @@ class ConjugateGradient(ImplicitHypergradient):
             earlier.append(scaled(residual, squared**-0.5))
             residual = orthogonal_to(earlier, add(residual, image, scale=-length))
             previous, squared = squared, dot(residual, residual)
+            # Conjugate to all earlier directions by this one factor (Fletcher-Reeves), as long as H is symmetric.
             direction = add(residual, direction, scale=squared / previous)
         return solution
 

@@ -45,6 +45,7 @@ class ExactProducts:
         """Build the graph of the gradient at the recorded step, and take products through it."""
         parameters = lower.trainable_parameters()
         with restored(parameters) as now, twice_differentiable_attention(lower.module):
+            # Before the graph is built, and restored after the last product only: the graph holds the parameters.
             put(parameters, step.parameters(self.around, now=now))
             yield ExactPoint(lower, lower.replayed_gradient(parameters, step=step, create_graph=True))
 

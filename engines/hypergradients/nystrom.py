@@ -69,6 +69,7 @@ class Nystrom(ImplicitHypergradient):
         # Not more columns than dimensions: QR would return fewer than asked for.
         columns = min(self.rank, flat.numel())
         generator = torch.Generator().manual_seed(self.seed)
+        # On the CPU and in float64, so that one seed gives the same sketch on every device.
         drawn = torch.randn(flat.numel(), columns, generator=generator, dtype=torch.float64)
         orthonormal: Tensor = torch.linalg.qr(drawn).Q
         return orthonormal.to(flat)
@@ -81,6 +82,7 @@ def _sketched_eigenvectors(sketch: Tensor, images: Tensor) -> tuple[Tensor, Tens
     values, vectors = torch.linalg.eigh((core + core.T) / 2)
     # Eigenvalues below this have no digit left after rounding; negative ones are curvature downwards.
     kept = values > values.abs().max() * len(values) * torch.finfo(values.dtype).eps
+    # root root^T = Y (S^T Y)^+ Y^T, so that its left singular vectors are the eigenvectors of H_k.
     root = images @ (vectors[:, kept] / values[kept].sqrt())
     basis, singular, _ = torch.linalg.svd(root, full_matrices=False)
     return basis, singular.square()

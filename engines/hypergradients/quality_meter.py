@@ -49,6 +49,7 @@ class QualityMeter:
         self.metered = metered
         self.every = every
         self.reading: MeterReading | None = None
+        # One product and no solver: the only reference whose cost does not grow with the accuracy asked of it.
         self._exact = Darts(products="exact")
         self._calls = 0
 

@@ -60,9 +60,11 @@ def _reverse_sgd(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapshot) 
     else:
         direct = moved if group["nesterov"] else torch.zeros_like(moved)
         on_new = after.first + (momentum * moved if group["nesterov"] else moved)
+        # torch's first buffer is the gradient itself, without momentum and dampening.
         started = "momentum_buffer" in snapshot.state
         on_gradient = direct + on_new * ((1.0 - float(group["dampening"])) if started else 1.0)
         on_buffer = momentum * on_new if started else torch.zeros_like(on_new)
+    # d p' / d p is one, and the decay makes g' depend on p as well.
     before = Adjoint(after.parameter + decay * on_gradient, on_buffer, after.second)
     return before, on_gradient
 
@@ -93,6 +95,7 @@ def _reverse_moments(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapsh
     v = beta2 * snapshot.moment("exp_avg_sq").double() + (1.0 - beta2) * g.square()
     root = (v / correction2).sqrt()
     denominator = root + float(group["eps"])
+    # The minus of the step: p' = p - lr m^ / (sqrt(v^) + eps).
     moved = -float(group["lr"]) * after.parameter.double()
     on_m = after.first.double() + moved / (correction1 * denominator)
     # d root / d v' = 1 / (2 root correction2); where v' = 0, g and the old moments are 0 and nothing flows.

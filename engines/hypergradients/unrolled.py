@@ -53,6 +53,7 @@ class Unrolled(ProductSettings):
         refuse_not_finite(vector)
         term = zeros_like(lower.upper_parameters())
         adjoints = tuple(Adjoint.of(part) for part in vector)
+        # Backwards: what a step contributes depends on the steps after it.
         recorded = lower.recorded_steps(self.steps)
         for index, step in enumerate(reversed(recorded)):
             if not step.taken:  # it was skipped: nothing moved

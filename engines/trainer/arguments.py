@@ -55,24 +55,17 @@ REFUSED: dict[str, tuple[str, ...]] = {
 class BilevelTrainingArguments(TrainingArguments):
     """How a trainer trains: the arguments of transformers for the lower level, ``upper_...`` for the upper one.
 
-    What is not listed here means what it does for transformers' Trainer, or is refused by name, see :data:`REFUSED`.
-    The defaults are those of :class:`~bilora.engines.settings.FitSettings`.
+    What is not listed here means what it does for transformers' Trainer, of the lower level and its steps, or is
+    refused by name, see :data:`REFUSED`. The defaults are those of :class:`~bilora.engines.settings.FitSettings`.
 
     Args:
-        output_dir: Folder for ``metrics.jsonl``, ``trainer_state.json``, checkpoints and :meth:`save_model`.
-        learning_rate: Peak learning rate of the lower level.
         upper_learning_rate: Peak learning rate of the upper level.
-        weight_decay: Weight decay of the lower level.
         upper_weight_decay: Weight decay of the upper level.
         per_device_train_batch_size: Rows per micro-batch of the lower level.
         upper_train_batch_size: Rows per micro-batch of the upper level; None takes that of the lower one.
-        gradient_accumulation_steps: Micro-batches per lower step.
-        num_train_epochs: Passes of the lower level over its rows, where ``max_steps`` is -1.
-        max_steps: Lower steps; -1 goes by epochs.
         lr_scheduler_type: ``constant``, ``linear`` or ``cosine``, of both levels.
         warmup_ratio: Share of a level's steps over which its learning rate rises, where ``warmup_steps`` is 0.
         warmup_steps: The same as a number of lower steps, or below 1 as a share.
-        max_grad_norm: Largest gradient norm of each level; 0 does not clip.
         unroll_steps: Lower steps per upper step.
         hypergradient: Name, or mapping with ``name`` and that approximation's own settings; None takes the default.
         split_ratio: Share of the training rows that go to the lower level.
@@ -82,7 +75,6 @@ class BilevelTrainingArguments(TrainingArguments):
             which ``train(resume_from_checkpoint=True)`` goes on from.
         load_best_model_at_end: Whether to end with the parameters of the best evaluation; they are kept in memory, so
             that ``save_strategy`` need not match.
-        metric_for_best_model: Name of a metric, with or without ``eval_`` before it.
         early_stopping_patience: Evaluations without a better one before a stage ends; 0 never ends it early.
         auto_find_batch_size: Whether a level that runs out of memory halves its batch and doubles its accumulation.
         hub_strategy: ``end``: what is pushed is the adapter, by :meth:`push_to_hub` or :meth:`save_model`.

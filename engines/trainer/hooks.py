@@ -57,6 +57,7 @@ class TrainerHooks(Callback):
         # A checkpoint of an epoch's last step may have been written before the epoch was ended.
         if self._in_epoch and engine.step % self.steps_per_epoch == 0:
             self._end_epoch(engine)
+        self._in_epoch = False  # on a resume, too, an epoch begins
         self._begin_epoch()
 
     def on_stage_start(self, engine: BilevelEngine) -> None:

@@ -23,9 +23,10 @@ from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.files import MetricsFile
 from bilora.engines.trainer.arguments import BilevelTrainingArguments
 from bilora.engines.trainer.data import Dataset, batches_of, training_rows
-from bilora.engines.trainer.files import card_facts, check_task, enter_folder, kept_scores, longest, save_trained
+from bilora.engines.trainer.files import check_task, enter_folder, kept_scores, save_trained
 from bilora.engines.trainer.hooks import TrainerHooks, scores_of
 from bilora.engines.training.fit import fit
+from bilora.engines.training.result import FitResult
 from bilora.errors import SettingsError
 from bilora.files.formats import read_lines, write_json
 from bilora.models.pretrained import quiet_peft
@@ -125,7 +126,7 @@ class BilevelTrainer(Trainer):
         if task is not None:
             check_task(task, adapted)
         self.first_step = 0
-        self._scores: Mapping[str, Any] = {}
+        self.scores: Mapping[str, Any] = {}
         self._loss_sum, self._loss_items = 0.0, 0
         super().__init__(
             adapted,
@@ -189,20 +190,19 @@ class BilevelTrainer(Trainer):
             if getattr(type(callback), event) is not getattr(TrainerCallback, event):
                 raise SettingsError(f"callback {type(callback).__name__} has {event}, which two levels do not fire")
         self._memory_tracker.start()  # type: ignore[no-untyped-call]
-        rows, upper_rows = self._rows("train_dataset"), self._rows("upper_dataset")
-        shape: dict[str, Any] = {
-            "rows": len(rows or ()),
-            "splits": upper_rows is None and self.variant.splits_rows(self.variant_settings),
-        }
+        rows = self._rows(self.train_dataset, "train_dataset")
+        upper_rows = None if self.upper_dataset is None else self._rows(self.upper_dataset, "upper_dataset")
+        splits = upper_rows is None and self.variant.splits_rows(self.variant_settings)
         folder, resume = enter_folder(Path(self.output_dir), resume_from_checkpoint)
-        settings = self.args.fit_settings(**shape)
+        settings = self.args.fit_settings(rows=len(rows), splits=splits)
+        steps_per_epoch = self.args.steps_per_epoch(rows=len(rows), splits=splits)
+        hooks = TrainerHooks(self, steps_per_epoch=steps_per_epoch, ignore_keys=ignore_keys_for_eval)
         self.state = TrainerState()
-        hooks = TrainerHooks(self, steps_per_epoch=self.args.steps_per_epoch(**shape), ignore_keys=ignore_keys_for_eval)
         started, self.is_in_train = time.time(), True
         try:
             result = fit(
                 self.model,
-                rows or (),
+                rows,
                 upper_rows=upper_rows,
                 collate=batches_of(self.data_collator, self.train_dataset),
                 variant=self.variant,
@@ -217,8 +217,11 @@ class BilevelTrainer(Trainer):
             )
         finally:
             self.is_in_train = False
+        return self._finish(folder, result, started)
+
+    def _finish(self, folder: Path, result: FitResult, started: float) -> TrainOutput:
         lines = read_lines(folder / "metrics.jsonl")
-        self._scores = kept_scores(lines, result)
+        self.scores = kept_scores(lines, result)
         losses = [line["lower_loss"] for line in lines if line.get("lower_loss") is not None]
         steps = result.steps - self.first_step
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
@@ -236,7 +239,7 @@ class BilevelTrainer(Trainer):
         """Return loss and metrics of the model as it is, as Trainer does; those of the own rows go into the card."""
         metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if eval_dataset is None:
-            self._scores = scores_of(metrics, metric_key_prefix)
+            self.scores = scores_of(metrics, metric_key_prefix)
         return metrics
 
     def evaluation_loop(
@@ -272,11 +275,7 @@ class BilevelTrainer(Trainer):
         return contextlib.nullcontext() if dtype is None else torch.autocast(self.args.device.type, dtype=dtype)
 
     def hyperparameter_search(self, *args: Any, **options: Any) -> Any:
-        """Refuse.
-
-        Raises:
-            SettingsError: Always.
-        """
+        """Refuse: there is no search here."""
         raise SettingsError("BilevelTrainer has no hyperparameter_search; bilora compare tunes on equal budgets")
 
     def create_model_card(  # type: ignore[override]  # of what a card may say, the rest is known here
@@ -287,56 +286,24 @@ class BilevelTrainer(Trainer):
         model_name: str | None = None,
         **refused: Any,
     ) -> None:
-        """Add to the card that :meth:`save_model` wrote into ``output_dir``, for the hub.
-
-        Args:
-            language: Language of the rows.
-            license: License of the adapter.
-            tags: More tags.
-            model_name: Not used; the card is named by the task.
-            refused: Anything else.
-
-        Raises:
-            SettingsError: Something else is given.
-        """
+        """Add language, license and tags to the card in ``output_dir``, for the hub; what else it says is known."""
         if refused:
             raise SettingsError(f"the model card takes language, license and tags, not {', '.join(refused)}")
-        card = ModelCard.load(Path(self.output_dir) / "README.md")
+        path = Path(self.output_dir) / "README.md"
+        card = ModelCard.load(path)
         card.data.language, card.data.license = language, license
         card.data.tags = [*(card.data.tags or ()), *([tags] if isinstance(tags, str) else tags or ())]
-        card.save(Path(self.output_dir) / "README.md")
+        card.save(path)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write adapter, card, the model's config, tokenizer and any task; there is no pickle among the files."""
-        sets = {"train": self.train_dataset, "upper": self.upper_dataset, **self._eval_sets()}
-        sizes = {name: len(rows) for name, rows in sets.items() if rows is not None and has_length(rows)}
-        save_trained(
-            self.model,
-            Path(output_dir or self.output_dir),
-            facts=card_facts(
-                self.model,
-                task=self.task,
-                method=self.variant.name,
-                sizes=sizes,
-                scores=self._scores,
-                seed=self.args.seed,
-            ),
-            tokenizer=self.processing_class,
-            task=self.task,
-            max_length=self.max_length or longest(*(rows for rows in sets.values() if rows is not None)),
-        )
-
-    def _eval_sets(self) -> dict[str, Any]:
-        return dict(self.eval_dataset) if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
+        """Write what a run writes as its adapter folder; there is no pickle among the files."""
+        save_trained(self, Path(output_dir or self.output_dir))
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         # Trainer's would hand predictions back in order of length where training groups by length.
         return SequentialSampler(eval_dataset) if has_length(eval_dataset) else None
 
-    def _rows(self, what: str) -> list[dict[str, Any]] | None:
-        dataset = getattr(self, what)
-        if dataset is None:
-            return None
+    def _rows(self, dataset: Any, what: str) -> list[dict[str, Any]]:
         self._set_signature_columns_if_needed()
         columns = self._signature_columns if self.args.remove_unused_columns else None
         return training_rows(dataset, self.model, columns=columns, label_names=self.label_names, what=what)

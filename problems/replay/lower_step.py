@@ -31,6 +31,7 @@ class OptimizerSnapshot:
     @property
     def steps_taken(self) -> int:
         """Steps that the state counts."""
+        # torch keeps the count in a tensor of its state, and makes the state at the first step.
         return int(self.state.get("step", 0))
 
     def moment(self, name: str) -> Tensor:
@@ -132,6 +133,7 @@ class LowerStep:
         """Return the lower parameters to differentiate at; ``now`` are those that the step arrived at."""
         if around == "after_step":
             return now
+        # Not undone from the step itself: with Adam, clipping and rounding that would not come back bit for bit.
         if self.parameters_before is None:
             raise RuntimeError("the step was recorded without its parameters; ask for them in 'needs'")
         return self.parameters_before
@@ -147,6 +149,7 @@ class LowerStep:
 
     def put_gradients(self, gradients: Tensors) -> None:
         """Replace the gradients that :meth:`gradients` returned."""
+        # In the order of gradients(): the lower ones first.
         below = len(self.lower_gradient or ())
         self.lower_gradient = None if self.lower_gradient is None else gradients[:below]
         self.upper_gradient = None if self.upper_gradient is None else gradients[below:]

@@ -48,6 +48,7 @@ class RandomState:
     def to_tree(self) -> dict[str, Any]:
         """Return the states as a checkpoint can hold them."""
         version, numbers, gauss = self.python
+        # A tensor: as a list, 625 numbers per recorded micro-batch would be most of a checkpoint's JSON.
         return {
             "python": {"version": version, "numbers": torch.tensor(numbers), "gauss": gauss},
             "numpy": self.numpy,
@@ -71,6 +72,7 @@ class RandomState:
     @contextmanager
     def replayed(self) -> Iterator[None]:
         """Run the block from this state; afterwards the generators are as they were before the block."""
+        # A replay must not move the run's own random numbers, or a hypergradient would change the masks after it.
         outside = RandomState.take(self.device)
         try:
             self.put_back()

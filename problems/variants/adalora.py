@@ -39,6 +39,7 @@ class AdaloraSettings(AdapterSettings):
     @property
     def start_rank(self) -> int:
         """The rank every layer starts with."""
+        # Rounded up: rank 1 must start above 1 to have anything to prune.
         return self.initial_rank if self.initial_rank is not None else -(-3 * self.rank // 2)
 
     def faults(self) -> list[str]:
@@ -84,6 +85,7 @@ class Adalora(LowerProblem):
 def adapt(model: PreTrainedModel, settings: AdaloraSettings, *, task_type: str | None, steps: int) -> PeftModel:
     """Return the model with PEFT's AdaLoRA on it, its pruning schedule laid over ``steps`` steps."""
     final = int(settings.final * steps)
+    # The averages that ranks are weighed by need one step before the step that prunes.
     if steps - final < 2:
         raise SettingsError(
             f"AdaLoRA has no step to weigh its ranks in before the last pruning: steps is {steps}, of which final "
@@ -101,6 +103,7 @@ def adapt(model: PreTrainedModel, settings: AdaloraSettings, *, task_type: str |
         total_step=steps,
         tinit=int(settings.warmup * steps),
         tfinal=final,
+        # About a hundred reallocations, however long the run is.
         deltaT=max(1, steps // 100),
     )
     return get_peft_model(model, config)

@@ -83,6 +83,7 @@ class BiloraUpper(UpperProblem):
 
     def penalty(self) -> Tensor | None:
         """Return gamma2 R2, the binary entropy of the values, for formulations that have one."""
+        # R2 depends on E alone: it enters the direct gradient d_E L2, and neither v nor the products.
         weight = self.cfg.entropy_weight
         return weight * binary_entropy_penalty(self.module) if weight else None
 

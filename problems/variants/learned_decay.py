@@ -62,6 +62,7 @@ class DecayedLower(LowerProblem):
     def patch_optimizer(self) -> None:
         """Keep the optimizer, if its groups and the decays are those of this level's tensors."""
         super().patch_optimizer()
+        # Groups, decays and parameters are paired by their position in every step.
         groups = [[id(parameter) for parameter in group["params"]] for group in self.optimizer.param_groups]
         if groups != [[id(parameter)] for parameter in self.trainable_parameters()]:
             raise SettingsError(
@@ -90,6 +91,7 @@ class DecayedLower(LowerProblem):
         """Set the decays."""
         super().load_extra_state({name: value for name, value in state.items() if name != "log_decay"})
         log_decay = self.decays().log_decay
+        # In place: the upper level's optimizer holds this very parameter.
         with torch.no_grad():
             log_decay.copy_(torch.tensor(state["log_decay"], dtype=torch.float64))
 

@@ -27,6 +27,7 @@ class DecayBiloraUpper(DecayUpper, BiloraUpper):
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
         """Return the values, and last the logarithms of the decays."""
+        # The decays last: optimizer_groups and implicit_term of DecayUpper take the last one for theirs.
         return {**BiloraUpper.level_parameters(self), **DecayUpper.level_parameters(self)}
 
 

@@ -13,6 +13,7 @@ def adapt(
     model: PreTrainedModel, settings: AdapterSettings, *, task_type: str | None, steps: int, use_dora: bool = False
 ) -> PeftModel:
     """Return the model with PEFT's LoRA, or DoRA, on it; ``steps`` does not enter."""
+    # bias, initial weights and everything else stay PEFT's defaults: this is the method that its users have.
     config = LoraConfig(
         task_type=task_type,
         r=settings.rank,

@@ -12,6 +12,7 @@ from bilora.problems.variants import lora
 
 def plan(settings: AdapterSettings) -> tuple[Stage, ...]:
     """Return one stage on the rows that the lower level of a bi-level method would have."""
+    # The same split by the same seed, so that the two differ in the use of D2 alone.
     return (Stage("d1", LowerProblem, rows="lower"),)
 
 

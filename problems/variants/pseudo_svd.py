@@ -23,6 +23,7 @@ class PseudoSvd(LowerProblem):
             )
             if weight
         ]
+        # Started from the first: sum() would begin at the number 0, one more node in every graph.
         return sum(weighted[1:], weighted[0]) if weighted else None
 
 

@@ -28,6 +28,7 @@ class ValuesAlone(LowerProblem):
 
 def plan(settings: BiloraSettings) -> tuple[Stage, ...]:
     """Return both stages; each level makes as many steps as it does in BiLoRA."""
+    # Equal steps on equal rows: the difference to BiLoRA is that the levels do not answer each other.
     return (Stage("vectors", BiloraLower, rows="lower"), Stage("values", ValuesAlone, rows="upper"))
 
 

@@ -45,6 +45,7 @@ class WeightDecays(Companion):
         self.names = list(names)
         self.cap = cap
         self.shared = shared
+        # As logarithms a step changes every decay by a ratio, and none can become negative.
         self.log_decay = nn.Parameter(torch.full((1 if shared else len(self.names),), math.log(start)))
         self._read: tuple[int, list[float]] | None = None
 

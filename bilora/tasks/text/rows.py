@@ -34,7 +34,7 @@ def check_row(row: Mapping[str, Any], task: TextTask) -> tuple[int | float | Non
     field = task.label_field
     if field not in row:
         return None, [*faults, _missing(row, field)]
-    label, problem = (_number if task.is_regression else _class_index)(row[field], task)
+    label, problem = (_number if task.label_names is None else _class_index)(row[field], task)
     if problem is not None:
         faults.append(Fault(field, problem))
     return label, faults

@@ -271,11 +271,12 @@ def test_ranks_that_were_cut_in_between_leave_rows_empty(tmp_path: Path) -> None
 
 
 def test_numbers_per_class_are_a_table(tmp_path: Path) -> None:
-    path = toy_run(tmp_path / "a") / "all_results.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"per_class": [{"class": "<b>", "f1": 0.5}]}))
+    rows = [{"label": "<b>", "rows": 3, "f1": 0.25}, {"label": "none", "rows": 0, "f1": None}]
+    (toy_run(tmp_path / "a") / "labels.json").write_text(json.dumps(rows))
     text = write_report(ReportConfig([str(tmp_path / "a")])).read_text(encoding="utf-8")
-    assert "<th>class</th><th>f1</th>" in text
-    assert "<td>&lt;b&gt;</td><td>0.5</td>" in text
+    assert "<tr><th>label</th><th>rows</th><th>f1</th></tr>" in text
+    assert "<tr><td>&lt;b&gt;</td><td>3</td><td>0.250</td></tr>" in text
+    assert "<td>undefined</td></tr>" in text
 
 
 def test_trials_of_a_comparison_are_left_out_and_methods_stand_in_its_order(runs: Path, tmp_path: Path) -> None:

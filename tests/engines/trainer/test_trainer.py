@@ -356,17 +356,26 @@ def test_the_best_evaluation_is_kept_and_told(make: Making) -> None:
     assert trainer.evaluate()["eval_loss"] == pytest.approx(min(seen), abs=1e-6)
 
 
-@pytest.mark.parametrize("named", [False, True])
-def test_a_training_goes_on_to_the_same_numbers(named: bool, make: Making) -> None:
-    args = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 3, "logging_steps": 4}
+@pytest.mark.parametrize(
+    ("checkpoint", "args"),
+    [
+        (None, {"save_steps": 2, "eval_strategy": "steps", "eval_steps": 3, "logging_steps": 4}),
+        ("checkpoint-2", {"save_steps": 2, "eval_strategy": "steps", "eval_steps": 3, "logging_steps": 4}),
+        # Written before the end of the epoch that the step ends, with its evaluation to come.
+        ("checkpoint-8", {"save_steps": 8, "eval_strategy": "epoch", "max_steps": 10, "load_best_model_at_end": True}),
+    ],
+)
+def test_a_training_goes_on_to_the_same_numbers(checkpoint: str | None, args: dict[str, Any], make: Making) -> None:
+    args = {"save_strategy": "steps", **args}
+    stopped = 4 if args["save_steps"] == 2 else 9
     whole = make("whole", args=args)
     result = whole.train()
     with pytest.raises(InterruptedRun):
-        make("part", args=args, callbacks=[Stopping(4)]).train()
+        make("part", args=args, callbacks=[Stopping(stopped)]).train()
     again = make("part", args=args)
     with pytest.raises(SettingsError, match="go on from its checkpoints"):
         again.train()
-    resumed = again.train(resume_from_checkpoint=str(make.folder / "part" / "checkpoint-2") if named else True)
+    resumed = again.train(resume_from_checkpoint=True if checkpoint is None else str(make.folder / "part" / checkpoint))
     assert (resumed.global_step, resumed.training_loss) == (result.global_step, result.training_loss)
     # A clock is not to the bit.
     clocks = ("_runtime", "_per_second", "_time")

@@ -229,3 +229,37 @@ def test_take_step_is_where_an_optimizer_is_added_to(batches: list[Batch], train
     level = Noting("lower", config, module, optimizer, train_data_loader=batches)
     train(level, 6)
     assert level.norms == pytest.approx([0.01] * 3, rel=1e-3)
+
+
+class Tall(nn.Module):
+    """A tall matrix that its loss takes transposed, and whose gradient autograd therefore gives transposed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.left = nn.Parameter(torch.randn(5, 2).double())
+
+    def loss(self) -> Tensor:
+        target = torch.arange(10.0).double().reshape(2, 5)
+        return ((self.left.T.contiguous() - target) ** 2).mean()
+
+
+class TallLevel(LowerProblem):
+    def training_step(self, batch: Tensor) -> Tensor:
+        return self.module.loss()  # type: ignore[no-any-return]
+
+
+def test_autograd_gives_this_gradient_transposed() -> None:
+    module = Tall()
+    (gradient,) = torch.autograd.grad(module.loss(), [module.left])
+    assert gradient.stride() != module.left.stride()
+
+
+def test_a_fused_optimizer_steps_as_one_that_is_not(train: Callable[[LowerProblem, int], None]) -> None:
+    ended = []
+    for fused in (True, False):
+        module = Tall()
+        optimizer = torch.optim.AdamW(module.parameters(), lr=0.1, fused=fused)
+        train(TallLevel("lower", Config(gradient_accumulation=2), module, optimizer, None, [torch.zeros(1)]), 6)
+        ended.append(module.left.detach())
+    assert torch.allclose(ended[0], ended[1], rtol=1e-12, atol=0.0)
