@@ -9,11 +9,7 @@ from bilora.artifacts.scored_on import UPPER, numbers_in
 
 
 def trainer_state(lines: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state: the history of training and evaluation, and the best step.
-
-    Args:
-        lines: Of ``metrics.jsonl``, one mapping a line.
-        results: Of ``all_results.json``.
+    """Return the state from the lines of ``metrics.jsonl`` and ``all_results.json``: the history, and the best step.
 
     Example:
         >>> lines = [{"step": 1, "lower_loss": 0.7, "lower_learning_rates": [0.1], "lower_gradient_norm": 2.0}]

@@ -16,7 +16,7 @@ import torch
 from packaging.requirements import Requirement
 from transformers import AutoConfig
 
-from bilora.artifacts.scored_on import spoken_set
+from bilora.artifacts.scored_on import set_in_words
 from bilora.commands.train import text_columns_of
 from bilora.commands.train_config import TrainConfig
 from bilora.commands.verb import Verb
@@ -216,7 +216,7 @@ def _data_and_model(config: TrainConfig) -> Iterator[Finding]:
 
 
 def _described(rows: TaskRows) -> str:
-    sets = ", ".join(f"{len(each):,} {spoken_set(name)}" for name, each in rows.validation.items())
+    sets = ", ".join(f"{len(each):,} {set_in_words(name)}" for name, each in rows.validation.items())
     labels = rows.train.labels
     counts = Counter(labels)
     named = isinstance(next(iter(counts), None), int)

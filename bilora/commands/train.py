@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bilora.artifacts.model_card import push_to_hub
-from bilora.artifacts.scored_on import UPPER, set_kind, spoken, spoken_set
+from bilora.artifacts.scored_on import UPPER, in_words, set_in_words, set_kind
 from bilora.commands.train_config import TrainConfig
 from bilora.commands.verb import Verb
 from bilora.data.records import read_records
@@ -56,7 +56,7 @@ def train(config: TrainConfig) -> Path:
 
 
 def _finish(config: TrainConfig, row: dict[str, Any], folder: Path, check: SelfCheck) -> None:
-    print_table([row], title=f"{row['task']}: {spoken({row['scored_on']})}")
+    print_table([row], title=f"{row['task']}: {in_words({row['scored_on']})}")
     print(f"run: {folder}")
     if config.self_check:
         require_passed(check.verdicts(folder))
@@ -132,7 +132,7 @@ def _say_plan(config: TrainConfig, run: RunConfig, prepared: Prepared, *, guesse
 
 def _plan(run: RunConfig, prepared: Prepared, *, guessed: tuple[str, ...] | None) -> Iterator[str]:
     task: Any = prepared.rows.task
-    sets = ", ".join(f"{len(rows):,} {spoken_set(name)}" for name, rows in prepared.rows.validation.items())
+    sets = ", ".join(f"{len(rows):,} {set_in_words(name)}" for name, rows in prepared.rows.validation.items())
     yield f"task {task.name}: {len(prepared.rows.train):,} training rows, {sets}; score: {task.metric}"
     if guessed is not None:
         yield f"note: the text is in {' and '.join(map(repr, guessed))}; --text-columns says otherwise"

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, NullFormatter
 
-from bilora.artifacts.scored_on import UPPER, VALIDATION, spoken
+from bilora.artifacts.scored_on import UPPER, VALIDATION, in_words
 from bilora.report.read_run import ReadRun
 from bilora.report.style import Drawing, legend_below, palette, panels, style
 
@@ -32,7 +32,7 @@ def by_label(runs: Sequence[ReadRun]) -> dict[str, list[ReadRun]]:
 
 def scored_rows(runs: Sequence[ReadRun]) -> str:
     """Return in words which rows the scores are of."""
-    return spoken({run.scored_on for run in runs})
+    return in_words({run.scored_on for run in runs})
 
 
 def points(run: ReadRun, *keys: str) -> pandas.DataFrame:

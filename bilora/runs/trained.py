@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from peft import PeftModel
 
-from bilora.adapter.level_parameters import trainable_parameters
-from bilora.artifacts.adapter_files import check_base
+from bilora.artifacts import adapter_files
 from bilora.errors import DataError
-from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer, quiet_peft
+from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
 from bilora.processes.devices import choose_device
 from bilora.tasks.task import AnyTask, Inference
 from bilora.tasks.task_files import read_task
@@ -70,28 +67,9 @@ def open_trained(
 
 
 def load_adapter(adapter: Path, tokenizer: Tokenizer, task: AnyTask) -> PeftModel:
-    """Return a fresh base model with the adapter of a folder on it.
-
-    Raises:
-        DataError: Weights are missing, of another shape, or not finite; PEFT tells of the first by a warning only.
-        CheckpointError: The base is another one than in training, though of the same shapes; PEFT does not see that.
-    """
+    """Return a fresh base model with the adapter of a folder on it."""
     base = load_model(tokenizer, task).model
-    try:
-        with quiet_peft(), warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*missing adapter keys.*")
-            # AdaLoRA's patterns name parameters; PEFT warns where it reads them as modules, and uses them further on.
-            warnings.filterwarnings("ignore", message="The following rank_pattern keys", category=RuntimeWarning)
-            model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
-    except (UserWarning, RuntimeError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise DataError(f"the adapter in {adapter} does not fit the model {tokenizer.place}: {reason}") from error
-    broken = [name for name, each in trainable_parameters(model).items() if not bool(torch.isfinite(each).all())]
-    if broken:
-        raise DataError(f"the adapter in {adapter} has numbers that are not finite, in {broken[0]}; train it anew")
-    check_base(model, adapter)
-    model.requires_grad_(False)
-    return model.eval()
+    return adapter_files.load_adapter(base, adapter, base_name=str(tokenizer.place))
 
 
 def find_adapter(place: str) -> Path:

@@ -55,17 +55,15 @@ class EarlyStopping(Callback):
 
     def load_state(self, state: Any) -> None:
         """Count on from there."""
-        found = check_keys(state, ("best", "without_gain"), part="early stopping")
-        self.best, self.without_gain = found["best"], found["without_gain"]
+        state = check_keys(state, ("best", "without_gain"), part="early stopping")
+        self.best, self.without_gain = state["best"], state["without_gain"]
 
 
 class HeldOut(Callback):
-    """Look at the level's loss on held-out batches, end the stage when it no longer falls, and keep the best.
-
-    The batches are rows of the training set; the validation split that is reported plays no part.
+    """Look at the level's loss on batches of D2, end the stage when it no longer falls, and keep the best parameters.
 
     Args:
-        batches: The held-out batches, each read at every look; the same ones every time.
+        batches: The batches, each read at every look; the same ones every time.
         watch: How often to look, and when to stop.
 
     Attributes:
@@ -79,12 +77,13 @@ class HeldOut(Callback):
         self.watch = watch
         self.losses: list[tuple[int, float]] = []
         smaller = Monitor("loss", greater_is_better=False)
-        self._watchers = (KeepBest(smaller), EarlyStopping(smaller, patience=watch.patience))
+        self._keep_best = KeepBest(smaller)
+        self._watchers = (self._keep_best, EarlyStopping(smaller, patience=watch.patience))
 
     @property
     def best_step(self) -> int | None:
         """The step whose parameters are kept, or None before the first look."""
-        return self._watchers[0].best_step
+        return self._keep_best.best_step
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
         """Look, if it is time."""
@@ -92,9 +91,9 @@ class HeldOut(Callback):
             return
         engine.eval()
         with RandomState.take(engine.device).replayed():
-            own = mean_loss(engine.lower_level, self.batches)
+            mean = mean_loss(engine.lower_level, self.batches)
         # All processes read all of D2; one number decides for all of them.
-        loss = engine.processes.first_only(lambda: own)
+        loss = engine.processes.first_only(lambda: mean)
         engine.train()
         self.losses.append((record.step, loss))
         for watcher in self._watchers:
@@ -102,18 +101,18 @@ class HeldOut(Callback):
 
     def on_stage_end(self, engine: BilevelEngine) -> None:
         """Put the best parameters back."""
-        self._watchers[0].on_stage_end(engine)
+        self._keep_best.on_stage_end(engine)
 
     def state(self) -> dict[str, Any]:
-        """Return the losses so far, and what the watchers hold."""
-        return {"losses": self.losses, "watchers": [each.state() for each in self._watchers]}
+        """Return the losses so far, and the states of the watchers."""
+        return {"losses": self.losses, "watchers": [watcher.state() for watcher in self._watchers]}
 
     def load_state(self, state: Any) -> None:
         """Look on from there."""
-        found = check_keys(state, ("losses", "watchers"), part="held out")
-        self.losses = found["losses"]
-        for watcher, held in zip(self._watchers, found["watchers"], strict=True):
-            watcher.load_state(held)
+        state = check_keys(state, ("losses", "watchers"), part="held out")
+        self.losses = state["losses"]
+        for watcher, kept in zip(self._watchers, state["watchers"], strict=True):
+            watcher.load_state(kept)
 
 
 @torch.no_grad()
@@ -122,6 +121,7 @@ def mean_loss(level: Level, batches: Iterable[Any]) -> float:
     total, rows = 0.0, 0
     for batch in batches:
         loss, parts = level.loss_and_parts(batch)
+        # Weighted by rows: the last batch is smaller.
         total += float(parts.get("task_loss", loss)) * len(batch["labels"])
         rows += len(batch["labels"])
     return total / rows

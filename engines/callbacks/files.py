@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: every number of a run, one strict JSON object a line."""
+"""The files that grow while a run trains: ``metrics.jsonl``, ``times.jsonl`` and ``values.jsonl``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import torch
 from peft import PeftModel
@@ -23,8 +23,40 @@ from bilora.files.state import check_keys
 if TYPE_CHECKING:
     from bilora.engines.bilevel import BilevelEngine
 
+READINGS = 40
+"""About how many readings of the singular values are enough for a picture."""
 
-class MetricsFile(Callback):
+
+class LinesFile(Callback):
+    """A callback that writes JSON lines; a run that goes on writes behind the whole lines that are there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: TextIO | None = None
+
+    def on_run_start(self, engine: BilevelEngine) -> None:
+        """Open the file, and cut off a line that a killed run left unfinished."""
+        if self.path.is_file():
+            os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
+        self._open("a")
+
+    def on_close(self, engine: BilevelEngine) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _open(self, mode: Literal["a", "x"]) -> None:
+        # Buffered by the line, so that a killed run leaves whole lines.
+        self._file = self.path.open(mode, encoding="utf-8", buffering=1, newline="\n")
+
+    def _write(self, line: dict[str, Any]) -> str:
+        assert self._file is not None  # opened in on_run_start
+        text = json.dumps(line, allow_nan=False) + "\n"
+        self._file.write(text)
+        return text
+
+
+class MetricsFile(LinesFile):
     """Write losses, norms and learning rates of every step, and every validation, with the stage they belong to.
 
     No line holds a time or anything else that differs between two runs of the same command, so that two
@@ -40,19 +72,18 @@ class MetricsFile(Callback):
     must_work = True
 
     def __init__(self, path: Path, *, every: int = 1, scored_on: str = VALIDATION) -> None:
-        self.path = path
+        super().__init__(path)
         self.every = every
         self.scored_on = scored_on
-        self._file: TextIO | None = None
         self._goes_on = False
         self._size = 0
         self._sha256 = hashlib.sha256()
 
     def on_run_start(self, engine: BilevelEngine) -> None:
-        """Open the file, line by line so that a killed run leaves whole lines."""
+        """Open the file; a resumed run cuts off what was written after its checkpoint."""
         if self._goes_on:
             os.truncate(self.path, self._size)
-        self._file = self.path.open("a" if self._goes_on else "x", encoding="utf-8", buffering=1, newline="\n")
+        self._open("a" if self._goes_on else "x")
 
     def state(self) -> dict[str, Any]:
         """Return how long the file is, and its hash; by then it is on the disk."""
@@ -62,11 +93,11 @@ class MetricsFile(Callback):
 
     def load_state(self, state: Any) -> None:
         """Go on behind the lines that were written by then, which must still be there."""
-        found = check_keys(state, ("size", "sha256"), part="metrics file")
-        self._size, self._goes_on = found["size"], self.path.exists()
-        written = self.path.read_bytes()[: self._size] if self.path.exists() else b""
+        state = check_keys(state, ("size", "sha256"), part="metrics file")
+        self._size, self._goes_on = state["size"], self.path.exists()
+        written = self.path.read_bytes()[: self._size] if self._goes_on else b""
         self._sha256 = hashlib.sha256(written)
-        if self._sha256.hexdigest() != found["sha256"]:
+        if self._sha256.hexdigest() != state["sha256"]:
             raise CheckpointError(
                 f"checkpoint does not fit: metrics file: {self.path} does not begin with the {self._size} bytes that "
                 "it had when the checkpoint was written; put it back"
@@ -104,50 +135,31 @@ class MetricsFile(Callback):
         """Write a validation."""
         self._write({"stage": engine.place.name, "step": record.step, self.scored_on: record.metrics})
 
-    def on_close(self, engine: BilevelEngine) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-
-    def _write(self, line: dict[str, Any]) -> None:
-        assert self._file is not None  # opened in on_run_start
-        text = _json_line(line)
-        self._file.write(text)
+    def _write(self, line: dict[str, Any]) -> str:
+        try:
+            text = super()._write(line)
+        except ValueError:  # a number that is not finite, which is rare: only then is every number looked at
+            text = super()._write(finite_or_null(line))
         self._size += len(text)  # plain ASCII: json escapes the rest
         self._sha256.update(text.encode())
+        return text
 
 
-_STRICT = json.JSONEncoder(allow_nan=False)
+class TimesFile(LinesFile):
+    """Write the seconds since the start of the run after every step, and once more after its validation.
 
-
-def _json_line(line: dict[str, Any]) -> str:
-    try:
-        return _STRICT.encode(line) + "\n"
-    except ValueError:  # a number that is not finite, which is rare: only then is every number looked at
-        return _STRICT.encode(finite_or_null(line)) + "\n"
-
-
-class TimesFile(Callback):
-    """Write the seconds since the start of the run after every step and every validation.
-
-    They stand apart from ``metrics.jsonl``, which is the same byte for byte whenever a run is the same. A run that was
-    cut off goes on with the time of its checkpoint, and of two lines of one step the later one counts.
-
-    Args:
-        path: The file.
+    They stand apart from ``metrics.jsonl``, which is the same byte for byte whenever a run is the same. A resumed run
+    goes on with the time of its checkpoint, and of two lines of one step the later one counts.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: TextIO | None = None
+        super().__init__(path)
         self._before = 0.0
         self._started = 0.0
 
     def on_run_start(self, engine: BilevelEngine) -> None:
         """Open the file and start to count."""
-        whole = _whole_lines(self.path)
-        self._file = self.path.open("w", encoding="utf-8", buffering=1)
-        self._file.write(whole)
+        super().on_run_start(engine)
         self._started = time.perf_counter() - self._before
 
     def state(self) -> dict[str, Any]:
@@ -161,51 +173,32 @@ class TimesFile(Callback):
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
         """Write a step."""
-        self._write(record.step)
+        self._write_time(record.step)
 
     def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
         """Write the step again, now that its validation is done."""
-        self._write(record.step)
+        self._write_time(record.step)
 
-    def on_close(self, engine: BilevelEngine) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-
-    def _write(self, step: int) -> None:
-        assert self._file is not None  # opened in on_run_start
-        seconds = round(time.perf_counter() - self._started, 4)
-        self._file.write(json.dumps({"step": step, "seconds": seconds}) + "\n")
+    def _write_time(self, step: int) -> None:
+        self._write({"step": step, "seconds": round(time.perf_counter() - self._started, 4)})
 
 
 def read_times(path: Path) -> dict[int, float]:
-    """Return the seconds at which each step, and the validation after it, was done.
-
-    Args:
-        path: A ``times.jsonl``; one that is not there has no times, and a last line that was cut off does not count.
+    """Return the seconds of each step in a ``times.jsonl``, its validation included; none where there is no file.
 
     Example:
         >>> read_times(Path("no-such-file"))
         {}
     """
-    return {line["step"]: line["seconds"] for line in map(json.loads, _whole_lines(path).splitlines())}
-
-
-def _whole_lines(path: Path) -> str:
-    """Return what a file holds up to its last line end; nothing where there is no file."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return text[: text.rfind("\n") + 1]
+    whole = text[: text.rfind("\n") + 1]  # a killed run may have left a part of a line
+    return {line["step"]: line["seconds"] for line in map(json.loads, whole.splitlines())}
 
 
-READINGS = 40
-"""About how many readings of a run are enough for a picture."""
-
-
-class ValuesFile(Callback):
+class ValuesFile(LinesFile):
     """Write the values s of every adapted layer every few steps, and at the start and the end of each stage.
 
-    Between two readings nothing is read, so that no step waits for it. Where the file is there already, a run that was
-    cut off goes on: of two lines of one step the later one counts.
+    Between two readings nothing is read, so that no step waits for it. Of two lines of one step the later one counts.
 
     Args:
         path: The file.
@@ -214,43 +207,30 @@ class ValuesFile(Callback):
     """
 
     def __init__(self, path: Path, model: PeftModel, *, every: int | None = None) -> None:
-        self.path = path
+        super().__init__(path)
         self.model = model
         self.every = every
-        self._file: TextIO | None = None
-
-    def on_run_start(self, engine: BilevelEngine) -> None:
-        """Open the file, line by line so that a killed run leaves whole lines."""
-        if self.path.is_file():
-            os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)  # a line that was cut off goes
-        self._file = self.path.open("a", encoding="utf-8", buffering=1)
 
     def on_stage_start(self, engine: BilevelEngine) -> None:
-        """Write what the stage starts from."""
-        self._write(engine)
+        """Write the values that the stage starts from."""
+        self._write_values(engine)
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
         """Write, if it is time."""
         if record.step % (self.every or max(1, engine.steps // READINGS)) == 0:
-            self._write(engine)
+            self._write_values(engine)
 
     def on_stage_end(self, engine: BilevelEngine) -> None:
-        """Write what the stage ends with."""
-        self._write(engine)
-
-    def on_close(self, engine: BilevelEngine) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
+        """Write the values that the stage ends with."""
+        self._write_values(engine)
 
     @torch.no_grad()
-    def _write(self, engine: BilevelEngine) -> None:
-        assert self._file is not None  # opened in on_run_start
+    def _write_values(self, engine: BilevelEngine) -> None:
         adapter = str(self.model.active_adapter)
-        layers = adapted_layers(self.model, adapter)
+        values = {
+            name: layer.singular_values(adapter).float() for name, layer in adapted_layers(self.model, adapter).items()
+        }
         # One copy to the host for all layers together.
-        values = torch.cat([layer.singular_values(adapter).float() for layer in layers.values()]).tolist()
-        sizes = [len(layer.singular_values(adapter)) for layer in layers.values()]
-        parts = (values[sum(sizes[:index]) : sum(sizes[: index + 1])] for index in range(len(sizes)))
-        line = {"stage": engine.place.name, "step": engine.step, "layers": dict(zip(layers, parts, strict=True))}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        numbers = iter(torch.cat(list(values.values())).tolist())
+        layers = {name: [next(numbers) for _ in range(len(layer))] for name, layer in values.items()}
+        self._write({"stage": engine.place.name, "step": engine.step, "layers": layers})

@@ -42,7 +42,7 @@ class KeepBest(Callback):
             return
         self.best, self.best_step = value, record.step
         self._parameters = [
-            [each.detach().to("cpu", copy=True) for each in level.trainable_parameters()] for level in engine.levels
+            [tensor.detach().to("cpu", copy=True) for tensor in level.trainable_parameters()] for level in engine.levels
         ]
         self._extra = [copy.deepcopy(level.extra_state()) for level in engine.levels]
 
@@ -60,6 +60,6 @@ class KeepBest(Callback):
 
     def load_state(self, state: Any) -> None:
         """Take the best parameters over."""
-        found = check_keys(state, ("best", "best_step", "parameters", "extra"), part="keep best")
-        self.best, self.best_step = found["best"], found["best_step"]
-        self._parameters, self._extra = found["parameters"], found["extra"]
+        state = check_keys(state, ("best", "best_step", "parameters", "extra"), part="keep best")
+        self.best, self.best_step = state["best"], state["best_step"]
+        self._parameters, self._extra = state["parameters"], state["extra"]

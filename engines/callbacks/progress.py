@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import warnings
 from collections import deque
@@ -30,7 +31,7 @@ class Progress(Callback):
 
     def on_run_start(self, engine: BilevelEngine) -> None:
         """Open the bar."""
-        # disable=None: tqdm finds out by itself whether it writes to a terminal.
+        # disable=None: tqdm looks whether it writes to a terminal.
         self._bar = tqdm(
             total=engine.steps + engine.place.steps_after,
             initial=engine.step,
@@ -62,30 +63,24 @@ class Progress(Callback):
 
 
 class SpikeWarning(Callback):
-    """Warn once when a lower loss is many times the median of those before it.
-
-    The run goes on: gradients are clipped, and the best parameters so far are kept where that is asked for.
-
-    Args:
-        times: How many times the median.
-        window: Steps that the median is taken over; nothing is said before a fifth of them is made.
-    """
+    """Warn once when a lower loss is ``times`` the median of up to ``window`` steps before it; the run goes on."""
 
     def __init__(self, *, times: float = 10.0, window: int = 50) -> None:
         self.times = times
         self._losses: deque[float] = deque(maxlen=window)
-        self._said = False
+        self._enough = window / 5
+        self._warned = False
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
-        """Compare, then remember; a step that was skipped has been told."""
+        """Compare, then remember; a step that was skipped has a warning elsewhere."""
         if record.skipped:
             return
-        maxlen = self._losses.maxlen or 0
-        median = statistics.median(self._losses) if len(self._losses) >= maxlen / 5 else None
+        median = statistics.median(self._losses) if len(self._losses) >= self._enough else math.inf
         self._losses.append(record.loss)
-        if self._said or median is None or record.loss <= self.times * max(median, 1e-3):
+        # Near zero ten times the median is no spike.
+        if self._warned or record.loss <= self.times * max(median, 1e-3):
             return
-        self._said = True
+        self._warned = True
         warnings.warn(
             f"step {record.step}: the lower loss is {record.loss:.3g}, the median of the steps before it {median:.3g}; "
             "the run goes on. If it does not come down again, lower the learning rate or clip the gradient",

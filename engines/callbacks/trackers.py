@@ -6,8 +6,12 @@ import importlib
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from accelerate.state import PartialState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from bilora.artifacts.scored_on import VALIDATION
 from bilora.engines.callbacks.callback import Callback
@@ -18,11 +22,13 @@ from bilora.settings.lookup import find
 if TYPE_CHECKING:
     from bilora.engines.bilevel import BilevelEngine
 
+Settings = Mapping[str, Any]
+
 PROJECT = "bilora"
 
 
 class Logger(Protocol):
-    """One open tracker."""
+    """One open tracker; a user's own is a class that is called with the run's folder and settings."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Take the numbers of a step."""
@@ -31,35 +37,17 @@ class Logger(Protocol):
         """Finish the tracker's run."""
 
 
-class TensorBoard:
-    """Event files in ``tensorboard/`` of the run's folder."""
+class Accelerated:
+    """A tracker of accelerate, opened for the folder of a run."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        writers = importlib.import_module("torch.utils.tensorboard")
-        self.writer = writers.SummaryWriter(str(folder / "tensorboard"))
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Write one scalar a number."""
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        """Flush and close the file."""
-        self.writer.close()
-
-
-class _Project:
-    """A tracker with ``init``, ``log`` and ``finish``: wandb, and trackio, which has taken its names over."""
-
-    package: str
-
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.tracker = importlib.import_module(self.package)
-        self.tracker.init(project=PROJECT, name=folder.name, config=dict(settings), **self.options(folder))
-
-    def options(self, folder: Path) -> dict[str, Any]:
-        """Return what only this tracker's ``init`` takes."""
-        return {}
+    def __init__(self, name: str, folder: Path, settings: Settings) -> None:
+        importlib.import_module(name)  # each is called like its package; TensorBoard's would try another one
+        PartialState()  # accelerate's loggers raise before it is there
+        self.tracker: Any = LOGGER_TYPE_TO_CLASS[name](**ARGUMENTS[name](folder, settings))
+        self.tracker.start()
+        if name not in SETTINGS_AT_START:
+            # MLflow takes parameters of 500 characters at most, in servers of some age.
+            self.tracker.store_init_configuration({key: str(value)[:500] for key, value in settings.items()})
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Send the numbers."""
@@ -70,63 +58,31 @@ class _Project:
         self.tracker.finish()
 
 
-class Wandb(_Project):
-    """A run of Weights & Biases; ``WANDB_MODE=offline`` keeps it on this machine."""
+ARGUMENTS: dict[str, Callable[[Path, Settings], dict[str, Any]]] = {
+    "aim": lambda folder, settings: {"run_name": folder.name, "logging_dir": str(folder)},
+    "clearml": lambda folder, settings: {"run_name": PROJECT, "task_name": folder.name},
+    "comet_ml": lambda folder, settings: {"run_name": PROJECT},
+    "dvclive": lambda folder, settings: {"dir": str(folder / "dvclive")},
+    "mlflow": lambda folder, settings: {"experiment_name": PROJECT, "run_name": folder.name},
+    "swanlab": lambda folder, settings: {"run_name": PROJECT, "experiment_name": folder.name},
+    "tensorboard": lambda folder, settings: {"run_name": "tensorboard", "logging_dir": str(folder)},
+    "trackio": lambda folder, settings: {"run_name": PROJECT, "name": folder.name, "config": dict(settings)},
+    # wandb would write into the working folder.
+    "wandb": lambda folder, settings: {
+        "run_name": PROJECT, "name": folder.name, "config": dict(settings), "dir": str(folder)
+    },
+}  # fmt: skip
+"""The arguments of each tracker's class in accelerate."""
 
-    package = "wandb"
+# TensorBoard would write the settings into more files, as a run of its own.
+SETTINGS_AT_START = {"tensorboard", "trackio", "wandb"}
 
-    def options(self, folder: Path) -> dict[str, Any]:
-        """Return where its files go, which is the working folder if nobody says."""
-        return {"dir": str(folder)}
-
-
-class Trackio(_Project):
-    """A run in trackio's local database."""
-
-    package = "trackio"
-
-
-class Mlflow:
-    """A run of MLflow, wherever its own environment variables say."""
-
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.tracker = importlib.import_module("mlflow")
-        self.tracker.set_experiment(PROJECT)
-        self.tracker.start_run(run_name=folder.name)
-        # MLflow takes parameters of 500 characters at most.
-        self.tracker.log_params({name: str(value)[:500] for name, value in settings.items()})
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Send the numbers."""
-        self.tracker.log_metrics(dict(values), step=step)
-
-    def close(self) -> None:
-        """End the run."""
-        self.tracker.end_run()
-
-
-LOGGERS: dict[str, Callable[[Path, Mapping[str, Any]], Logger]] = {
-    "tensorboard": TensorBoard,
-    "wandb": Wandb,
-    "trackio": Trackio,
-    "mlflow": Mlflow,
-}
+LOGGERS: dict[str, Callable[[Path, Settings], Logger]] = {name: partial(Accelerated, name) for name in ARGUMENTS}
 """Every tracker by name; a user's own is ``package.module:NAME``. Each is called with the run's folder and settings."""
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Raise where a name is no tracker's, or stands twice.
-
-    Raises:
-        SettingsError: With the name.
-
-    Example:
-        >>> check_loggers(["tensorbord"])
-        Traceback (most recent call last):
-            ...
-        bilora.errors.SettingsError: report_to 'tensorbord' is unknown; known: mlflow, tensorboard, trackio, wandb; or \
-give 'package.module:NAME'. Did you mean 'tensorboard'?
-    """
+    """Refuse a name that is no tracker's, or that stands twice."""
     for name in names:
         find(LOGGERS, name, kind="report_to")
     if len(set(names)) < len(names):
@@ -134,20 +90,13 @@ give 'package.module:NAME'. Did you mean 'tensorboard'?
 
 
 class ReportTo(Callback):
-    """Hand losses, norms, learning rates and metrics to one tracker; after its first failure it gets no more.
-
-    Args:
-        name: A key of ``LOGGERS``, or ``package.module:NAME``.
-        folder: Folder of the run.
-        settings: Settings of the run, for the tracker to show.
-        scored_on: What the rows of a validation are; ``d2`` stands before the names of their numbers as it is.
-    """
+    """Hand losses, norms, learning rates and metrics to one tracker; after its first failure it gets no more."""
 
     def __init__(self, name: str, folder: Path, settings: Mapping[str, Any], *, scored_on: str = VALIDATION) -> None:
         self.name = name
+        # Numbers of D2 are no evaluation, and do not stand under its name.
         self._prefix = "eval" if scored_on == VALIDATION else scored_on
-        self._make = find(LOGGERS, name, kind="report_to")
-        self._folder, self._settings = folder, settings
+        self._make = partial(find(LOGGERS, name, kind="report_to"), folder, settings)
         self._logger: Logger | None = None
 
     def on_run_start(self, engine: BilevelEngine) -> None:
@@ -155,7 +104,7 @@ class ReportTo(Callback):
         self._guarded(self._open)
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
-        """Log a step; of one that was skipped, what is a number."""
+        """Log a step; a step that was skipped has numbers that are not finite, which are left out."""
         values = {
             "train/lower_loss": record.loss,
             "train/lower_gradient_norm": record.gradient_norm,
@@ -167,7 +116,7 @@ class ReportTo(Callback):
                 "train/hypergradient_norm": record.upper.hypergradient_norm,
                 "train/upper_learning_rate": max(record.upper.learning_rates),
             }
-        self._log({name: each for name, each in values.items() if math.isfinite(each)}, record.step)
+        self._log({name: value for name, value in values.items() if math.isfinite(value)}, record.step)
 
     def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
         """Log a validation; metrics that are undefined are left out."""
@@ -176,17 +125,15 @@ class ReportTo(Callback):
 
     def on_close(self, engine: BilevelEngine) -> None:
         """Finish the tracker's run."""
-        logger = self._logger
-        if logger is not None:
-            self._guarded(logger.close)
+        if self._logger is not None:
+            self._guarded(self._logger.close)
 
     def _open(self) -> None:
-        self._logger = self._make(self._folder, self._settings)
+        self._logger = self._make()
 
     def _log(self, values: Mapping[str, float], step: int) -> None:
-        logger = self._logger
-        if logger is not None:
-            self._guarded(lambda: logger.log(values, step))
+        if self._logger is not None:
+            self._guarded(partial(self._logger.log, values, step))
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

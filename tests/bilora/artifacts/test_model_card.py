@@ -40,6 +40,11 @@ def test_the_hub_reads_it() -> None:
     read = ModelCard(model_card(FACTS))
     assert read.data.base_model == "org/model"
     assert read.data.library_name == "peft"
+    assert read.data.eval_results is None  # its one score is undefined
+    scored = ModelCard(model_card(replace(FACTS, scores={"accuracy": 0.81234, "f1": None}, scored_on="d2")))
+    [result] = scored.data.eval_results or []
+    assert (result.task_type, result.metric_type, result.metric_value) == ("text-classification", "accuracy", 0.81234)
+    assert (result.dataset_name, result.dataset_split) == ("mrpc", "d2")
     assert model_card(replace(FACTS, task=next(iter(TOKEN_TASKS.values())))).count("token-classification") == 1
 
 

@@ -1,4 +1,4 @@
-"""When a run is stopped early."""
+"""When a run is stopped early, by its validations or by its loss on D2."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from bilora.engines.bilevel import BilevelEngine
-from bilora.engines.callbacks.early_stopping import EarlyStopping
+from bilora.engines.callbacks.callback import Callback
+from bilora.engines.callbacks.early_stopping import EarlyStopping, HeldOut, mean_loss
 from bilora.errors import SettingsError
 from bilora.metrics.monitor import Monitor
+from bilora.problems import LowerProblem
+from bilora.problems.stage import Watch
 
+Make = Callable[..., BilevelEngine]
 Values = list[float | None]
 
 
-def run(make_engine: Callable[..., BilevelEngine], values: Values, *, patience: int, greater: bool) -> BilevelEngine:
+def run(make_engine: Make, values: Values, *, patience: int, greater: bool) -> BilevelEngine:
     """Run an engine with a step a value; each validation gives the next one."""
     script: Iterator[float | None] = iter(values)
     engine = make_engine(
@@ -42,19 +48,19 @@ def run(make_engine: Callable[..., BilevelEngine], values: Values, *, patience: 
     ],
 )
 def test_stops_after_so_many_validations_without_a_gain(
-    make_engine: Callable[..., BilevelEngine], values: Values, patience: int, greater: bool, stops_at: int | None
+    make_engine: Make, values: Values, patience: int, greater: bool, stops_at: int | None
 ) -> None:
     engine = run(make_engine, values, patience=patience, greater=greater)
     assert engine.step == (stops_at or len(values))
     assert (engine.stop_reason is not None) == (stops_at is not None)
 
 
-def test_reason_names_metric_best_value_and_patience(make_engine: Callable[..., BilevelEngine]) -> None:
+def test_reason_names_metric_best_value_and_patience(make_engine: Make) -> None:
     engine = run(make_engine, [0.5, 0.25, 0.25, 0.0], patience=2, greater=True)
     assert engine.stop_reason == "score was not better than 0.5 for 2 validations"
 
 
-def test_a_misspelt_metric_stops_the_run_at_the_first_validation(make_engine: Callable[..., BilevelEngine]) -> None:
+def test_a_misspelt_metric_stops_the_run_at_the_first_validation(make_engine: Make) -> None:
     watch = EarlyStopping(Monitor("scroe", greater_is_better=True), patience=1)
     engine = make_engine(validate=lambda: {"score": 1.0}, validate_every=1, callbacks=[watch])
     with pytest.raises(SettingsError, match="'scroe' is not among the validation's: score"):
@@ -97,3 +103,51 @@ def test_counts_on_after_a_resume() -> None:
     before.best, before.without_gain = 0.5, 2
     after.load_state(before.state())
     assert (after.best, after.without_gain) == (0.5, 2)
+
+
+class MeanLabel(LowerProblem):
+    """The loss is the mean label of the batch; a penalty of one is not part of it."""
+
+    def training_step(self, batch: Any) -> Any:
+        task_loss = batch["labels"].double().mean() + 0 * self.module.weight.sum()
+        return {"loss": task_loss + 1, "task_loss": task_loss, "penalty": torch.ones(())}
+
+
+def test_a_mean_over_rows_not_over_batches() -> None:
+    level = MeanLabel("lower", module=nn.Linear(1, 1))
+    level.device = torch.device("cpu")
+    batches = [{"labels": torch.tensor([1.0, 2.0, 3.0])}, {"labels": torch.tensor([10.0])}]
+    assert mean_loss(level, batches) == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_looking_changes_nothing(make_engine: Make, every: int) -> None:
+    """The lower loss draws noise in every call, so that a look that moved the random state would show."""
+
+    class Steps(Callback):
+        def __init__(self) -> None:
+            self.losses: list[float] = []
+
+        def on_step(self, engine: BilevelEngine, record: Any) -> None:
+            self.losses.append(record.loss)
+            assert engine.lower_level.module.training
+
+    found = []
+    for look in (False, True):
+        steps = Steps()
+        engine = make_engine(single=True, steps=4, callbacks=[steps])
+        if look:
+            held_out = HeldOut(list(engine.lower_level.train_data_loader[0]), Watch(every=every, patience=100))
+            engine.callbacks = (steps, held_out)
+        engine.run()
+        found.append(steps.losses)
+    assert found[0] == found[1]
+    assert [step for step, _ in held_out.losses] == list(range(every, 5, every))
+
+
+def test_the_last_step_is_looked_at(make_engine: Make) -> None:
+    engine = make_engine(single=True, steps=5)
+    held_out = HeldOut(list(engine.lower_level.train_data_loader[0]), Watch(every=3, patience=100))
+    engine.callbacks = (held_out,)
+    engine.run()
+    assert [step for step, _ in held_out.losses] == [3, 5]

@@ -15,6 +15,8 @@ from bilora.engines.callbacks.trackers import ReportTo, check_loggers
 from bilora.errors import SettingsError
 from bilora.files.formats import read_lines
 
+Fit = Callable[..., Any]
+
 
 def test_tensorboard_files_hold_the_numbers_of_the_run(command_run: Any) -> None:
     events = EventAccumulator(str(command_run.folder / "tensorboard"))
@@ -29,45 +31,79 @@ def test_tensorboard_files_hold_the_numbers_of_the_run(command_run: Any) -> None
 
 
 class Calls(types.ModuleType):
-    """A tracker's package that notes what is called."""
+    """A tracker's package, and every object in it: notes each call, and answers with itself."""
+
+    MAX_PARAM_VAL_LENGTH = MAX_PARAMS_TAGS_PER_BATCH = 1000
+    __version__ = "9.9"
 
     def __init__(self) -> None:
         super().__init__("tracker")
         self.calls: list[tuple[str, Any, Any]] = []
+        self.utils = self.validation = self.config = self
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return lambda *words, **named: self.calls.append((name, words, named))
+
+        def note(*words: Any, **named: Any) -> Calls:
+            self.calls.append((name, words, named))
+            return self
+
+        return note
+
+    def __len__(self) -> int:
+        return 0
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.calls.append((key, (value,), {}))
+
+
+@pytest.fixture
+def calls(name: str, monkeypatch: pytest.MonkeyPatch) -> Calls:
+    tracker = Calls()
+    monkeypatch.setitem(sys.modules, name, tracker)
+    return tracker
 
 
 @pytest.mark.parametrize(
-    ("name", "opened", "logged", "closed"),
+    ("name", "opened", "settings", "logged", "closed"),
     [
-        ("wandb", "init", "log", "finish"),
-        ("trackio", "init", "log", "finish"),
-        ("mlflow", "start_run", "log_metrics", "end_run"),
+        ("wandb", "init", "init", "log", "finish"),
+        ("trackio", "init", "init", "log", "finish"),
+        ("mlflow", "start_run", "log_params", "log_metrics", "end_run"),
+        ("swanlab", "init", "update", "log", "finish"),
     ],
 )
 def test_trackers_are_opened_told_and_closed(
-    name: str,
-    opened: str,
-    logged: str,
-    closed: str,
-    fit_pair: Callable[..., Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, opened: str, settings: str, logged: str, closed: str, calls: Calls, fit_pair: Fit, tmp_path: Path
 ) -> None:
-    tracker = Calls()
-    monkeypatch.setitem(sys.modules, name, tracker)
     fitted = fit_pair(callbacks=(ReportTo(name, tmp_path / "run", {"steps": 8}),), validate=lambda: {"loss": 0.5})
-    names = [each for each, _, _ in tracker.calls]
-    assert names.index(opened) < names.index(logged)
+    names = [each for each, _, _ in calls.calls]
+    assert names.index(opened) <= names.index(settings) < names.index(logged)
     assert names[-1] == closed
-    steps = [(words[0], named["step"]) for each, words, named in tracker.calls if each == logged]
+    assert "'run'" in str(calls.calls[names.index(opened)]), "the run has the name of its folder"
+    assert "steps" in str(calls.calls[names.index(settings)])
+    steps = [(words[0], named["step"]) for each, words, named in calls.calls if each == logged]
     assert [step for values, step in steps if "train/lower_loss" in values] == list(range(1, 9))
     assert steps[0][0]["train/lower_loss"] == fitted.records.steps[0].loss
     assert ({"eval/loss": 0.5}, 8) in steps
+
+
+@pytest.mark.parametrize(
+    ("name", "logged", "closed"),
+    [("aim", "track", "close"), ("comet_ml", "log_metric", "end"), ("dvclive", "log_metric", "end")],
+)
+def test_trackers_that_take_one_number_at_a_time(
+    name: str, logged: str, closed: str, calls: Calls, fit_pair: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for attribute in ("Run", "start", "Live", "Metric"):
+        monkeypatch.setattr(calls, attribute, lambda *_, **__: calls, raising=False)
+    monkeypatch.setattr(calls.Metric, "could_log", lambda value: isinstance(value, float), raising=False)
+    monkeypatch.setitem(sys.modules, "dvclive.plots", calls)
+    fitted = fit_pair(callbacks=(ReportTo(name, tmp_path / "run", {"steps": 8}),))
+    assert calls.calls[-1][0] == closed
+    loss = fitted.records.steps[0].loss
+    assert any(each == logged and loss in (*words, *named.values()) for each, words, named in calls.calls)
 
 
 class Failing:
@@ -89,7 +125,7 @@ class Failing:
 
 
 def test_a_failing_tracker_warns_once_and_the_run_goes_on(
-    fit_pair: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fit_pair: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = types.ModuleType("failing_tracker")
     module.Failing = Failing  # type: ignore[attr-defined]
@@ -103,7 +139,7 @@ def test_a_failing_tracker_warns_once_and_the_run_goes_on(
 
 
 def test_a_tracker_that_is_not_installed_warns_once(
-    fit_pair: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fit_pair: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.warns(RuntimeWarning, match="report_to 'wandb' failed") as told:
@@ -111,6 +147,8 @@ def test_a_tracker_that_is_not_installed_warns_once(
     assert len(told) == 1
 
 
-def test_a_tracker_stands_once() -> None:
+def test_a_tracker_that_nobody_knows_and_one_that_stands_twice() -> None:
+    with pytest.raises(SettingsError, match="'tensorbord' is unknown; known: aim, .* Did you mean 'tensorboard'"):
+        check_loggers(["tensorbord"])
     with pytest.raises(SettingsError, match="each may stand once"):
         check_loggers(["wandb", "wandb"])
