@@ -245,7 +245,7 @@ class StagedRun:
             steps=stage_steps(stage, settings),
             hypergradient=self.variant.hypergradient or settings.hypergradient,
             validate=self.validate,
-            validate_every=settings.validate_every,
+            validate_every=settings.validate_every or 0,
             callbacks=(*self.callbacks, *self.watchers, *((self.points,) if self.halves else ())),
             device=settings.device,
             meter=settings.meter,

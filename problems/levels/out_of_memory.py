@@ -13,7 +13,12 @@ from bilora.errors import ResourceError
 
 
 class OutOfMemory(ResourceError, MemoryError):
-    """A pass of a level did not fit into memory; ``level`` names the level."""
+    """A pass of a level did not fit into memory.
+
+    Args:
+        message: The text for the user.
+        level: Name of the level whose batch it was.
+    """
 
     def __init__(self, message: str, *, level: str) -> None:
         super().__init__(message)

@@ -141,7 +141,7 @@ def make_transformer() -> Callable[..., Transformer]:
         name: str,
         *,
         dropout: float,
-        hypergradient: Any = "darts",
+        hypergradient: Any = {"name": "darts", "finite_difference": "central"},  # noqa: B006  # only read
         steps: int = 3,
         accumulation: int = 1,
         adapter_dropout: float = 0.0,
@@ -151,9 +151,11 @@ def make_transformer() -> Callable[..., Transformer]:
     ) -> Transformer:
         torch.manual_seed(0)
         base, make_batch, task_type = MODELS[name]
-        config = BiloraConfig(task_type=task_type, r=4, init_weights=False, dropout=adapter_dropout)
+        config = BiloraConfig(
+            task_type=task_type, r=4, formulation="softmax", init_weights=False, dropout=adapter_dropout
+        )
         model = get_peft_model(base(dropout), config)
-        settings = BiloraSettings(rank=4)
+        settings = BiloraSettings(rank=4, formulation="softmax")
         below = Config(unroll_steps=unroll or steps, gradient_accumulation=accumulation)
         lower = BiloraLower("lower", below, model, extra_config=settings)
         upper = BiloraUpper("upper", Config(), model, extra_config=settings)
@@ -185,9 +187,11 @@ class PairLower(LowerProblem):
     """A quadratic whose target is the batch's mean label plus noise, so that the random state matters."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the lower vector."""
         return {"below": self.module.below}
 
     def training_step(self, batch: Any) -> Any:
+        """Return L1."""
         self.module.seen["lower"].append(batch["row"].tolist())
         target = batch["labels"].double().mean() + torch.rand_like(self.module.below)
         return ((self.module.below - self.module.above - target) ** 2).mean()
@@ -197,14 +201,17 @@ class PairUpper(UpperProblem):
     """A quadratic in the sum of both vectors."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the upper vector."""
         return {"above": self.module.above}
 
     def training_step(self, batch: Any) -> Any:
+        """Return L2."""
         self.module.seen["upper"].append(batch["row"].tolist())
         return ((self.module.below + self.module.above - batch["labels"].double().mean()) ** 2).mean()
 
 
 def collate_pair(rows: Any) -> dict[str, Tensor]:
+    """Return row ids and labels as tensors."""
     return {name: torch.tensor([row[name] for row in rows]) for name in ("row", "labels")}
 
 
@@ -244,9 +251,11 @@ class Records(Callback):
         self.validations: list[Any] = []
 
     def on_step(self, engine: BilevelEngine, record: Any) -> None:
+        """Keep a step."""
         self.steps.append(record)
 
     def on_validation(self, engine: BilevelEngine, record: Any) -> None:
+        """Keep a validation."""
         self.validations.append(record)
 
 
@@ -295,6 +304,7 @@ class FittedAdapter:
     result: FitResult
 
     def parameters(self) -> dict[str, Tensor]:
+        """Return what is trained, by name."""
         return {name: each.detach() for name, each in self.model.named_parameters() if each.requires_grad}
 
 
@@ -340,4 +350,5 @@ def fit_adapter() -> Callable[..., FittedAdapter]:
 
 
 def collate_tokens(rows: Any) -> dict[str, Tensor]:
+    """Return ids and labels as tensors."""
     return {name: torch.tensor([row[name] for row in rows]) for name in ("input_ids", "labels")}

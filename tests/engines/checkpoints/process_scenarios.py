@@ -45,7 +45,7 @@ PRODUCTS: dict[str, dict[str, Any]] = {
     "exact": {"products": "exact"},
 }
 APPROXIMATIONS: dict[str, dict[str, Any]] = {
-    "darts": {},
+    "darts": {"finite_difference": "central"},
     "neumann": {"terms": 3},
     "conjugate_gradient": {"damping": 1.0},
     "nystrom": {"rank": 2, "damping": 1.0},
@@ -332,7 +332,7 @@ def bert() -> Any:
         attention_probs_dropout_prob=0.0,
         attn_implementation="eager",
     )
-    adapter = BiloraConfig(task_type="SEQ_CLS", r=2, init_weights=False)
+    adapter = BiloraConfig(task_type="SEQ_CLS", r=2, formulation="softmax", init_weights=False)
     return get_peft_model(BertForSequenceClassification(config), adapter)
 
 

@@ -66,6 +66,7 @@ class LogisticData:
         raise AssertionError("Newton's method did not converge")
 
     def upper_loss(self, raw: Array) -> float:
+        """Return L2 at the lower optimum."""
         logits = self.upper_inputs @ self.solution(raw)
         loss = np.logaddexp(0.0, logits) - self.upper_labels * logits
         return float(loss.mean())
@@ -106,6 +107,7 @@ def best(logistic: LogisticData) -> Any:
 
 
 def learn_regularisation(data: LogisticData, hypergradient: Any, *, adam: bool = False) -> Array:
+    """Return E after a run of the engine."""
     features = INFORMATIVE + NOISE
     below, above = Parameters(torch.zeros(features)), Parameters(torch.full((features,), START))
     optimizer: torch.optim.Optimizer = torch.optim.SGD(below.parameters(), lr=0.4)
@@ -125,7 +127,7 @@ def learn_regularisation(data: LogisticData, hypergradient: Any, *, adam: bool =
 
 
 LOGISTIC: dict[str, dict[str, Any]] = {
-    "darts": {},
+    "darts": {"finite_difference": "central"},
     "darts, forward": {"name": "darts", "finite_difference": "forward"},
     "neumann": {"terms": 5},
     "conjugate_gradient": {"iterations": 10, "products": "exact"},

@@ -36,9 +36,11 @@ class CubicLower(LowerProblem):
     """L1 = sum E V^3, so that d2_{E,V} L1 x = 3 V^2 x."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
+        """Return V."""
         return {"below": self.module.below}
 
     def training_step(self, batch: Any) -> Tensor:
+        """Return L1."""
         return (self.module.above * self.module.below.float() ** 3).sum()
 
 
@@ -46,9 +48,11 @@ class CubicUpper(UpperProblem):
     """L2 = sum V, so that v is one everywhere."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
+        """Return E."""
         return {"above": self.module.above}
 
     def training_step(self, batch: Any) -> Tensor:
+        """Return L2."""
         return self.module.below.float().sum() + 0.0 * self.module.above.sum()
 
 
@@ -110,8 +114,10 @@ def bert_term() -> Callable[..., Tensor]:
                 attention_probs_dropout_prob=0.0,
             )
         )
-        model = get_peft_model(base.to(dtype), BiloraConfig(task_type="SEQ_CLS", r=4, init_weights=False))
-        settings = BiloraSettings(rank=4)
+        model = get_peft_model(
+            base.to(dtype), BiloraConfig(task_type="SEQ_CLS", r=4, formulation="softmax", init_weights=False)
+        )
+        settings = BiloraSettings(rank=4, formulation="softmax")
         lower = BiloraLower("lower", Config(), model, extra_config=settings)
         upper = BiloraUpper("upper", Config(), model, extra_config=settings)
         for level in (lower, upper):
