@@ -13,15 +13,9 @@ from bilora.compare import jobs as comparison_jobs
 from bilora.errors import DivergedError
 from bilora.tasks.text import kind as text_kind
 
-pytestmark = pytest.mark.usefixtures("own_handler")
+pytestmark = pytest.mark.usefixtures("own_handler", "in_tmp_path")
 
 Command = Callable[..., Any]
-
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The default output folder would be here."""
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
