@@ -158,8 +158,10 @@ class BilevelTrainingArguments(TrainingArguments):
 
     def _without_meaning(self) -> Iterator[tuple[str, str, bool]]:
         defaults = {
-            each.name: each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
-            for each in dataclasses.fields(TrainingArguments)
+            argument.name: argument.default_factory()
+            if argument.default_factory is not dataclasses.MISSING
+            else argument.default
+            for argument in dataclasses.fields(TrainingArguments)
         }
         for reason, names in REFUSED.items():
             # Not every version of transformers has every name.
@@ -175,7 +177,7 @@ class BilevelTrainingArguments(TrainingArguments):
 
     @property
     def monitor(self) -> Monitor:
-        """The metric by which the best evaluation is known."""
+        """The metric by which one evaluation is better than another."""
         name = (self.metric_for_best_model or "loss").removeprefix("eval_")
         greater = not name.endswith("loss") if self.greater_is_better is None else self.greater_is_better
         return Monitor(name, greater_is_better=greater)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Untold:
-    """A task of which only the card's heading is known."""
+    """What a card says of a task that the trainer was not given."""
 
     name: str
     hub_names: HubNames | None

@@ -26,7 +26,7 @@ class TrainerHooks(Callback):
     """Fires every event in the order in which Trainer does, and does what the control asks for.
 
     Args:
-        trainer: Its callbacks are told; its state and control are read and written.
+        trainer: Has the callbacks, and the state and control that are read and written.
         steps_per_epoch: Lower steps of one pass over the rows of the lower level.
         ignore_keys: Outputs of the model that an evaluation leaves out.
     """
@@ -115,12 +115,12 @@ class TrainerHooks(Callback):
 
     def load_state(self, state: Any) -> None:
         """Take them over, whatever ``restore_callback_states_from_checkpoint`` says: the run goes on to the same."""
-        found = check_keys(state, ("trainer", "callbacks", "hooks"), part="trainer")
-        self.trainer.state = TrainerState(**found["trainer"])
-        self._entry, self._loss, self._losses, self._in_epoch = found["hooks"]
-        saved = iter(found["callbacks"])
+        parts = check_keys(state, ("trainer", "callbacks", "hooks"), part="trainer")
+        self.trainer.state = TrainerState(**parts["trainer"])
+        self._entry, self._loss, self._losses, self._in_epoch = parts["hooks"]
+        stored = iter(parts["callbacks"])
         for name, callback in self._exportable():
-            attributes: dict[str, Any] = next((values for kind, values in saved if kind == name), {})
+            attributes: dict[str, Any] = next((values for kind, values in stored if kind == name), {})
             for key, value in attributes.items():
                 setattr(callback, key, value)
 
@@ -130,7 +130,7 @@ class TrainerHooks(Callback):
 
     def _exportable(self) -> list[tuple[str, Any]]:
         callbacks = self.trainer.callback_handler.callbacks
-        return [(type(each).__name__, each) for each in callbacks if isinstance(each, ExportableState)]
+        return [(type(callback).__name__, callback) for callback in callbacks if isinstance(callback, ExportableState)]
 
     def _fire(self, event: str) -> None:
         trainer = self.trainer
@@ -160,7 +160,7 @@ class TrainerHooks(Callback):
             self._save(engine)
 
     def _save(self, engine: BilevelEngine) -> None:
-        checkpoints = next(each for each in engine.callbacks if isinstance(each, Checkpoints))
+        checkpoints = next(callback for callback in engine.callbacks if isinstance(callback, Checkpoints))
         if checkpoints.folder is None:
             raise SettingsError(
                 "a callback set control.should_save, and save_strategy is 'no'; set it, so that the folder is kept for "

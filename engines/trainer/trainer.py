@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -186,9 +187,9 @@ class BilevelTrainer(Trainer):
             raise SettingsError("train needs rows; give 'train_dataset'")
         if trial is not None:
             self.hyperparameter_search()
-        for callback, event in ((each, name) for each in self.callback_handler.callbacks for name in NOT_FIRED):
-            if getattr(type(callback), event) is not getattr(TrainerCallback, event):
-                raise SettingsError(f"callback {type(callback).__name__} has {event}, which two levels do not fire")
+        for kind, event in itertools.product(map(type, self.callback_handler.callbacks), NOT_FIRED):
+            if getattr(kind, event) is not getattr(TrainerCallback, event):
+                raise SettingsError(f"callback {kind.__name__} has {event}, which two levels do not fire")
         self._memory_tracker.start()  # type: ignore[no-untyped-call]
         rows = self._rows(self.train_dataset, "train_dataset")
         upper_rows = None if self.upper_dataset is None else self._rows(self.upper_dataset, "upper_dataset")
@@ -278,7 +279,7 @@ class BilevelTrainer(Trainer):
         """Refuse: there is no search here."""
         raise SettingsError("BilevelTrainer has no hyperparameter_search; bilora compare tunes on equal budgets")
 
-    def create_model_card(  # type: ignore[override]  # of what a card may say, the rest is known here
+    def create_model_card(  # type: ignore[override]
         self,
         language: str | None = None,
         license: str | None = None,
@@ -286,7 +287,7 @@ class BilevelTrainer(Trainer):
         model_name: str | None = None,
         **refused: Any,
     ) -> None:
-        """Add language, license and tags to the card in ``output_dir``, for the hub; what else it says is known."""
+        """Add language, license and tags to the card in ``output_dir``, for the hub; the rest of the card is ours."""
         if refused:
             raise SettingsError(f"the model card takes language, license and tags, not {', '.join(refused)}")
         path = Path(self.output_dir) / "README.md"

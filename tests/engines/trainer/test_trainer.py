@@ -126,7 +126,7 @@ for event in (name for name in dir(TrainerCallback) if name.startswith("on_") an
     setattr(Events, event, note)
 
 
-def script(trainer_class: Any, arguments_class: Any, model: Any, folder: Path, tokenizer: Any, data: Any, **own: Any):
+def script(kind: Any, arguments_class: Any, model: Any, folder: Path, tokenizer: Any, data: Any, **options: Any):
     """Ordinary code for transformers' Trainer, and what it can look at afterwards."""
     events = Events()
     args = arguments_class(
@@ -142,9 +142,9 @@ def script(trainer_class: Any, arguments_class: Any, model: Any, folder: Path, t
         report_to="none",
         seed=1,
         disable_tqdm=True,
-        **own.pop("args"),
+        **options.pop("args"),
     )
-    trainer = trainer_class(
+    trainer = kind(
         model,
         args,
         train_dataset=data.select(range(64)),
@@ -153,7 +153,7 @@ def script(trainer_class: Any, arguments_class: Any, model: Any, folder: Path, t
         compute_metrics=accuracy,
         callbacks=[events, EarlyStoppingCallback(early_stopping_patience=20)],
         preprocess_logits_for_metrics=lambda logits, labels: logits * 1.0,
-        **own,
+        **options,
     )
     result = trainer.train()
     trainer.log_metrics("train", result.metrics)
@@ -182,12 +182,12 @@ def test_code_for_the_trainer_of_transformers_runs_with_other_class_names(
     theirs = get_peft_model(fresh(tiny_encoder), config)
     common = (tokenizer, rows)
     one = script(Trainer, TrainingArguments, theirs, tmp_path / "theirs", *common, args={**args})
-    own = {"peft_config": BiloraConfig(task_type="SEQ_CLS", r=4), "upper_dataset": rows.select(range(64, 80))}
+    ours = {"peft_config": BiloraConfig(task_type="SEQ_CLS", r=4), "upper_dataset": rows.select(range(64, 80))}
     two = script(
-        BilevelTrainer, BilevelTrainingArguments, fresh(tiny_encoder), tmp_path / "ours", *common, args={**args}, **own
+        BilevelTrainer, BilevelTrainingArguments, fresh(tiny_encoder), tmp_path / "ours", *common, args={**args}, **ours
     )
     if args["save_strategy"] == "best":  # which steps are the best ones differs
-        without = [[each for each in seen if each[0] != "on_save"] for seen in (one[0], two[0])]
+        without = [[(event, step) for event, step in seen if event != "on_save"] for seen in (one[0], two[0])]
         assert without[0] == without[1]
         assert any(event == "on_save" for event, _ in two[0])
     else:
@@ -276,8 +276,8 @@ def test_a_loss_of_the_users_own_is_that_of_both_levels(make: Making) -> None:
     def halved(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         return 0.5 * functional.cross_entropy(outputs.logits, labels)
 
-    plain, own, by_function = make("a"), make("b", kind=Halved), make("c", compute_loss_func=halved)
-    own.train(), by_function.train(), plain.train()
+    plain, overridden, by_function = make("a"), make("b", kind=Halved), make("c", compute_loss_func=halved)
+    overridden.train(), by_function.train(), plain.train()
     lines = [
         [json.loads(line) for line in (make.folder / name / "metrics.jsonl").read_text().splitlines()] for name in "abc"
     ]
@@ -285,8 +285,8 @@ def test_a_loss_of_the_users_own_is_that_of_both_levels(make: Making) -> None:
     assert after == pytest.approx(before / 2, rel=1e-6)
     both = [line["upper_loss"] for line in lines[1] if "upper_loss" in line]
     assert both[0] < 0.6 * next(line["upper_loss"] for line in lines[0] if "upper_loss" in line)
-    assert_equal(own.model, by_function.model)
-    assert own.evaluate()["eval_loss"] == pytest.approx(by_function.evaluate()["eval_loss"])
+    assert_equal(overridden.model, by_function.model)
+    assert overridden.evaluate()["eval_loss"] == pytest.approx(by_function.evaluate()["eval_loss"])
     smoothed = make("d", args={"label_smoothing_factor": 0.5})
     smoothed.train()
     first = json.loads((make.folder / "d" / "metrics.jsonl").read_text().splitlines()[0])
@@ -471,11 +471,14 @@ def test_the_loss_of_an_evaluation_does_not_depend_on_the_batches(
             model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.5, **small))
         config = BiloraConfig(task_type="TOKEN_CLS" if kind == "tokens" else "CAUSAL_LM", r=2)
         args = BilevelTrainingArguments(
-            str(tmp_path / str(size)), per_device_eval_batch_size=size, use_cpu=True, disable_tqdm=True
+            str(tmp_path / str(size)),
+            **{**DEFAULTS, "max_steps": 2, "upper_train_batch_size": 4},
+            per_device_eval_batch_size=size,
         )
         trainer = BilevelTrainer(
             model,
             args,
+            train_dataset=data,
             eval_dataset=data,
             processing_class=tokenizer,
             data_collator=DataCollatorForTokenClassification(tokenizer),
@@ -495,6 +498,8 @@ def test_the_loss_of_an_evaluation_does_not_depend_on_the_batches(
         ]
     expected = float(sum(alone)) / sum(label != -100 for row in data for label in row["labels"][shift:])
     assert losses == pytest.approx([expected] * 3, rel=1e-5)
+    assert trainer.train().global_step == 2
+    assert trainer.evaluate()["eval_loss"] != losses[-1]
 
 
 # ---- what is saved -----------------------------------------------------------------------------------
@@ -620,7 +625,9 @@ OBEYED = {
     *("output_dir", "per_device_train_batch_size", "num_train_epochs", "max_steps", "learning_rate", "weight_decay"),
     *("lr_scheduler_type", "warmup_steps", "gradient_accumulation_steps", "max_grad_norm", "label_smoothing_factor"),
     *("bf16", "fp16", "tf32", "use_cache", "auto_find_batch_size", "seed", "full_determinism", "use_cpu"),
-    *("logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node", "logging_nan_inf_filter"),
+    *("logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node"),
+    # Nothing is filtered: a loss that is not finite ends a training, and is reported by an evaluation.
+    "logging_nan_inf_filter",
     *("log_level", "log_level_replica", "disable_tqdm", "report_to", "run_name", "project", "skip_memory_metrics"),
     *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
     *("eval_strategy", "eval_steps", "eval_delay", "per_device_eval_batch_size", "prediction_loss_only"),
@@ -642,12 +649,13 @@ OBEYED = {
 def test_every_argument_of_transformers_is_obeyed_or_refused() -> None:
     refused = {name for names in REFUSED.values() for name in names}
     assert not OBEYED & refused
-    assert {each.name for each in dataclasses.fields(TrainingArguments)} - refused == OBEYED
-    for name in sorted(refused & {each.name for each in dataclasses.fields(TrainingArguments)}):
+    arguments = {argument.name for argument in dataclasses.fields(TrainingArguments)}
+    assert arguments - refused == OBEYED
+    for name in sorted(refused & arguments):
         with pytest.raises(SettingsError, match=f"arguments: .*{name} is "):
             BilevelTrainingArguments("out", use_cpu=True, **{name: "other"})
-    made = BilevelTrainingArguments("out", use_cpu=True)
-    assert dataclasses.replace(made, seed=1).seed == 1  # what transformers has filled in is no argument of the user's
+    args = BilevelTrainingArguments("out", use_cpu=True)
+    assert dataclasses.replace(args, seed=1).seed == 1  # what transformers has filled in is no argument of the user's
 
 
 def test_the_defaults_are_those_of_fit() -> None:
