@@ -22,23 +22,13 @@ SHORT.maxstring = SHORT.maxother = 60  # a row may hold a megabyte of text
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong with a row: the field (None for the whole line) and the text.
-
-    Example:
-        >>> Fault("label", "is missing").at("train.jsonl", 3)
-        "train.jsonl:3 field 'label': is missing"
-    """
+    """One thing that is wrong with a row: the field (None for the whole line) and the text."""
 
     field: str | None
     text: str
 
     def at(self, source: str, line: int) -> str:
-        """Return the fault as ``source:line field 'name': text``.
-
-        Example:
-            >>> Fault(None, "the line is blank").at("train.jsonl", 3)
-            'train.jsonl:3: the line is blank'
-        """
+        """Return the fault as ``source:line field 'name': text``."""
         where = f"{source}:{line}" if self.field is None else f"{source}:{line} field {self.field!r}"
         return f"{where}: {self.text}"
 
@@ -48,18 +38,6 @@ def parse_line(line: bytes) -> tuple[dict[str, Any], list[Fault]]:
 
     Strict JSON (RFC 8259): the literals NaN and Infinity, which Python's reader lets pass, are faults,
     and so is a field given twice, of which Python would keep the last.
-
-    Args:
-        line: The bytes of the line, without the line feed.
-
-    Returns:
-        The object (empty if the line holds none) and its faults.
-
-    Example:
-        >>> parse_line(b'{"text": "fine", "label": 1}')
-        ({'text': 'fine', 'label': 1}, [])
-        >>> parse_line(b'{"text": "cut')[1][0].text
-        'is not a JSON object: Unterminated string starting at column 10'
     """
     try:
         text = line.decode("utf-8")
@@ -80,31 +58,20 @@ def parse_line(line: bytes) -> tuple[dict[str, Any], list[Fault]]:
 
 
 def refuse(faults: Sequence[str], *, source: str) -> Never:
-    """Raise a ``DataError`` with the first five faults and the count of the rest.
-
-    Raises:
-        DataError: Always.
-
-    Example:
-        >>> refuse(["a.jsonl:1: x"], source="a.jsonl")
-        Traceback (most recent call last):
-            ...
-        bilora.errors.DataError: a.jsonl: 1 fault in the rows
-          a.jsonl:1: x
-    """
+    """Raise a ``DataError`` with the first five faults and the count of the rest."""
     count = len(faults)
     raise DataError(_with_first(f"{source}: {count:,} {'fault' if count == 1 else 'faults'} in the rows", faults))
 
 
 def warn_of_skipped(faults: Sequence[str], *, rows: int, of: int, source: str) -> None:
     """Warn that so many rows are left out, with the first five faults and the count of the rest."""
-    said = f"{source}: {rows:,} of {of:,} rows {'is' if rows == 1 else 'are'} left out (on_bad_row: skip)"
-    warnings.warn(_with_first(said, faults), RuntimeWarning, stacklevel=3)
+    headline = f"{source}: {rows:,} of {of:,} rows {'is' if rows == 1 else 'are'} left out (on_bad_row: skip)"
+    warnings.warn(_with_first(headline, faults), RuntimeWarning, stacklevel=3)
 
 
-def _with_first(said: str, faults: Sequence[str]) -> str:
+def _with_first(headline: str, faults: Sequence[str]) -> str:
     rest = [f"and {len(faults) - SHOWN:,} more"] if len(faults) > SHOWN else []
-    return "\n  ".join([said, *faults[:SHOWN], *rest])
+    return "\n  ".join([headline, *faults[:SHOWN], *rest])
 
 
 class BadNumber(str):

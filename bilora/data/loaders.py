@@ -25,17 +25,6 @@ class LengthGroups(Sampler[int]):
 
     transformers' own order (its ``group_by_length``): the rows are shuffled, cut into runs of fifty batches, and each
     run is sorted by length. Lengths are read at the start of each pass, since a refreshed split changes the rows.
-
-    Args:
-        rows: Encoded rows with ``input_ids``.
-        batch_size: Rows a batch.
-        generator: Draws the order of each pass.
-
-    Example:
-        >>> rows = [{"input_ids": [0] * length} for length in (1, 9, 2, 8)]
-        >>> order = list(LengthGroups(rows, batch_size=4, generator=torch.Generator().manual_seed(0)))
-        >>> [len(rows[index]["input_ids"]) for index in order]
-        [9, 8, 2, 1]
     """
 
     def __init__(self, rows: Sequence[Any], *, batch_size: int, generator: torch.Generator) -> None:
@@ -85,21 +74,6 @@ def make_loader(
         part: What the rows are (``"lower"``), for the error text.
         group_by_length: Shuffle such that a batch holds rows of nearly one length; needs ``shuffle``.
         share: The part of every batch that this process takes; shared rows are shuffled.
-
-    Returns:
-        The loader.
-
-    Raises:
-        SettingsError: ``batch_size`` is less than one.
-        DataError: There are fewer rows than a batch; without shuffling and dropping (validation) only
-            an empty part is refused.
-
-    Example:
-        >>> rows = [{"labels": label} for label in range(6)]
-        >>> as_tensor = lambda some: {"labels": torch.tensor([row["labels"] for row in some])}
-        >>> loader = make_loader(rows, batch_size=4, seed=0, collate=as_tensor, shuffle=False)
-        >>> [batch["labels"].tolist() for batch in loader]
-        [[0, 1, 2, 3], [4, 5]]
     """
     if batch_size < 1:
         raise SettingsError(f"batch_size is {batch_size!r}; it must be at least 1")

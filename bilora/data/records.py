@@ -26,21 +26,6 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
     Args:
         path: ``.jsonl``, ``.csv`` (RFC 4180: commas, double quotes) or ``.tsv`` (tabs, no quoting), each in UTF-8 and
             perhaps with ``.gz`` behind it, or ``.parquet``. The first line of ``.csv`` and ``.tsv`` names the columns.
-
-    Returns:
-        Records; the line of one that has several is its first. The values of ``.csv`` and ``.tsv`` are text.
-
-    Raises:
-        DataError: The file cannot be read as a whole; says which file, and where the line is known also the line.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "rows.csv"
-        >>> _ = path.write_text('text,label\\n"two\\nlines",1\\nshort,0\\n', encoding="utf-8")
-        >>> for line, fields, faults in read_records(path):
-        ...     print(line, fields)
-        2 {'text': 'two\\nlines', 'label': '1'}
-        4 {'text': 'short', 'label': '0'}
     """
     path = Path(path)
     form = path.name.removesuffix(".gz")
@@ -53,12 +38,7 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
 
 
 def is_untyped(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file's form knows text only, so that numbers in it are written as text.
-
-    Example:
-        >>> is_untyped("rows.csv.gz"), is_untyped("rows.jsonl")
-        (True, False)
-    """
+    """Return whether a file's form knows text only, so that numbers in it are written as text."""
     return Path(path).name.removesuffix(".gz").endswith((".csv", ".tsv"))
 
 

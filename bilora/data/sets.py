@@ -25,12 +25,6 @@ class TaskRows:
         validation: Rows of each validation set there is, the one that gives the score first.
         notices: What a reader of the results must know, one sentence each.
         upper: Rows of D2 where a set of its own is D2; None where D2 is drawn from the training rows.
-
-    Example:
-        >>> from bilora.tasks import find_task
-        >>> rows = find_task("rotten_tomatoes").load_rows(None)
-        >>> len(rows.train), len(rows.validation["validation"])
-        (7530, 1000)
     """
 
     task: AnyTask
@@ -42,23 +36,11 @@ class TaskRows:
     @property
     def skipped(self) -> dict[str, int]:
         """Rows left out because they cannot be used, by file; files without such rows are not in it."""
-        return {each.source: each.skipped for each in (self.train, *self.validation.values()) if each.skipped}
+        return {rows.source: rows.skipped for rows in (self.train, *self.validation.values()) if rows.skipped}
 
 
 def join_sets(task: AnyTask, train: Rows, validation: dict[str, Rows], notices: list[str]) -> TaskRows:
-    """Return the sets of a task as one, with a notice of texts that are in both.
-
-    Raises:
-        DataError: The very same rows are in both.
-
-    Example:
-        >>> from bilora.data.rows import check_rows
-        >>> from bilora.tasks.catalog import TASKS
-        >>> row = {"sentence": "A fine film.", "label": 1}
-        >>> train, own = (check_rows([(1, row)], TASKS["sst2"], source=name, split=name) for name in ("a", "b"))
-        >>> join_sets(TASKS["sst2"], train, {"validation": own}, []).notices
-        ('1 of 1 validation rows have the text of a training row',)
-    """
+    """Return the sets of a task as one, with a notice of texts that are in both."""
     refuse_same_rows(train, validation)
     for name, rows in validation.items():
         shared = shared_texts(task, train, rows)
@@ -68,23 +50,10 @@ def join_sets(task: AnyTask, train: Rows, validation: dict[str, Rows], notices: 
 
 
 def refuse_same_rows(train: Rows, validation: Mapping[str, Rows]) -> None:
-    """Refuse sets that share rows: those of one place in one file.
-
-    Raises:
-        DataError: They do; says which row, and how many.
-
-    Example:
-        >>> rows = Rows(({"label": 0}, {"label": 1}), "all.csv", (2, 3), (0, 1))
-        >>> refuse_same_rows(rows.select([0]), {"validation": rows.select([1])})
-        >>> refuse_same_rows(rows, {"validation": rows.select([1])})
-        Traceback (most recent call last):
-            ...
-        bilora.errors.DataError: all.csv:3 is a row of training and of validation, as 1 of 1 validation rows are; give \
-validation rows of their own, or leave them out, which takes a share of the training rows
-    """
-    there = set(train.ids)
+    """Refuse sets that share rows: those of one place in one file."""
+    train_ids = set(train.ids)
     for name, rows in validation.items():
-        same = [index for index, own in enumerate(rows.ids) if own in there]
+        same = [index for index, row_id in enumerate(rows.ids) if row_id in train_ids]
         if same and os.path.realpath(rows.source) == os.path.realpath(train.source):
             raise DataError(
                 f"{rows.origin(same[0])} is a row of training and of {name}, as {len(same)} of {len(rows)} {name} rows "
@@ -97,19 +66,6 @@ def take_validation(rows: Rows, share: float) -> tuple[Rows, Rows]:
 
     The draw is the same at every call, so that runs with different seeds are scored on the same rows. Classes of less
     than three rows stay whole in the first part.
-
-    Args:
-        rows: The rows.
-        share: Of the rows, above 0 and below 1.
-
-    Raises:
-        DataError: There are too few rows for that share.
-
-    Example:
-        >>> from bilora.models.embedded import embedded_reviews
-        >>> train, validation = take_validation(embedded_reviews(), 0.1)
-        >>> len(train), len(validation), sum(validation.labels)
-        (7677, 853, 426)
     """
     total = round(share * len(rows))
     strata = {
@@ -123,9 +79,9 @@ def take_validation(rows: Rows, share: float) -> tuple[Rows, Rows]:
             f"{rows.source}: a share of {share:g} of {len(rows)} rows cannot be taken for validation, since each class "
             "keeps two rows for training; give --validation-file, more rows or another --validation-share"
         )
-    chosen = draw_rows(strata, share_out(total, sizes, least=0, spare=2), key="validation share")
-    others = sorted(set(range(len(rows))) - set(chosen))
-    return rows.select(others), rows.select(chosen)
+    drawn = draw_rows(strata, share_out(total, sizes, least=0, spare=2), key="validation share")
+    others = sorted(set(range(len(rows))) - set(drawn))
+    return rows.select(others), rows.select(drawn)
 
 
 def shared_texts(task: AnyTask, train: Rows, validation: Rows) -> int:

@@ -26,10 +26,6 @@ class Split:
         seed: The seed that gave this split.
         ratio: Fraction of the rows that went to ``lower``.
         draw: Counts the splits of one run from 0.
-
-    Example:
-        >>> Split((0, 2), (1,), seed=0, ratio=0.67).to_json(ids=[10, 11, 12])["upper"]
-        [11]
     """
 
     lower: tuple[int, ...]
@@ -39,18 +35,7 @@ class Split:
     draw: int = 0
 
     def to_json(self, *, ids: Sequence[int] | None = None) -> dict[str, Any]:
-        """Return the split as a JSON object with the row ids of both parts.
-
-        Args:
-            ids: Id of the row at each position (``Rows.ids``); the positions themselves if None.
-
-        Returns:
-            ``seed``, ``ratio``, ``draw``, ``lower`` and ``upper``.
-
-        Example:
-            >>> Split((1,), (0,), seed=3, ratio=0.5).to_json()
-            {'seed': 3, 'ratio': 0.5, 'draw': 0, 'lower': [1], 'upper': [0]}
-        """
+        """Return the split as a JSON object with the row ids of both parts."""
         names = range(len(self.lower) + len(self.upper)) if ids is None else ids
         return {
             "seed": self.seed,
@@ -61,15 +46,7 @@ class Split:
         }
 
     def write(self, path: str | os.PathLike[str], *, ids: Sequence[int] | None = None) -> None:
-        """Write ``to_json`` to a file, so that the split is kept with the run.
-
-        Example:
-            >>> import tempfile
-            >>> path = Path(tempfile.mkdtemp()) / "split.json"
-            >>> Split((1,), (0,), seed=3, ratio=0.5).write(path, ids=[7, 8])
-            >>> json.loads(path.read_text())["lower"]
-            [8]
-        """
+        """Write ``to_json`` to a file, so that the split is kept with the run."""
         text = json.dumps(self.to_json(ids=ids), allow_nan=False)
         Path(path).write_text(text + "\n", encoding="utf-8")
 
@@ -88,18 +65,6 @@ def split_rows(labels: Sequence[Label], *, ratio: float = 0.8, seed: int, draw: 
         seed: The same seed gives the same split on every machine and in every process, and
             no global random state is read or changed.
         draw: A later draw of the same run gives another split of the same rows; those of two seeds never meet.
-
-    Returns:
-        The split, as positions in ``labels``.
-
-    Raises:
-        SettingsError: ``ratio`` is out of range, or ``draw`` is negative.
-        DataError: The rows or the rows of one class are too few for both parts.
-
-    Example:
-        >>> split = split_rows([0] * 8 + [1] * 2, ratio=0.8, seed=0)
-        >>> len(split.lower), len(split.upper), sum(position >= 8 for position in split.upper)
-        (8, 2, 1)
     """
     if not 0.0 < ratio < 1.0:
         raise SettingsError(f"ratio is {ratio!r}; it must lie between 0 and 1, both excluded (default 0.8)")

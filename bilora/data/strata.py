@@ -38,7 +38,7 @@ def make_strata(labels: Sequence[Label], *, bins: int, most: int | None = None) 
         >>> make_strata([0.5, 3.0, 1.0, 4.0], bins=2)
         {0: [0, 2], 1: [1, 3]}
         >>> make_strata([frozenset(labels) for labels in ([0], [0, 1], [0], [0, 1], [])], bins=10)
-        {0: [0, 2, 4], 1: [1, 3]}
+        {0: [0, 2], 1: [1, 3, 4]}
     """
     kinds = {type(label) for label in labels}
     if len(kinds) > 1:
@@ -81,9 +81,6 @@ def share_out(total: int, sizes: Mapping[Stratum, int], *, least: int, spare: in
         least: Rows to take from every stratum at least.
         spare: Rows to leave in every stratum at least.
 
-    Returns:
-        Rows to take from each stratum.
-
     Example:
         >>> share_out(8, {0: 9, 1: 1}, least=0, spare=0)
         {0: 7, 1: 1}
@@ -112,13 +109,6 @@ def draw_rows(strata: Mapping[Stratum, Sequence[int]], counts: Mapping[Stratum, 
         counts: How many to draw from each.
         key: What the draw is for and its seed (``"split 0"``); the result depends on nothing else. Different
             uses of one seed need different keys, or their choices would go together.
-
-    Returns:
-        The positions drawn, without repetition.
-
-    Example:
-        >>> draw_rows({0: [0, 1, 2]}, {0: 3}, key="any")
-        (0, 1, 2)
     """
     # Of Python's random numbers only random() is promised to be the same in every version; shuffle is not.
     random_numbers = random.Random(key)

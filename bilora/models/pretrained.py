@@ -43,22 +43,13 @@ class Tokenizer:
 
 
 def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Tokenizer:
-    """Return a model's tokenizer, checked against the model's config before any weight is read.
-
-    Args:
-        model: Hub id or folder, or one of ``EMBEDDED_MODELS``; None is the embedded MiniLM.
-        task: What the tokenizer will be used for.
-        max_length: Largest number of tokens of a row.
-
-    Raises:
-        DataError: The model cannot be found, or it does not take what the tokenizer gives.
-    """
+    """Return a model's tokenizer, checked against the model's config before any weight is read."""
     embedded = EMBEDDED_MODELS.get(model)
     place = str(model) if embedded is None else str(embedded())
     with _named_failure(place):
-        here = only_local(place)
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=here, **task.tokenizer_settings)
-        config = AutoConfig.from_pretrained(place, local_files_only=here)
+        local = only_local(place)
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local, **task.tokenizer_settings)
+        config = AutoConfig.from_pretrained(place, local_files_only=local)
     notices = _fill_pad_token(tokenizer)
     _set_pad_token(config, tokenizer)
     check_fits(tokenizer, config, max_length=max_length)
@@ -84,13 +75,6 @@ def load_model(tokenizer: Tokenizer, task: AnyTask) -> Loaded:
 
     A head of that size which the model was saved with is kept; else a new one is drawn from torch's global
     random state.
-
-    Args:
-        tokenizer: From :func:`load_tokenizer`; it says where the model is.
-        task: What the model will be used for.
-
-    Raises:
-        DataError: The model cannot be found or has no form for this task.
     """
     place = tokenizer.place
     with _named_failure(place):
@@ -110,19 +94,14 @@ def _fill_pad_token(tokenizer: Any) -> tuple[str, ...]:
 
 def _set_pad_token(config: Any, tokenizer: Any) -> None:
     # A head over the whole text reads the last token that is not padding, so the model must know it.
-    own = config.get_text_config()
-    if own.pad_token_id is None:
-        own.pad_token_id = tokenizer.pad_token_id
+    text_config = config.get_text_config()
+    if text_config.pad_token_id is None:
+        text_config.pad_token_id = tokenizer.pad_token_id
 
 
 @functools.cache
 def only_local(place: str) -> bool:
-    """Return whether a model must be on this machine: it is a folder, or the hub does not answer.
-
-    Example:
-        >>> only_local(".")
-        True
-    """
+    """Return whether a model must be on this machine: it is a folder, or the hub does not answer."""
     if Path(place).is_dir() or is_offline_mode():
         return True
     try:

@@ -56,19 +56,21 @@ class Evaluation:
         # The last validation is of these parameters, unless better ones were put back after it.
         last = {} if result.metrics is None or result.best_step is not None else self._last
         evaluated = {name: self.task.evaluate(self.inference, data, last.get(name)) for name, data in self.sets.items()}
-        for name, result_of_set in evaluated.items():
+        for name, of_set in evaluated.items():
             if self.inference.processes.is_first:
-                result_of_set.warn(name)
+                of_set.warn(name)
         metrics = _joined(evaluated)
         return Scores(
             metrics=metrics,
             score=metrics[self.task.metric],
             train_loss=self.task.validate(self.inference, self.train).metrics["loss"],
-            predictions={name: each.predictions for name, each in evaluated.items() if each.predictions is not None},
+            predictions={
+                name: of_set.predictions for name, of_set in evaluated.items() if of_set.predictions is not None
+            },
             files={
                 file if index == 0 else f"{name}-{file}": text
-                for index, (name, each) in enumerate(evaluated.items())
-                for file, text in each.files.items()
+                for index, (name, of_set) in enumerate(evaluated.items())
+                for file, text in of_set.files.items()
             },
         )
 

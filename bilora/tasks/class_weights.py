@@ -19,52 +19,32 @@ ClassWeights = str | dict[str, float]
 """``none``, ``auto``, or a weight for classes by name; a class that is not named has the weight 1."""
 
 
-def check_class_weights(chosen: ClassWeights) -> list[str]:
-    """Return what is wrong with a choice, as far as it can be told without the classes.
-
-    Example:
-        >>> check_class_weights("balanced")
-        ["class_weights is 'balanced'; allowed: none, auto, or a mapping of class names to weights"]
-        >>> check_class_weights({"spam": -1.0})
-        ["class_weights: the weight of 'spam' is -1.0, it must be positive"]
-    """
-    if isinstance(chosen, str):
+def check_class_weights(setting: ClassWeights) -> list[str]:
+    """Return what is wrong with a choice, as far as it can be told without the classes."""
+    if isinstance(setting, str):
         allowed = "allowed: none, auto, or a mapping of class names to weights"
-        return [] if chosen in ("none", "auto") else [f"class_weights is {chosen!r}; {allowed}"]
+        return [] if setting in ("none", "auto") else [f"class_weights is {setting!r}; {allowed}"]
     return [
         f"class_weights: the weight of {name!r} is {weight}, it must be positive"
-        for name, weight in chosen.items()
+        for name, weight in setting.items()
         if not 0 < weight < math.inf
     ]
 
 
-def resolve_class_weights(chosen: ClassWeights, counts: Mapping[str, int]) -> tuple[float, ...] | None:
+def resolve_class_weights(setting: ClassWeights, counts: Mapping[str, int]) -> tuple[float, ...] | None:
     """Return the weight of each class, or None where the loss stays as it is.
 
     ``auto`` gives class c of k the weight ``n / (k n_c)``, scikit-learn's "balanced" (King and Zeng 2001).
-
-    Args:
-        chosen: ``none``, ``auto``, or weights by name.
-        counts: Number of training labels of each class, in the order of the class indices.
-
-    Raises:
-        SettingsError: A name is no class, or ``auto`` meets a class without a label.
-
-    Example:
-        >>> resolve_class_weights("auto", {"ham": 3, "spam": 1})
-        (0.6666666666666666, 2.0)
-        >>> resolve_class_weights({"spam": 5.0}, {"ham": 3, "spam": 1})
-        (1.0, 5.0)
     """
-    if isinstance(chosen, str):
-        return _balanced(counts) if chosen == "auto" else None
-    unknown = [name for name in chosen if name not in counts]
+    if isinstance(setting, str):
+        return _balanced(counts) if setting == "auto" else None
+    unknown = [name for name in setting if name not in counts]
     if unknown:
         raise SettingsError(
             f"class_weights names {unknown[0]!r}, which is no class; known: {', '.join(counts)}."
             f"{did_you_mean(unknown[0], counts)}"
         )
-    return tuple(chosen.get(name, 1.0) for name in counts)
+    return tuple(setting.get(name, 1.0) for name in counts)
 
 
 def weigh_classes(model: nn.Module, loss: Loss, weights: Sequence[float]) -> RemovableHandle:
@@ -77,20 +57,6 @@ def weigh_classes(model: nn.Module, loss: Loss, weights: Sequence[float]) -> Rem
         model: A model, with its adapter, whose output has ``.logits`` ``(..., classes)``.
         loss: The task's :meth:`~bilora.tasks.task.AnyTask.loss`, which is the model's own without weights.
         weights: One per class.
-
-    Returns:
-        A handle, whose ``remove()`` gives the model its own loss back.
-
-    Example:
-        >>> from transformers import BertConfig, BertForSequenceClassification
-        >>> sizes = dict(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4)
-        >>> model = BertForSequenceClassification(BertConfig(**sizes, num_labels=2)).eval()
-        >>> batch = {"input_ids": torch.tensor([[1], [2]]), "labels": torch.tensor([0, 1])}
-        >>> from bilora.tasks import Task
-        >>> handle = weigh_classes(model, Task("toy", ("text",), ("no", "yes")).loss, (1.0, 0.0))
-        >>> only_first = {name: value[:1] for name, value in batch.items()}
-        >>> torch.isclose(model(**batch).loss, model(**only_first).loss).item()
-        True
     """
     values = torch.tensor(weights)
 

@@ -26,12 +26,6 @@ TASK_KINDS: dict[str, type[TaskKind]] = {
 def find_kind(task_type: str) -> type[TaskKind]:
     """Return the class of the kind that a ``--task-type`` names.
 
-    Args:
-        task_type: One of the ``task_types`` of a row of ``TASK_KINDS``, or ``package.module:NAME`` of a user's class.
-
-    Raises:
-        SettingsError: There is no such kind.
-
     Example:
         >>> find_kind("regression") is TextTask
         True
@@ -66,11 +60,5 @@ def kind_of(task: AnyTask) -> str:
 
 
 def hub_names_of(peft: str) -> HubNames | None:
-    """Return the names of the first kind that PEFT calls so, or None.
-
-    Example:
-        >>> hub_names_of("TOKEN_CLS").pipeline
-        'token-classification'
-    """
-    names = (kind.hub_names for kind in TASK_KINDS.values())
-    return next((each for each in names if each.peft == peft), None)
+    """Return the names of the first kind that PEFT calls so, or None."""
+    return next((kind.hub_names for kind in TASK_KINDS.values() if kind.hub_names.peft == peft), None)

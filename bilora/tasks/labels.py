@@ -34,16 +34,6 @@ class LabelledFiles:
         validation_share: That share, below 1; 0 takes none.
         task_type: See :func:`bilora.tasks.kinds.find_kind`; None lets the labels decide.
         on_bad_row: ``error`` refuses a file with rows that cannot be used, ``skip`` leaves them out with a warning.
-
-    Raises:
-        SettingsError: Names are missing or a value is unknown; all faults are named together.
-
-    Example:
-        >>> LabelledFiles("rows.csv", (), validation_share=2.0)
-        Traceback (most recent call last):
-            ...
-        bilora.errors.SettingsError: train_file 'rows.csv': text_columns is (), name one or two columns; \
-validation_share is 2.0, it must be at least 0 and below 1
     """
 
     train: str
@@ -79,12 +69,7 @@ validation_share is 2.0, it must be at least 0 and below 1
 
     @property
     def name(self) -> str:
-        """Return what the task is called: the name of the training file without its ends.
-
-        Example:
-            >>> LabelledFiles("data/reviews.csv.gz", ("text",)).name
-            'reviews'
-        """
+        """Return what the task is called: the name of the training file without its ends."""
         return Path(self.train).name.split(".")[0] or "rows"
 
     @property
@@ -97,11 +82,7 @@ validation_share is 2.0, it must be at least 0 and below 1
         return self.label_columns or (self.label_column,)
 
     def read(self, path: str) -> list[Record]:
-        """Return the records of a file with these columns, each with its label or labels in ``label_field``.
-
-        Raises:
-            DataError: The file cannot be read, or lacks a column.
-        """
+        """Return the records of a file with these columns, each with its label or labels in ``label_field``."""
         records = read_records(path)
         if not records:
             raise DataError(f"{path} has no row; at least one is needed")
@@ -159,12 +140,7 @@ def typed(cell: str) -> str | int | float:
 
 
 def in_order(names: set[str]) -> list[str]:
-    """Return names of classes by number where all are whole numbers, else by letter.
-
-    Example:
-        >>> in_order({"10", "9"}), in_order({"spam", "ham"})
-        (['9', '10'], ['ham', 'spam'])
-    """
+    """Return names of classes by number where all are whole numbers, else by letter."""
     return sorted(names, key=int) if all(_WHOLE.fullmatch(name) for name in names) else sorted(names)
 
 
@@ -215,20 +191,7 @@ LOOKED_AT = 100
 def guess_text_columns(
     rows: Sequence[Mapping[str, Any]], *, label_columns: Sequence[str], source: str
 ) -> tuple[str, ...]:
-    """Return the one or two columns of text: those of a known name, else all that hold text in every row.
-
-    Args:
-        rows: Rows of the file.
-        label_columns: The columns of the labels, which are none of them.
-        source: The file, for the error text.
-
-    Raises:
-        DataError: No column holds text, or more than two do.
-
-    Example:
-        >>> guess_text_columns([{"id": "7", "body": "see you", "label": 1}], label_columns=["label"], source="a.jsonl")
-        ('body',)
-    """
+    """Return the one or two columns of text: those of a known name, else all that hold text in every row."""
     names = list(dict.fromkeys(name for row in rows for name in row if name not in label_columns))
     for columns in KNOWN_COLUMNS:
         if set(columns) <= set(names):
@@ -251,15 +214,7 @@ def _is_text(value: Any) -> bool:
 
 
 def label_settings(names: Sequence[str]) -> dict[str, Any]:
-    """Return ``num_labels``, ``id2label`` and ``label2id`` of transformers' configs.
-
-    Args:
-        names: A name for each class, in the order of the class indices.
-
-    Example:
-        >>> label_settings(("no", "yes"))["label2id"]
-        {'no': 0, 'yes': 1}
-    """
+    """Return ``num_labels``, ``id2label`` and ``label2id`` of transformers' configs."""
     return {
         "num_labels": len(names),
         "id2label": dict(enumerate(names)),

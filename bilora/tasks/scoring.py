@@ -52,12 +52,7 @@ def predict(inference: Inference, loader: Iterable[Mapping[str, Tensor]]) -> tup
 
 
 def length_order(encoded: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the positions of the rows with those of one length together, which need less padding.
-
-    Example:
-        >>> length_order([{"input_ids": [1, 2]}, {"input_ids": [1]}])
-        [1, 0]
-    """
+    """Return the positions of the rows with those of one length together, which need less padding."""
     return sorted(range(len(encoded)), key=lambda position: len(encoded[position]["input_ids"]))
 
 
@@ -80,11 +75,6 @@ def in_row_order(items: Iterable[Item], encoded: Sequence[Mapping[str, Any]]) ->
 
 def one_class(predicted: Iterable[str], labels: Iterable[str], *, of: str) -> tuple[str, ...]:
     """Return a warning where all predictions are of one class and the labels of several; else nothing.
-
-    Args:
-        predicted: The name of the class that each item got.
-        labels: The name of its own class.
-        of: What the items are, such as ``"rows"``.
 
     Example:
         >>> one_class(["no", "no"], ["no", "yes"], of="rows")[0].split(";")[0]

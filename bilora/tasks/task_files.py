@@ -15,20 +15,7 @@ TASK_FILE = "bilora_task.json"
 
 
 def write_task(folder: Path, task: AnyTask, *, max_length: int) -> None:
-    """Write what the adapter in ``folder`` was trained for.
-
-    Args:
-        folder: The folder.
-        task: The task.
-        max_length: Largest number of tokens of a row.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> write_task(folder, ALL_TASKS["mrpc"], max_length=64)
-        >>> read_task(folder) == (ALL_TASKS["mrpc"], 64)
-        True
-    """
+    """Write what the adapter in ``folder`` was trained for."""
     content = {"kind": kind_of(task), "max_length": max_length, "task": task.to_dict()}
     (folder / TASK_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -40,19 +27,15 @@ def read_task(folder: Path, *, task_type: str | None = None) -> tuple[AnyTask, i
         folder: The adapter's folder.
         task_type: ``package.module:NAME`` of the user's own kind that the adapter was trained for. A file never names
             code that is imported: only the user who opens it does.
-
-    Raises:
-        DataError: There is no such file, or it is not what was written.
-        SettingsError: There is no such ``task_type``.
     """
     path = folder / TASK_FILE
-    own = None if task_type is None else find_kind(task_type)
+    user_kind = None if task_type is None else find_kind(task_type)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         kind, fields, length = content["kind"], content["task"], int(content["max_length"])
-        if own is None and kind not in TASK_KINDS:
+        if user_kind is None and kind not in TASK_KINDS:
             raise ValueError(f"its kind of task is {kind!r}, which is not of this library; give --task-type {kind}")
-        return _task(own or TASK_KINDS[kind], fields), length
+        return _task(user_kind or TASK_KINDS[kind], fields), length
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: it says what the adapter was trained for, and cannot be read: {error}; give the folder of a run, "
@@ -62,5 +45,5 @@ def read_task(folder: Path, *, task_type: str | None = None) -> tuple[AnyTask, i
 
 def _task(kind: Any, fields: dict[str, Any]) -> AnyTask:
     # Earlier versions wrote the name alone of a task that answers with text.
-    known: AnyTask = ALL_TASKS[fields["name"]] if set(fields) == {"name"} else kind.from_dict(fields)
-    return known
+    task: AnyTask = ALL_TASKS[fields["name"]] if set(fields) == {"name"} else kind.from_dict(fields)
+    return task

@@ -50,34 +50,25 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
 
 
 def check_changes(before: Mapping[str, Any], after: Mapping[str, Any], *, allow: bool) -> list[Change]:
-    """Return what differs and is allowed to.
-
-    Args:
-        before: Settings of the run that wrote the checkpoint.
-        after: Settings of the run that goes on.
-        allow: Whether the user asked for :data:`ALLOWED` settings to differ.
+    """Return the differences between the settings of a checkpoint and those of the run that goes on from it.
 
     Raises:
-        CheckpointError: Something else differs; all differences are listed.
-
-    Example:
-        >>> [str(each) for each in check_changes({"steps": 3}, {"steps": 5}, allow=True)]
-        ['steps: 3 -> 5']
+        CheckpointError: A setting differs that may not, or one of :data:`ALLOWED` without ``allow``; all are listed.
     """
-    found = changes(before, after)
-    never = [change for change in found if change.name not in ALLOWED]
+    differing = changes(before, after)
+    never = [change for change in differing if change.name not in ALLOWED]
     if never:
         raise CheckpointError(
             "the settings are not those of the run that is resumed; these cannot change within a run: "
             + "; ".join(map(str, never))
         )
-    if found and not allow:
+    if differing and not allow:
         raise CheckpointError(
             "the settings are not those of the run that is resumed: "
-            + "; ".join(map(str, found))
+            + "; ".join(map(str, differing))
             + "; say --allow-config-change (allow_config_change=True) if that is meant"
         )
-    return found
+    return differing
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -27,13 +27,7 @@ CALLBACK = "callback."
 
 
 class RunState:
-    """Takes the state of a run and gives it to another one that was built from the same settings.
-
-    Args:
-        engine: The engine with its levels and callbacks, before its first step.
-        loaders: The split's loaders; None for a single level.
-        buffers: Made before the first step of the run.
-    """
+    """The state of an engine with its levels and callbacks, of the loaders of D1 and D2, and of changed buffers."""
 
     def __init__(self, engine: BilevelEngine, loaders: SplitLoaders | None, buffers: ChangedBuffers) -> None:
         self.engine = engine
@@ -50,38 +44,39 @@ class RunState:
         random_state = RandomState.take(self.engine.device)
         parts: dict[str, Any] = {"engine": self._engine_state(), "random": random_state.to_tree()}
         for level in self.engine.levels:
-            parts |= {f"{level.name}.{name}": each for name, each in level_state(level).items()}
-        return parts | {name: each.state() for name, each in self._more.items()}
+            parts |= {f"{level.name}.{name}": state for name, state in level_state(level).items()}
+        return parts | {name: part.state() for name, part in self._more.items()}
 
     def restore(self, parts: Mapping[str, Any], *, keep_rates: bool = False) -> None:
-        """Give every part its state.
+        """Give a run that was built from the same settings what :meth:`collect` returned.
 
         Args:
-            parts: What :meth:`collect` returned.
+            parts: The state, by part.
             keep_rates: Whether learning rates and weight decay stay those that the levels were built with.
 
         Raises:
             CheckpointError: A part is missing, left over, or does not fit; it is named.
         """
         engine = self.engine
-        own = {level.name: f"{level.name}." for level in engine.levels}
+        prefixes = {level.name: f"{level.name}." for level in engine.levels}
         levels = {
-            name: {key.removeprefix(prefix): each for key, each in parts.items() if key.startswith(prefix)}
-            for name, prefix in own.items()
+            name: {key.removeprefix(prefix): state for key, state in parts.items() if key.startswith(prefix)}
+            for name, prefix in prefixes.items()
         }
-        rest = {key: each for key, each in parts.items() if not key.startswith(tuple(own.values()))}
-        found = check_keys(rest, ("engine", "random", *self._more), part="run")
-        # The split first: the loaders of the levels come back to places in its rows.
+        rest = {key: state for key, state in parts.items() if not key.startswith(tuple(prefixes.values()))}
+        states = check_keys(rest, ("engine", "random", *self._more), part="run")
+        # The split first: the loaders of the levels come back to positions in its rows.
         for name, part in self._more.items():
-            part.load_state(found[name])
+            part.load_state(states[name])
         for level in engine.levels:
             load_level_state(level, levels[level.name], keep_rates=keep_rates)
-        self._load_engine(found["engine"])
-        RandomState.from_tree(found["random"], device=engine.device, part="random").put_back()
+        self._load_engine(states["engine"])
+        # Last: what was loaded before may have drawn numbers.
+        RandomState.from_tree(states["random"], device=engine.device, part="random").put_back()
 
     def without_foreign_callbacks(self, parts: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parts without those of callbacks that this run does not have."""
-        return {name: each for name, each in parts.items() if not name.startswith(CALLBACK) or name in self._more}
+        return {name: state for name, state in parts.items() if not name.startswith(CALLBACK) or name in self._more}
 
     def _engine_state(self) -> dict[str, Any]:
         last = self.engine.last_validation
@@ -93,12 +88,12 @@ class RunState:
         }
 
     def _load_engine(self, state: Any) -> None:
-        found = check_keys(state, ("micro_batches", "stop_reason", "ends_run", "last_validation"), part="engine")
-        last = found["last_validation"]
-        self.engine.global_step = found["micro_batches"]
-        self.engine.stop_reason, self.engine.ends_run = found["stop_reason"], found["ends_run"]
+        check_keys(state, ("micro_batches", "stop_reason", "ends_run", "last_validation"), part="engine")
+        last = state["last_validation"]
+        self.engine.global_step = state["micro_batches"]
+        self.engine.stop_reason, self.engine.ends_run = state["stop_reason"], state["ends_run"]
         self.engine.last_validation = None if last is None else ValidationRecord(**last)
-        if found["micro_batches"] != self.engine.lower_level.count:
+        if state["micro_batches"] != self.engine.lower_level.count:
             raise CheckpointError("checkpoint does not fit: engine: it counts other micro-batches than the lower level")
 
 
@@ -121,8 +116,8 @@ class Rescaled:
     """How the counts of a level in a saved state change, where its batches have another size.
 
     Args:
-        micro_batches: How many micro-batches one of then has become.
-        batches: How many batches of a loader one of then has become, by its rows.
+        micro_batches: How many micro-batches of this run make one of the saved run.
+        batches: How many batches of a loader make one of the saved run, by their rows.
     """
 
     micro_batches: int = 1

@@ -57,24 +57,18 @@ class StopSignals:
 
 
 def agreed(received: int | None, processes: Processes) -> int | None:
-    """Return the signal that any process has received, the same in all; None if none has.
-
-    Example:
-        >>> agreed(15, Processes())
-        15
-    """
+    """Return the signal that any process has received, the same in all; None if none has."""
     if not processes.any(received is not None):
         return None
-    found: int = next(each for each in processes.gathered(received) if each is not None)
-    return found
+    first: int = next(number for number in processes.gathered(received) if number is not None)
+    return first
 
 
 @contextmanager
 def sigterm_raised() -> Iterator[None]:
-    """Turn a SIGTERM outside of a training loop into an error, so that what is open is closed; SIGINT is one already.
+    """Turn a SIGTERM outside of a training loop into InterruptedRun, so that open files are closed.
 
-    Raises:
-        InterruptedRun: When it comes.
+    SIGINT is an error already.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -91,7 +85,7 @@ def sigterm_raised() -> Iterator[None]:
 
 
 def end_at_once_when_told_again() -> None:
-    """From now on end the process at a SIGINT, with its exit code, whatever it is doing: it is ending already."""
+    """From now on let a SIGINT end the process, which is ending already, at once and with its exit code."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
         # While Python shuts down it gives SIGINT its default back, which would end the process with another code.

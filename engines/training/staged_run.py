@@ -167,8 +167,8 @@ class StagedRun:
         """Bring the model to where a stage starts, and note from which parameters."""
         if index > 0:
             self.entries.append(entry_values(self.model))
-        stage, own = self.stages[index], self.variant_settings
-        self.spectrum = prepare_model(self.model, stage, self.start, variant_settings=own) or self.spectrum
+        stage, settings = self.stages[index], self.variant_settings
+        self.spectrum = prepare_model(self.model, stage, self.start, variant_settings=settings) or self.spectrum
 
     def enter(self, index: int) -> BilevelEngine:
         """Bring the model to where a stage starts, and return the stage's engine, ready to run."""

@@ -1,4 +1,4 @@
-"""From data-to-text rows to padded batches: one example a reference, a loss on the answer alone."""
+"""From data-to-text rows to padded batches: one example per reference, a loss on the answer alone."""
 
 from __future__ import annotations
 
@@ -19,18 +19,10 @@ IGNORED = -100
 def encode_pairs(rows: Rows, tokenizer: Any, *, max_length: int) -> tuple[list[dict[str, Any]], int]:
     """Return every pair of an input and one of its references as an example, and how many were cut.
 
-    Args:
-        rows: Rows with ``source`` and ``references``.
-        tokenizer: A tokenizer of transformers with an end-of-text token.
-        max_length: Largest number of tokens of an example; a longer one loses the end of its answer.
-
     Returns:
-        One dict an example: ``input_ids``; ``labels``, which are -100 up to the answer; ``group``, the position of
+        One dict per example: ``input_ids``; ``labels``, which are -100 up to the answer; ``group``, the position of
         its row, by which D1 and D2 are divided; ``reference``, which of the row's references it is. And the count of
         answers that were cut.
-
-    Raises:
-        DataError: An input leaves no room for an answer.
     """
     prompts = Prompts(tokenizer)
     examples: list[dict[str, Any]] = []
@@ -54,17 +46,8 @@ def encode_pairs(rows: Rows, tokenizer: Any, *, max_length: int) -> tuple[list[d
 class PairCollator:
     """Makes a batch of examples: padded on the right to the longest, with an attention mask, labels -100 on padding.
 
-    The padding may be the end-of-text token: what is padding is said by the mask, and the end that belongs to an
-    answer keeps its label.
-
-    Args:
-        pad_token_id: The id to pad with.
-
-    Example:
-        >>> collate = PairCollator(0)
-        >>> batch = collate([{"input_ids": [5, 6, 0], "labels": [-100, 6, 0]}, {"input_ids": [5], "labels": [5]}])
-        >>> batch["attention_mask"].tolist(), batch["labels"].tolist()
-        ([[1, 1, 1], [1, 0, 0]], [[-100, 6, 0], [5, -100, -100]])
+    The padding may be the end-of-text token: the mask tells it from the end that belongs to an answer, which keeps its
+    label.
     """
 
     def __init__(self, pad_token_id: int) -> None:
@@ -75,21 +58,16 @@ class PairCollator:
         ids, labels = ([example[name] for example in examples] for name in ("input_ids", "labels"))
         longest = max(map(len, ids))
         return {
-            "input_ids": torch.tensor([each + [self.pad_token_id] * (longest - len(each)) for each in ids]),
-            "attention_mask": torch.tensor([[1] * len(each) + [0] * (longest - len(each)) for each in ids]),
-            "labels": torch.tensor([each + [IGNORED] * (longest - len(each)) for each in labels]),
+            "input_ids": torch.tensor([row + [self.pad_token_id] * (longest - len(row)) for row in ids]),
+            "attention_mask": torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids]),
+            "labels": torch.tensor([row + [IGNORED] * (longest - len(row)) for row in labels]),
         }
 
 
 def left_padded(prompts: Sequence[list[int]], pad_token_id: int) -> Batch:
-    """Return prompts padded on the left, so that what is generated follows the last token of each.
-
-    Example:
-        >>> left_padded([[5, 6], [7]], 0)["input_ids"].tolist()
-        [[5, 6], [0, 7]]
-    """
+    """Return prompts padded on the left, so that what is generated follows the last token of each."""
     longest = max(map(len, prompts))
     return {
-        "input_ids": torch.tensor([[pad_token_id] * (longest - len(each)) + each for each in prompts]),
-        "attention_mask": torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in prompts]),
+        "input_ids": torch.tensor([[pad_token_id] * (longest - len(prompt)) + prompt for prompt in prompts]),
+        "attention_mask": torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]),
     }

@@ -37,15 +37,6 @@ class Decoding:
         no_repeat_ngram_size: Length of n-grams that a text may hold once only; 0 allows all.
         max_new_tokens: Largest number of tokens of a text.
         batch_size: Rows searched at once; memory grows with rows times beams.
-
-    Raises:
-        SettingsError: A value is out of range; all faults are told together.
-
-    Example:
-        >>> Decoding(beams=0)
-        Traceback (most recent call last):
-            ...
-        bilora.errors.SettingsError: decoding: beams is 0, it must be at least 1
     """
 
     beams: int = 10
@@ -70,9 +61,6 @@ def decode(inference: Inference, sources: Sequence[str], decoding: Decoding) -> 
     """Return the text that a causal model gives for each input, on one line.
 
     Rows of one length are searched together; no result depends on which rows share a batch but for rounding.
-
-    Raises:
-        SettingsError: An input and the longest text have more tokens than the model has positions.
     """
     model = inference.model
     prompts = Prompts(inference.tokenizer)
@@ -138,11 +126,6 @@ def token_loss(inference: Inference, examples: Sequence[Mapping[str, Any]], coll
     """Return ``loss``, the mean cross entropy over all labelled tokens of the set, and ``perplexity``, its exponential.
 
     The model is called without labels, so that what a method adds to its loss does not enter.
-
-    Args:
-        inference: With a causal model whose output has ``.logits``, ``(batch, length, words)``.
-        examples: From :func:`~bilora.tasks.generation.batches.encode_pairs`.
-        collate: Makes a batch of some of them.
     """
     model, dtype = inference.model, inference.autocast_dtype
     device = next(model.parameters()).device

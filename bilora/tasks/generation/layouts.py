@@ -1,4 +1,4 @@
-"""Where the input and the references of a data-to-text row stand, in each layout that is about."""
+"""Where the input and the references of a data-to-text row stand, in each of the published layouts."""
 
 from __future__ import annotations
 
@@ -12,33 +12,20 @@ Reader = Callable[[Any], Any]
 
 
 def read_source(row: Mapping[str, Any], *, lowercase_properties: bool) -> tuple[str | None, list[Fault]]:
-    """Return the input of a row as one line, and what is wrong with it.
-
-    Args:
-        row: Holds one of the fields of ``SOURCES``; of several the first in the order of that table counts.
-        lowercase_properties: As for :func:`~bilora.tasks.generation.prompts.linearize_triples`.
-
-    Example:
-        >>> read_source({"mr": "name[The Vaults], food[French]"}, lowercase_properties=False)
-        ('name : The Vaults | food : French', [])
-    """
-    found, faults = _first(row, SOURCES, what="the input")
-    if isinstance(found, list):
-        return linearize_triples(found, lowercase_properties=lowercase_properties), faults
-    return found, faults
+    """Return the input of a row as one line, and what is wrong with it."""
+    source, faults = _first(row, SOURCES, what="the input")
+    if isinstance(source, list):
+        return linearize_triples(source, lowercase_properties=lowercase_properties), faults
+    return source, faults
 
 
 def read_references(row: Mapping[str, Any]) -> tuple[list[str], list[Fault]]:
     """Return the reference texts of a row, each on one line, and what is wrong with them.
 
     A text may be blank beside others that are not, as in DART's test set; it is given as an empty one.
-
-    Example:
-        >>> read_references({"references": ["It is  a pub.", " "]})
-        (['It is a pub.', ''], [])
     """
-    found, faults = _first(row, REFERENCES, what="the references")
-    return found or [], faults
+    texts, faults = _first(row, REFERENCES, what="the references")
+    return texts or [], faults
 
 
 def _first(row: Mapping[str, Any], readers: Mapping[str, Reader], *, what: str) -> tuple[Any, list[Fault]]:
@@ -63,31 +50,31 @@ def _text(value: Any) -> str:
     if not value.strip():
         raise ValueError("is empty; every row needs text")
     value.encode("utf-8")  # half of a surrogate pair is no character, and an error that is a ValueError
-    return " ".join(value.split())  # one line: outputs and references are written one a line
+    return " ".join(value.split())  # one line: outputs and references are written one per line
 
 
 def _texts(values: Any) -> list[str]:
     if not isinstance(values, list):
         raise ValueError(f"is {type(values).__name__}; a list of texts is needed")
-    for index, each in enumerate(values, start=1):
-        if not isinstance(each, str):
-            raise ValueError(f"text {index} is {type(each).__name__}, not text")
-    if not any(each.strip() for each in values):
+    for index, text in enumerate(values, start=1):
+        if not isinstance(text, str):
+            raise ValueError(f"text {index} is {type(text).__name__}, not text")
+    if not any(text.strip() for text in values):
         raise ValueError("has no text; every row needs one or more")
-    return [_text(each) if each.strip() else "" for each in values]
+    return [_text(text) if text.strip() else "" for text in values]
 
 
 def _triples(values: Any) -> list[list[str]]:
     if not isinstance(values, list) or not values:
         raise ValueError("is no list of triples")
     for index, triple in enumerate(values, start=1):
-        if not isinstance(triple, list) or len(triple) != 3 or not all(isinstance(each, str) for each in triple):
+        if not isinstance(triple, list) or len(triple) != 3 or not all(isinstance(part, str) for part in triple):
             raise ValueError(f"triple {index} is not a list of three texts: subject, property, object")
-    return [[" ".join(each.split()) for each in triple] for triple in values]
+    return [[" ".join(part.split()) for part in triple] for triple in values]
 
 
 def _named_triples(values: list[Mapping[str, str]]) -> list[list[str]]:
-    return _triples([[each["subject"], each["property"], each["object"]] for each in values])
+    return _triples([[triple["subject"], triple["property"], triple["object"]] for triple in values])
 
 
 def _first_triple_set(value: Mapping[str, Any]) -> list[list[str]]:
@@ -119,10 +106,10 @@ REFERENCES: dict[str, Reader] = {
     "ref": lambda value: [_text(value)],  # E2E, the official files
     # DART: a list of annotations in the official files, lists of their parts on the hub
     "annotations": lambda value: _texts(
-        value["text"] if isinstance(value, Mapping) else [each["text"] for each in value]
+        value["text"] if isinstance(value, Mapping) else [annotation["text"] for annotation in value]
     ),
     # WebNLG, the official JSON
-    "lexicalisations": lambda value: _good([each["lex"] for each in value], [each["comment"] for each in value]),
+    "lexicalisations": lambda value: _good([text["lex"] for text in value], [text["comment"] for text in value]),
     "lex": lambda value: _good(value["text"], value["comment"]),  # WebNLG, on the hub
 }
 """Fields that hold one reference or more, and how each is read."""

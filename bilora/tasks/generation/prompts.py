@@ -16,21 +16,6 @@ class Prompts:
     where it has no other (GPT-2's are one and the same), the answer starts with a space, and the end is the
     end-of-text token (https://github.com/microsoft/LoRA, examples/NLG). A tokenizer that puts a begin-of-text token
     before any text, as Llama's do, also does so here.
-
-    Args:
-        tokenizer: A tokenizer of transformers.
-
-    Raises:
-        SettingsError: The tokenizer has no end-of-text token.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> class Letters(SimpleNamespace):
-        ...     def __call__(self, text, add_special_tokens=True):
-        ...         return {"input_ids": [ord(each) for each in text]}
-        >>> prompts = Prompts(Letters(bos_token_id=None, eos_token_id=0))
-        >>> prompts.prompt("ab"), prompts.answer("c")
-        ([97, 98, 0], [32, 99, 0])
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -68,24 +53,14 @@ def linearize_slots(text: str) -> str:
     """Return an E2E meaning representation as ``slot : value | slot : value``.
 
     The form of https://github.com/microsoft/LoRA, examples/NLG, data/e2e.
-
-    Args:
-        text: Such as ``name[Alimentum], familyFriendly[no]``.
-
-    Raises:
-        ValueError: The text is not a list of slots with values.
-
-    Example:
-        >>> linearize_slots("name[Alimentum], eatType[pub], familyFriendly[no]")
-        'name : Alimentum | Type : pub | family friendly : no'
     """
     slots, end = [], 0
     while end < len(text):
-        found = _SLOT.match(text, end)
-        if found is None:
+        slot = _SLOT.match(text, end)
+        if slot is None:
             raise ValueError(f"is no list of slots like 'name[Alimentum], area[riverside]' from character {end + 1} on")
-        slots.append((found[1].strip(), found[2]))
-        end = found.end()
+        slots.append((slot[1].strip(), slot[2]))
+        end = slot.end()
     return " | ".join(f"{_E2E_SLOTS.get(name, name)} : {value}" for name, value in slots)
 
 
@@ -94,14 +69,6 @@ def linearize_triples(triples: Iterable[Sequence[str]], *, lowercase_properties:
 
     The form of https://github.com/microsoft/LoRA, examples/NLG/src/format_converting_webnlg.py and _dart.py; the
     latter puts properties in lower case.
-
-    Args:
-        triples: Subject, property and object of each.
-        lowercase_properties: As for DART.
-
-    Example:
-        >>> linearize_triples([("Mars Hill College", "JOINED", "1973")], lowercase_properties=True)
-        'Mars Hill College : joined : 1973'
     """
     cased = str.lower if lowercase_properties else str
     return " | ".join(f"{subject} : {cased(name)} : {value}" for subject, name, value in triples)

@@ -24,14 +24,6 @@ def read_generation_file(path: Path, task: AnyTask, *, split: str) -> Rows:
     ``.jsonl`` and ``.jsonl.gz`` hold one object a line; ``.csv`` one reference a line, with a header (E2E's form);
     ``.json`` a list of entries (DART's form), or ``{"entries": [{"1": entry}, ...]}`` (WebNLG's form); ``.xml``
     entries of WebNLG's and DART's form. In the last two the number in an error is that of the entry.
-
-    Args:
-        path: The file.
-        task: Checks each row.
-        split: What the rows are for, for the error text.
-
-    Raises:
-        DataError: The file cannot be read, or rows are at fault; names file, line and field.
     """
     if path.suffix not in READERS:
         return read_rows(path, task, split=split)
@@ -52,13 +44,15 @@ def _csv_rows(path: Path) -> Iterator[Numbered]:
 
 
 def _json_rows(path: Path) -> Iterator[Numbered]:
-    found = json.loads(path.read_text(encoding="utf-8-sig"))
-    if isinstance(found, Mapping) and isinstance(found.get("entries"), list):
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    if isinstance(content, Mapping) and isinstance(content.get("entries"), list):
         # Each entry is wrapped in an object whose only key is its number.
-        found = [next(iter(each.values()), None) if isinstance(each, Mapping) else each for each in found["entries"]]
-    if not isinstance(found, list):
+        content = [
+            next(iter(entry.values()), None) if isinstance(entry, Mapping) else entry for entry in content["entries"]
+        ]
+    if not isinstance(content, list):
         raise DataError(f"{path}: holds neither a list of entries nor an object with 'entries'")
-    for number, row in enumerate(found, start=1):
+    for number, row in enumerate(content, start=1):
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: the entry is {type(row).__name__}; an object is needed")
         yield number, row
@@ -66,10 +60,8 @@ def _json_rows(path: Path) -> Iterator[Numbered]:
 
 def _xml_rows(path: Path) -> Iterator[Numbered]:
     for number, entry in enumerate(ElementTree.parse(path).iter("entry"), start=1):
-        triples = [(each.text or "").split(" | ") for each in entry.iterfind("modifiedtripleset/mtriple")]
-        texts = [
-            {"lex": "".join(each.itertext()), "comment": each.get("comment", "")} for each in entry.iterfind("lex")
-        ]
+        triples = [(triple.text or "").split(" | ") for triple in entry.iterfind("modifiedtripleset/mtriple")]
+        texts = [{"lex": "".join(lex.itertext()), "comment": lex.get("comment", "")} for lex in entry.iterfind("lex")]
         yield number, {"id": entry.get("eid"), "triples": triples, "lexicalisations": texts}
 
 
@@ -90,16 +82,7 @@ SET_FILES = SetFiles(
 
 
 def join_references(rows: Rows) -> Rows:
-    """Return one row an input, with the references of all the rows of that input, in order of first appearance.
-
-    Example:
-        >>> pair = [(1, {"source": "a", "references": ["x"]}), (2, {"source": "a", "references": ["y"]})]
-        >>> from bilora.tasks.generation.task import GenerationTask
-        >>> rows = check_rows(pair, GenerationTask("toy"), source="toy", split="train")
-        >>> joined = join_references(rows)
-        >>> len(joined), joined[0]["references"], joined.lines
-        (1, ['x', 'y'], (1,))
-    """
+    """Return one row an input, with the references of all the rows of that input, in order of first appearance."""
     places: dict[str, int] = {}
     texts: dict[str, list[str]] = {}
     for index, row in enumerate(rows):

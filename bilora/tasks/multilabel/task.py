@@ -135,8 +135,8 @@ class MultilabelTask(BaseTask):
         unknown = [name for name in limits if name not in self.label_names]
         if unknown:
             near = did_you_mean(unknown[0], self.label_names)
-            known = ", ".join(self.label_names)
-            raise SettingsError(f"{kind}: thresholds names {unknown[0]!r}, which is no label; known: {known}.{near}")
+            names = ", ".join(self.label_names)
+            raise SettingsError(f"{kind}: thresholds names {unknown[0]!r}, which is no label; known: {names}.{near}")
         return dataclasses.replace(self, thresholds=tuple(limits.get(name, 0.5) for name in self.label_names))
 
     def check_row(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:

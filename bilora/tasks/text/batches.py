@@ -15,28 +15,7 @@ from bilora.errors import DataError, SettingsError
 def encode_texts(
     rows: Rows, tokenizer: Any, fields: Sequence[str], *, max_length: int = 128
 ) -> list[dict[str, list[int]]]:
-    """Return the rows as token ids, cut to ``max_length`` and not padded.
-
-    Args:
-        rows: Checked rows.
-        tokenizer: A tokenizer of transformers.
-        fields: The one or two fields that hold the text; of two texts the longer one is cut first.
-        max_length: Largest number of tokens of a row, special tokens included.
-
-    Returns:
-        One dict per row: lists of ints under the tokenizer's input names.
-
-    Raises:
-        SettingsError: ``max_length`` leaves no room for text beside the special tokens.
-        DataError: A text has no token.
-
-    Example:
-        >>> from transformers import AutoTokenizer
-        >>> from bilora.models import embedded_model_folder, embedded_reviews
-        >>> tokenizer = AutoTokenizer.from_pretrained(embedded_model_folder())
-        >>> len(encode_texts(embedded_reviews().select([0]), tokenizer, ["text"], max_length=8)[0]["input_ids"])
-        8
-    """
+    """Return the rows as token ids, cut to ``max_length`` and not padded."""
     special = tokenizer.num_special_tokens_to_add(pair=len(fields) == 2)
     if max_length <= special:
         raise SettingsError(f"max_length is {max_length}, of which special tokens take {special}; set more")
@@ -88,26 +67,7 @@ PAD_OFFSET_MODELS = frozenset(
 
 
 def check_fits(tokenizer: Any, model_config: Any, *, max_length: int) -> None:
-    """Check that a model can take what the tokenizer gives; raise with the fix if it cannot.
-
-    Args:
-        tokenizer: A tokenizer of transformers.
-        model_config: The ``config`` of a model of transformers.
-        max_length: Largest number of tokens of a row.
-
-    Raises:
-        DataError: A token id has no embedding, a pad token is missing or differs between the two, or
-            ``max_length`` exceeds the model's positions; all faults are told together.
-
-    Example:
-        >>> from transformers import AutoTokenizer, BertConfig
-        >>> from bilora.models import embedded_model_folder
-        >>> tokenizer = AutoTokenizer.from_pretrained(embedded_model_folder())
-        >>> check_fits(tokenizer, BertConfig(), max_length=600)
-        Traceback (most recent call last):
-            ...
-        bilora.errors.DataError: max_length is 600, but the bert model has 512 positions; set max_length=512
-    """
+    """Check that a model can take what the tokenizer gives; raise with the fix if it cannot."""
     config = model_config.get_text_config()
     faults = [
         *_vocabulary_faults(tokenizer, config),

@@ -14,22 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_row(row: Mapping[str, Any], task: TextTask) -> tuple[int | float | None, list[Fault]]:
-    """Return the label of ``row`` as a class index or a number, and everything wrong with the row.
-
-    Args:
-        row: A field name to value mapping.
-        task: Says which fields there must be and which labels are allowed.
-
-    Returns:
-        The label (None if it is at fault) and the faults, text fields first.
-
-    Example:
-        >>> from bilora.tasks.catalog import TASKS
-        >>> check_row({"sentence": "A fine film.", "label": "positive"}, TASKS["sst2"])
-        (1, [])
-        >>> check_row({"sentence": " ", "label": 1}, TASKS["sst2"])[1]
-        [Fault(field='sentence', text='is empty; every row needs text')]
-    """
+    """Return the label of ``row`` as a class index or a number, and everything wrong with the row."""
     faults = [fault for name in task.text_fields for fault in text_faults(row, name)]
     field = task.label_field
     if field not in row:
@@ -50,7 +35,7 @@ def text_faults(row: Mapping[str, Any], name: str) -> list[Fault]:
         return [_missing(row, name)]
     text = row[name]
     if isinstance(text, BadNumber):
-        return []  # told by parse_line
+        return []  # parse_line has refused it
     if not isinstance(text, str):
         return [Fault(name, f"is {SHORT.repr(text)} ({type(text).__name__}); text is needed")]
     if not text.strip():
@@ -65,7 +50,7 @@ def text_faults(row: Mapping[str, Any], name: str) -> list[Fault]:
 def _class_index(label: Any, task: TextTask) -> tuple[int | None, str | None]:
     names = task.label_names or ()
     if isinstance(label, BadNumber):
-        return None, None  # told by parse_line
+        return None, None  # parse_line has refused it
     if task.labels_from is not None:
         return _named_class(label, names, task.labels_from)
     if isinstance(label, str) and label in names:
@@ -77,15 +62,7 @@ def _class_index(label: Any, task: TextTask) -> tuple[int | None, str | None]:
 
 
 def class_name(label: Any) -> str | None:
-    """Return what a label of a file is called as a class: text as it is, numbers and truth values as written.
-
-    Returns:
-        The name; None for what is no label: nothing, an empty text, NaN, or a list.
-
-    Example:
-        >>> class_name("spam"), class_name(3), class_name(""), class_name(float("nan"))
-        ('spam', '3', None, None)
-    """
+    """Return what a label of a file is called as a class: text as it is, numbers and truth values as written."""
     if isinstance(label, float) and not math.isfinite(label):
         return None
     return str(label) or None if isinstance(label, str | int | float) else None
@@ -97,13 +74,13 @@ def _named_class(label: Any, names: Sequence[str], source: str) -> tuple[int | N
         return names.index(name), None
     if name is None:
         return None, f"is {SHORT.repr(label)}; every row needs a label"
-    known = f"{', '.join(names[:10])}{f' and {len(names) - 10} more' if len(names) > 10 else ''}"
-    return None, f"is {SHORT.repr(label)}, which is no label of {source}; those are: {known}"
+    first = f"{', '.join(names[:10])}{f' and {len(names) - 10} more' if len(names) > 10 else ''}"
+    return None, f"is {SHORT.repr(label)}, which is no label of {source}; those are: {first}"
 
 
 def _number(label: Any, task: TextTask) -> tuple[float | None, str | None]:
     if isinstance(label, BadNumber):
-        return None, None  # told by parse_line
+        return None, None  # parse_line has refused it
     if isinstance(label, bool) or not isinstance(label, int | float):
         return None, f"is {SHORT.repr(label)} ({type(label).__name__}); a number is needed"
     low, high = task.label_range or (-math.inf, math.inf)

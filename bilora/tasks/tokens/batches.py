@@ -19,37 +19,14 @@ IGNORED = -100
 
 
 def encode_tokens(rows: Rows, tokenizer: Any, task: TokenTask, *, max_length: int = 128) -> list[dict[str, Any]]:
-    """Return the rows as ids of pieces, cut to ``max_length`` and not padded, with a label a piece.
+    """Return the rows as ids of pieces, cut to ``max_length`` and not padded, with a label per piece.
 
     The first piece of a token has the token's label, its other pieces and the special tokens ``IGNORED``.
 
-    Args:
-        rows: Checked rows of the task.
-        tokenizer: A fast tokenizer of transformers.
-        task: Says which fields hold the tokens and the tags.
-        max_length: Largest number of pieces of a row, special tokens included.
-
     Returns:
-        One dict a row: lists of ints under the tokenizer's input names, ``labels``, and ``positions``: for each label
+        One dict per row: lists of ints under the tokenizer's input names, ``labels``, and ``positions``: for each label
         that is not ``IGNORED``, the position of its token in the row. A token that is cut off, or of which the
         tokenizer leaves nothing, is in no ``positions``.
-
-    Raises:
-        SettingsError: ``max_length`` leaves no room for text beside the special tokens.
-        DataError: The tokenizer cannot say which piece belongs to which token, or leaves nothing of a row.
-
-    Example:
-        >>> from transformers import AutoTokenizer
-        >>> from bilora.models import embedded_model_folder
-        >>> from bilora.data.rows import check_rows
-        >>> from bilora.tasks.tokens.task import TokenTask
-        >>> task = TokenTask("toy", ("O", "B-town"))
-        >>> row = {"tokens": ["in", "Maribor"], "tags": ["O", "B-town"]}
-        >>> rows = check_rows([(1, row)], task, source="toy", split="train")
-        >>> tokenizer = AutoTokenizer.from_pretrained(embedded_model_folder())
-        >>> encoded = encode_tokens(rows, tokenizer, task)[0]
-        >>> encoded["labels"], encoded["positions"]
-        ([-100, 0, 1, -100, -100], [0, 1])
     """
     special = tokenizer.num_special_tokens_to_add(pair=False)
     if max_length <= special:
@@ -86,19 +63,7 @@ def _labels(owners: Sequence[int | None], tags: Sequence[int]) -> dict[str, list
 
 
 class TokenCollator:
-    """Makes a batch of encoded rows: pads to the longest of them, labels with ``IGNORED``, and stacks to tensors.
-
-    Args:
-        tokenizer: Knows the pad token and the side to pad on.
-
-    Example:
-        >>> from transformers import AutoTokenizer
-        >>> from bilora.models import embedded_model_folder
-        >>> collate = TokenCollator(AutoTokenizer.from_pretrained(embedded_model_folder()))
-        >>> rows = [{"input_ids": [101, 7, 102], "labels": [-100, 1, -100]}, {"input_ids": [101], "labels": [-100]}]
-        >>> collate(rows)["labels"].tolist()
-        [[-100, 1, -100], [-100, -100, -100]]
-    """
+    """Makes a batch of encoded rows: pads to the longest of them, labels with ``IGNORED``, and stacks to tensors."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._collate = DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED)

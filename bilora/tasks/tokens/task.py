@@ -104,13 +104,7 @@ class TokenTask(BaseTask):
         return label_settings(self.label_names)
 
     def check_row(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
-        """Return the row with its tags as class indices, and everything wrong with it.
-
-        Example:
-            >>> task = TokenTask("toy", ("O", "B-town", "I-town"))
-            >>> task.check_row({"tokens": ["in", "Rome"], "tags": ["O", "B-town"]})[0]["tags"]
-            (0, 1)
-        """
+        """Return the row with its tags as class indices, and everything wrong with it."""
         return check_row(row, self)
 
     def text_of(self, row: Mapping[str, Any]) -> Hashable:
@@ -173,14 +167,14 @@ class TokenTask(BaseTask):
         pairs = []
         for logits, labels in self._batches(inference, data):
             best = logits.double().softmax(dim=-1).max(dim=-1)
-            pieces = zip(_first_pieces(best.indices, labels), _first_pieces(best.values, labels), strict=True)
-            pairs += [list(zip(tags, chances, strict=True)) for tags, chances in pieces]
+            rows_of = zip(_first_pieces(best.indices, labels), _first_pieces(best.values, labels), strict=True)
+            pairs += [list(zip(tags, chances, strict=True)) for tags, chances in rows_of]
         answers = []
-        for row, encoded, found in zip(rows, data.encoded, in_row_order(pairs, data.encoded), strict=True):
+        for row, encoded, pieces in zip(rows, data.encoded, in_row_order(pairs, data.encoded), strict=True):
             tokens = list(row[self.tokens_field])
             tags: list[str | None] = [None] * len(tokens)
             chances: list[float | None] = [None] * len(tokens)
-            for position, (index, chance) in zip(encoded["positions"], found, strict=True):
+            for position, (index, chance) in zip(encoded["positions"], pieces, strict=True):
                 tags[position], chances[position] = self.label_names[index], chance
             answers.append({"tokens": tokens, "prediction": tags, "probabilities": chances})
         return answers, data.notices
@@ -222,12 +216,7 @@ class TokenTask(BaseTask):
 
 
 def tags_in_order(tags: Iterable[str]) -> list[str]:
-    """Return tags with ``O`` first, and the two of an entity type beside each other.
-
-    Example:
-        >>> tags_in_order({"I-b", "B-a", "O", "B-b", "I-a"})
-        ['O', 'B-a', 'I-a', 'B-b', 'I-b']
-    """
+    """Return tags with ``O`` first, and the two of an entity type beside each other."""
     return sorted(tags, key=lambda tag: (tag != OUTSIDE, tag[2:] if tag[:2] in ("B-", "I-") else tag, tag))
 
 

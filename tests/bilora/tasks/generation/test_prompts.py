@@ -1,7 +1,10 @@
-"""Ids of inputs and answers with real tokenizers."""
+"""What a causal model reads: token ids of inputs and answers, and inputs as the lines of the LoRA paper's code."""
 
 from __future__ import annotations
 
+import gzip
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +12,8 @@ from transformers import AutoTokenizer
 
 from bilora.errors import SettingsError
 from bilora.models.embedded import embedded_model_folder
-from bilora.tasks.generation.prompts import Prompts
+from bilora.tasks.catalog import GENERATION_TASKS
+from bilora.tasks.generation.prompts import Prompts, linearize_slots, linearize_triples
 
 
 def test_input_separator_answer_end(causal_tokenizer: Any) -> None:
@@ -38,3 +42,54 @@ def test_a_begin_token_that_the_tokenizer_puts_first_stays_first() -> None:
 def test_a_tokenizer_without_an_end_is_refused() -> None:
     with pytest.raises(SettingsError, match="no end-of-text token.*take a causal language model's tokenizer"):
         Prompts(AutoTokenizer.from_pretrained(embedded_model_folder()))
+
+
+# ---- lines ----------------------------------------------------------------------------------------
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    opened: Any = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+@pytest.mark.parametrize(
+    ("task", "file"),
+    [
+        ("e2e", "train.jsonl.gz"),
+        ("e2e", "validation.jsonl"),
+        ("e2e", "test.jsonl"),
+        ("dart", "validation.jsonl.gz"),
+        ("dart", "test.jsonl.gz"),
+    ],
+)
+def test_real_inputs_become_the_lines_of_the_lora_papers_code(real_data: Path, task: str, file: str) -> None:
+    rows = lines(real_data / task / file)
+    for row in rows:
+        checked, faults = GENERATION_TASKS[task].check_row(row)
+        assert not faults
+        assert checked["source"] == " ".join(row["source"].split())
+        texts = [" ".join(each.split()) for each in row["references"]]
+        assert checked["references"] == [each for each in texts if each]
+        assert checked["blank"] == texts.count("")
+        assert checked["label"] is None
+
+
+def test_only_dart_puts_properties_in_lower_case() -> None:
+    row = {"triples": [["Zizzi", "eatType", "pub"]], "references": ["Zizzi is a pub."]}
+    sources = {name: task.check_row(row)[0]["source"] for name, task in GENERATION_TASKS.items()}
+    assert sources["webnlg"] == "Zizzi : eatType : pub"
+    assert sources["dart"] == "Zizzi : eattype : pub"
+
+
+def test_several_triples_are_joined() -> None:
+    triples = [("A", "b", "C"), ("D", "e", "F, G")]
+    assert linearize_triples(triples, lowercase_properties=False) == "A : b : C | D : e : F, G"
+
+
+@pytest.mark.parametrize(
+    ("text", "character"), [("name", 1), ("name[Zizzi", 1), ("name[Zizzi] food[x]", 1), ("a[b], c", 6)]
+)
+def test_what_is_no_list_of_slots_is_refused(text: str, character: int) -> None:
+    with pytest.raises(ValueError, match=f"from character {character} on"):
+        linearize_slots(text)

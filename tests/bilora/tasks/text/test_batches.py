@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, GPT2Config, MPNetConfig, RobertaConfig, T5Config
 
-from bilora.data.loaders import make_loader
 from bilora.data.rows import Rows, check_rows
 from bilora.errors import DataError, SettingsError
 from bilora.models.embedded import embedded_model_folder
@@ -37,18 +36,6 @@ def rows_of(name: str, rows: list[dict[str, Any]]) -> Rows:
 
 
 SINGLES = rows_of("sst2", [{"sentence": "good " * length, "label": length % 2} for length in range(1, 31)])
-
-
-def as_tensor(rows: Any) -> dict[str, torch.Tensor]:
-    return {"labels": torch.tensor([row["labels"] for row in rows])}
-
-
-def numbered(count: int) -> list[dict[str, Any]]:
-    return [{"labels": each} for each in range(count)]
-
-
-def order(loader: Any) -> list[int]:
-    return [label for batch in loader for label in batch["labels"].tolist()]
 
 
 def test_single_texts_against_the_tokenizer_one_by_one(tokenizer: Any) -> None:
@@ -108,53 +95,6 @@ def test_batches_are_padded_to_their_own_longest(tokenizer: Any) -> None:
 def test_labels_of_regression_are_single_precision(tokenizer: Any) -> None:
     batch = Collator(tokenizer)(TASKS["stsb"].encode(rows_of("stsb", PAIRS), tokenizer, max_length=128).encoded)
     assert batch["labels"].dtype == torch.float32 and batch["labels"].tolist() == [4.0, 0.5, 2.0]
-
-
-def test_the_same_seed_gives_the_same_order_and_each_pass_another() -> None:
-    first, second, third = (make_loader(numbered(40), batch_size=4, seed=seed, collate=as_tensor) for seed in (7, 7, 8))
-    passes = [order(first), order(first)]
-    torch.manual_seed(1)  # what happens elsewhere has no say
-    assert [order(second), order(second)] == passes
-    assert passes[0] != passes[1] and order(third) != passes[0]
-    assert all(sorted(each) == list(range(40)) for each in passes)
-
-
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_the_global_random_state_is_left_alone(shuffle: bool) -> None:
-    loader = make_loader(numbered(10), batch_size=4, seed=0, collate=as_tensor, shuffle=shuffle)
-    before = torch.get_rng_state()
-    order(loader), order(loader)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_validation_keeps_the_order_and_the_last_rows() -> None:
-    loader = make_loader(numbered(10), batch_size=4, seed=0, collate=as_tensor, shuffle=False)
-    assert order(loader) == order(loader) == list(range(10))
-    dropped = make_loader(numbered(10), batch_size=4, seed=0, collate=as_tensor, drop_last=True)
-    assert len(order(dropped)) == 8 and len(dropped) == 2
-
-
-@pytest.mark.parametrize("settings", [{}, {"shuffle": False, "drop_last": True}])
-def test_fewer_rows_than_a_batch(settings: dict[str, Any]) -> None:
-    make_loader(numbered(8), batch_size=8, seed=0, collate=as_tensor, **settings)
-    with pytest.raises(DataError, match="the upper part has 7 rows, fewer than a batch of 8; give more rows"):
-        make_loader(numbered(7), batch_size=8, seed=0, collate=as_tensor, part="upper", **settings)
-
-
-def test_a_short_validation_set_is_one_batch_and_an_empty_one_is_refused() -> None:
-    assert order(make_loader(numbered(3), batch_size=8, seed=0, collate=as_tensor, shuffle=False)) == [
-        0,
-        1,
-        2,
-    ]
-    with pytest.raises(DataError, match="the validation part has 0 rows"):
-        make_loader([], batch_size=8, seed=0, collate=as_tensor, shuffle=False, part="validation")
-
-
-@pytest.mark.parametrize("size", [0, -1])
-def test_a_batch_of_no_rows(size: int) -> None:
-    with pytest.raises(SettingsError, match=f"batch_size is {size}; it must be at least 1"):
-        make_loader(numbered(3), batch_size=size, seed=0, collate=as_tensor)
 
 
 FITTING = [
