@@ -76,20 +76,11 @@ class BettyProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no t
     # dicts. Each override below says what it changes.
     companion: Companion | None = None
 
-    def __init__(
-        self,
-        name: str,
-        config: Config | None = None,
-        module: nn.Module | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
-        scheduler: Any = None,
-        train_data_loader: Any = None,
-        extra_config: Any = None,
-    ) -> None:
-        # Betty names None as the default of config and then reads its fields.
+    def __init__(self, name: str, config: Config | None = None, *args: Any, **kwargs: Any) -> None:
+        # Betty reads the fields of the config, also where none is given.
         config = Config() if config is None else config
         check_config(config, level=name)
-        super().__init__(name, config, module, optimizer, scheduler, train_data_loader, extra_config)
+        super().__init__(name, config, *args, **kwargs)
         # Betty would look for these on a subclass; nothing here calls them.
         replaced = {"custom_optimizer_step": "take_step()", "param_groups": "an optimizer with param groups"}
         for hook, instead in replaced.items():

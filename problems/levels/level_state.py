@@ -27,12 +27,7 @@ PARTS = ("parameters", "optimizer", "scheduler", "scaler", "progress", "loaders"
 
 @dataclass(frozen=True)
 class Rates:
-    """The rates that the settings give a level's optimizer.
-
-    Attributes:
-        groups: Learning rate and weight decay, by param group.
-        base: Peak learning rate, by param group.
-    """
+    """Learning rate and weight decay of each param group, and its peak learning rate, as the settings give them."""
 
     groups: tuple[dict[str, Any], ...]
     base: tuple[float, ...]
@@ -79,16 +74,7 @@ def level_state(level: Level) -> dict[str, Any]:
 
 
 def load_level_state(level: Level, state: Any, *, keep_rates: bool = False) -> None:
-    """Give a level that was built from the same settings the state of another one.
-
-    Args:
-        level: The level.
-        state: The value of :func:`level_state`.
-        keep_rates: Whether base learning rates and weight decay stay those of the level as it was built.
-
-    Raises:
-        CheckpointError: A part is missing, left over, or does not fit; it is named.
-    """
+    """Give a level the state of another one, built from the same settings; with ``keep_rates`` its own rates stay."""
     expected = (*PARTS, "recorded") if isinstance(level, LowerProblem) else PARTS
     parts = check_keys(state, expected, part=f"level {level.name}")
     load_parameters(level.named_level_parameters(), parts["parameters"], part=f"{level.name}.parameters")

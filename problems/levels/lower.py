@@ -95,15 +95,7 @@ class LowerProblem(Level):
         with self._buffers.noted():
             return super().get_loss(batch)
 
-    def backward(
-        self,
-        loss: Tensor,
-        params: Sequence[nn.Parameter],
-        paths: Any,
-        create_graph: bool = False,
-        retain_graph: bool = False,
-        allow_unused: bool = True,
-    ) -> None:
+    def backward(self, loss: Tensor, params: Sequence[nn.Parameter], *args: Any, **kwargs: Any) -> None:
         """Add the gradient to ``.grad``; on a recorded step the same pass yields the upper gradient as well."""
         step = self._recorded
         if step is None:

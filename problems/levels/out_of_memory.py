@@ -13,12 +13,7 @@ from bilora.errors import ResourceError
 
 
 class OutOfMemory(ResourceError, MemoryError):
-    """A pass of a level did not fit into memory.
-
-    Args:
-        message: The text for the user.
-        level: Name of the level whose batch it was.
-    """
+    """A pass of a level did not fit into memory; ``level`` names the level."""
 
     def __init__(self, message: str, *, level: str) -> None:
         super().__init__(message)

@@ -51,15 +51,7 @@ class UpperProblem(Level):
         """
         return self._hypergradient().implicit_term(vector, lower)
 
-    def backward(
-        self,
-        loss: Tensor,
-        params: Sequence[nn.Parameter],
-        paths: Any,
-        create_graph: bool = False,
-        retain_graph: bool = False,
-        allow_unused: bool = True,
-    ) -> None:
+    def backward(self, loss: Tensor, params: Sequence[nn.Parameter], *args: Any, **kwargs: Any) -> None:
         """Add the hypergradient to ``.grad``: one backward pass for direct gradient and v, then the implicit term."""
         # Betty walks the graph twice (and so needs retain_graph), and takes the approximation from the lower level's
         # config.

@@ -185,11 +185,9 @@ class PairLower(LowerProblem):
     """A quadratic whose target is the batch's mean label plus noise, so that the random state matters."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the lower vector."""
         return {"below": self.module.below}
 
     def training_step(self, batch: Any) -> Any:
-        """Return L1."""
         self.module.seen["lower"].append(batch["row"].tolist())
         target = batch["labels"].double().mean() + torch.rand_like(self.module.below)
         return ((self.module.below - self.module.above - target) ** 2).mean()
@@ -199,17 +197,14 @@ class PairUpper(UpperProblem):
     """A quadratic in the sum of both vectors."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the upper vector."""
         return {"above": self.module.above}
 
     def training_step(self, batch: Any) -> Any:
-        """Return L2."""
         self.module.seen["upper"].append(batch["row"].tolist())
         return ((self.module.below + self.module.above - batch["labels"].double().mean()) ** 2).mean()
 
 
 def collate_pair(rows: Any) -> dict[str, Tensor]:
-    """Return row ids and labels as tensors."""
     return {name: torch.tensor([row[name] for row in rows]) for name in ("row", "labels")}
 
 
@@ -249,11 +244,9 @@ class Records(Callback):
         self.validations: list[Any] = []
 
     def on_step(self, engine: BilevelEngine, record: Any) -> None:
-        """Keep a step."""
         self.steps.append(record)
 
     def on_validation(self, engine: BilevelEngine, record: Any) -> None:
-        """Keep a validation."""
         self.validations.append(record)
 
 
@@ -302,7 +295,6 @@ class FittedAdapter:
     result: FitResult
 
     def parameters(self) -> dict[str, Tensor]:
-        """Return what is trained, by name."""
         return {name: each.detach() for name, each in self.model.named_parameters() if each.requires_grad}
 
 
@@ -348,5 +340,4 @@ def fit_adapter() -> Callable[..., FittedAdapter]:
 
 
 def collate_tokens(rows: Any) -> dict[str, Tensor]:
-    """Return ids and labels as tensors."""
     return {name: torch.tensor([row[name] for row in rows]) for name in ("input_ids", "labels")}

@@ -29,7 +29,6 @@ class Counted:
         self.graphs = 0
 
     def __call__(self, graph: torch.fx.GraphModule, inputs: Any) -> Any:
-        """Count a graph."""
         self.graphs += 1
         return graph.forward
 
@@ -102,10 +101,7 @@ def test_with_cuda_graphs_losses_and_gradients_are_copies(make_transformer: Call
     assert not level.copies_outputs
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"hypergradient": {"name": "darts", "products": "exact"}}, {"meter": 2}],
-)
+@pytest.mark.parametrize("settings", [{"hypergradient": {"name": "darts", "products": "exact"}}, {"meter": 2}])
 def test_second_derivatives_are_refused_beside_it(settings: dict[str, Any]) -> None:
     FitSettings(**settings)
     with pytest.raises(SettingsError, match="no second derivative"):

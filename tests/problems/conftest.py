@@ -92,13 +92,11 @@ class Ridge:
 
     @property
     def V(self) -> Tensor:
-        """The lower parameters."""
         value: Tensor = self.lower.module.value
         return value
 
     @property
     def E(self) -> Tensor:
-        """The upper parameters."""
         value: Tensor = self.upper.module.value
         return value
 

@@ -11,12 +11,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from bilora import BiloraConfig
-from bilora.adapter.regularizers import (
-    binary_entropy,
-    binary_entropy_penalty,
-    orthogonality,
-    orthogonality_penalty,
-)
+from bilora.adapter.regularizers import binary_entropy, binary_entropy_penalty, orthogonality, orthogonality_penalty
 from bilora.errors import LevelsError, SettingsError
 
 ENDS = [0.0, 1.0, 1e-12, 1.0 - 1e-7]

@@ -30,7 +30,6 @@ class RidgeLower(LowerProblem):
     """Mean squared error plus ``sum(exp(E) V^2)``: ridge regression with a log-regularisation a feature."""
 
     def training_step(self, batch: Any) -> Tensor:
-        """Return L1."""
         inputs, targets = batch
         weights, log_penalty = self.module.value, self.upper.module.value
         return ((inputs @ weights - targets) ** 2).mean() + (log_penalty.exp() * weights**2).sum()
@@ -40,7 +39,6 @@ class RidgeUpper(UpperProblem):
     """Mean squared error on the other data, plus a direct dependence on E."""
 
     def training_step(self, batch: Any) -> Tensor:
-        """Return L2."""
         inputs, targets = batch
         return ((inputs @ self.lower.module.value - targets) ** 2).mean() + 0.1 * (self.module.value**2).sum()
 

@@ -66,7 +66,6 @@ class LogisticData:
         raise AssertionError("Newton's method did not converge")
 
     def upper_loss(self, raw: Array) -> float:
-        """Return L2 at the lower optimum."""
         logits = self.upper_inputs @ self.solution(raw)
         loss = np.logaddexp(0.0, logits) - self.upper_labels * logits
         return float(loss.mean())
@@ -107,7 +106,6 @@ def best(logistic: LogisticData) -> Any:
 
 
 def learn_regularisation(data: LogisticData, hypergradient: Any, *, adam: bool = False) -> Array:
-    """Return E after a run of the engine."""
     features = INFORMATIVE + NOISE
     below, above = Parameters(torch.zeros(features)), Parameters(torch.full((features,), START))
     optimizer: torch.optim.Optimizer = torch.optim.SGD(below.parameters(), lr=0.4)

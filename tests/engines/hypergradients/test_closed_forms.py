@@ -39,12 +39,10 @@ class KnownRidge:
         self.mixed = 2 * penalty * self.weights  # diagonal of d2_{E,V} L1
 
     def implicit_term(self) -> Tensor:
-        """Return what the approximation gives."""
         (term,) = self.ridge.upper.hypergradient.implicit_term((self.vector,), self.lower)
         return term
 
     def term_of(self, solution: Tensor) -> Tensor:
-        """Return the implicit term of a given w."""
         return -self.mixed * solution
 
 
@@ -114,9 +112,7 @@ def test_neumann_is_its_partial_sum(make_known: Callable[..., KnownRidge], condi
     assert relative_error(known.implicit_term(), known.term_of(total)) <= 1e-10
 
 
-def test_neumann_by_power_iteration_uses_one_over_the_largest_eigenvalue(
-    make_known: Callable[..., KnownRidge],
-) -> None:
+def test_neumann_by_power_iteration_uses_one_over_the_largest_eigenvalue(make_known: Callable[..., KnownRidge]) -> None:
     settings = {"name": "neumann", "terms": 1, "step_size": "power_iteration", "power_iterations": 200}
     known = make_known({**settings, "products": "exact"}, 100.0)
     largest = torch.linalg.eigvalsh(known.hessian)[-1]
@@ -183,7 +179,6 @@ class Indefinite:
         self.eigenvalues = torch.tensor(eigenvalues).double()
 
     def hessian(self, vector: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Return H x."""
         return (self.eigenvalues * vector[0],)
 
 

@@ -41,11 +41,9 @@ class Levels(nn.Module):
         self.parts = nn.ParameterDict(parts)
 
     def named(self, level: str) -> dict[str, nn.Parameter]:
-        """Return the parameters of a level."""
         return {name: each for name, each in self.parts.items() if name.startswith(level)}
 
     def whole(self, level: str) -> Tensor:
-        """Return what the losses see of a level."""
         return torch.cat([self.parts[f"{level}_{index}"].double() for index in range(2)])
 
 
@@ -53,11 +51,9 @@ class Below(LowerProblem):
     """A ridge regression on inputs that the upper level scales."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the lower parameters."""
         return self.module.named("below")
 
     def training_step(self, batch: Any) -> Tensor:
-        """Return L1."""
         inputs, targets = batch
         below, above = self.module.whole("below"), self.module.whole("above")
         return ((inputs @ (above * below) - targets) ** 2).mean() + 0.2 * (below**2).sum()
@@ -67,11 +63,9 @@ class Above(UpperProblem):
     """The error on other rows."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the upper parameters."""
         return self.module.named("above")
 
     def training_step(self, batch: Any) -> Tensor:
-        """Return L2."""
         inputs, targets = batch
         return ((inputs @ self.module.whole("below") - targets) ** 2).mean() + 0.1 * self.module.whole("above").sum()
 
