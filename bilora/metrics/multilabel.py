@@ -66,19 +66,7 @@ def multilabel_metric(task: LabelledTask) -> Metric:
 
 
 def compute_multilabel(task: LabelledTask, predictions: Any, references: Any) -> dict[str, float | None]:
-    """Return the metrics of a task by key, the headline one first.
-
-    Args:
-        task: Its ``metric_keys`` are keys of ``MULTILABEL_MEASURES``.
-        predictions: Whether a row gets a label, 0 and 1 or bool, shape ``(rows, labels)``.
-        references: Whether it has the label, of the same shape.
-
-    Returns:
-        Values as fractions of one; None where the metric is undefined, with an ``UndefinedMetricWarning``.
-
-    Raises:
-        DataError: There is no row, the shapes are not those of the task, or a value is neither 0 nor 1.
-    """
+    """Return the metrics of a task by key, the headline one first."""
     predicted, labels = _matrices(predictions, references, len(task.label_names))
     values: dict[str, float | None] = multilabel_metric(task).compute(predictions=predicted, references=labels)
     return values
@@ -88,15 +76,6 @@ def label_table(predictions: Any, references: Any, label_names: Sequence[str]) -
     """Return ``label``, ``precision``, ``recall``, ``f1`` and ``support`` (rows that have it) of every label.
 
     A share of nothing is None: the precision of a label that no row gets, the recall of one that no row has.
-
-    Args:
-        predictions: As for :func:`compute_multilabel`.
-        references: As for :func:`compute_multilabel`.
-        label_names: A name per column.
-
-    Example:
-        >>> label_table([[1, 0], [1, 0]], [[1, 0], [0, 0]], ("red", "big"))[0]
-        {'label': 'red', 'precision': 0.5, 'recall': 1.0, 'f1': 0.666..., 'support': 1}
     """
     predicted, labels = _matrices(predictions, references, len(label_names))
     columns = sklearn_metrics.precision_recall_fscore_support(labels, predicted, average=None, zero_division=numpy.nan)

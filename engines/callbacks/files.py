@@ -184,12 +184,7 @@ class TimesFile(LinesFile):
 
 
 def read_times(path: Path) -> dict[int, float]:
-    """Return the seconds of each step in a ``times.jsonl``, its validation included; none where there is no file.
-
-    Example:
-        >>> read_times(Path("no-such-file"))
-        {}
-    """
+    """Return the seconds of each step in a ``times.jsonl``, its validation included; none where there is no file."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     whole = text[: text.rfind("\n") + 1]  # a killed run may have left a part of a line
     return {line["step"]: line["seconds"] for line in map(json.loads, whole.splitlines())}
