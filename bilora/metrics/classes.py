@@ -87,8 +87,7 @@ def compute_metrics(task: Task, predictions: Numbers, references: Numbers) -> di
     labels = _as_labels(references, task, "references")
     if len(predicted) != len(labels):
         raise DataError(f"{len(predicted)} predictions for {len(labels)} references; there must be one each")
-    values: dict[str, float | None] = task_metric(task).compute(predictions=predicted, references=labels)
-    return values
+    return dict(task_metric(task).compute(predictions=predicted, references=labels))
 
 
 def _measure(key: str, task: Task) -> Measure:

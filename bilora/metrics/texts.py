@@ -16,14 +16,7 @@ from bilora.settings.lookup import find, import_extra
 
 
 class Sacrebleu(TextMetric):
-    """A corpus score of sacrebleu, as a fraction of one.
-
-    Args:
-        key: Name of the metric.
-        scorer: Name of sacrebleu's class.
-        greater_is_better: Direction of the metric.
-        options: Arguments of that class.
-    """
+    """A corpus score of sacrebleu's class ``scorer``, as a fraction of one."""
 
     def __init__(self, key: str, scorer: str, *, greater_is_better: bool = True, **options: Any) -> None:
         self.key, self.greater_is_better = key, greater_is_better
