@@ -139,7 +139,7 @@ def spectrum_map(run: ReadRun) -> Drawing:
         axes.set_yticks([row + 0.5 for row in range(len(names))], names)
         axes.vlines(layers["first"], range(len(names)), range(1, len(names) + 1), color="#D55E00", linewidth=2.2)
         axes.set(xlabel="rank-one term, the largest first", ylabel="")
-    caption = f"{run.name}: the size of each rank-one term at the end, a row per layer; the line ends those kept."
+    caption = f"{run.name}: the size of each rank-one term at the end, a row per layer; the kept terms end at the line."
     return Drawing(f"spectrum-{plain_name(run.label)}-seed{run.seed}", "Spectra and kept ranks", caption, figure)
 
 

@@ -26,6 +26,7 @@ from bilora.engines.trainer.arguments import BilevelTrainingArguments
 from bilora.engines.trainer.data import Dataset, batches_of, training_rows
 from bilora.engines.trainer.files import check_task, enter_folder, kept_scores, save_trained
 from bilora.engines.trainer.hooks import TrainerHooks, scores_of
+from bilora.engines.training.diverged import NAME as DIVERGED
 from bilora.engines.training.fit import fit
 from bilora.engines.training.result import FitResult
 from bilora.errors import SettingsError
@@ -278,6 +279,13 @@ class BilevelTrainer(Trainer):
     def hyperparameter_search(self, *args: Any, **options: Any) -> Any:
         """Refuse: there is no search here."""
         raise SettingsError("BilevelTrainer has no hyperparameter_search; bilora compare tunes on equal budgets")
+
+    def push_to_hub(self, *args: Any, **options: Any) -> Any:
+        """Upload ``output_dir`` as Trainer does, unless there are rows among its files."""
+        rows = Path(self.output_dir) / DIVERGED
+        if rows.exists():
+            raise SettingsError(f"{rows} holds training rows, which push_to_hub would upload; move it away")
+        return super().push_to_hub(*args, **options)
 
     def create_model_card(  # type: ignore[override]
         self,

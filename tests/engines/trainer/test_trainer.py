@@ -560,6 +560,10 @@ def test_the_adapter_and_its_card_are_pushed(make: Making, monkeypatch: pytest.M
     assert [(call["repo_id"], call["folder_path"]) for call in calls] == [("me/out", str(make.folder / "out"))]
     with pytest.raises(SettingsError, match="takes language, license and tags, not dataset"):
         trainer.push_to_hub(dataset="reviews")
+    (make.folder / "out" / "diverged.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"diverged.json holds training rows, which push_to_hub would upload"):
+        trainer.push_to_hub()
+    assert len(calls) == 1
 
 
 def test_an_adapter_of_another_name_has_its_card_beside_it(make: Making) -> None:
