@@ -175,10 +175,10 @@ def make_ridge(*, condition: float, optimizer: str, seed: int) -> KnownProblem:
 def make_bert(*, dropout: float, optimizer: str, seed: int) -> KnownProblem:
     """Return a random two-layer BERT with BILORA adapters after some lower steps; known is its one-step term."""
     torch.manual_seed(seed)
-    config = BiloraConfig(task_type="SEQ_CLS", r=4, init_weights=False, dropout=dropout)
+    config = BiloraConfig(task_type="SEQ_CLS", r=4, formulation="softmax", init_weights=False, dropout=dropout)
     with quiet_peft():
         model = get_peft_model(_tiny_bert(dropout), config)
-    settings = BiloraSettings(rank=4)
+    settings = BiloraSettings(rank=4, formulation="softmax")
     lower = BiloraLower("lower", Config(unroll_steps=STEPS), model, extra_config=settings)
     upper = BiloraUpper("upper", Config(), model, extra_config=settings)
     lower.optimizer = OPTIMIZERS[optimizer](lower.trainable_parameters(), lr=RATES[optimizer], weight_decay=0.0)

@@ -85,7 +85,7 @@ class Timed:
     def __init__(self, rows: list[dict[str, Any]], tokenizer: Any, grouped: bool, options: argparse.Namespace) -> None:
         torch.manual_seed(0)
         base = AutoModelForSequenceClassification.from_pretrained(embedded_model_folder(), num_labels=2)
-        model = get_peft_model(base, BiloraConfig(task_type="SEQ_CLS"))
+        model = get_peft_model(base, BiloraConfig(task_type="SEQ_CLS", formulation="softmax"))
         self.tokens = 0
         collator = Collator(tokenizer)
 
@@ -94,9 +94,15 @@ class Timed:
             self.tokens += batch["input_ids"].numel()
             return batch
 
-        level = LevelSettings(batch_size=options.batch_size)
+        level = LevelSettings(learning_rate=1e-3, batch_size=options.batch_size)
         settings = FitSettings(
-            steps=options.steps, unroll_steps=4, lower=level, upper=level, group_by_length=grouped, device="cpu"
+            steps=options.steps,
+            unroll_steps=4,
+            hypergradient={"finite_difference": "central"},
+            lower=level,
+            upper=level,
+            group_by_length=grouped,
+            device="cpu",
         )
         started = time.perf_counter(), time.process_time()
         fit(model, rows, collate=collate, settings=settings)

@@ -11,7 +11,7 @@ from betty.engine import Engine
 from betty.logging import get_logger
 from betty.problems import ImplicitProblem
 from peft import PeftModel
-from speed_bench import RATE, Bench, Clock
+from speed_bench import RATE, Bench, Clock, settings_of
 from torch import Tensor, nn
 
 from bilora import level_parameters, orthogonality_penalty
@@ -37,7 +37,7 @@ def _stock_level(
     kind = _StockLower if name == "lower" else _StockUpper
     # Adam: Betty builds the optimizer anew from its defaults, which AdamW's constructor refuses since torch 2.7.
     optimizer = torch.optim.Adam(list(parameters.values()), lr=RATE)
-    level = kind(name, config, model, optimizer, None, bench.batches, find_variant("bilora").settings())
+    level = kind(name, config, model, optimizer, None, bench.batches, settings_of(find_variant("bilora")))
     level.bench, level.level_parameters = bench, list(parameters.values())
     return level
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from betty.configs import Config
 from peft import PeftModel
-from speed_bench import RATE, Bench, Clock, unseen_terminal
+from speed_bench import RATE, Bench, Clock, settings_of, unseen_terminal
 from speed_betty import stock_betty
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -126,11 +126,11 @@ def ours(
     row = find_variant(variant)
     model = bench.adapted(variant, compiled=True)
     below = Config(unroll_steps=unroll_steps, precision=bench.precision)
-    lower = _ready(row.lower("lower", below, model, extra_config=row.settings()), bench)
+    lower = _ready(row.lower("lower", below, model, extra_config=settings_of(row)), bench)
     upper = None
     if row.upper is not None:
         above = Config(precision=bench.precision)
-        upper = _ready(row.upper("upper", above, model, extra_config=row.settings()), bench)
+        upper = _ready(row.upper("upper", above, model, extra_config=settings_of(row)), bench)
     with tempfile.TemporaryDirectory() as folder, unseen_terminal():
         BilevelEngine(
             lower,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from bilora.engines.endings import build_ending
-from bilora.engines.hypergradients.catalog import build_hypergradient
+from bilora.engines.hypergradients.catalog import build_hypergradient, explicit
 from bilora.engines.hypergradients.implicit import ProductSettings
 from bilora.settings.sections import refuse_faults
 
@@ -23,10 +25,11 @@ class LevelSettings:
     """How one level is trained: AdamW with a schedule.
 
     Args:
-        learning_rate: Peak learning rate.
+        learning_rate: Peak learning rate; None takes that of its level in :class:`FitSettings`: 0.003 for the lower
+            one and 0.1 for the upper one.
         weight_decay: Decoupled weight decay.
-        batch_size: Rows a micro-batch.
-        accumulation: Micro-batches an optimizer step.
+        batch_size: Rows per micro-batch.
+        accumulation: Micro-batches per optimizer step.
         schedule: What follows the warm-up: ``constant``, ``linear`` (to zero) or ``cosine`` (to zero).
         warmup: Share of this level's steps over which the learning rate rises.
         gradient_clipping: Largest gradient norm; 0 does not clip.
@@ -41,7 +44,7 @@ class LevelSettings:
         bilora.errors.SettingsError: level: batch_size is 0, it must be at least 1
     """
 
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     weight_decay: float = 0.0
     batch_size: int = 16
     accumulation: int = 1
@@ -52,7 +55,7 @@ class LevelSettings:
     def __post_init__(self) -> None:
         """Check the values."""
         checks = (
-            ("learning_rate", "it must not be negative", 0 <= self.learning_rate < math.inf),
+            ("learning_rate", "it must not be negative", 0 <= (self.learning_rate or 0) < math.inf),
             ("weight_decay", "it must not be negative", 0 <= self.weight_decay < math.inf),
             ("batch_size", "it must be at least 1", self.batch_size >= 1),
             ("accumulation", "it must be at least 1", self.accumulation >= 1),
@@ -63,27 +66,39 @@ class LevelSettings:
         refuse_faults("level", self, checks)
 
 
+RATES = {"lower": 3e-3, "upper": 0.1}
+"""The learning rate of a level whose settings give none."""
+
+
 @dataclass(frozen=True)
 class FitSettings:
     """How a model is trained; what only bi-level methods use is ignored by the single-level ones.
 
+    None leaves a setting to the caller, who knows the rows: ``bilora train`` goes by epochs, validates and keeps the
+    best; :func:`~bilora.engines.training.fit.fit` and comparisons make 300 steps and watch nothing.
+
     Args:
-        steps: Lower optimizer steps.
-        unroll_steps: Lower steps an upper step. Only the last of them is differentiated (``unrolled`` goes further
+        steps: Lower optimizer steps; None for 300, and in ``bilora train`` for ``epochs``.
+        unroll_steps: Lower steps per upper step. Only the last of them is differentiated (``unrolled`` goes further
             back), so with rows in a fixed order some would never be seen by the upper level; the loaders here shuffle.
         warmup_steps: Lower steps before the upper level may step.
-        hypergradient: Name, or mapping with ``name`` and that approximation's own settings.
+        hypergradient: Name, or mapping with ``name`` and that approximation's own settings; without a name it is
+            ``darts``.
         meter: Upper steps between two readings of the hypergradient's quality; 0 takes none.
         lower: Settings of the lower level, or of the only one.
         upper: Settings of the upper level.
         ending: How a run ends: ``keep``, ``retrain`` (the lower level anew on all rows) or ``prune``; a name, or a
-            mapping with ``name`` and its own settings. None takes the variant's; one that means nothing for a variant
-            adds nothing to it.
+            mapping with ``name`` and its own settings. None takes the variant's; a variant for which it means nothing
+            ignores it.
         split_ratio: Share of the training rows that go to the lower level.
-        refresh: Draw a new split every so many epochs of the lower level; 0 keeps the first.
-        validate_every: Lower steps between two validations; 0 validates at the end only.
-        early_stopping: Validations without a better score before the run is stopped; 0 does not stop early.
-        keep_best: Whether to end with the parameters of the best validation instead of the last ones.
+        refresh: Epochs of the lower level between two draws of a new split; 0 keeps the first. None keeps it too,
+            and in ``bilora train`` is 1 unless D2 is watched.
+        validate_every: Lower steps between two validations; 0 validates at the end only. None does so too, and in
+            ``bilora train`` validates twenty times.
+        early_stopping: Validations without a better score before the run is stopped; 0 does not stop early. None does
+            not either, and in ``bilora train`` is 5.
+        keep_best: Whether to end with the parameters of the best validation instead of the last ones; None does so in
+            ``bilora train`` alone.
         save_every: Lower steps between two checkpoints; 0 saves only when a signal ends the run.
         save_total_limit: Newest checkpoints to keep; 0 keeps all.
         skip_diverged: Steps in a row of a level that are skipped where a loss or gradient is not finite; one more ends
@@ -100,23 +115,24 @@ class FitSettings:
         SettingsError: A value is out of range, or two do not fit each other; all faults are told together.
 
     Example:
-        >>> FitSettings(steps=100, unroll_steps=4).hypergradient
-        'darts'
+        >>> settings = FitSettings(upper=LevelSettings(batch_size=4), unroll_steps=2)
+        >>> settings.hypergradient, settings.upper.learning_rate, settings.steps
+        ({'name': 'darts', 'finite_difference': 'forward'}, 0.1, 300)
     """
 
-    steps: int = 300
+    steps: int | None = None
     unroll_steps: int = 4
     warmup_steps: int = 0
     hypergradient: str | dict[str, Any] = "darts"
     meter: int = 0
-    lower: LevelSettings = field(default_factory=LevelSettings)
-    upper: LevelSettings = field(default_factory=lambda: LevelSettings(learning_rate=1e-2))
+    lower: LevelSettings = field(default_factory=lambda: LevelSettings(learning_rate=RATES["lower"]))
+    upper: LevelSettings = field(default_factory=lambda: LevelSettings(learning_rate=RATES["upper"]))
     ending: str | dict[str, Any] | None = None
     split_ratio: float = 0.8
-    refresh: int = 0
-    validate_every: int = 0
-    early_stopping: int = 0
-    keep_best: bool = False
+    refresh: int | None = None
+    validate_every: int | None = None
+    early_stopping: int | None = None
+    keep_best: bool | None = None
     save_every: int = 0
     save_total_limit: int = 0
     skip_diverged: int = 0
@@ -128,22 +144,32 @@ class FitSettings:
     device: str = "auto"
     seed: int = 0
 
+    UNSAID: ClassVar[Mapping[str, Any]] = {
+        "steps": 300,
+        "refresh": 0,
+        "validate_every": 0,
+        "early_stopping": 0,
+        "keep_best": False,
+    }
+    """The values of what a caller that watches no rows leaves open; empty for one that decides by the rows."""
+
     def __post_init__(self) -> None:
-        """Check the values, those of the hypergradient and the ending among them."""
+        """Fill in what is left open, and check the values, those of the hypergradient and the ending among them."""
+        self._fill_in()
         hypergradient = build_hypergradient(self.hypergradient)
         if self.ending is not None:
             build_ending(self.ending)
         second = isinstance(hypergradient, ProductSettings) and hypergradient.products == "exact"
-        watched = self.early_stopping > 0 or self.keep_best
+        watched = bool(self.early_stopping or self.keep_best)
         checks = (
-            ("steps", "it must be at least 1", self.steps >= 1),
+            ("steps", "it must be at least 1", self.steps is None or self.steps >= 1),
             ("unroll_steps", "it must be at least 1", self.unroll_steps >= 1),
             ("warmup_steps", "it must not be negative", self.warmup_steps >= 0),
             ("meter", "it must be positive, or 0 for no readings", self.meter >= 0),
             ("split_ratio", "it must be above 0 and below 1", 0 < self.split_ratio < 1),
-            ("refresh", "it must be positive, or 0 for never", self.refresh >= 0),
-            ("validate_every", "it must be positive, or 0 for the end only", self.validate_every >= 0),
-            ("early_stopping", "it must be positive, or 0 for never", self.early_stopping >= 0),
+            ("refresh", "it must be positive, or 0 for never", (self.refresh or 0) >= 0),
+            ("validate_every", "it must be positive, or 0 for the end only", (self.validate_every or 0) >= 0),
+            ("early_stopping", "it must be positive, or 0 for never", (self.early_stopping or 0) >= 0),
             ("save_every", "it must be positive, or 0 for never", self.save_every >= 0),
             ("save_total_limit", "it must be positive, or 0 for all", self.save_total_limit >= 0),
             ("skip_diverged", "it must be positive, or 0 for none", self.skip_diverged >= 0),
@@ -158,8 +184,26 @@ class FitSettings:
             ),
             (
                 "validate_every",
-                "early_stopping and keep_best look at validations during the run; set it",
-                self.validate_every > 0 or not watched,
+                "early_stopping and keep_best look at validations during the run; set it, or early_stopping to 0 and "
+                "keep_best to false",
+                self.validate_every != 0 or not watched,
             ),
         )
         refuse_faults("settings", self, checks)
+
+    @property
+    def lower_steps(self) -> int:
+        """The lower optimizer steps, of settings in which they are decided."""
+        assert self.steps is not None  # only a command's config leaves them open, and it trains by a RunConfig
+        return self.steps
+
+    def _fill_in(self) -> None:
+        """Put the defaults in that depend on a level or on the caller."""
+        object.__setattr__(self, "hypergradient", explicit(self.hypergradient))
+        for name, rate in RATES.items():
+            level = getattr(self, name)
+            if level.learning_rate is None:
+                object.__setattr__(self, name, dataclasses.replace(level, learning_rate=rate))
+        for name, value in self.UNSAID.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)

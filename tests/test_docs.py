@@ -23,7 +23,7 @@ from bilora.commands.compare import COMPARE
 from bilora.commands.report import REPORT
 from bilora.compare.config import ComparisonConfig
 from bilora.report.report import ReportConfig
-from bilora.runs.config import RunConfig
+from bilora.runs.config import SeveralRuns
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -156,7 +156,7 @@ def test_code_runs_and_prints_what_it_says(
 def test_settings_load(page: str, text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="utf-8")
-    assert parse_config(RunConfig, ["--config", str(path)], prog=page, description="").method
+    assert parse_config(SeveralRuns, ["--config", str(path)], prog=page, description="").method
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -20,7 +20,7 @@ from bilora.commands.command_line import parse_config
 from bilora.errors import SettingsError
 from bilora.models.embedded import embedded_reviews
 from bilora.problems import find_variant
-from bilora.runs.config import RunConfig
+from bilora.runs.config import RunConfig, SeveralRuns
 from bilora.tasks.sources import take_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +55,7 @@ def test_every_command_of_the_page_is_understood() -> None:
     for line in lines:
         words = shlex.split(line)
         assert words[:2] == ["python", "benchmarks/run_glue.py"]
-        assert parse_config(RunConfig, words[2:], prog="run_glue.py", description="").method
+        assert parse_config(SeveralRuns, words[2:], prog="run_glue.py", description="").method
 
 
 def test_the_settings_of_the_page_load() -> None:

@@ -15,7 +15,7 @@ from tracked_files import tracked_files
 
 from bilora.commands.command_line import parse_config
 from bilora.engines.hypergradients.catalog import build_hypergradient
-from bilora.runs.config import RunConfig
+from bilora.runs.config import SeveralRuns
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -65,10 +65,10 @@ def check_program(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         argv = ["--config", "benchmarks/configs/ner.yaml", *argv]
     if "--help" in argv:
         with pytest.raises(SystemExit) as ended:
-            parse_config(RunConfig, argv, prog="program", description="")
+            parse_config(SeveralRuns, argv, prog="program", description="")
         assert ended.value.code == 0
         return
-    assert parse_config(RunConfig, argv, prog="program", description="").method
+    assert parse_config(SeveralRuns, argv, prog="program", description="").method
 
 
 def check_bilora(words: list[str]) -> None:
@@ -151,7 +151,7 @@ def test_files_that_are_named_exist() -> None:
 
 def test_options_that_are_named_exist(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse_config(RunConfig, ["--help"], prog="run_glue.py", description="")
+        parse_config(SeveralRuns, ["--help"], prog="run_glue.py", description="")
     known = set(re.findall(r"--[\w.]+", capsys.readouterr().out))
     for path in tracked_files("bilora/commands/help/*.txt"):
         known |= {

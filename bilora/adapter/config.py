@@ -9,7 +9,7 @@ from typing import Any, Literal
 from peft import PeftConfig
 
 from bilora.adapter.peft_type import BILORA
-from bilora.adapter.singular_values import raw_start, starts_faulty
+from bilora.adapter.singular_values import raw_start, starts_at_zero, starts_faulty
 from bilora.errors import SettingsError
 
 # A value of s small enough to start from with unit-length directions. A formulation that cannot give it to
@@ -27,7 +27,8 @@ class BiloraConfig(PeftConfig):
         dropout: Probability in [0, 1) of dropping an input of the adapter while training.
         formulation: How s comes from E: a row of ``bilora.FORMULATIONS`` or ``package.module:NAME``.
         normalized: Scale columns of P and rows of Q to unit length in the forward pass, so that s holds the
-            whole magnitude. Starts with random directions and s = 0, or at ``start_value``.
+            whole magnitude. Starts with random directions and s = 0, or at ``start_value``. ``None`` does so for
+            ``"real"``, whose values alone can start at zero, unless ``init_weights`` is another start.
         start_value: What every s_j starts at; ``None`` for 0 with ``normalized`` and otherwise for the
             formulation's own (real 1, softmax 1, binary 0.5).
         init_weights: ``True``: P = 0 and Q with orthonormal rows, so that the model starts as the base model;
@@ -60,8 +61,8 @@ class BiloraConfig(PeftConfig):
     r: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
-    formulation: str = "softmax"
-    normalized: bool = False
+    formulation: str = "real"
+    normalized: bool | None = None
     start_value: float | None = None
     init_weights: bool | Literal["adalora"] = True
     target_modules: list[str] | set[str] | str | None = None
@@ -80,6 +81,8 @@ class BiloraConfig(PeftConfig):
         except ValueError as error:  # an unknown task_type
             faults.append(str(error))
         self.peft_type = BILORA
+        if self.normalized is None:
+            self.normalized = self.init_weights != "adalora" and starts_at_zero(self.formulation)
         self.target_modules = _as_set(self.target_modules)
         self.exclude_modules = _as_set(self.exclude_modules)
         faults += [*self._number_faults(), *self._target_faults()]

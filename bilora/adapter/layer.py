@@ -98,7 +98,7 @@ class BiloraLinear(nn.Module, MergingLayer):
     def update_layer(self, adapter_name: str, *, config: BiloraConfig, rank: int, alpha: float) -> None:
         """Add an adapter with this layer's rank and alpha, or start one of the same name afresh."""
         formulation = find_formulation(config.formulation)
-        self.bilora_settings[adapter_name] = AdapterSettings(formulation, config.normalized, alpha / rank)
+        self.bilora_settings[adapter_name] = AdapterSettings(formulation, bool(config.normalized), alpha / rank)
         self.bilora_dropout[adapter_name] = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.bilora_P[adapter_name] = _empty(self.out_features, rank)
         self.bilora_Q[adapter_name] = _empty(rank, self.in_features)

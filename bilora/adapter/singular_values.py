@@ -91,6 +91,20 @@ def raw_start(name: str, rank: int, *, value: float | None) -> Tensor:
     )
 
 
+def starts_at_zero(name: str) -> bool:
+    """Return whether all values of a layer can start at zero, and leave it: what ``normalized`` directions need.
+
+    Example:
+        >>> [starts_at_zero(name) for name in FORMULATIONS]
+        [True, False, False, False]
+    """
+    try:
+        raw_start(name, 2, value=0.0)
+    except SettingsError:
+        return False
+    return True
+
+
 def starts_faulty(name: str, raw: Tensor) -> Iterator[str]:
     """Yield one sentence per fault at the raw values: s of another shape than E, or a gradient that is zero."""
     values = find_formulation(name).values

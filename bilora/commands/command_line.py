@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import sys
 from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
+import yaml
 from jsonargparse import ArgumentParser
 
-from bilora.commands.yielding_defaults import MAPPINGS, given_way
+from bilora.errors import SettingsError
+from bilora.runs.config import RunConfig, SeveralRuns
 from bilora.settings.lookup import did_you_mean
-from bilora.settings.sections import refuse_nulls
+from bilora.settings.sections import one_line, refuse_nulls
 
 Config = TypeVar("Config")
 
@@ -29,12 +30,14 @@ class OneLineParser(ArgumentParser):
         known = [option for action in self._actions for option in action.option_strings]
         asked = _option_in(message)
         near = "" if asked in known else did_you_mean(asked, known)
-        print(f"{self.prog}: error: {' '.join(message.split())}{near}", file=sys.stderr)
+        print(f"{self.prog}: error: {one_line(message)}{near}", file=sys.stderr)
         raise SystemExit(BAD_INPUT)
 
 
 def _option_in(message: str) -> str:
     """Return the option that a message of jsonargparse is about, or an empty string."""
+    if value := re.match(r"Parser key \"([\w.]+)\"", message):
+        return f"--{value[1]}"
     inside = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
     if inside:
         return f"--{inside[1]}.{inside[2]}"
@@ -55,8 +58,9 @@ def parse_config(
     """Return the config that the words of a command line make.
 
     ``--config FILE`` reads YAML; every field is an option with hyphens or underscores, a nested one with a
-    dot (``--lower.learning-rate 5e-4``); a list takes several words (``--seeds 0 1 2``). What stands later wins. A
-    default gives way where it does not fit what the words say, see :func:`given_way`.
+    dot (``--lower.learning-rate 5e-4``); a list takes several words (``--seeds 0 1 2``). What stands later wins, and a
+    dotted option changes one entry of a mapping and leaves the others. The settings of the run that
+    :class:`~bilora.runs.config.SeveralRuns` share are options without ``run.`` before them.
 
     Args:
         kind: A dataclass of dataclasses.
@@ -77,41 +81,114 @@ def parse_config(
         >>> parse_config(FitSettings, argv, prog="example", description="").lower.batch_size
         4
     """
-
-    def build(**words: Any) -> OneLineParser:
-        return _parser(kind, left_out or {}, prog=prog, **words)
-
-    parser, lists = build(usage=usage, description=description), _list_options(kind)
-    first, own = _normal_form(list(before), lists), _normal_form(list(argv), lists)
-    given = _given_way(kind, parser, build(), first, own)
-    between = [f"--{name}={json.dumps(left)}" for name, left in given.items()]
-    values = parser.parse_args([*first, *between, *own])
-    del values["config"]
-    refuse_nulls(kind, values.as_dict(), what="config")
-    instantiated = parser.instantiate(values)
-    return kind(**instantiated.as_dict() if hasattr(instantiated, "as_dict") else vars(instantiated))
-
-
-def _given_way(
-    kind: type, parser: ArgumentParser, bare: ArgumentParser, before: list[str], own: list[str]
-) -> dict[str, Any]:
-    """Return the settings of which a part of the default goes, since it does not fit the user's words."""
-    mappings = [each.name for each in dataclasses.fields(kind) if each.name in MAPPINGS]
-    if not mappings or {"-h", "--help"} & set(own):
-        return {}
-    bare.set_defaults({name: {} for name in mappings})
-    given = bare.parse_args([word for word in own if not word.startswith("--print_config")])
-    return given_way(parser.parse_args(before).as_dict(), given.as_dict())
-
-
-def _parser(kind: type, left_out: Mapping[str, Collection[str]], **words: Any) -> OneLineParser:
     # An abbreviated option would be taken without a word, and could mean another one tomorrow.
-    parser = OneLineParser(default_env=False, allow_abbrev=False, **words)
+    parser = OneLineParser(prog=prog, usage=usage, description=description, default_env=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="A YAML file of settings; later words override it.")
-    parser.add_class_arguments(kind, None, as_group=False, skip=set(left_out))
+    _add_arguments(parser, kind, left_out or {})
+    words = _normal_form([*before, *argv], _list_options(kind))
+    # Of the two names of one setting, words take the one that files of today have: then what stands later wins.
+    words = [
+        re.sub(r"^--seeds?(?==|$)", "--seed" if issubclass(kind, RunConfig) else "--seeds", word) for word in words
+    ]
+    values = parser.parse_args(_with_whole_sections(parser, words))
+    del values["config"]
+    return _built(kind, parser, values)
+
+
+ONE_RUN = {
+    "method": "Name of the variant, or ``package.module:NAME``.",
+    "seed": "Of training rows, split, data order and dropout masks; by default 0.",
+    "seeds": "The same as seed.",
+}
+"""Which run is made, with the help; each may be written as a list of one."""
+
+SEVERAL_RUNS = {
+    "method": "Names of variants, or ``package.module:NAME``; each is run with every seed.",
+    "seeds": "One run per seed and method; by default 0 and 1.",
+    "seed": "The same as seeds.",
+}
+"""Which runs are made, with the help; a list of one may be written without brackets."""
+
+
+def _naming(kind: type) -> dict[str, str]:
+    """Return the options that say which method is run, and with which seed; none for a config of no run."""
+    return ONE_RUN if issubclass(kind, RunConfig) else SEVERAL_RUNS if issubclass(kind, SeveralRuns) else {}
+
+
+def _add_arguments(parser: ArgumentParser, kind: type, left_out: Mapping[str, Collection[str]]) -> None:
+    naming = _naming(kind)
+    flat = RunConfig if issubclass(kind, SeveralRuns) else kind
+    parser.add_class_arguments(flat, None, as_group=False, skip={*left_out, *naming} - {"seeds"})
+    for name, text in naming.items():
+        # Files have both forms: a run of its own is written with one method and one seed, and was written with lists.
+        types: Any = str | list[str] if name == "method" else int | list[int] | None
+        default = ("bilora" if flat is kind else ["bilora", "lora"]) if name == "method" else None
+        parser.add_argument(f"--{name}", type=types, default=default, help=text)
     for name, names in left_out.items():
         parser.add_class_arguments(get_type_hints(kind)[name], name, skip=set(names))
-    return parser
+
+
+def _built(kind: type[Config], parser: ArgumentParser, values: Any) -> Config:
+    if not _naming(kind):
+        refuse_nulls(kind, values.as_dict(), what="config")
+        return kind(**_instantiated(parser, values))
+    method, seed, seeds = values.pop("method"), values.pop("seed"), values.pop("seeds")
+    if issubclass(kind, RunConfig):
+        chosen = seeds if seed is None else seed
+        named = {"method": _single(method, "method"), "seed": 0 if chosen is None else _single(chosen, "seed")}
+        refuse_nulls(kind, {**values.as_dict(), **named}, what="config")
+        return kind(**_instantiated(parser, values), **named)
+    refuse_nulls(RunConfig, {**values.as_dict(), "method": "", "seed": 0}, what="config")
+    chosen = seed if seeds is None else seeds
+    run = RunConfig(**_instantiated(parser, values))
+    several: Any = kind
+    return several(method=_listed(method), seeds=[0, 1] if chosen is None else _listed(chosen), run=run)  # type: ignore[no-any-return]
+
+
+def _instantiated(parser: ArgumentParser, values: Any) -> dict[str, Any]:
+    instantiated = parser.instantiate(values)
+    return dict(instantiated.as_dict() if hasattr(instantiated, "as_dict") else vars(instantiated))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _single(value: Any, name: str) -> Any:
+    values = _listed(value)
+    if len(values) != 1:
+        raise SettingsError(f"config: {name} is {value!r}; one run has one {name}; bilora compare runs several")
+    return values[0]
+
+
+def _with_whole_sections(parser: ArgumentParser, words: list[str]) -> list[str]:
+    """Return the words with ``--method_settings.NAME.setting`` merged into the sections that files and words have.
+
+    jsonargparse would put a section of that one setting in the place of what was said before.
+    """
+    rest, dotted, left = list[str](), list[tuple[str, str, str, str]](), iter(words)
+    for word in left:
+        option, equals, value = word.partition("=")
+        match = re.fullmatch(r"--((?:\w+\.)?method_settings)\.(.+)\.(\w+)", option)
+        if match is None:
+            rest.append(word)
+        else:
+            dotted.append((match[1], match[2], match[3], value if equals else next(left, "")))
+    if not dotted:
+        return words
+    settled = parser.parse_args([word for word in rest if not word.startswith("--print_config")])
+    sections: dict[str, dict[str, Any]] = {}
+    for field, method, name, value in dotted:
+        methods = sections.setdefault(field, dict(settled[field]))
+        methods[method] = {**methods.get(method, {}), name: _plain_value(value)}
+    return [*rest, *(f"--{field}={json.dumps(methods)}" for field, methods in sections.items())]
+
+
+def _plain_value(word: str) -> Any:
+    try:
+        return json.loads(word)  # which knows 5e-4 for a number, as PyYAML does not
+    except ValueError:
+        return yaml.safe_load(word)
 
 
 def _normal_form(argv: list[str], lists: Container[str]) -> list[str]:
@@ -150,11 +227,10 @@ SWITCHES = {
 
 
 def _list_options(kind: type) -> set[str]:
-    """Return the options of a dataclass that are lists, or lists or None."""
-    hints = get_type_hints(kind)
-    return {
-        f"--{name}" for name, hint in hints.items() if list in {get_origin(each) for each in (hint, *get_args(hint))}
-    }
+    """Return the options that are lists, or lists or None."""
+    hints = get_type_hints(RunConfig if issubclass(kind, SeveralRuns) else kind)
+    lists = {name for name, hint in hints.items() if list in {get_origin(part) for part in (hint, *get_args(hint))}}
+    return {f"--{name}" for name in (*lists, *_naming(kind))}
 
 
 def _is_bare_list(option: str, value: str, lists: Container[str]) -> bool:

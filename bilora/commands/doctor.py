@@ -161,7 +161,7 @@ def check_trackers(names: list[str]) -> list[Finding]:
     found = []
     for name in (each for each in names if each in LOGGERS):
         there = importlib.util.find_spec(name) is not None
-        cure = f"is not installed, and the run will go on without it; run pip install 'bilora[{name}]'"
+        cure = f"is not installed, and the run will go on without it; run pip install {name}"
         found.append(Finding("ok", name, "installed") if there else Finding("note", name, cure))
     return found
 

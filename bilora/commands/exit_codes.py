@@ -22,7 +22,7 @@ from bilora.errors import BiloraError, DivergedError, InterruptedRun, ProcessesE
 from bilora.models.pretrained import quiet_transformers
 from bilora.problems.levels.out_of_memory import is_out_of_memory
 from bilora.processes.group import join_processes
-from bilora.runs.config import RunConfig
+from bilora.runs.config import SeveralRuns
 from bilora.runs.resume import CONFIG, resumed_folder
 
 SELF_CHECK_FAILED = 1
@@ -71,14 +71,14 @@ class Program:
         named = any(word.split("=")[0] in self.naming for word in argv)
         return [] if named else ["--config", str(self.default_config)]
 
-    def parse(self, argv: Sequence[str]) -> RunConfig:
+    def parse(self, argv: Sequence[str]) -> SeveralRuns:
         """Return the config that the words make."""
         before = self.default_words(argv)
-        return parse_config(RunConfig, argv, prog=self.name, description=self.description, before=before)
+        return parse_config(SeveralRuns, argv, prog=self.name, description=self.description, before=before)
 
     def _compare(self, argv: Sequence[str]) -> None:
         config = self.parse(argv)
-        processes = join_processes(device=config.device)
+        processes = join_processes(device=config.run.device)
         if argv and processes.is_first:
             # Not before the words are understood: what --print_config writes can be read back as YAML.
             print("command:", shlex.join(["python", f"benchmarks/{self.name}", *argv]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Any
 
 from bilora.commands.init_config import commented_yaml
 from bilora.commands.train_config import TrainConfig
@@ -56,15 +55,13 @@ def init_text(config: InitConfig) -> str:
         >>> "lower:" in init_text(InitConfig(task="mrpc", method="lora"))
         True
     """
-    plain = TrainConfig()
-    own: Any = plain.method_settings.get(config.method, {})
     chosen = TrainConfig(
         task=config.task,
         train_file=config.train_file,
         validation_file=config.validation_file,
         model=config.model,
-        method=[config.method],
-        method_settings={config.method: own},
+        method=config.method,
+        method_settings={config.method: {}},
     )
     settings = chosen.settings_of(config.method)
     said = f"# bilora train --config FILE: {config.method}"

@@ -14,6 +14,7 @@ from bilora.commands.verb import Verb
 from bilora.data.records import read_records
 from bilora.engines.callbacks.trackers import ReportTo
 from bilora.errors import InterruptedRun, SettingsError
+from bilora.files.formats import read_yaml
 from bilora.metrics.monitor import Monitor
 from bilora.processes.group import join_processes
 from bilora.processes.processes import Processes
@@ -25,6 +26,9 @@ from bilora.runs.self_check import SelfCheck, require_passed
 from bilora.runs.table import print_table
 from bilora.settings.sections import resolved
 from bilora.tasks.labels import guess_text_columns
+
+OPEN = ("steps", "refresh", "validate_every", "validation_share")
+"""Settings that the command decides by the rows where they are null."""
 
 TRAIN_FILE = "train.yaml"
 """The settings of the command; ``config.yaml`` has those of the run, which say what the command left open."""
@@ -41,7 +45,7 @@ def train(config: TrainConfig) -> Path:
     count = len(rows.train) if config.train_rows is None else config.train_rows
     steps = config.steps_for(count, processes=processes.count)
     run = config.run_config(steps=steps, text_columns=columns)
-    prepared = prepare(run, rows, processes=processes)
+    prepared = prepare([run], rows, processes=processes)
     guessed = columns if config.text_columns is None else None
     processes.first_only(lambda: _say_plan(config, run, prepared, guessed=guessed))
     folder = processes.first_only(lambda: command_folder(config, task=rows.task.name))
@@ -72,13 +76,10 @@ def _run(
     kind = set_kind(next(iter(prepared.validation)))
     hooks = (*(ReportTo(name, folder, resolved(run), scored_on=kind) for name in config.report_to), *checks)
     watched = Monitor("loss", greater_is_better=False) if config.watch == "loss" else None
-    [method], [seed] = run.method, run.seeds
     try:
         return run_once(
             run,
             prepared,
-            method=method,
-            seed=seed,
             folder=folder,
             callbacks=hooks,
             monitor=watched,
@@ -104,7 +105,9 @@ def resumed_words(argv: Sequence[str]) -> Sequence[str]:
         return ()
     if not (folder / TRAIN_FILE).is_file():
         raise SettingsError(f"resume: {folder} is no run of bilora train (no {TRAIN_FILE} in it)")
-    return ("--config", str(folder / TRAIN_FILE))
+    # Earlier versions wrote -1 for what is left open.
+    left_open = [name for name, value in read_yaml(folder / TRAIN_FILE).items() if name in OPEN and value == -1]
+    return ("--config", str(folder / TRAIN_FILE), *(f"--{name}=null" for name in left_open))
 
 
 def text_columns_of(config: TrainConfig) -> tuple[str, ...] | None:
@@ -126,7 +129,7 @@ def _self_check(run: RunConfig, prepared: Prepared) -> SelfCheck:
 def _say_plan(config: TrainConfig, run: RunConfig, prepared: Prepared, *, guessed: tuple[str, ...] | None) -> None:
     for line in _plan(run, prepared, guessed=guessed):
         print(line, flush=True)
-    if config.refresh > 0 and dataclasses.replace(config, refresh=0).watches_upper:
+    if config.refresh and dataclasses.replace(config, refresh=0).watches_upper:
         print(f"note: refresh is {config.refresh}: no D2 stays to be watched, so rows are held out", flush=True)
 
 
@@ -141,7 +144,7 @@ def _plan(run: RunConfig, prepared: Prepared, *, guessed: tuple[str, ...] | None
     looked, looks = ("D2 looked at", "looks") if UPPER in prepared.validation else ("validated", "validations")
     stop = f", ended early after {run.early_stopping} {looks} without gain" if run.early_stopping else ""
     plan = f"{run.steps} steps on {prepared.tokenizer.place}, {looked} every {run.validate_every}"
-    yield f"{run.method[0]}: {plan}{stop}"
+    yield f"{run.method}: {plan}{stop}"
 
 
 TRAIN = Verb(
@@ -149,7 +152,6 @@ TRAIN = Verb(
     "Train an adapter on labelled rows, keep the best, and check that it can be loaded.",
     TrainConfig,
     train,
-    aliases={"--seed": "--seeds"},
     before=resumed_words,
     together=True,
 )

@@ -20,7 +20,7 @@ from bilora.files.lock import locked
 from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.report.figures import loss_curves
 from bilora.report.read_run import read_run
-from bilora.runs.config import RunConfig
+from bilora.runs.config import SeveralRuns
 from bilora.runs.folder import plain_name
 from bilora.runs.resume import CONFIG, command_folder, keep_config
 from bilora.runs.rows import load_run_rows
@@ -29,17 +29,17 @@ from bilora.runs.table import print_table
 from bilora.settings.sections import resolved
 
 
-def compare_methods(config: RunConfig, processes: Processes = ONE_PROCESS) -> list[dict[str, Any]]:
+def compare_methods(config: SeveralRuns, processes: Processes = ONE_PROCESS) -> list[dict[str, Any]]:
     """Compare a config's methods as they are, without candidates, and return the rows of results.
 
     All processes train together; the first alone holds the folder, writes and prints.
     """
-    rows = load_run_rows(config)
+    rows = load_run_rows(config.run)
     processes.first_only(lambda: _print_notices(rows.notices))
     # For all runs together, so that a mistake in any of them is told before the folder is made.
-    prepared = prepare(config, rows, processes=processes)
+    prepared = prepare(config.runs, rows, processes=processes)
     processes.first_only(lambda: _print_notices(prepared.notices))
-    path = processes.first_only(lambda: command_folder(config, task=rows.task.name))
+    path = processes.first_only(lambda: command_folder(config.run, task=rows.task.name))
     with processes.entered_by_first(locked(path)):
         folder = processes.first_only(lambda: ResultsFolder.opened(path, config))
         processes.first_only(lambda: keep_config(path / CONFIG, config))
@@ -58,12 +58,12 @@ def compare_methods(config: RunConfig, processes: Processes = ONE_PROCESS) -> li
     return results
 
 
-def method_jobs(config: RunConfig) -> list[Job]:
+def method_jobs(config: SeveralRuns) -> list[Job]:
     """Return one run per method and seed; methods in turn, so that a machine that slows down slows all of them down."""
-    return [Job(method, seed, config.of_run(method, seed)) for seed in config.seeds for method in config.method]
+    return [Job(run.method, run.seed, run) for run in config.runs]
 
 
-def _show(config: RunConfig, task: str, split: str, results: list[dict[str, Any]], folder: ResultsFolder) -> None:
+def _show(config: SeveralRuns, task: str, split: str, results: list[dict[str, Any]], folder: ResultsFolder) -> None:
     for method in config.method:
         drawing = loss_curves([read_run(folder.path / run_name(method, seed)) for seed in config.seeds])
         drawing.write_png(folder.path / f"loss-{plain_name(method)}.png")
@@ -136,12 +136,12 @@ def _job(
     held_out: float | None = None,
     **replaced: Any,
 ) -> Job:
-    run = dataclasses.replace(config.config_of(label, candidate), seeds=[seed], **replaced)
+    run = dataclasses.replace(config.config_of(label, candidate), seed=seed, **replaced)
     return Job(label, seed, run, candidate, held_out)
 
 
 def _budgeted_steps(config: ComparisonConfig, label: str, choices: Mapping[str, Choice]) -> int:
-    steps = config.config_of(label, choices[label].candidate).steps
+    steps = config.config_of(label, choices[label].candidate).lower_steps
     seconds, baseline_seconds = choices[label].seconds, choices[config.baseline].seconds
     if config.budget == "steps" or seconds is None or baseline_seconds is None:
         return steps

@@ -16,7 +16,7 @@ from bilora.settings.lookup import did_you_mean
 from bilora.settings.sections import build_section, refuse_faults, resolved
 
 LEVELS = ("lower", "upper")
-DECIDED = ("method", "seeds", "output", "resume")
+DECIDED = ("method", "seed", "output", "resume")
 """Settings of a run that a comparison decides itself."""
 
 NO_OPTIONS = (*DECIDED, "early_stopping", "keep_best", "shard_base", "allow_config_change", "debug")
@@ -60,9 +60,10 @@ class Entry:
         """
         if self.grid is not None:
             return self.grid
-        if find_variant(run.method[0]).upper is None:
+        if find_variant(run.method).upper is None:
             return [{"lower.learning_rate": rate} for rate in learning_rates]
-        ratio = run.upper.learning_rate / run.lower.learning_rate if run.lower.learning_rate else 0.0
+        lower, upper = run.lower.learning_rate or 0.0, run.upper.learning_rate or 0.0
+        ratio = upper / lower if lower else 0.0
         # Ten digits: a ratio of decimal numbers is not a decimal number.
         return [
             {"lower.learning_rate": rate, "upper.learning_rate": float(f"{rate * ratio:.10g}")}
@@ -88,7 +89,7 @@ def with_values(run: RunConfig, values: Mapping[str, Any], *, method: str, label
     settings = sections.pop("settings")
     try:
         _refuse_undecidable(plain)
-        decided: dict[str, Any] = {"method": [method], "method_settings": {method: settings}}
+        decided: dict[str, Any] = {"method": method, "method_settings": {method: settings}}
         for name, level in sections.items():
             decided[name] = build_section(LevelSettings, level, kind=name)
         if plain:
@@ -193,7 +194,7 @@ class ComparisonConfig:
     def config_of(self, label: str, candidate: Mapping[str, Any] | None = None) -> RunConfig:
         """Return the config of an entry's runs."""
         _, run = self.table[label]
-        return with_values(run, candidate, method=run.method[0], label=label) if candidate else run
+        return with_values(run, candidate, method=run.method, label=label) if candidate else run
 
     def _check_run(self) -> None:
         defaults = RunConfig()

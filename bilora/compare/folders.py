@@ -12,7 +12,7 @@ from typing import Any
 from bilora.compare.jobs import Job, Record
 from bilora.errors import CheckpointError
 from bilora.files.formats import write_json
-from bilora.runs.config import RunConfig
+from bilora.runs.config import SeveralRuns
 from bilora.runs.folder import plain_name
 
 RECORD = "comparison.json"
@@ -56,7 +56,7 @@ class ResultsFolder:
     keeps_failures: bool = False
 
     @classmethod
-    def opened(cls, path: Path, config: RunConfig) -> ResultsFolder:
+    def opened(cls, path: Path, config: SeveralRuns) -> ResultsFolder:
         """Return the folder with the rows of finished runs; a line that a killed process left half is cut off.
 
         Raises:
@@ -68,9 +68,9 @@ class ResultsFolder:
         if whole != text:
             os.truncate(file, len(whole))
         rows = {(row["method"], row["seed"]): row for row in map(json.loads, whole.splitlines())}
+        runs = {} if config.run.allow_config_change else {(run.method, run.seed): run for run in config.runs}
         for (method, seed), row in rows.items():
-            compared = method in config.method and not config.allow_config_change
-            if compared and row["config_sha256"] != config.sha256(method, seed):
+            if (method, seed) in runs and row["config_sha256"] != runs[method, seed].sha256():
                 raise CheckpointError(
                     f"{file}: {method}, seed {seed}, was run with other settings than these; give the same ones, or "
                     "--allow-config-change to keep it"

@@ -62,12 +62,12 @@ class Job:
     @property
     def method(self) -> str:
         """The variant."""
-        return self.config.method[0]
+        return self.config.method
 
     @functools.cached_property
     def key(self) -> str:
         """The hash of everything that decides the numbers of the run."""
-        return hashlib.sha256(f"{self.config.sha256(self.method, self.seed)} {self.held_out}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.config.sha256()} {self.held_out}".encode()).hexdigest()
 
     @property
     def name(self) -> str:
@@ -100,14 +100,12 @@ def run_job(
     config = job.config
     if prepared is None:
         rows, config = _rows(job)
-        prepared = prepare(config, rows, processes=processes)
+        prepared = prepare([config], rows, processes=processes)
     failed, row = None, None
     try:
         row = run_once(
             config,
             prepared,
-            method=job.method,
-            seed=job.seed,
             folder=folder.run_folder(job),
             processes=processes,
         )
@@ -193,7 +191,7 @@ def _rows(job: Job) -> tuple[TaskRows, RunConfig]:
     rows = read_rows(job.config)
     if job.held_out is None:
         return rows, job.config
-    drawn = training_rows(job.config, rows.train, seed=job.seed)
+    drawn = training_rows(job.config, rows.train)
     train, held_out = take_validation(drawn, job.held_out)
     halves = dataclasses.replace(rows, train=train, validation={"held_out": held_out})
     # They are drawn already: a second draw would take other rows.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bilora.data.rows import Rows
@@ -11,7 +11,6 @@ from bilora.data.split import split_rows
 from bilora.engines.training.saved_run import check_halving
 from bilora.engines.training.split_loaders import DividedRows, SplitLoaders, whole_loader
 from bilora.errors import SettingsError
-from bilora.problems.catalog import find_variant
 from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.processes.sharded import ALONE
 from bilora.runs.config import RunConfig
@@ -19,20 +18,19 @@ from bilora.runs.rows import training_rows
 from bilora.tasks.task import AnyTask
 
 
-def check_room(config: RunConfig, rows: TaskRows, processes: Processes = ONE_PROCESS) -> None:
+def check_room(runs: Iterable[RunConfig], rows: TaskRows, processes: Processes = ONE_PROCESS) -> None:
     """Make the loaders of every run over labels alone, so that too few rows are told before the model is read.
 
     Raises:
         DataError: A level has fewer rows than a batch.
         SettingsError: The loaders do not fit the settings.
     """
-    splitting = {find_variant(method).splits_rows(config.settings_of(method)) for method in config.method}
-    for seed in config.seeds:
-        examples: Sequence[Any] = bare_examples(training_rows(config, rows.train, seed=seed), rows.task)
+    for config in runs:
+        examples: Sequence[Any] = bare_examples(training_rows(config, rows.train), rows.task)
         if rows.upper is not None:
             examples = DividedRows(examples, bare_examples(rows.upper, rows.task))
-        for make in (SplitLoaders if each else whole_loader for each in splitting):
-            make(examples, config.fit_settings(seed=seed), collate=list, processes=processes)
+        make = SplitLoaders if config.variant.splits_rows(config.variant_settings) else whole_loader
+        make(examples, config, collate=list, processes=processes)
 
 
 def bare_examples(rows: Rows, task: AnyTask) -> list[dict[str, Any]]:
@@ -48,28 +46,28 @@ def bare_examples(rows: Rows, task: AnyTask) -> list[dict[str, Any]]:
     return [{"labels": row["label"], "group": group} for group, row in enumerate(rows) for _ in range(count(row))]
 
 
-def shared_by_levels(config: RunConfig, rows: TaskRows) -> tuple[str, ...]:
+def shared_by_levels(runs: Iterable[RunConfig], rows: TaskRows) -> tuple[str, ...]:
     """Return a notice of texts that are in D1 and in D2, where D2 is drawn.
 
     It is of the first split of each seed; those that ``refresh`` draws later may share other texts.
 
     Example:
         >>> from bilora.runs.rows import load_run_rows
-        >>> shared_by_levels(RunConfig(), load_run_rows(RunConfig()))
+        >>> shared_by_levels([RunConfig()], load_run_rows(RunConfig()))
         ()
     """
-    splitting = any(find_variant(method).splits_rows(config.settings_of(method)) for method in config.method)
+    splitting = [config for config in runs if config.variant.splits_rows(config.variant_settings)]
     if rows.upper is not None or not splitting:
         return ()
-    found = []
-    for seed in config.seeds:
-        own = training_rows(config, rows.train, seed=seed)
-        split = split_rows(own.labels, ratio=config.split_ratio, seed=seed)
-        upper = own.select(split.upper)
-        found.append(shared_texts(rows.task, own.select(split.lower), upper))
-    if not any(found):
+    shared = []
+    for config in {config.seed: config for config in splitting}.values():
+        train = training_rows(config, rows.train)
+        split = split_rows(train.labels, ratio=config.split_ratio, seed=config.seed)
+        upper = train.select(split.upper)
+        shared.append(shared_texts(rows.task, train.select(split.lower), upper))
+    if not any(shared):
         return ()
-    counts = " to ".join(f"{each:,}" for each in sorted({min(found), max(found)}))
+    counts = " to ".join(f"{count:,}" for count in sorted({min(shared), max(shared)}))
     return (
         f"{counts} of {len(upper):,} rows of D2 have the text of a row of D1, so that the upper level partly sees what "
         "the lower level has learned by heart; keep one row of each text",
@@ -97,4 +95,4 @@ def check_shared(config: RunConfig, processes: Processes) -> None:
     """
     if config.shard_base and processes.count == 1:
         raise SettingsError(ALONE)
-    check_halving(config.fit_settings(seed=0), processes)
+    check_halving(config, processes)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, ClassVar
 
 from bilora.data.faults import OnBadRow
 from bilora.engines.checkpoints.config_change import FREE
 from bilora.engines.endings import Keep, build_ending
 from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.hypergradients.implicit import ProductSettings
-from bilora.engines.settings import CompileMode, FitSettings, LevelSettings
+from bilora.engines.settings import FitSettings
 from bilora.errors import SettingsError
 from bilora.problems.catalog import find_variant
+from bilora.problems.variant import Variant
 from bilora.settings.sections import build_section, refuse_faults, resolved
 from bilora.tasks.catalog import find_task
 from bilora.tasks.class_weights import check_class_weights
@@ -23,65 +26,13 @@ from bilora.tasks.kinds import find_kind
 from bilora.tasks.labels import LabelledFiles
 from bilora.tasks.sources import EMBEDDED_TASK
 
-Check = tuple[str, str, bool]
-"""A setting, what it must be, and whether it is."""
-
-
-def config_checks(config: RunConfig) -> tuple[Check, ...]:
-    """Return the checks, for :func:`~bilora.settings.sections.refuse_faults`.
-
-    Example:
-        >>> from bilora.runs.config import RunConfig
-        >>> all(holds for _, _, holds in config_checks(RunConfig()))
-        True
-    """
-    return (
-        ("method", "give at least one", bool(config.method)),
-        ("method", "each may stand once", len(set(config.method)) == len(config.method)),
-        ("seeds", "give at least one", bool(config.seeds)),
-        ("seeds", "each may stand once, and none may be negative", _are_seeds(config.seeds)),
-        ("train_rows", "it must be at least 2, or none for all", config.train_rows is None or config.train_rows > 1),
-        ("max_length", "it must be at least 1", config.max_length >= 1),
-        ("overwrite", "it belongs to output, which is not given", config.output is not None or not config.overwrite),
-        ("overwrite", "resume goes on with what it removes; take one", config.resume is None or not config.overwrite),
-        (
-            "shard_base",
-            "a sharded model has no second derivative, and is not compiled; use products: finite_difference, no meter "
-            "and torch_compile: off",
-            not config.shard_base or _is_first_order(config),
-        ),
-        *_file_checks(config),
-    )
-
-
-def _file_checks(config: RunConfig) -> tuple[Check, ...]:
-    given = config.train_file is not None
-    with_file = "it belongs to train_file, which is not given"
-    return (
-        ("task", "it stands beside train_file; leave one of them out", not given or not config.task),
-        ("data_dir", "it belongs to task; leave it or train_file out", not given or not config.data_dir),
-        ("text_columns", with_file, given or config.text_columns is None),
-        ("validation_file", with_file, given or config.validation_file is None),
-        ("label_separator", with_file, given or config.label_separator is None),
-        ("task_type", with_file, given or config.task_type is None),
-        ("on_bad_row", with_file, given or config.on_bad_row == "error"),
-    )
-
-
-def _is_first_order(config: RunConfig) -> bool:
-    """Return whether nothing is asked for that needs a second backward pass or a compiled model."""
-    built = build_hypergradient(config.hypergradient)
-    second = isinstance(built, ProductSettings) and built.products == "exact"
-    return not (second or config.meter or config.torch_compile != "off")
-
-
-def _are_seeds(seeds: list[int]) -> bool:
-    return len(set(seeds)) == len(seeds) and all(each >= 0 for each in seeds)
+HELD_OUT = 0.1
+"""Share of the rows of a file that is held out for validation where no other is given."""
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """Methods to compare on a task, and how each is trained.
+class RunConfig(FitSettings):
+    """One run: a method on a task, and how it is trained.
 
     Args:
         task: A GLUE task (cola sst2 mrpc stsb qqp mnli qnli rte wnli), ``rotten_tomatoes``, which is embedded,
@@ -94,45 +45,21 @@ class RunConfig:
         label_separator: What stands between the labels of a row in a csv or tsv file, where a row may have several.
         validation_file: The validation rows that belong to ``train_file``; None takes a share of its rows.
         validation_share: That share; 0 holds none out, and D2, on which the upper level is trained too, is watched.
+            None is a tenth, and in ``bilora train`` 0 where D2 can be watched.
         task_type: ``classification``, ``regression`` or ``token_classification``; None lets the labels decide.
         on_bad_row: Rows of these files that cannot be used: ``error`` refuses them, ``skip`` counts them, warns and
             leaves them out.
         data_dir: Folder with ``<task>/train.jsonl[.gz]`` and ``<task>/validation*.jsonl[.gz]``; None asks the hub.
         model: Hub id or folder of a pre-trained model, or ``smollm2``, which is embedded; None is the embedded MiniLM,
             and for data-to-text tasks ``smollm2``.
-        method: Names of variants, or ``package.module:NAME``; each is run with every seed.
+        method: Name of the variant, or ``package.module:NAME``.
         method_settings: Settings of single methods, by method name.
-        formulation: Formulation of the singular values, for every method that has them.
+        formulation: Formulation of the singular values, for a method that has them.
         task_settings: Settings of the kind of task, such as those of decoding.
         class_weights: Weights of the classes in the training loss of both levels: ``none``, ``auto`` (inverse to their
             frequency) or a mapping of names to weights. Validation losses are never weighted.
         train_rows: Training rows, drawn with the run's seed; None takes all.
         max_length: Largest number of tokens of a row.
-        seeds: One run a seed and method.
-        steps: Lower optimizer steps.
-        unroll_steps: Lower steps an upper step.
-        warmup_steps: Lower steps before the upper level may step.
-        hypergradient: Name, or mapping with ``name`` and that approximation's own settings.
-        meter: Upper steps between two readings of the hypergradient's quality; 0 takes none.
-        lower: Settings of the lower level, or of the only one.
-        upper: Settings of the upper level.
-        ending: How each run ends: ``keep``, ``retrain`` or ``prune``, or a mapping with ``name`` and its own settings;
-            None takes each method's own.
-        split_ratio: Share of the training rows that go to the lower level.
-        refresh: Draw a new split every so many epochs of the lower level; 0 keeps the first.
-        validate_every: Lower steps between two validations; 0 validates at the end only.
-        early_stopping: Validations without a better score before a run is stopped; 0 does not stop early.
-        keep_best: Whether to end with the parameters of the best validation instead of the last ones.
-        save_every: Lower steps between two checkpoints; 0 saves only when a signal ends the run.
-        save_total_limit: Newest checkpoints to keep; 0 keeps all.
-        skip_diverged: Steps in a row of a level that are skipped where a loss or gradient is not finite; one more ends
-            the run. 0 skips none.
-        on_save_error: ``stop`` or ``warn`` and go on, where a checkpoint cannot be written.
-        on_out_of_memory: ``stop``, or ``halve`` the level's batch, double its accumulation, and start the stage again.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
-        group_by_length: Whether a batch holds rows of nearly one length, which saves padding.
-        torch_compile: ``off``, or torch.compile's mode: ``default``, ``reduce-overhead`` or ``max-autotune``.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         shard_base: Whether several processes cut the frozen base model up among them, instead of a copy in each.
         output: Folder of the results; None takes the next free ``runs/<task>-N``.
         overwrite: Whether an earlier run in ``output`` is removed before this one begins; only the files that a run
@@ -146,7 +73,7 @@ class RunConfig:
         SettingsError: A value is unknown or out of range.
 
     Example:
-        >>> RunConfig(method=["lora"], seeds=[0]).task
+        >>> RunConfig(method="lora").task
         'rotten_tomatoes'
     """
 
@@ -156,41 +83,18 @@ class RunConfig:
     label_column: str | list[str] = "label"
     label_separator: str | None = None
     validation_file: str | None = None
-    validation_share: float = 0.1
+    validation_share: float | None = None
     task_type: str | None = None
     on_bad_row: OnBadRow = "error"
     data_dir: str | None = None
     model: str | None = None
-    method: list[str] = field(default_factory=lambda: ["bilora", "lora"])
+    method: str = "bilora"
     method_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     formulation: str | None = None
     task_settings: dict[str, Any] = field(default_factory=dict)
     class_weights: str | dict[str, float] = "none"
     train_rows: int | None = None
     max_length: int = 128
-    seeds: list[int] = field(default_factory=lambda: [0, 1])
-    steps: int = 300
-    unroll_steps: int = 4
-    warmup_steps: int = 0
-    hypergradient: str | dict[str, Any] = "darts"
-    meter: int = 0
-    lower: LevelSettings = field(default_factory=LevelSettings)
-    upper: LevelSettings = field(default_factory=lambda: LevelSettings(learning_rate=1e-2))
-    ending: str | dict[str, Any] | None = None
-    split_ratio: float = 0.8
-    refresh: int = 0
-    validate_every: int = 0
-    early_stopping: int = 0
-    keep_best: bool = False
-    save_every: int = 0
-    save_total_limit: int = 0
-    skip_diverged: int = 0
-    on_save_error: Literal["stop", "warn"] = "stop"
-    on_out_of_memory: Literal["stop", "halve"] = "stop"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    group_by_length: bool = False
-    torch_compile: CompileMode = "off"
-    device: str = "auto"
     shard_base: bool = False
     output: str | None = None
     overwrite: bool = False
@@ -198,24 +102,24 @@ class RunConfig:
     allow_config_change: bool = False
     debug: bool = False
 
+    UNSAID: ClassVar[Mapping[str, Any]] = {**FitSettings.UNSAID, "validation_share": HELD_OUT}
+
     def __post_init__(self) -> None:
         """Check everything that can be checked before any file is read."""
-        self._fill_in()
+        super().__post_init__()
         if self.task is not None:
             find_task(self.task).with_settings(self.task_settings)
         if self.task_type is not None:
             find_kind(self.task_type)
-        refuse_faults("config", self, config_checks(self))
+        refuse_faults("config", self, self._checks())
         if weight_faults := check_class_weights(self.class_weights):
             raise SettingsError("config: " + "; ".join(weight_faults))
         self.labelled_files()
-        self.fit_settings(seed=self.seeds[0])
-        self._check_methods()
+        self._check_method()
 
-    def fit_settings(self, *, seed: int) -> FitSettings:
+    def fit_settings(self) -> FitSettings:
         """Return the part of the config that :func:`~bilora.engines.training.fit.fit` takes."""
-        names = [each.name for each in dataclasses.fields(FitSettings) if each.name != "seed"]
-        return FitSettings(seed=seed, **{name: getattr(self, name) for name in names})
+        return FitSettings(**{field.name: getattr(self, field.name) for field in dataclasses.fields(FitSettings)})
 
     def labelled_files(self) -> LabelledFiles | None:
         """Return the files to read in place of a task, or None."""
@@ -228,40 +132,60 @@ class RunConfig:
             label_columns=() if isinstance(self.label_column, str) else tuple(self.label_column),
             label_separator=self.label_separator,
             validation=self.validation_file,
-            validation_share=self.validation_share,
+            validation_share=self.validation_share or 0.0,
             task_type=self.task_type,
             on_bad_row=self.on_bad_row,
         )
 
-    def settings_of(self, method: str) -> Any:
-        """Return the settings object of a method: its own section, and the formulation where it has one."""
-        variant = find_variant(method)
-        own = dict(self.method_settings.get(method, {}))
-        if self.formulation is not None and has_formulation(method):
-            own.setdefault("formulation", self.formulation)
-        return build_section(variant.settings, own, kind=f"method {method!r}")
+    @property
+    def variant(self) -> Variant:
+        """The method's variant."""
+        return find_variant(self.method)
 
-    def of_run(self, method: str, seed: int) -> RunConfig:
-        """Return the config of one of the runs, without what only the other methods read."""
+    @property
+    def variant_settings(self) -> Any:
+        """The settings object of the method: its own section, and the formulation where it has one."""
+        return self.settings_of(self.method)
+
+    def settings_of(self, method: str) -> Any:
+        """Return the settings object of any method."""
+        section = dict(self.method_settings.get(method, {}))
+        if self.formulation is not None and has_formulation(method):
+            section.setdefault("formulation", self.formulation)
+        return build_section(find_variant(method).settings, section, kind=f"method {method!r}")
+
+    def of(self, method: str, seed: int) -> RunConfig:
+        """Return the config of a run of another method, without what this method does not read.
+
+        Formulation and ending are left out where they mean nothing for the method.
+        """
         return dataclasses.replace(
             self,
-            method=[method],
-            seeds=[seed],
-            method_settings={name: own for name, own in self.method_settings.items() if name == method},
-            formulation=self.formulation if has_formulation(method) else None,
+            method=method,
+            seed=seed,
+            method_settings={name: section for name, section in self.method_settings.items() if name == method},
+            formulation=self.formulation if self._concerns("formulation", method) else None,
+            ending=self.ending if self._concerns("ending", method) else None,
             # A config that is written down and read again must not remove anything.
             overwrite=False,
         )
 
-    def sha256(self, method: str, seed: int) -> str:
-        """Return the hash of everything that decides the numbers of one run: all settings but the output folder."""
-        said = {name: value for name, value in resolved(self.of_run(method, seed)).items() if name not in FREE}
+    def sha256(self) -> str:
+        """Return the hash of everything that decides the numbers of the run: all settings but the output folder."""
+        settings = {
+            name: value for name, value in resolved(self.of(self.method, self.seed)).items() if name not in FREE
+        }
+        # Written as they were when a config had lists and other defaults, so that the hash of a run stays what it was.
+        settings["method"], settings["seeds"] = [settings["method"]], [settings.pop("seed")]
         if self.label_separator is None:
-            del said["label_separator"]  # so that the hash of a run is that of before there was such a setting
-        said["method_settings"] = resolved(self.settings_of(method))
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+            del settings["label_separator"]
+        settings["method_settings"] = resolved(self.variant_settings)
+        name, more = short_hypergradient(self.hypergradient)
+        settings["hypergradient"] = {"name": name, **more} if more else name
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def _fill_in(self) -> None:
+        super()._fill_in()
         if self.task is None and self.train_file is None:
             object.__setattr__(self, "task", EMBEDDED_TASK)
         if isinstance(self.label_column, list) and len(self.label_column) == 1:
@@ -269,30 +193,69 @@ class RunConfig:
             object.__setattr__(self, "label_column", self.label_column[0])
         if isinstance(self.class_weights, dict):
             # YAML reads {0: 1.5}, and the classes of a file are called "0" and "1".
-            named = {str(name): float(weight) for name, weight in self.class_weights.items()}
-            object.__setattr__(self, "class_weights", named)
+            weights = {str(name): float(weight) for name, weight in self.class_weights.items()}
+            object.__setattr__(self, "class_weights", weights)
 
-    def _check_methods(self) -> None:
-        if self.formulation is not None and not any(has_formulation(each) for each in self.method):
-            raise SettingsError(
-                f"formulation is {self.formulation!r}, but none of the methods {', '.join(self.method)} has singular "
-                "values; leave it out"
-            )
-        self._check_ending()
+    def _checks(self) -> tuple[tuple[str, str, bool], ...]:
+        """Return the checks, for :func:`~bilora.settings.sections.refuse_faults`."""
+        files, with_file = self.train_file is not None, "it belongs to train_file, which is not given"
+        built = build_hypergradient(self.hypergradient)
+        second = isinstance(built, ProductSettings) and built.products == "exact"
+        return (
+            ("seed", "it must not be negative", self.seed >= 0),
+            ("train_rows", "it must be at least 2, or none for all", self.train_rows is None or self.train_rows > 1),
+            ("max_length", "it must be at least 1", self.max_length >= 1),
+            ("overwrite", "it belongs to output, which is not given", self.output is not None or not self.overwrite),
+            ("overwrite", "resume goes on with what it removes; take one", self.resume is None or not self.overwrite),
+            (
+                "shard_base",
+                "a sharded model has no second derivative, and is not compiled; use products: finite_difference, no "
+                "meter and torch_compile: off",
+                not self.shard_base or not (second or self.meter or self.torch_compile != "off"),
+            ),
+            ("task", "it stands beside train_file; leave one of them out", not files or not self.task),
+            ("data_dir", "it belongs to task; leave it or train_file out", not files or not self.data_dir),
+            ("text_columns", with_file, files or self.text_columns is None),
+            ("validation_file", with_file, files or self.validation_file is None),
+            ("label_separator", with_file, files or self.label_separator is None),
+            ("task_type", with_file, files or self.task_type is None),
+            ("on_bad_row", with_file, files or self.on_bad_row == "error"),
+        )
+
+    def _check_method(self) -> None:
         # A section of a method that is not run is allowed: a file may hold settings for all that are compared.
-        for method in (*self.method, *self.method_settings):
+        for method in (self.method, *self.method_settings):
             self.settings_of(method)
+        for name in ("formulation", "ending"):
+            if not self._concerns(name, self.method):
+                raise SettingsError(
+                    f"{name} is {getattr(self, name)!r}, which means nothing for method {self.method}; leave it out"
+                )
 
-    def _check_ending(self) -> None:
-        if self.ending is None:
-            return
-        ending = build_ending(self.ending)
-        if not isinstance(ending, Keep) and not any(
-            ending.stages(find_variant(each), self.settings_of(each)) for each in self.method
-        ):
-            raise SettingsError(
-                f"ending is {self.ending!r}, which means nothing for the methods {', '.join(self.method)}; leave it out"
-            )
+    def _concerns(self, name: str, method: str) -> bool:
+        """Return whether formulation or ending, where one is given, means something for a method."""
+        if getattr(self, name) is None:
+            return True
+        if name == "formulation":
+            return has_formulation(method)
+        ending = build_ending(self.ending or "")
+        return isinstance(ending, Keep) or bool(ending.stages(find_variant(method), self.settings_of(method)))
+
+
+def short_hypergradient(chosen: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return a hypergradient's name, and those of its settings that are not what it is by itself; differences: central.
+
+    Example:
+        >>> short_hypergradient("darts")
+        ('darts', {'finite_difference': 'forward'})
+    """
+    name = chosen if isinstance(chosen, str) else str(chosen["name"])
+    plain, built = resolved(build_hypergradient(name)), resolved(build_hypergradient(chosen))
+    if not isinstance(built, dict):  # a user's own that is no dataclass
+        return name, {}
+    if "finite_difference" in plain:
+        plain["finite_difference"] = "central"
+    return name, {key: value for key, value in built.items() if value not in (plain[key], None)}
 
 
 def has_formulation(method: str) -> bool:
@@ -303,4 +266,55 @@ def has_formulation(method: str) -> bool:
         (True, False)
     """
     settings = find_variant(method).settings
-    return dataclasses.is_dataclass(settings) and "formulation" in {each.name for each in dataclasses.fields(settings)}
+    return dataclasses.is_dataclass(settings) and "formulation" in {
+        field.name for field in dataclasses.fields(settings)
+    }
+
+
+@dataclass(frozen=True)
+class SeveralRuns:
+    """Runs of several methods with several seeds, and what they share.
+
+    Args:
+        method: Names of variants, or ``package.module:NAME``; each is run with every seed.
+        seeds: One run per seed and method.
+        run: All other settings; formulation and ending are for those of the methods for which they mean something.
+
+    Raises:
+        SettingsError: A setting means nothing for any of the methods, or is not allowed.
+
+    Example:
+        >>> [(run.method, run.seed) for run in SeveralRuns(method=["lora"]).runs]
+        [('lora', 0), ('lora', 1)]
+    """
+
+    method: list[str] = field(default_factory=lambda: ["bilora", "lora"])
+    seeds: list[int] = field(default_factory=lambda: [0, 1])
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        """Check what concerns the runs together, and each of them."""
+        unique = len(set(self.seeds)) == len(self.seeds)
+        checks = (
+            ("method", "give at least one", bool(self.method)),
+            ("method", "each may stand once", len(set(self.method)) == len(self.method)),
+            ("seeds", "give at least one", bool(self.seeds)),
+            (
+                "seeds",
+                "each may stand once, and none may be negative",
+                unique and all(seed >= 0 for seed in self.seeds),
+            ),
+        )
+        refuse_faults("config", self, checks)
+        runs = self.runs  # which checks the settings of each
+        for name in ("formulation", "ending"):
+            value = getattr(self.run, name)
+            if value is not None and all(getattr(run, name) is None for run in runs):
+                raise SettingsError(
+                    f"{name} is {value!r}, which means nothing for the methods {', '.join(self.method)}; leave it out"
+                )
+
+    @cached_property
+    def runs(self) -> tuple[RunConfig, ...]:
+        """The runs; methods alternate within a seed, so that a machine that slows down slows all of them down."""
+        return tuple(self.run.of(method, seed) for seed in self.seeds for method in self.method)

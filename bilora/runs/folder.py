@@ -21,7 +21,7 @@ from bilora.settings.sections import resolved
 CONFIGS = ("config.yaml", "train.yaml")
 """What says that a folder is that of a run; removed last, so that a removal that was cut short can be repeated."""
 
-KEYS = frozenset(("method", "seeds", "steps", "hypergradient", "lower", "upper"))
+KEYS = frozenset(("method", "steps", "hypergradient", "lower", "upper"))
 """Settings that every config of a run has, by which it is told from another program's."""
 
 COMMAND = ("results.jsonl", "loss-*.png", "report.html", "report-figures/*.png")

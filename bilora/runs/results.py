@@ -21,12 +21,9 @@ from bilora.artifacts.fingerprint import versions
 from bilora.artifacts.scored_on import VALIDATION, loss_by_name
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.files import MetricsFile, TimesFile, ValuesFile
-from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.training.result import FitResult
-from bilora.problems.catalog import find_variant
-from bilora.runs.config import RunConfig, has_formulation
+from bilora.runs.config import RunConfig, has_formulation, short_hypergradient
 from bilora.runs.evaluation import Scores
-from bilora.settings.sections import resolved
 from bilora.tasks.task import AnyTask
 
 
@@ -114,47 +111,34 @@ def read_predictions(path: Path) -> list[dict[str, Any]] | None:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def run_identity(config: RunConfig, task: AnyTask, *, method: str, seed: int) -> dict[str, Any]:
+def run_identity(config: RunConfig, task: AnyTask) -> dict[str, Any]:
     """Return the part of a row of results that says which run it is.
-
-    Args:
-        config: The config.
-        task: The task that its rows are of.
-        method: One of the config's methods.
-        seed: One of the config's seeds.
 
     Example:
         >>> from bilora.tasks.catalog import TASKS
-        >>> run_identity(RunConfig(), TASKS["mrpc"], method="lora", seed=1)["metric"]
+        >>> run_identity(RunConfig(method="lora"), TASKS["mrpc"])["metric"]
         'accuracy'
     """
-    variant = find_variant(method)
+    variant = config.variant
     return {
         "task": task.name,
-        "method": method,
-        "formulation": config.settings_of(method).formulation if has_formulation(method) else None,
+        "method": config.method,
+        "formulation": config.variant_settings.formulation if has_formulation(config.method) else None,
         "hypergradient": spoken_hypergradient(variant.hypergradient or config.hypergradient) if variant.upper else None,
-        "seed": seed,
+        "seed": config.seed,
         "metric": task.metric,
     }
 
 
 def spoken_hypergradient(chosen: str | dict[str, Any]) -> str:
-    """Return the hypergradient's name, and what of its settings is not the default.
+    """Return the hypergradient's name, and what of its settings is not what it is by itself.
 
     Example:
         >>> spoken_hypergradient({"name": "darts", "finite_difference": "forward"})
         'darts(finite_difference=forward)'
     """
-    if isinstance(chosen, str):
-        return chosen
-    name = str(chosen["name"])
-    default = resolved(build_hypergradient(name))
-    own = resolved(build_hypergradient(chosen))
-    if not isinstance(own, dict):
-        return name
-    said = [f"{key}={value}" for key, value in own.items() if value != default[key]]
-    return f"{name}({', '.join(said)})" if said else name
+    name, settings = short_hypergradient(chosen)
+    return f"{name}({', '.join(f'{key}={value}' for key, value in settings.items())})" if settings else name
 
 
 STATUS = Path("/proc/self/status")

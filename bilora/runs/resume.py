@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bilora.errors import SettingsError
 from bilora.files.formats import write_yaml
-from bilora.runs.config import RunConfig
+from bilora.runs.config import RunConfig, SeveralRuns
 from bilora.runs.folder import make_output_folder
 from bilora.settings.sections import resolved
 
@@ -56,9 +56,12 @@ def resumed_folder(argv: Sequence[str]) -> Path | None:
     return folder
 
 
-def keep_config(path: Path, config: RunConfig) -> None:
+def keep_config(path: Path, config: RunConfig | SeveralRuns) -> None:
     """Write the settings of a command, for ``--resume`` to read; not where it writes, since a folder may move."""
-    kept = dataclasses.replace(
-        config, output=None, overwrite=False, resume=None, allow_config_change=False, debug=False
-    )
-    write_yaml(path, resolved(kept))
+    run = config.run if isinstance(config, SeveralRuns) else config
+    kept = dataclasses.replace(run, output=None, overwrite=False, resume=None, allow_config_change=False, debug=False)
+    settings = resolved(kept)
+    if isinstance(config, SeveralRuns):
+        del settings["seed"]
+        settings |= {"method": config.method, "seeds": config.seeds}
+    write_yaml(path, settings)

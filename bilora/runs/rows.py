@@ -10,7 +10,6 @@ from bilora.data.sets import TaskRows
 from bilora.engines.training.split_loaders import SplitLoaders
 from bilora.engines.training.stages import run_stages
 from bilora.errors import SettingsError
-from bilora.problems.catalog import find_variant
 from bilora.runs.config import RunConfig
 from bilora.tasks.catalog import find_task
 from bilora.tasks.labelled_files import load_labelled_files
@@ -18,37 +17,39 @@ from bilora.tasks.sources import EMBEDDED_TASK, take_rows
 
 
 def is_left_to_upper(config: RunConfig) -> bool:
-    """Return whether D2 stays what it is, and nothing but an upper level trains on it, in all runs of a config.
+    """Return whether D2 stays what it is in a run, and nothing but an upper level trains on it.
 
     A lower level that trained on D2, as in retraining, or that is given its rows by a refreshed split, fits them; the
     loss there would say nothing.
 
     Example:
-        >>> [is_left_to_upper(RunConfig(method=[name])) for name in ("bilora", "lora", "learned_decay")]
+        >>> [is_left_to_upper(RunConfig(method=name)) for name in ("bilora", "lora", "learned_decay")]
         [True, False, False]
     """
-    return config.refresh <= 0 and all(_is_left_by(config, method) for method in config.method)
+    stages = run_stages(config.variant, config.variant_settings, config)
+    trained = [stage for stage in stages if stage.steps != 0]
+    return not config.refresh and bool(trained) and all(stage.upper is not None for stage in trained)
 
 
 def with_upper_watched(config: RunConfig, rows: TaskRows, *, train: Rows) -> TaskRows:
     """Return the rows with the run's D2 as the set that is watched and scored.
 
     Args:
-        config: One method and one seed, by which D2 is drawn as the run draws it.
+        config: The run, as which D2 is drawn.
         rows: Without a validation set.
         train: The run's training rows.
 
     Raises:
         SettingsError: There is no such D2, or not one.
     """
-    if len(config.method) > 1 or len(config.seeds) > 1 or not is_left_to_upper(config):
-        said = f"method {', '.join(config.method)}, seeds {config.seeds} and refresh {config.refresh}"
+    if not is_left_to_upper(config):
         raise SettingsError(
-            f"validation_share is 0, so that D2 would be watched: that takes one seed, refresh 0, and one method whose "
-            f"upper level alone trains on D2; there are {said}; give validation_file, or a validation_share above 0"
+            "validation_share is 0, so that D2 would be watched: that takes refresh 0 and a method whose upper level "
+            f"alone trains on D2, and here are refresh {config.refresh} and method {config.method}; give "
+            "validation_file, or a validation_share above 0"
         )
     labels = [{"labels": label} for label in train.labels]
-    drawn = SplitLoaders(labels, config.fit_settings(seed=config.seeds[0]), collate=list)
+    drawn = SplitLoaders(labels, config, collate=list)
     upper = train.select(drawn.upper_part.positions)
     notice = (
         f"no row is held out: the best step is chosen by D2, {len(upper)} of the {len(train)} rows, which the upper "
@@ -56,13 +57,6 @@ def with_upper_watched(config: RunConfig, rows: TaskRows, *, train: Rows) -> Tas
         "of rows that nothing has seen"
     )
     return dataclasses.replace(rows, validation={UPPER: upper}, notices=(*rows.notices, notice))
-
-
-def _is_left_by(config: RunConfig, method: str) -> bool:
-    settings = config.fit_settings(seed=config.seeds[0])
-    stages = run_stages(find_variant(method), config.settings_of(method), settings)
-    steps = [stage for stage in stages if stage.steps != 0]
-    return bool(steps) and all(stage.upper is not None for stage in steps)
 
 
 def load_run_rows(config: RunConfig) -> TaskRows:
@@ -80,16 +74,16 @@ def load_run_rows(config: RunConfig) -> TaskRows:
         rows = dataclasses.replace(rows, task=rows.task.with_settings(config.task_settings))
         if rows.validation:
             return rows
-        return with_upper_watched(config, rows, train=training_rows(config, rows.train, seed=config.seeds[0]))
+        return with_upper_watched(config, rows, train=training_rows(config, rows.train))
     return find_task(config.task or EMBEDDED_TASK).with_settings(config.task_settings).load_rows(config.data_dir)
 
 
-def training_rows(config: RunConfig, rows: Rows, *, seed: int) -> Rows:
-    """Return the training rows of the runs with one of the config's seeds.
+def training_rows(config: RunConfig, rows: Rows) -> Rows:
+    """Return the training rows of a run.
 
     Example:
         >>> config = RunConfig(train_rows=100)
-        >>> len(training_rows(config, load_run_rows(config).train, seed=0))
+        >>> len(training_rows(config, load_run_rows(config).train))
         100
     """
-    return rows if config.train_rows is None else take_rows(rows, config.train_rows, seed=seed)
+    return rows if config.train_rows is None else take_rows(rows, config.train_rows, seed=config.seed)

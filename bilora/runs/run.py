@@ -71,14 +71,15 @@ class Prepared:
     notices: tuple[str, ...] = ()
 
 
-def prepare(config: RunConfig, rows: TaskRows, *, processes: Processes = ONE_PROCESS) -> Prepared:
-    """Return what all runs of ``config`` share; nothing of the model but its config has been read by then."""
-    task = rows.task
+def prepare(runs: Sequence[RunConfig], rows: TaskRows, *, processes: Processes = ONE_PROCESS) -> Prepared:
+    """Return what the runs share, which differ in method, seed and settings of training; no weights are read for it."""
+    config, task = runs[0], rows.task
     choose_device(config.device)
-    check_room(config, rows, processes)
+    check_room(runs, rows, processes)
     check_watched(config, rows)
     check_shared(config, processes)
-    _check_weights(config, task, rows.train)
+    for run in runs:  # a class without rows is told before the model is read
+        _class_weights(run, task, training_rows(run, rows.train))
     tokenizer = load_tokenizer(config.model or task.default_model, task, max_length=config.max_length)
     validation = {
         name: task.encode(each, tokenizer.own, max_length=config.max_length) for name, each in rows.validation.items()
@@ -86,7 +87,7 @@ def prepare(config: RunConfig, rows: TaskRows, *, processes: Processes = ONE_PRO
     upper = None if rows.upper is None else task.encode(rows.upper, tokenizer.own, max_length=config.max_length)
     encoded = [*validation.values(), *([] if upper is None else [upper])]
     of_sets = (notice for each in encoded for notice in each.notices)
-    notices = (*shared_by_levels(config, rows), *tokenizer.notices, *of_sets)
+    notices = (*shared_by_levels(runs, rows), *tokenizer.notices, *of_sets)
     return Prepared(task, rows, tokenizer, validation, upper, notices)
 
 
@@ -94,14 +95,12 @@ def run_once(
     config: RunConfig,
     prepared: Prepared,
     *,
-    method: str,
-    seed: int,
     folder: Path,
     callbacks: Sequence[Callback] = (),
     monitor: Monitor | None = None,
     processes: Processes = ONE_PROCESS,
 ) -> dict[str, Any]:
-    """Train one method with one seed, write its folder, and return its row of results.
+    """Train, write its folder, and return its row of results.
 
     The folder holds ``config.yaml`` (resolved), ``metrics.jsonl``, ``times.jsonl``, ``split.json`` (row ids of every
     split that was used), ``adapter/`` (PEFT, with the model's config), ``label_map.json`` (class names to indices),
@@ -111,10 +110,8 @@ def run_once(
     and ``bilora_task.json``.
 
     Args:
-        config: The config.
+        config: The run; its seed decides training rows, head, split, order and masks.
         prepared: From :func:`prepare`.
-        method: One of the config's methods.
-        seed: One of the config's seeds; it decides training rows, head, split, order and masks.
         folder: Holds no run yet, or one that was interrupted: it goes on. The first process alone writes in it.
         callbacks: Hang on the engine beside those that write ``metrics.jsonl`` and show the progress.
         monitor: The metric that early stopping and keep-the-best watch; None for the one of the task.
@@ -124,12 +121,12 @@ def run_once(
         The row, ready for strict JSON.
     """
     resumed = processes.first_only(
-        lambda: enter_run_folder(folder, config.of_run(method, seed), processes=processes.count)
+        lambda: enter_run_folder(folder, config.of(config.method, config.seed), processes=processes.count)
     )
     task, tokenizer = prepared.task, prepared.tokenizer.own
-    rows = training_rows(config, prepared.rows.train, seed=seed)
+    rows = training_rows(config, prepared.rows.train)
     memory = PeakMemory(choose_device(config.device))
-    model = _adapted(config, prepared, rows, method=method, seed=seed)
+    model = _adapted(config, prepared, rows)
     if config.shard_base:
         shard_base(model, processes=processes)
     train = task.encode(rows, tokenizer, max_length=config.max_length)
@@ -144,7 +141,7 @@ def run_once(
     scored_on = set_kind(next(iter(prepared.validation)))
     told = (
         *run_records(model, folder, scored_on=scored_on),
-        Progress(f"{method}, seed {seed}"),
+        Progress(f"{config.method}, seed {config.seed}"),
         SpikeWarning(),
         *callbacks,
     )
@@ -153,9 +150,9 @@ def run_once(
         train.encoded,
         upper_rows=None if prepared.upper is None else prepared.upper.encoded,
         collate=task.collator(tokenizer),
-        variant=method,
-        variant_settings=config.settings_of(method),
-        settings=config.fit_settings(seed=seed),
+        variant=config.variant,
+        variant_settings=config.variant_settings,
+        settings=config.fit_settings(),
         validate=evaluation.validation,
         monitor=monitor or task.watched,
         callbacks=told if processes.is_first else (),
@@ -171,13 +168,13 @@ def run_once(
     processes.first_only(lambda: write_predictions(scores.predictions, folder))
     processes.first_only(lambda: write_texts(scores.files, folder))
     row = results_row(
-        run_identity(config, prepared.rows.task, method=method, seed=seed),
+        run_identity(config, prepared.rows.task),
         scores,
         result,
         model,
         scored_on=scored_on,
         megabytes=megabytes,
-        config_sha256=config.sha256(method, seed),
+        config_sha256=config.sha256(),
     )
     more = training_details(result) | {
         "processes": processes.count,
@@ -194,22 +191,16 @@ def _describe(config: RunConfig, prepared: Prepared, rows: Rows, results: dict[s
     describe_run(folder, task=prepared.task, base=place, train=rows, validation=sets, max_length=config.max_length)
 
 
-def _adapted(config: RunConfig, prepared: Prepared, rows: Rows, *, method: str, seed: int) -> PeftModel:
+def _adapted(config: RunConfig, prepared: Prepared, rows: Rows) -> PeftModel:
     """Return the model, with the adapter on it and the loss that the class weights ask for."""
     weights = _class_weights(config, prepared.task, rows)
-    set_seed(seed)
+    set_seed(config.seed)
     loaded = load_model(prepared.tokenizer, prepared.task)
-    task_type = prepared.task.hub_names.peft
-    model = put_adapter(loaded, method, config.settings_of(method), task_type=task_type, steps=config.steps)
+    task_type, steps = prepared.task.hub_names.peft, config.lower_steps
+    model = put_adapter(loaded, config.method, config.variant_settings, task_type=task_type, steps=steps)
     if weights is not None:
         weigh_classes(model, prepared.task.loss, weights)
     return model
-
-
-def _check_weights(config: RunConfig, task: AnyTask, rows: Rows) -> None:
-    """Resolve the weights of every run, so that a class without rows is told before the model is read."""
-    for seed in config.seeds:
-        _class_weights(config, task, training_rows(config, rows, seed=seed))
 
 
 def _class_weights(config: RunConfig, task: AnyTask, rows: Rows) -> tuple[float, ...] | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -49,14 +51,20 @@ def build_section(factory: Callable[..., T], settings: Mapping[str, Any], *, kin
                 f"{kind} has no setting {key!r}; known: {', '.join(known) or 'none'}.{did_you_mean(key, known)}"
             )
     refuse_nulls(factory, settings, what=kind)
-    parser = ArgumentParser(exit_on_error=False)
-    added = parser.add_function_arguments if inspect.isfunction(factory) else parser.add_class_arguments
-    added(factory, None, as_group=False)
     try:
-        checked = parser.parse_object(dict(settings), defaults=True)
+        checked = _parser(factory).parse_object(dict(settings), defaults=True)
     except ArgumentError as error:
         raise SettingsError(f"{kind}: {_first_words(str(error))}") from error
     return factory(**{key: checked[key] for key in known})
+
+
+@functools.cache
+def _parser(factory: Callable[..., Any]) -> ArgumentParser:
+    """Return a parser of a factory's settings, once: to read its signature and docstring takes longer than to check."""
+    parser = ArgumentParser(exit_on_error=False)
+    added = parser.add_function_arguments if inspect.isfunction(factory) else parser.add_class_arguments
+    added(factory, None, as_group=False)
+    return parser
 
 
 def refuse_nulls(factory: Callable[..., Any], settings: Mapping[str, Any], *, what: str) -> None:
@@ -103,9 +111,19 @@ def _annotations(factory: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
+def one_line(message: str) -> str:
+    """Return a message of jsonargparse on one line, where a value fits none of several types in the words of one."""
+    line = " ".join(message.split())
+    return re.sub(
+        r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .*?Given value: ",
+        lambda match: f"Expected a {match[1]}. Got value: ".replace(", <class 'NoneType'>", ""),
+        line,
+    )
+
+
 def _first_words(message: str) -> str:
     """Return jsonargparse's message on one line, without its parser vocabulary."""
-    line = " ".join(message.split())
+    line = one_line(message)
     return line.replace('Parser key "', "").replace('": ', ": ", 1).removeprefix("error: ")
 
 
@@ -135,8 +153,8 @@ def resolved(settings: Any) -> Any:
         >>> resolved(FitSettings())["lower"]["batch_size"]
         16
     """
-    if hasattr(settings, "__dataclass_fields__"):
-        return {name: resolved(getattr(settings, name)) for name in settings.__dataclass_fields__}
+    if dataclasses.is_dataclass(settings):
+        return {field.name: resolved(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
     if isinstance(settings, Mapping):
         return {str(key): resolved(value) for key, value in settings.items()}
     if isinstance(settings, list | tuple):

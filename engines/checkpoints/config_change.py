@@ -55,7 +55,7 @@ def check_changes(before: Mapping[str, Any], after: Mapping[str, Any], *, allow:
     Raises:
         CheckpointError: A setting differs that may not, or one of :data:`ALLOWED` without ``allow``; all are listed.
     """
-    differing = changes(before, after)
+    differing = changes(_as_today(before), after)
     never = [change for change in differing if change.name not in ALLOWED]
     if never:
         raise CheckpointError(
@@ -69,6 +69,20 @@ def check_changes(before: Mapping[str, Any], after: Mapping[str, Any], *, allow:
             + "; say --allow-config-change (allow_config_change=True) if that is meant"
         )
     return differing
+
+
+def _as_today(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return saved settings as they are written today: one method, one seed, and the scheme of ``darts`` by name."""
+    run = dict(settings)
+    for name, value in (("method", run.get("method")), ("seed", run.pop("seeds", None))):
+        if isinstance(value, list) and len(value) == 1:
+            run[name] = value[0]
+    chosen = run.get("hypergradient")
+    chosen = {"name": chosen} if isinstance(chosen, str) else dict(chosen or {})
+    if chosen.get("name") == "darts" and chosen.get("products") != "exact":
+        # Saved without a scheme, it was the one that was the default then.
+        run["hypergradient"] = {"finite_difference": "central", **chosen}
+    return run
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

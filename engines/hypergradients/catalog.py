@@ -12,7 +12,6 @@ from bilora.engines.hypergradients.first_order import FirstOrder
 from bilora.engines.hypergradients.neumann import Neumann
 from bilora.engines.hypergradients.nystrom import Nystrom
 from bilora.engines.hypergradients.unrolled import Unrolled
-from bilora.errors import SettingsError
 from bilora.problems.levels.hypergradient import Hypergradient
 from bilora.settings.lookup import find
 from bilora.settings.sections import build_section
@@ -28,6 +27,9 @@ HYPERGRADIENTS: dict[str, Callable[..., Hypergradient]] = {
 }
 """Every approximation by name. A new one is a file with a frozen dataclass and a row here."""
 
+DEFAULT = "darts"
+"""The approximation of a mapping without a name."""
+
 ALIASES = {"cg": "conjugate_gradient", "sama": "adaptive"}
 """Betty's names for two of them."""
 
@@ -36,15 +38,15 @@ def build_hypergradient(hypergradient: str | Mapping[str, Any] | Hypergradient) 
     """Return the approximation that a config, a command line or a caller chose.
 
     Args:
-        hypergradient: A name from :data:`HYPERGRADIENTS` or ``package.module:NAME``; a mapping with the key ``name``
-            and that approximation's own settings; or an object, which is returned as it is.
+        hypergradient: A name from :data:`HYPERGRADIENTS` or ``package.module:NAME``; a mapping of that approximation's
+            own settings with the key ``name``, without which it is ``darts``; or an object, which is returned as it is.
 
     Raises:
         SettingsError: The name or a setting is unknown, or a value is not allowed.
 
     Example:
-        >>> build_hypergradient({"name": "darts", "finite_difference": "forward"}).needs.upper_gradient
-        True
+        >>> build_hypergradient({"finite_difference": "central"}).needs.upper_gradient
+        False
         >>> build_hypergradient({"name": "darts", "radiuss": 0.1})
         Traceback (most recent call last):
             ...
@@ -56,12 +58,23 @@ finite_difference, products, radius, scale. Did you mean 'radius'?
     if not isinstance(hypergradient, Mapping):
         return hypergradient
     settings = dict(hypergradient)
-    if "name" not in settings:
-        raise SettingsError(
-            f"hypergradient has settings ({', '.join(settings)}) but no name; give it, as in "
-            f"{{name: darts, {', '.join(settings)}: ...}} or --hypergradient.name darts"
-        )
-    name = str(settings.pop("name"))
+    name = str(settings.pop("name", DEFAULT))
     name = ALIASES.get(name, name)
     factory = find(HYPERGRADIENTS, name, kind="hypergradient")
     return build_section(factory, settings, kind=f"hypergradient {name!r}")
+
+
+def explicit(chosen: str | Mapping[str, Any]) -> str | dict[str, Any]:
+    """Return a choice with its name, and with the scheme of differences that ``darts`` takes by itself.
+
+    What is written down then means the same where defaults are others, as they once were.
+
+    Example:
+        >>> explicit({"products": "exact"}), explicit("darts"), explicit("neumann")
+        ({'name': 'darts', 'products': 'exact'}, {'name': 'darts', 'finite_difference': 'forward'}, 'neumann')
+    """
+    settings = {"name": chosen} if isinstance(chosen, str) else {"name": DEFAULT, **chosen}
+    built = build_hypergradient(settings)
+    if isinstance(built, Darts) and built.finite_difference is not None:
+        settings["finite_difference"] = built.finite_difference
+    return chosen if isinstance(chosen, str) and len(settings) == 1 else settings

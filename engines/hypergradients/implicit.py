@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from bilora.engines.hypergradients.exact import ExactProducts
 from bilora.engines.hypergradients.finite_difference import FiniteDifference, Scheme
@@ -46,7 +46,8 @@ class ProductSettings:
     Args:
         products: ``finite_difference``, ``exact`` (double backward), or ``package.module:NAME`` of a user's own: called
             with these settings, it returns a :class:`~bilora.engines.hypergradients.implicit.Products`.
-        finite_difference: Scheme of finite differences, ``central`` or ``forward``.
+        finite_difference: Scheme of finite differences, ``central`` or ``forward``. None takes the approximation's own:
+            ``forward`` for ``darts`` around ``before_step``, and ``central`` elsewhere.
         radius: Length of their displacement of the lower parameters.
         around: Whether products are taken at the lower parameters ``before_step`` or ``after_step``.
 
@@ -55,17 +56,25 @@ class ProductSettings:
     """
 
     products: str = "finite_difference"
-    finite_difference: Scheme = "central"
+    finite_difference: Scheme | None = None
     radius: float = 0.01
     around: Around = "before_step"
 
+    OWN_SCHEME: ClassVar[Scheme] = "central"
+    """The scheme where none is given and products are taken before the step."""
+
     def __post_init__(self) -> None:
-        # Built before the run starts, so that its own checks speak now.
-        _ = self.product_method
+        """Check the settings of the products before a run starts."""
         default = {field.name: field.default for field in fields(self)}
         idle = [name for name in ("finite_difference", "radius") if getattr(self, name) != default[name]]
         if self.products == "exact" and idle:
             raise SettingsError(f"products 'exact' takes no finite difference: leave out {', '.join(idle)}")
+        if self.finite_difference is None and self.products != "exact":
+            # Forward differences re-use the gradient of the step, which was taken before it.
+            scheme = self.OWN_SCHEME if self.around == "before_step" else "central"
+            object.__setattr__(self, "finite_difference", scheme)
+        # Built before the run starts, so that its own checks speak now.
+        _ = self.product_method
 
     @cached_property
     def product_method(self) -> Products:
@@ -108,7 +117,7 @@ def refuse_not_finite(vector: Tensors) -> None:
 
 PRODUCTS: dict[str, Callable[[ProductSettings], Products]] = {
     "finite_difference": lambda settings: FiniteDifference(
-        scheme=settings.finite_difference, radius=settings.radius, around=settings.around
+        scheme=settings.finite_difference or "central", radius=settings.radius, around=settings.around
     ),
     "exact": lambda settings: ExactProducts(around=settings.around),
 }

@@ -14,7 +14,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SaveStrategy
 
-from bilora.engines.settings import FitSettings, LevelSettings, Schedule
+from bilora.engines.settings import RATES, FitSettings, LevelSettings, Schedule
 from bilora.errors import SettingsError
 from bilora.metrics.monitor import Monitor
 from bilora.settings.lookup import did_you_mean
@@ -90,7 +90,7 @@ class BilevelTrainingArguments(TrainingArguments):
     # So that a command line can give the mapping as JSON.
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "hypergradient"]  # noqa: RUF012  # no field
 
-    learning_rate: float = FIT.lower.learning_rate
+    learning_rate: float = RATES["lower"]
     weight_decay: float = FIT.lower.weight_decay
     lr_scheduler_type: SchedulerType | str = FIT.lower.schedule
     max_grad_norm: float = FIT.lower.gradient_clipping
@@ -98,7 +98,7 @@ class BilevelTrainingArguments(TrainingArguments):
     save_strategy: SaveStrategy | str = "no"
     metric_for_best_model: str | None = "loss"
     hub_strategy: str = "end"
-    upper_learning_rate: float = FIT.upper.learning_rate
+    upper_learning_rate: float = RATES["upper"]
     upper_weight_decay: float = FIT.upper.weight_decay
     upper_train_batch_size: int | None = None
     warmup_ratio: float = FIT.lower.warmup

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 
+from bilora import BiloraConfig
 from bilora.data.loaders import Collate
 from bilora.engines.bilevel import Metrics
 from bilora.engines.callbacks.callback import Callback
@@ -20,6 +22,7 @@ from bilora.engines.training.staged_run import StagedRun
 from bilora.metrics.monitor import Monitor
 from bilora.problems.catalog import find_variant
 from bilora.problems.variant import Variant
+from bilora.problems.variants.bilora import BiloraSettings
 from bilora.processes.group import join_processes
 from bilora.processes.processes import Processes
 
@@ -54,7 +57,7 @@ def fit(
         upper_rows: Tokenised rows of D2, where it is given; then ``rows`` are D1. None draws both from ``rows``.
         collate: Makes a batch, a mapping with ``labels``, of a list of rows.
         variant: Name, ``package.module:NAME``, or the variant itself.
-        variant_settings: The variant's own settings; None takes its defaults.
+        variant_settings: The variant's own settings; None takes its defaults, and what the adapter was made with.
         settings: Steps, levels, hypergradient, split, device; None takes the defaults.
         validate: Returns metrics by name.
         monitor: The metric that early stopping and keep-the-best watch, where the settings ask for them.
@@ -81,7 +84,7 @@ def fit(
     """
     settings = settings or FitSettings()
     variant = find_variant(variant) if isinstance(variant, str) else variant
-    own = variant.settings() if variant_settings is None else variant_settings
+    own = settings_of_adapter(model, variant) if variant_settings is None else variant_settings
     divided = rows if upper_rows is None else DividedRows(rows, upper_rows)
 
     joined = join_processes(device=settings.device) if processes is None else processes
@@ -103,3 +106,15 @@ def fit(
 
     run = SavedRun(make, settings, folder, resume, allow_config_change, joined)
     return run.fit()
+
+
+def settings_of_adapter(model: PeftModel, variant: Variant) -> Any:
+    """Return the variant's default settings, for pseudo singular values with what the adapter was made with."""
+    settings = variant.settings()
+    config = model.peft_config[model.active_adapter] if isinstance(model, PeftModel) else None
+    if not (isinstance(settings, BiloraSettings) and isinstance(config, BiloraConfig)):
+        return settings
+    names = ("alpha", "dropout", "formulation", "normalized", "start_value")
+    adapter: dict[str, Any] = {"rank": config.r, **{name: getattr(config, name) for name in names}}
+    # Without unit lengths the scale of P and Q needs a penalty: the default of orthogonality depends on them.
+    return dataclasses.replace(settings, **adapter, orthogonality=None)

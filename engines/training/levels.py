@@ -118,7 +118,7 @@ def stage_steps(stage: Stage, settings: FitSettings) -> int:
     if stage.steps is not None:
         return stage.steps
     if stage.rows != "upper":
-        return settings.steps
+        return settings.lower_steps
     steps = upper_step_count(settings)
     if steps == 0:
         raise SettingsError(
@@ -136,11 +136,12 @@ def upper_step_count(settings: FitSettings) -> int:
         20
     """
     in_warmup = settings.warmup_steps // settings.unroll_steps
-    return max(0, settings.steps // settings.unroll_steps - in_warmup) // settings.upper.accumulation
+    return max(0, settings.lower_steps // settings.unroll_steps - in_warmup) // settings.upper.accumulation
 
 
 def _with_optimizer(level: AnyLevel, own: LevelSettings, steps: int) -> AnyLevel:
     groups = level.optimizer_groups()
+    assert own.learning_rate is not None  # FitSettings has put the level's own in
     level.optimizer = adamw(groups, learning_rate=own.learning_rate, weight_decay=own.weight_decay)
     # What transformers calls constant has no warm-up.
     schedule = "constant_with_warmup" if own.schedule == "constant" else own.schedule

@@ -86,7 +86,7 @@ class SplitLoaders:
     def __init__(
         self, rows: Sequence[Any], settings: FitSettings, *, collate: Collate, processes: Processes = ONE_PROCESS
     ) -> None:
-        self.refresh = settings.refresh
+        self.refresh = settings.refresh or 0
         self._settings = settings
         self._collate = collate
         self.splits: list[Split] = []

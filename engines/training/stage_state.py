@@ -110,6 +110,7 @@ def restore_stage(run: StagedRun, resumed: Resumed) -> None:
 
 
 def _load_start(run: StagedRun, values: Any) -> None:
+    # A stage that starts anew needs them, and only such a run has them.
     if (run.start is None) != (values is None):
         raise CheckpointError("checkpoint incomplete: stages: start is missing")
     if run.start is not None:

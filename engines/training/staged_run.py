@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -42,21 +43,10 @@ from bilora.processes.processes import ONE_PROCESS, Processes
 
 @dataclass
 class StagedRun:
-    """Everything that the stages of a run share, and what has come of those that are done.
+    """What the stages of a run share, and the results of those that are done.
 
     The arguments are those of :func:`~bilora.engines.training.fit.fit`, with the variant and all settings resolved.
-
-    Attributes:
-        stages: The stages of the run.
-        start: Parameters before the run, where a stage starts anew from them.
-        companion: What the variant learns beside the adapter.
-        engine: The engine of the latest stage.
-        levels: Its levels.
-        done: Results of the stages that are done.
-        spectrum: The magnitudes by which ranks were cut.
-        splits: All splits into D1 and D2 that were used, in order.
-        entries: What each stage but the first found in the model.
-        buffers: Those of the model that the run changes.
+    ``entries`` are the parameters that each stage but the first found in the model.
     """
 
     model: PeftModel
@@ -138,6 +128,7 @@ class StagedRun:
                 remove_later(self.folder, again.step)
             self.settings, index = again.settings, self.place.index
             self.engine = self.levels = None  # their memory too
+            gc.collect()  # frames of the pass and its error may hold each other
             self.engine = self._build(index)
             if again.resumed is not None:
                 restore_stage(self, again.resumed)
@@ -245,7 +236,7 @@ class StagedRun:
             steps=stage_steps(stage, settings),
             hypergradient=self.variant.hypergradient or settings.hypergradient,
             validate=self.validate,
-            validate_every=settings.validate_every,
+            validate_every=settings.validate_every or 0,
             callbacks=(*self.callbacks, *self.watchers, *((self.points,) if self.halves else ())),
             device=settings.device,
             meter=settings.meter,

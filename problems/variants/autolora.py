@@ -68,6 +68,7 @@ def adapt(model: PreTrainedModel, settings: AutoloraSettings, *, task_type: str 
         target_modules=settings.target_modules,
         modules_to_save=settings.own_modules_to_save,
         formulation="softmax_sum_one",
+        normalized=False,
     )
     return get_peft_model(model, config)
 

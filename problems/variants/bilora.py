@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bilora import BiloraConfig, binary_entropy_penalty, level_parameters, orthogonality_penalty
-from bilora.adapter.singular_values import find_formulation
+from bilora.adapter.singular_values import find_formulation, starts_at_zero
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.variant import AdapterSettings, Variant
@@ -22,25 +22,37 @@ class BiloraSettings(AdapterSettings):
     Args:
         formulation: How the raw values become s: ``real``, ``softmax``, ``softmax_sum_one``, ``binary``, or
             ``package.module:NAME``.
-        normalized: Whether columns of P and rows of Q have unit norm in the forward pass.
+        normalized: Whether columns of P and rows of Q have unit norm in the forward pass; None does so for ``real``,
+            whose values alone can start at zero.
         start_value: Where every s starts; None takes the formulation's own start.
-        orthogonality: gamma1, weight of R1(V) in the lower loss.
+        orthogonality: gamma1, weight of R1(V) in the lower loss; None for 0 with ``normalized`` and 0.1 without: one of
+            the two has to fix the scale of P and Q, or nothing is learned above.
         binary_entropy: gamma2, weight of R2(E) in the upper loss; None takes the formulation's own, which is
             zero for all but ``binary``.
 
     Example:
-        >>> BiloraSettings(formulation="real", binary_entropy=1e-3)
+        >>> BiloraSettings().normalized, BiloraSettings(formulation="softmax").orthogonality
+        (True, 0.1)
+        >>> BiloraSettings(binary_entropy=1e-3)
         Traceback (most recent call last):
             ...
         bilora.errors.SettingsError: adapter: binary_entropy is 0.001, but the values of formulation 'real' are not \
 in [0, 1]; leave it out
     """
 
-    formulation: str = "softmax"
-    normalized: bool = False
+    formulation: str = "real"
+    normalized: bool | None = None
     start_value: float | None = None
-    orthogonality: float = 0.1
+    orthogonality: float | None = None
     binary_entropy: float | None = None
+
+    def __post_init__(self) -> None:
+        """Fill in what depends on the formulation, and check the values."""
+        if self.normalized is None:
+            object.__setattr__(self, "normalized", starts_at_zero(self.formulation))
+        if self.orthogonality is None:
+            object.__setattr__(self, "orthogonality", 0.0 if self.normalized else 0.1)
+        super().__post_init__()
 
     def faults(self) -> list[str]:
         """Return the faults of all the settings."""

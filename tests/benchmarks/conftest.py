@@ -8,6 +8,8 @@ import gzip
 import importlib.util
 import io
 import json
+import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +113,26 @@ def small(tiny_encoder: Path) -> list[str]:
     words = f"--model {tiny_encoder} --train-rows 40 --steps 4 --unroll-steps 2 --max-length 32 --device cpu"
     batches = "--lower.batch-size 8 --upper.batch-size 8 --lower.learning-rate 0.05"
     return [*words.split(), *batches.split()]
+
+
+@pytest.fixture
+def in_tmp_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Start in an empty folder, where default output folders would be."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[[Path, subprocess.Popen[str]], None]:
+    """Wait until a process has begun to write a file."""
+
+    def wait(path: Path, process: subprocess.Popen[str]) -> None:
+        end = time.monotonic() + 120
+        while not (path.exists() and path.stat().st_size > 0):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    return wait
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tracked_files import tracked_files
 
 from bilora.commands.command_line import parse_config
 from bilora.compare.config import ComparisonConfig
-from bilora.runs.config import RunConfig
+from bilora.runs.config import SeveralRuns
 
 ALL = tracked_files("benchmarks/configs/*.yaml")
 RESULTS = [path for path in ALL if path.stem.startswith("results_")]
@@ -30,12 +30,11 @@ def test_there_are_configs() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_loads_with_every_setting_that_it_names(path: Path) -> None:
-    loaded = parse_config(RunConfig, ["--config", str(path)], prog="test", description="")
+    loaded = parse_config(SeveralRuns, ["--config", str(path)], prog="test", description="")
     for name, value in yaml.safe_load(path.read_text(encoding="utf-8")).items():
         if not isinstance(value, dict):
-            assert getattr(loaded, name) == value
-    for method in loaded.method:
-        assert loaded.sha256(method, loaded.seeds[0])
+            assert getattr(loaded if name in ("method", "seeds") else loaded.run, name) == value
+    assert all(run.sha256() for run in loaded.runs)
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)

@@ -13,11 +13,7 @@ from transformers import AutoConfig
 
 Results = list[dict[str, Any]]
 Command = Callable[..., Any]
-
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:

@@ -63,7 +63,7 @@ def rows(ended: Any, folder: Path, read_results: Callable[[Path], Results]) -> R
 
 @pytest.fixture(scope="module")
 def prepared(run_glue: Any, words: list[str]) -> Prepared:
-    return prepare(run_glue.PROGRAM.parse(words), find_task("rotten_tomatoes").load_rows(None))
+    return prepare(run_glue.PROGRAM.parse(words).runs, find_task("rotten_tomatoes").load_rows(None))
 
 
 def test_every_variant_is_run() -> None:
@@ -147,8 +147,8 @@ def test_files_of_a_run(rows: Results, folder: Path, method: str, seed: int) -> 
     assert {path.name for path in run.iterdir()} == always | own
     assert load_json(run / "all_results.json").items() >= row.items()
     config = parse_config(RunConfig, ["--config", str(run / "config.yaml")], prog="", description="")
-    assert (config.method, config.seeds) == ([method], [seed])
-    assert config.sha256(method, seed) == row["config_sha256"]
+    assert (config.method, config.seed) == (method, seed)
+    assert config.sha256() == row["config_sha256"]
 
 
 @pytest.mark.parametrize(("method", "seed"), RUNS)

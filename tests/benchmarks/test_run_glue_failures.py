@@ -8,20 +8,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from transformers import AutoModelForSequenceClassification
 
 from bilora.compare import jobs as comparison_jobs
 from bilora.errors import DivergedError
-from bilora.tasks.text import kind as text_kind
 
-pytestmark = pytest.mark.usefixtures("own_handler")
+pytestmark = pytest.mark.usefixtures("own_handler", "in_tmp_path")
 
 Command = Callable[..., Any]
-
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The default output folder would be here."""
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -31,7 +25,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: Any, **__: Any) -> NoReturn:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(text_kind.AutoModelForSequenceClassification, "from_pretrained", forbidden)
+    monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", forbidden)
 
 
 def data(folder: Path, *, train: str | None = None, rows: int = 40) -> str:

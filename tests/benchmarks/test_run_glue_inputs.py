@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bilora.commands.command_line import parse_config
-from bilora.runs.config import RunConfig
+from bilora.runs.config import SeveralRuns
 
 ROOT = Path(__file__).resolve().parents[2]
 Results = list[dict[str, Any]]
@@ -46,7 +46,7 @@ def test_printed_config_is_yaml_from_the_first_line(run_command: Callable[..., A
     assert printed.code == 0
     path = tmp_path / "config.yaml"
     path.write_text(printed.out, encoding="utf-8")
-    assert parse_config(RunConfig, ["--config", str(path)], prog="", description="").seeds == [3]
+    assert parse_config(SeveralRuns, ["--config", str(path)], prog="", description="").seeds == [3]
 
 
 # ---- real data of other forms ---------------------------------------------------------------------

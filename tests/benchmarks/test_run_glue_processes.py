@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +126,9 @@ def weights(folder: Path) -> bytes:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_ended_goes_on_to_the_same_bits(words: list[str], whole: Whole, tmp_path: Path) -> None:
+def test_a_run_that_is_ended_goes_on_to_the_same_bits(
+    wait_for: Callable[..., None], words: list[str], whole: Whole, tmp_path: Path
+) -> None:
     ended = tmp_path / "ended"
     process = subprocess.Popen(
         [*LAUNCHER, str(PROGRAM), *words, *BATCHES, "--output", str(ended)],
@@ -135,12 +136,7 @@ def test_a_run_that_is_ended_goes_on_to_the_same_bits(words: list[str], whole: W
         stderr=subprocess.PIPE,
         text=True,
     )
-    metrics = ended / "bilora-seed0" / "metrics.jsonl"
-    end = time.monotonic() + 120
-    while not (metrics.exists() and metrics.stat().st_size):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_for(ended / "bilora-seed0" / "metrics.jsonl", process)
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert "SIGTERM: stopped after step" in errors

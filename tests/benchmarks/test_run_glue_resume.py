@@ -21,14 +21,9 @@ from bilora.files.lock import locked
 
 Command = Callable[..., Any]
 # The program shows them as lines of its own, which the tests read.
-pytestmark = pytest.mark.filterwarnings("always::RuntimeWarning")
+pytestmark = [pytest.mark.filterwarnings("always::RuntimeWarning"), pytest.mark.usefixtures("in_tmp_path")]
 METHODS = ["--method", "bilora", "lora", "--seeds", "0", "--save-every", "2"]
 PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "run_glue.py"
-
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def numbers(folder: Path) -> list[dict[str, Any]]:
@@ -55,18 +50,9 @@ def started(words: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    """Wait until the run has begun to write its numbers."""
-    end = time.monotonic() + 120
-    while not (path.exists() and path.stat().st_size > 0):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_a_whole_step(
-    run_command: Command, small: list[str], tmp_path: Path, number: signal.Signals
+    run_command: Command, wait_for: Command, small: list[str], tmp_path: Path, number: signal.Signals
 ) -> None:
     long = [*small, "--method", "bilora", "--seeds", "0", "--steps", "80"]
     process = started([*long, "--output", "out"])
@@ -90,7 +76,7 @@ def test_a_signal_ends_the_run_after_a_whole_step(
     assert metrics[0] == metrics[1]
 
 
-def test_a_second_interrupt_stops_at_once(small: list[str], tmp_path: Path) -> None:
+def test_a_second_interrupt_stops_at_once(wait_for: Command, small: list[str], tmp_path: Path) -> None:
     """The step is made endless, so that the first one cannot have an effect."""
     words = [*small, "--method", "lora", "--seeds", "0", "--save-every", "1", "--output", "out"]
     process = started([*words, "--steps", "3000", "--lower.accumulation", "4000", "--save-every", "1"])

@@ -141,7 +141,7 @@ def make_transformer() -> Callable[..., Transformer]:
         name: str,
         *,
         dropout: float,
-        hypergradient: Any = "darts",
+        hypergradient: Any = {"name": "darts", "finite_difference": "central"},  # noqa: B006  # only read
         steps: int = 3,
         accumulation: int = 1,
         adapter_dropout: float = 0.0,
@@ -151,9 +151,11 @@ def make_transformer() -> Callable[..., Transformer]:
     ) -> Transformer:
         torch.manual_seed(0)
         base, make_batch, task_type = MODELS[name]
-        config = BiloraConfig(task_type=task_type, r=4, init_weights=False, dropout=adapter_dropout)
+        config = BiloraConfig(
+            task_type=task_type, r=4, formulation="softmax", init_weights=False, dropout=adapter_dropout
+        )
         model = get_peft_model(base(dropout), config)
-        settings = BiloraSettings(rank=4)
+        settings = BiloraSettings(rank=4, formulation="softmax")
         below = Config(unroll_steps=unroll or steps, gradient_accumulation=accumulation)
         lower = BiloraLower("lower", below, model, extra_config=settings)
         upper = BiloraUpper("upper", Config(), model, extra_config=settings)

@@ -70,9 +70,10 @@ def test_pruning_cuts_and_trains_no_further(fit_adapter: Fit) -> None:
         def on_run_start(self, engine: Any) -> None:
             model.append(engine.lower_level.module)
 
-    kept = fit_adapter("bilora", settings={"ending": "keep"})
+    kept = fit_adapter("bilora", formulation="softmax", settings={"ending": "keep"})
     cut = fit_adapter(
         "bilora",
+        formulation="softmax",
         settings={"ending": {"name": "prune", "ranks": {"name": "budget", "total": 5}}},
         validate=validate,
         callbacks=[Find()],

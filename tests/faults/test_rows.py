@@ -171,18 +171,18 @@ def test_row_22_texts_in_two_sets_are_counted() -> None:
 @pytest.mark.parametrize("repeat", [1, 2, 40])
 def test_row_22_texts_in_d1_and_d2_are_counted(repeat: int) -> None:
     rows = rows_of([f"text {place // repeat}" + " " * (place % 3) for place in range(40)])
-    config = RunConfig(task="sst2", seeds=[0, 1, 2], upper=LevelSettings(batch_size=4))
+    runs = [RunConfig(task="sst2", seed=seed, upper=LevelSettings(batch_size=4)) for seed in range(3)]
     shared = []
-    for seed in config.seeds:
-        (split,) = SplitLoaders(bare_examples(rows, SST2), config.fit_settings(seed=seed), collate=list).splits
+    for config in runs:
+        (split,) = SplitLoaders(bare_examples(rows, SST2), config, collate=list).splits
         below = {place // repeat for place in split.lower}
         shared.append(sum(place // repeat in below for place in split.upper))
-    told = shared_by_levels(config, TaskRows(SST2, rows, {}))
+    told = shared_by_levels(runs, TaskRows(SST2, rows, {}))
     count = f"{min(shared)} to {max(shared)}" if min(shared) < max(shared) else f"{max(shared)}"
     assert [each.split(",")[0] for each in told] == [f"{count} of 8 rows of D2 have the text of a row of D1"][
         : max(shared)
     ]
-    assert shared_by_levels(RunConfig(task="sst2", method=["lora"]), TaskRows(SST2, rows, {})) == ()
+    assert shared_by_levels([RunConfig(task="sst2", method="lora")], TaskRows(SST2, rows, {})) == ()
 
 
 def test_row_22_the_very_same_rows_are_refused(load: Load, tmp_path: Path) -> None:

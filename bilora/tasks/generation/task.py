@@ -153,8 +153,8 @@ class GenerationTask(BaseTask):
             changes |= {"upper_split": None, "validation_splits": ("validation",)}
         if checked.metrics is not None:
             first, *others = checked.metrics
-            # Of the metrics that come with the library only the edit rate falls as texts get better.
-            changes |= {"metric": first, "other_metrics": tuple(others), "greater_is_better": first != "ter"}
+            greater = text_metric(first).greater_is_better
+            changes |= {"metric": first, "other_metrics": tuple(others), "greater_is_better": greater}
         task = dataclasses.replace(self, **changes)
         for key in task.metric_keys:
             text_metric(key)  # refuses a name that is unknown, or a metric that cannot be computed here

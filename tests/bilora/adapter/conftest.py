@@ -144,7 +144,16 @@ def adapt(
     """Wrap a tiny model; settings overrule the defaults of its kind."""
 
     def wrap(kind: str = "bert", base: PreTrainedModel | None = None, **settings: Any) -> PeftModel:
-        config = BiloraConfig(**{"r": 4, "target_modules": targets[kind], "task_type": tasks[kind], **settings})
+        config = BiloraConfig(
+            **{
+                "r": 4,
+                "target_modules": targets[kind],
+                "task_type": tasks[kind],
+                "formulation": "softmax",
+                "normalized": False,
+                **settings,
+            }
+        )
         return get_peft_model(base or make_model(kind), config).eval()
 
     return wrap

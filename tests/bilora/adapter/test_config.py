@@ -28,13 +28,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown formulation": ({"formulation": "sofmax"}, "Did you mean 'softmax'"),
     "init_weights": ({"init_weights": "lora"}, "init_weights is 'lora'"),
     "init_weights by number": ({"init_weights": 3}, "init_weights is 3"),
-    "softmax of one value": ({"r": 1}, r"gradient of zero.*\(r = 1\)"),
-    "softmax of one value by pattern": ({"rank_pattern": {"query": 1}}, r"rank_pattern\['query'\] = 1"),
+    "softmax of one value": ({"formulation": "softmax", "r": 1}, r"gradient of zero.*\(r = 1\)"),
+    "softmax of one value by pattern": (
+        {"formulation": "softmax", "rank_pattern": {"query": 1}},
+        r"rank_pattern\['query'\] = 1",
+    ),
     "paper's softmax of one value": ({"r": 1, "formulation": "softmax_sum_one"}, "gradient of zero"),
-    "normalized softmax": ({"normalized": True}, "normalized=True.*small s"),
-    "normalized softmax at its mean": ({"normalized": True, "start_value": 1.0}, "normalized=True.*small s"),
+    "normalized softmax": ({"formulation": "softmax", "normalized": True}, "normalized=True.*small s"),
+    "normalized softmax at its mean": (
+        {"formulation": "softmax", "normalized": True, "start_value": 1.0},
+        "normalized=True.*small s",
+    ),
     "normalized binary at zero": ({"normalized": True, "formulation": "binary"}, "small start_value"),
-    "adalora softmax": ({"init_weights": "adalora"}, "formulation 'real'"),
+    "adalora softmax": ({"formulation": "softmax", "init_weights": "adalora"}, "formulation 'real'"),
     "adalora binary": ({"init_weights": "adalora", "formulation": "binary"}, "formulation 'real'"),
     "adalora normalized": (
         {"init_weights": "adalora", "formulation": "real", "normalized": True},
@@ -44,8 +50,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"init_weights": "adalora", "formulation": "real", "start_value": 1.0},
         "adalora.*leave those two out",
     ),
-    "nothing ever moves": ({"formulation": "real", "start_value": 0.0}, "start_value is 0 and so is P"),
-    "start out of reach": ({"start_value": 0.5}, "cannot start with all 8 values at 0.5"),
+    "nothing ever moves": (
+        {"formulation": "real", "normalized": False, "start_value": 0.0},
+        "start_value is 0 and so is P",
+    ),
+    "start out of reach": ({"formulation": "softmax", "start_value": 0.5}, "cannot start with all 8 values at 0.5"),
     "blocks of one string": ({"target_modules": "all-linear", "layers_to_transform": [0]}, "list of names"),
     "pattern without blocks": ({"layers_pattern": "layer"}, "without layers_to_transform"),
 }
@@ -66,16 +75,16 @@ def test_all_faults_are_told_together() -> None:
 
 
 ACCEPTED: dict[str, tuple[dict[str, Any], float | None]] = {
-    "default": ({}, None),
-    "real": ({"formulation": "real"}, None),
-    "real of one value": ({"formulation": "real", "r": 1}, None),
+    "default": ({}, 0.0),
+    "real": ({"formulation": "real", "normalized": False}, None),
+    "real of one value": ({"formulation": "real", "r": 1, "normalized": False}, None),
     "binary of one value": ({"formulation": "binary", "r": 1}, None),
-    "real at two": ({"formulation": "real", "start_value": 2.0}, 2.0),
+    "real at two": ({"formulation": "real", "normalized": False, "start_value": 2.0}, 2.0),
     "normalized real": ({"formulation": "real", "normalized": True}, 0.0),
     "normalized real, small": ({"formulation": "real", "normalized": True, "start_value": 0.01}, 0.01),
     "normalized binary, small": ({"formulation": "binary", "normalized": True, "start_value": 0.01}, 0.01),
     "adalora": ({"formulation": "real", "init_weights": "adalora"}, 0.0),
-    "random": ({"formulation": "real", "init_weights": False}, None),
+    "random": ({"formulation": "real", "normalized": False, "init_weights": False}, None),
     "random normalized": ({"formulation": "real", "init_weights": False, "normalized": True}, None),
 }
 

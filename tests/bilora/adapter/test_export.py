@@ -149,7 +149,7 @@ def test_a_name_that_is_the_end_of_another_ones(tmp_path: Path) -> None:
         base.forward = lambda x: base.block.lin(base.lin(x))  # type: ignore[method-assign]
         return base
 
-    config = BiloraConfig(r=2, formulation="real", target_modules=["lin"], init_weights=False)
+    config = BiloraConfig(r=2, normalized=False, target_modules=["lin"], init_weights=False)
     model = get_peft_model(build(), config)
     _kill(model, "block.lin", 2)
     export_lora(model, tmp_path)

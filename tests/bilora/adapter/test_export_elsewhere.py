@@ -68,7 +68,16 @@ def differences(
     for kind in KINDS:
         make_model(kind).save_pretrained(root / kind)
         for form, settings in FORMS.items():
-            config = BiloraConfig(r=4, target_modules=targets[kind], task_type=tasks[kind], **settings)
+            config = BiloraConfig(
+                **{
+                    "r": 4,
+                    "target_modules": targets[kind],
+                    "task_type": tasks[kind],
+                    "formulation": "softmax",
+                    "normalized": False,
+                    **settings,
+                }
+            )
             model = get_peft_model(make_model(kind), config).eval()
             train(model)
             name = f"{kind}-{form}"

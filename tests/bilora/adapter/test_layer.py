@@ -28,7 +28,7 @@ EVERY = {**STARTS, "binary, normalized": {"formulation": "binary", "normalized":
 
 
 def _layer(base: nn.Module | None = None, **settings: object) -> BiloraLinear:
-    config = BiloraConfig(r=RANK, **settings)
+    config = BiloraConfig(r=RANK, **{"formulation": "softmax", "normalized": False, **settings})
     layer = base or nn.Linear(IN, OUT)
     return BiloraLinear(layer, "default", config=config, name="query", rank=RANK, alpha=ALPHA)
 

@@ -19,7 +19,7 @@ STEP = 1 / 64
 
 
 def _layer(base: nn.Module) -> BiloraLinear:
-    config = BiloraConfig(r=RANK, formulation="real", init_weights=False)
+    config = BiloraConfig(r=RANK, normalized=False, init_weights=False)
     return BiloraLinear(base, "default", config=config, name="query", rank=RANK, alpha=1.0)
 
 
@@ -59,7 +59,7 @@ def test_merging_twice_or_unmerging_nothing_is_told() -> None:
 
 def test_two_adapters_merge_and_unmerge_together() -> None:
     layer, x = _layer(nn.Linear(IN, OUT)), torch.randn(4, IN)
-    layer.update_layer("second", config=BiloraConfig(init_weights=False), rank=2, alpha=2.0)
+    layer.update_layer("second", config=BiloraConfig(formulation="softmax", init_weights=False), rank=2, alpha=2.0)
     layer.set_adapter(["default", "second"])
     expected = layer(x)
     layer.merge()

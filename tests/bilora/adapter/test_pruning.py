@@ -146,7 +146,7 @@ def test_logits_move_no_further_than_the_dropped_energy_allows(train: Train, tmp
             torch.manual_seed(1)
             return nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 6))
 
-    model = get_peft_model(base(), BiloraConfig(r=6, formulation="real", target_modules=["2"]))  # type: ignore[arg-type]
+    model = get_peft_model(base(), BiloraConfig(r=6, normalized=False, target_modules=["2"]))  # type: ignore[arg-type]
     train(model)
     with torch.no_grad():
         only(model).bilora_E["default"].mul_(torch.tensor([1.0, 0.5, 0.2, 0.1, 0.05, 0.01]))

@@ -29,6 +29,7 @@ def _orthonormal(rows: int, columns: int, dtype: torch.dtype = torch.float64) ->
 def _two_sizes(**settings: object) -> PeftModel:
     """Four adapted layers of two shapes and three ranks, with random P, Q and E."""
     base = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4), nn.Linear(4, 6))
+    settings = {"formulation": "softmax", "normalized": False, **settings}
     config = BiloraConfig(r=3, target_modules=["0", "1", "2", "3"], rank_pattern={"1": 2, "3": 4}, **settings)
     model = get_peft_model(base, config)
     with torch.no_grad():

@@ -11,11 +11,11 @@ import yaml
 from bilora.commands.command_line import parse_config
 from bilora.engines.settings import LevelSettings
 from bilora.errors import SettingsError
-from bilora.runs.config import RunConfig
+from bilora.runs.config import RunConfig, SeveralRuns
 
 
-def parse(*words: str) -> RunConfig:
-    return parse_config(RunConfig, words, prog="program", description="A program.")
+def parse(*words: str) -> SeveralRuns:
+    return parse_config(SeveralRuns, words, prog="program", description="A program.")
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -36,7 +36,7 @@ def write(path: Path, text: str) -> str:
 
 
 def test_no_words_are_the_defaults() -> None:
-    assert parse() == RunConfig()
+    assert parse() == SeveralRuns()
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,8 @@ def test_no_words_are_the_defaults() -> None:
         (["--unroll_steps", "3"], "unroll_steps", 3),
         (["--unroll-steps=3"], "unroll_steps", 3),
         (["--seeds", "4"], "seeds", [4]),
+        (["--seed", "4"], "seeds", [4]),
+        (["--seeds", "4", "--seed=5"], "seeds", [5]),
         (["--seeds", "4", "5", "6"], "seeds", [4, 5, 6]),
         (["--seeds", "[4, 5]"], "seeds", [4, 5]),
         (["--seeds=[4,5]"], "seeds", [4, 5]),
@@ -59,6 +61,8 @@ def test_no_words_are_the_defaults() -> None:
         (["--lower.learning-rate", "5e-4"], "lower", LevelSettings(learning_rate=5e-4)),
         (["--lower.learning_rate=5e-4", "--lower.batch-size", "4"], "lower", LevelSettings(5e-4, batch_size=4)),
         (["--hypergradient", "first_order"], "hypergradient", "first_order"),
+        (["--hypergradient.products", "exact"], "hypergradient", {"name": "darts", "products": "exact"}),
+        (["--hypergradient.name", "neumann"], "hypergradient", {"name": "neumann"}),
         (
             ["--hypergradient.name", "darts", "--hypergradient.finite_difference", "forward"],
             "hypergradient",
@@ -70,13 +74,14 @@ def test_no_words_are_the_defaults() -> None:
     ],
 )
 def test_ways_to_say_a_setting(words: list[str], field: str, value: Any) -> None:
-    assert getattr(parse(*words), field) == value
+    several = parse(*words)
+    assert getattr(several if field in ("method", "seeds") else several.run, field) == value
 
 
 def test_dotted_words_leave_the_rest_of_the_section() -> None:
-    config = parse("--upper.batch-size", "4")
-    assert config.upper == LevelSettings(learning_rate=1e-2, batch_size=4)
-    assert config.lower == LevelSettings()
+    run = parse("--upper.batch-size", "4").run
+    assert run.upper == LevelSettings(learning_rate=0.1, batch_size=4)
+    assert run.lower == RunConfig().lower
 
 
 # ---- files ----------------------------------------------------------------------------------------
@@ -85,17 +90,24 @@ def test_dotted_words_leave_the_rest_of_the_section() -> None:
 def test_what_stands_later_wins(tmp_path: Path) -> None:
     first = write(tmp_path / "a.yaml", "steps: 10\nunroll_steps: 2\nlower: {learning_rate: 5e-4}\n")
     second = write(tmp_path / "b.yaml", "unroll_steps: 5\n")
-    config = parse("--config", first, "--config", second, "--lower.batch-size", "4")
+    config = parse("--config", first, "--config", second, "--lower.batch-size", "4").run
     assert (config.steps, config.unroll_steps) == (10, 5)
     assert config.lower == LevelSettings(learning_rate=5e-4, batch_size=4)
-    assert parse("--config", first, "--steps", "20").steps == 20
-    assert parse("--steps", "20", "--config", first).steps == 10
+    assert parse("--config", first, "--steps", "20").run.steps == 20
+    assert parse("--steps", "20", "--config", first).run.steps == 10
+
+
+def test_a_word_about_a_method_leaves_the_rest_of_its_section(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", "method_settings: {bilora: {rank: 4, alpha: 2.0}, lora: {rank: 3}}\n")
+    words = ["--method-settings.bilora.alpha", "5e-1", "--method-settings.bilora.dropout=0.1"]
+    run = parse("--config", path, *words).run
+    assert run.method_settings == {"bilora": {"rank": 4, "alpha": 0.5, "dropout": 0.1}, "lora": {"rank": 3}}
 
 
 def test_numbers_in_scientific_form_are_numbers(tmp_path: Path) -> None:
     """PyYAML alone would read 5e-4 as a string."""
     path = write(tmp_path / "a.yaml", "lower: {learning_rate: 5e-4}\nupper: {learning_rate: 1E-2}\n")
-    config = parse("--config", path)
+    config = parse("--config", path).run
     assert (config.lower.learning_rate, config.upper.learning_rate) == (5e-4, 1e-2)
 
 
@@ -127,13 +139,13 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--stepps", "4"], "unrecognized arguments: --stepps 4 Did you mean '--steps'?"),
         (["--step", "4"], "unrecognized arguments: --step 4 Did you mean '--steps'?"),  # no abbreviations
-        (["--seed", "4"], "unrecognized arguments: --seed 4 Did you mean '--seeds'?"),
+        (["--sed", "4"], "unrecognized arguments: --sed 4 Did you mean '--seed'?"),
         (["--lower.learning-rat", "4"], "Did you mean '--lower.learning_rate'?"),
         (["--bogus", "4"], "unrecognized arguments: --bogus 4"),
         (["bogus"], "unrecognized arguments: bogus"),
         (["--steps", "many"], "Parser key \"steps\": Expected a <class 'int'>. Got value: many"),
         (["--steps", "1.5"], "Got value: 1.5"),
-        (["--seeds", "0", "x"], "Got value: x"),
+        (["--seeds", "0", "x"], "Got value: [0, 'x']"),
         (["--precision", "fp17"], "Got value: fp17"),
     ],
 )
@@ -185,8 +197,8 @@ def test_a_mistake_in_a_file_is_one_line(
 @pytest.mark.parametrize(
     ("text", "names"),
     [
-        ("seeds: [0]\nsteps:\n", "steps"),
-        ("steps:\nlower:\n  batch_size:\n", "steps, lower.batch_size"),
+        ("seeds: [0]\nmeter:\n", "meter"),
+        ("meter:\nlower:\n  batch_size:\n", "meter, lower.batch_size"),
         ("seeds: [0]\nlower:\n", "lower"),
     ],
 )
@@ -196,7 +208,7 @@ def test_an_empty_line_of_a_file(tmp_path: Path, text: str, names: str) -> None:
 
 
 def test_null_where_it_means_something(tmp_path: Path) -> None:
-    assert parse("--config", write(tmp_path / "a.yaml", "train_rows: null\nmodel:\n")) == RunConfig()
+    assert parse("--config", write(tmp_path / "a.yaml", "train_rows: null\nmodel:\nsteps:\n")) == SeveralRuns()
 
 
 def test_a_missing_file_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

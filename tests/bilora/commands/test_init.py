@@ -41,7 +41,7 @@ def test_what_a_docstring_says_is_whole() -> None:
     assert set(texts) == {field.name for field in dataclasses.fields(TrainConfig)}
     # Inherited, replaced, and one of two lines.
     assert texts["lower"] == "Settings of the lower level, or of the only one."
-    assert texts["seeds"] == "The seed; --seed is the same."
+    assert texts["seed"] == "Of the split, the data order and the dropout masks."
     assert texts["task"].endswith("unless there is a train_file.")
 
 

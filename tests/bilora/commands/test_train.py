@@ -56,7 +56,7 @@ def test_steps_follow_from_epochs_of_the_lower_rows(command_run: Any) -> None:
 def test_the_config_that_is_written_is_one_of_train_and_of_a_comparison(command_run: Any) -> None:
     words = ["--config", str(command_run.folder / "config.yaml")]
     compared = parse_config(RunConfig, words, prog="", description="")
-    assert (compared.method, compared.seeds) == (["bilora"], [3])
+    assert (compared.method, compared.seed) == ("bilora", 3)
     assert TRAIN.parse(words).run_config() == compared
 
 
@@ -154,8 +154,8 @@ def test_numbers_are_learned_from_a_csv_of_quantities(
     ("words", "said"),
     [
         (["--train-file", "no.jsonl"], "no.jsonl: cannot be read"),
-        (["--method", "bilora", "lora"], "one is trained; bilora compare runs several"),
-        (["--steps", "0"], "it must be at least 1, or -1"),
+        (["--method", "bilora", "lora"], "one run has one method; bilora compare runs several"),
+        (["--steps", "0"], "it must be at least 1, or null"),
         (["--validate-every", "0"], "early_stopping and keep_best look at validations"),
         (["--push-to-hub", "true"], "push_to_hub needs it"),
         (["--report-to", "tensorbord"], "Did you mean 'tensorboard'?"),
@@ -214,7 +214,7 @@ def test_the_defaults_are_those_that_a_run_would_have() -> None:
     assert config.run_config(steps=100).validate_every == 5
     assert torch.isfinite(torch.tensor(config.epochs))
     with pytest.raises(SettingsError, match="one run has one seed"):
-        TrainConfig(seeds=[0, 1])
+        TRAIN.parse(["--seeds", "0", "1"])
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(

@@ -25,13 +25,17 @@ def test_the_best_mean_over_seeds_is_chosen() -> None:
     assert found.seconds == 4.0
 
 
-def test_a_smaller_one_may_be_the_better_one() -> None:
-    records = [record(SLOW, 0.75, greater_is_better=False), record(FAST, 0.5, greater_is_better=False)]
+@pytest.mark.parametrize(
+    ("slow", "fast", "greater_is_better"),
+    [
+        pytest.param((0.75, 1.0), (0.5, 1.0), False, id="a smaller score may be the better one"),
+        pytest.param((0.5, 0.75), (0.5, 0.5), True, id="of equal scores the smaller loss decides"),
+        pytest.param((None, 0.75), (None, 0.5), True, id="without any score the smaller loss decides"),
+    ],
+)
+def test_the_other_is_chosen(slow: tuple[Any, Any], fast: tuple[Any, Any], greater_is_better: bool) -> None:
+    records = [record(rate, *row, greater_is_better=greater_is_better) for rate, row in ((SLOW, slow), (FAST, fast))]
     assert choose("a", [SLOW, FAST], records).candidate == FAST
-
-
-def test_of_equal_scores_the_smaller_loss_decides() -> None:
-    assert choose("a", [SLOW, FAST], [record(SLOW, 0.5, 0.75), record(FAST, 0.5, 0.5)]).candidate == FAST
 
 
 @pytest.mark.parametrize("other", [record(FAST, None), record(FAST, 0.9, None), record(FAST, 0.9, row=None)])
@@ -39,11 +43,6 @@ def test_a_candidate_without_a_score_is_never_chosen(other: dict[str, Any]) -> N
     found = choose("a", [FAST, SLOW], [other, record(FAST, 1.0), record(SLOW, 0.0)])
     assert found.candidate == SLOW
     assert None in (found.tried[0]["score"], found.tried[0]["loss"])
-
-
-def test_where_no_score_is_defined_the_smaller_loss_decides() -> None:
-    found = choose("a", [SLOW, FAST], [record(SLOW, None, 0.75), record(FAST, None, 0.5)])
-    assert found.candidate == FAST
 
 
 def test_nothing_to_choose_from_is_told() -> None:

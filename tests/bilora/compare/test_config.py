@@ -26,7 +26,7 @@ def test_an_entry_is_a_method_with_settings_of_its_own() -> None:
         run=RunConfig(method_settings={"bilora": {"rank": 4}}),
     )
     found = config.config_of("b", {"lower.learning_rate": 0.5, "settings.orthogonality": 0.0})
-    assert found.method == ["bilora"]
+    assert found.method == "bilora"
     assert found.settings_of("bilora").formulation == "real"
     assert (found.settings_of("bilora").rank, found.settings_of("bilora").orthogonality) == (4, 0.0)
     assert (found.refresh, found.upper.batch_size) == (1, 4)
@@ -69,11 +69,11 @@ def test_seeds_are_a_number_or_a_list(seeds: Any, found: list[int]) -> None:
         ({"entries": {"lora": {"run": {"steps": "many"}}}}, "entry 'lora': run: steps: Expected"),
         ({"entries": {"lora": {"run": {"lower.rate": 1.0}}}}, "entry 'lora': lower has no setting 'rate'"),
         ({"entries": {"lora": {"run": {"loewr.warmup": 0.1}}}}, "there is no setting 'loewr.warmup'.*'lower.warmup'"),
-        ({"entries": {"lora": {"run": {"seeds": [1]}}}}, "run.seeds is not for an entry to decide"),
+        ({"entries": {"lora": {"run": {"seed": 1}}}}, "run.seed is not for an entry to decide"),
         ({"entries": {"lora": {"settings": {"rnak": 1}}}}, "entry 'lora': method 'lora' has no setting 'rnak'"),
         ({"entries": {"lora": {"run": {"keep_best": True, "validate_every": 2}}}}, "validation rows that are reported"),
         ({"run": RunConfig(early_stopping=2, validate_every=2)}, "validation rows that are reported"),
-        ({"run": RunConfig(seeds=[3])}, "run.seeds is .3., but the comparison decides it"),
+        ({"run": RunConfig(seed=3)}, "run.seed is 3, but the comparison decides it"),
         ({"run": RunConfig(output="a")}, "run.output is 'a', but the comparison decides it"),
     ],
 )
@@ -87,7 +87,7 @@ def test_an_entry_that_is_not_compared_may_stay_in_the_file() -> None:
 
 
 def test_the_label_is_the_method_where_none_is_given() -> None:
-    assert Entry().config(RunConfig(), "adalora").method == ["adalora"]
+    assert Entry().config(RunConfig(), "adalora").method == "adalora"
 
 
 @pytest.mark.parametrize(

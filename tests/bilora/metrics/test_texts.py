@@ -6,15 +6,19 @@ import json
 import math
 import os
 import shutil
+import sys
+import types
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from bilora.errors import DataError, SettingsError
 from bilora.metrics.coco import Cider, RougeL
-from bilora.metrics.metric import UndefinedMetricWarning
+from bilora.metrics.metric import References, TextMetric, UndefinedMetricWarning
 from bilora.metrics.nist import Nist
 from bilora.metrics.texts import TEXT_METRICS, score_texts, text_metric
+from bilora.tasks.generation.task import GenerationTask
 
 JAR = "BILORA_METEOR_JAR"
 OFFLINE = [name for name in TEXT_METRICS if name != "meteor"]
@@ -80,17 +84,17 @@ def test_nist_by_hand() -> None:
     assert found == pytest.approx(brevity * ((math.log2(3) + math.log2(6)) / 2 + 1.0), abs=1e-12)
 
 
-def test_nist_does_not_punish_length() -> None:
-    """Three tokens of six match, each worth log2(3); the precision alone pays for the others."""
-    found = Nist(order=1).compute(predictions=["a b c x y z"], references=[["a b c"]])["nist"]
-    assert found == pytest.approx(math.log2(3) / 2, abs=1e-12)
-
-
-def test_nist_clips_repeated_words() -> None:
-    once = Nist(order=1).compute(predictions=["a x x"], references=[["a b c"]])["nist"]
-    repeated = Nist(order=1).compute(predictions=["a a a"], references=[["a b c"]])["nist"]
-    assert repeated == pytest.approx(math.log2(3) / 3, abs=1e-12)
-    assert once == pytest.approx(math.log2(3) / 3, abs=1e-12)
+@pytest.mark.parametrize(
+    ("output", "value"),
+    [
+        ("a b c x y z", math.log2(3) / 2),  # three of six match, each worth log2(3); length has no other price
+        ("a x x", math.log2(3) / 3),
+        ("a a a", math.log2(3) / 3),  # clipped
+    ],
+)
+def test_nist_of_single_words(output: str, value: float) -> None:
+    found = Nist(order=1).compute(predictions=[output], references=[["a b c"]])["nist"]
+    assert found == pytest.approx(value, abs=1e-12)
 
 
 def test_rouge_l_takes_the_best_recall_and_the_best_precision() -> None:
@@ -150,6 +154,22 @@ def test_empty_outputs_score_and_do_not_crash(name: str) -> None:
     else:
         worst = 1.0 if name == "ter" else 0.0
         assert score_texts([metric], ["", ""], [["a b"], ["c"]])[name] == pytest.approx(worst, abs=1e-9)
+
+
+def test_a_metric_of_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(TextMetric):
+        key = "wrong"
+        greater_is_better = False
+
+        def score(self, predictions: Sequence[str], references: References) -> float:
+            return sum(text not in texts for text, texts in zip(predictions, references, strict=True))
+
+    module = types.ModuleType("my_metrics")
+    module.Wrong = Wrong  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_metrics", module)
+    task = GenerationTask("menus").with_settings({"metrics": ["my_metrics:Wrong"]})
+    assert not task.greater_is_better
+    assert score_texts([text_metric(task.metric)], ["a", "b"], [["a"], ["c"]]) == {task.metric: 1}
 
 
 def test_bad_items_are_refused() -> None:

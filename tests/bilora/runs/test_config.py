@@ -14,7 +14,7 @@ from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.errors import SettingsError
 from bilora.files.formats import write_yaml
 from bilora.problems.catalog import VARIANTS
-from bilora.runs.config import RunConfig, has_formulation
+from bilora.runs.config import RunConfig, SeveralRuns
 from bilora.settings.sections import resolved
 
 
@@ -22,12 +22,8 @@ from bilora.settings.sections import resolved
     ("own", "message"),
     [
         ({"task": "mrcp"}, "task 'mrcp' is unknown.* Did you mean 'mrpc'"),
-        ({"method": []}, r"config: method is \[\], give at least one"),
-        ({"method": ["lora", "lora"]}, "method is .* each may stand once"),
-        ({"method": ["bilroa"]}, "method 'bilroa' is unknown.* Did you mean 'bilora'"),
-        ({"seeds": []}, r"seeds is \[\], give at least one"),
-        ({"seeds": [1, 1]}, r"seeds is \[1, 1\], each may stand once"),
-        ({"seeds": [-1]}, r"seeds is \[-1\], .* none may be negative"),
+        ({"method": "bilroa"}, "method 'bilroa' is unknown.* Did you mean 'bilora'"),
+        ({"seed": -1}, "seed is -1, it must not be negative"),
         ({"train_rows": 1}, "train_rows is 1, it must be at least 2"),
         ({"max_length": 0}, "max_length is 0, it must be at least 1"),
         ({"steps": 0}, "settings: steps is 0"),
@@ -38,10 +34,9 @@ from bilora.settings.sections import resolved
         ({"ending": "retain"}, "ending 'retain' is unknown.* Did you mean 'retrain'"),
         ({"ending": {"name": "retrain", "step": 3}}, "ending 'retrain' has no setting 'step'.* Did you mean 'steps'"),
         ({"ending": {"name": "prune", "ranks": {"name": "enrgy"}}}, "rank rule 'enrgy' is unknown"),
-        ({"ending": "retrain", "method": ["lora", "adalora"]}, "ending is 'retrain', which means nothing for the"),
-        ({"ending": "prune", "method": ["lora"]}, "ending is 'prune', which means nothing for the methods lora"),
+        ({"ending": "prune", "method": "lora"}, "ending is 'prune', which means nothing for method lora"),
         ({"formulation": "sofmax"}, "sofmax.* Did you mean 'softmax'"),
-        ({"formulation": "real", "method": ["lora"]}, "none of the methods lora has singular values"),
+        ({"formulation": "real", "method": "lora"}, "formulation is 'real', which means nothing for method lora"),
         ({"method_settings": {"bilroa": {}}}, "method 'bilroa' is unknown.* Did you mean 'bilora'"),
         ({"method_settings": {"adalora": {"rank": 0}}}, "adapter: rank is 0"),  # also where it is not run
         ({"method_settings": {"lora": {"rankk": 3}}}, "method 'lora' has no setting 'rankk'.* Did you mean 'rank'"),
@@ -56,10 +51,31 @@ def test_refusals(own: dict[str, Any], message: str) -> None:
 
 def test_all_faults_of_the_run_are_told_together() -> None:
     with pytest.raises(SettingsError) as raised:
-        RunConfig(method=[], seeds=[], train_rows=0, max_length=0)
-    assert [word in str(raised.value) for word in ("method is", "seeds is", "train_rows is", "max_length is")] == [
-        True
-    ] * 4
+        RunConfig(seed=-1, train_rows=0, max_length=0)
+    assert all(word in str(raised.value) for word in ("seed is", "train_rows is", "max_length is"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": []}, r"config: method is \[\], give at least one"),
+        ({"method": ["lora", "lora"]}, "method is .* each may stand once"),
+        ({"seeds": []}, r"seeds is \[\], give at least one"),
+        ({"seeds": [1, 1]}, r"seeds is \[1, 1\], each may stand once"),
+        ({"seeds": [-1]}, r"seeds is \[-1\], .* none may be negative"),
+        (
+            {"run": RunConfig(ending="retrain"), "method": ["lora", "adalora"]},
+            "ending is 'retrain', which means nothing",
+        ),
+        (
+            {"run": RunConfig(formulation="real"), "method": ["lora"]},
+            "formulation .* means nothing for the methods lora",
+        ),
+    ],
+)
+def test_refusals_of_several_runs(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        SeveralRuns(**settings)
 
 
 def test_fit_settings_take_every_field_over() -> None:
@@ -88,40 +104,32 @@ def test_fit_settings_take_every_field_over() -> None:
         "device": "cpu",
     }
     assert set(own) | {"seed"} == {field.name for field in dataclasses.fields(FitSettings)}
-    assert RunConfig(**own).fit_settings(seed=9) == FitSettings(seed=9, **own)
+    assert RunConfig(seed=9, **own).fit_settings() == FitSettings(seed=9, **own)
     # Not together with the meter.
-    assert RunConfig(torch_compile="default").fit_settings(seed=9) == FitSettings(seed=9, torch_compile="default")
+    assert RunConfig(torch_compile="default").fit_settings() == FitSettings(torch_compile="default")
 
 
 def test_run_and_fit_have_the_same_defaults() -> None:
-    assert RunConfig().fit_settings(seed=0) == FitSettings()
+    assert RunConfig().fit_settings() == FitSettings()
 
 
 @pytest.mark.parametrize("method", sorted(VARIANTS))
 def test_settings_of_a_method(method: str) -> None:
-    config = RunConfig(method=[method], method_settings={method: {"rank": 3}})
-    assert config.settings_of(method).rank == 3
-    assert isinstance(config.settings_of(method), type(VARIANTS[method].settings()))
+    config = RunConfig(method=method, method_settings={method: {"rank": 3}})
+    assert config.variant_settings.rank == 3
+    assert isinstance(config.variant_settings, type(VARIANTS[method].settings()))
 
 
 def test_a_file_may_hold_settings_of_methods_that_are_not_run() -> None:
-    config = RunConfig(method=["lora"], method_settings={"bilora": {"rank": 3}, "lora": {"rank": 2}})
-    assert config.of_run("lora", 0).method_settings == {"lora": {"rank": 2}}
+    config = RunConfig(method_settings={"bilora": {"rank": 3}, "lora": {"rank": 2}})
+    assert config.of("lora", 0).method_settings == {"lora": {"rank": 2}}
 
 
 def test_formulation_goes_to_the_methods_that_have_one() -> None:
-    config = RunConfig(
-        method=["bilora", "lora", "pseudo_svd"],
-        formulation="real",
-        method_settings={"pseudo_svd": {"formulation": "binary"}},
-    )
-    assert config.settings_of("bilora").formulation == "real"
-    assert config.settings_of("pseudo_svd").formulation == "binary", "the method's own section is nearer"
-    assert {name: has_formulation(name) for name in config.method} == {
-        "bilora": True,
-        "lora": False,
-        "pseudo_svd": True,
-    }
+    run = RunConfig(formulation="softmax", method_settings={"pseudo_svd": {"formulation": "binary"}})
+    bilora, lora, pseudo_svd = SeveralRuns(["bilora", "lora", "pseudo_svd"], [0], run).runs
+    assert (bilora.variant_settings.formulation, lora.formulation) == ("softmax", None)
+    assert pseudo_svd.variant_settings.formulation == "binary", "the method's own section is nearer"
 
 
 # ---- the hash -------------------------------------------------------------------------------------
@@ -143,7 +151,8 @@ def changed(field: str) -> Any:
         "shard_base": True,
         "data_dir": "folder",
         "model": "folder",
-        "formulation": "real",
+        "formulation": "softmax",
+        "seed": 3,
         "train_rows": 10,
         "max_length": 64,
         "steps": 301,
@@ -167,7 +176,7 @@ def changed(field: str) -> Any:
     }[field]
 
 
-DECIDING = sorted({each.name for each in dataclasses.fields(RunConfig)} - {"method", "method_settings", "seeds"} - FREE)
+DECIDING = sorted({each.name for each in dataclasses.fields(RunConfig)} - {"method", "method_settings"} - FREE)
 
 
 FILES = {"train_file": "rows.csv", "text_columns": ["text"]}
@@ -178,13 +187,13 @@ def test_hash_changes_with_every_setting(field: str) -> None:
     base: dict[str, Any] = {"validate_every": 1}
     if field not in ("task", "data_dir"):
         base |= FILES
-    assert RunConfig(**base).sha256("bilora", 0) != RunConfig(**{**base, field: changed(field)}).sha256("bilora", 0)  # type: ignore[arg-type]
+    assert RunConfig(**base).sha256() != RunConfig(**{**base, field: changed(field)}).sha256()  # type: ignore[arg-type]
 
 
 def test_one_label_column_is_one_however_it_is_given() -> None:
     word, words = RunConfig(**FILES, label_column="kind"), RunConfig(**FILES, label_column=["kind"])  # type: ignore[arg-type]
     assert words.label_column == "kind"
-    assert word.sha256("bilora", 0) == words.sha256("bilora", 0)
+    assert word.sha256() == words.sha256()
 
 
 @pytest.mark.parametrize(
@@ -203,34 +212,43 @@ def test_one_label_column_is_one_however_it_is_given() -> None:
 )
 def test_hash_knows_nothing_of_what_decides_no_number(own: dict[str, Any]) -> None:
     assert set(own) <= FREE
-    assert RunConfig(**own).sha256("bilora", 0) == RunConfig().sha256("bilora", 0)
+    assert RunConfig(**own).sha256() == RunConfig().sha256()
 
 
 def test_hash_knows_nothing_of_rows_that_are_left_out_or_refused() -> None:
     """The rows are known by their own digest; a file with bad rows has runs under one of the two values only."""
     left_out = RunConfig(**FILES, on_bad_row="skip")  # type: ignore[arg-type]
-    assert left_out.sha256("bilora", 0) == RunConfig(**FILES).sha256("bilora", 0)  # type: ignore[arg-type]
+    assert left_out.sha256() == RunConfig(**FILES).sha256()  # type: ignore[arg-type]
 
 
 def test_hash_knows_method_its_settings_and_seed_only() -> None:
-    config = RunConfig(seeds=[0, 1])
-    hashes = {config.sha256(method, seed) for method in ("bilora", "lora") for seed in (0, 1)}
-    assert len(hashes) == 4
-    alone = config.sha256("lora", 0)
-    assert RunConfig(method=["lora"], seeds=[0], output="elsewhere").sha256("lora", 0) == alone
-    assert RunConfig(method_settings={"bilora": {"rank": 3}}).sha256("lora", 0) == alone
-    assert RunConfig(formulation="real").sha256("lora", 0) == alone
-    assert RunConfig(method_settings={"lora": {"rank": 3}}).sha256("lora", 0) != alone
-    assert RunConfig(method_settings={"lora": {"rank": 8}}).sha256("lora", 0) == alone, "8 is the default"
+    assert len({run.sha256() for run in SeveralRuns().runs}) == 4
+    alone = RunConfig(method="lora").sha256()
+    assert RunConfig(method="lora", output="elsewhere").sha256() == alone
+    assert RunConfig(method="lora", method_settings={"bilora": {"rank": 3}}).sha256() == alone
+    assert RunConfig(formulation="real").of("lora", 0).sha256() == alone
+    assert RunConfig(method="lora", method_settings={"lora": {"rank": 3}}).sha256() != alone
+    assert RunConfig(method="lora", method_settings={"lora": {"rank": 8}}).sha256() == alone, "8 is the default"
+
+
+def test_hash_of_a_run_is_what_it_was_before_the_defaults_changed() -> None:
+    """Written down with all settings that commit 23866d7 had by itself."""
+    paper = {"bilora": {"formulation": "softmax", "normalized": False, "orthogonality": 0.1}}
+    config = RunConfig(
+        method_settings=paper,
+        hypergradient={"finite_difference": "central"},
+        lower=LevelSettings(learning_rate=1e-3),
+        upper=LevelSettings(learning_rate=1e-2),
+    )
+    assert config.sha256() == "669a69d064ac0e1bac03e55d21df942d585bf8d460616d0f807095a6f863fc9c"
 
 
 # ---- from a file ----------------------------------------------------------------------------------
 
 ODD: dict[str, Any] = {
-    "method": ["bilora", "lora", "pseudo_svd"],
     "formulation": "binary",
     "method_settings": {"lora": {"rank": 3}, "bilora": {"target_modules": ["query"], "binary_entropy": 1e-5}},
-    "seeds": [3, 0],
+    "seed": 3,
     "lower": LevelSettings(learning_rate=1e-5, schedule="cosine"),
     "hypergradient": {"name": "darts", "finite_difference": "forward", "radius": 1e-4},
     "validate_every": 2,
@@ -246,15 +264,18 @@ def test_yaml_loads_back_to_the_same_config(config: RunConfig, tmp_path: Path) -
     assert loaded == config
 
 
-@pytest.mark.parametrize("method", ODD["method"])
+@pytest.mark.parametrize("method", ["bilora", "lora", "pseudo_svd"])
 def test_config_of_one_run_loads_back_with_the_same_hash(method: str, tmp_path: Path) -> None:
-    config = RunConfig(**ODD)
-    path = tmp_path / "config.yaml"
-    write_yaml(path, resolved(config.of_run(method, 3)))
+    config, path = RunConfig(**ODD).of(method, 3), tmp_path / "config.yaml"
+    write_yaml(path, resolved(config))
     loaded = parse_config(RunConfig, ["--config", str(path)], prog="test", description="")
-    assert (loaded.method, loaded.seeds) == ([method], [3])
-    assert loaded.settings_of(method) == config.settings_of(method)
-    assert loaded.sha256(method, 3) == config.sha256(method, 3)
+    assert (loaded.variant_settings, loaded.sha256()) == (config.variant_settings, config.sha256())
+    # As the run of a program that compares several, and as earlier versions wrote it: with lists of one.
+    assert parse_config(SeveralRuns, ["--config", str(path)], prog="test", description="").runs == (config,)
+    earlier = resolved(config) | {"method": [method], "seeds": [3]}
+    del earlier["seed"]
+    write_yaml(path, earlier)
+    assert parse_config(RunConfig, ["--config", str(path)], prog="test", description="") == loaded
 
 
 # ---- where the rows are ---------------------------------------------------------------------------

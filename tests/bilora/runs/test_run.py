@@ -30,7 +30,7 @@ def reviews() -> TaskRows:
 
 
 def test_prepares_what_all_runs_share(reviews: TaskRows) -> None:
-    prepared = prepare(RunConfig(max_length=16), reviews)
+    prepared = prepare([RunConfig(max_length=16)], reviews)
     assert prepared.task.name == "rotten_tomatoes"
     encoded = prepared.validation["validation"].encoded
     assert len(encoded) == 20
@@ -52,26 +52,26 @@ def test_prepares_what_all_runs_share(reviews: TaskRows) -> None:
 )
 def test_refuses_before_a_model_is_loaded(reviews: TaskRows, own: dict[str, Any], error: type, said: str) -> None:
     with pytest.raises(error, match=said):
-        prepare(RunConfig(**own), reviews)
+        prepare([RunConfig(**own)], reviews)
 
 
 def test_a_single_level_method_needs_room_for_one_batch_only(reviews: TaskRows) -> None:
-    assert prepare(RunConfig(method=["lora", "adalora"], train_rows=16), reviews)
+    assert prepare([RunConfig(method=method, train_rows=16) for method in ("lora", "adalora")], reviews)
     with pytest.raises(DataError, match="the lower part has 15 rows, fewer than a batch of 16"):
-        prepare(RunConfig(method=["lora"], train_rows=15), reviews)
+        prepare([RunConfig(method="lora", train_rows=15)], reviews)
 
 
 @pytest.mark.parametrize(
     ("chosen", "spoken"),
     [
         ("first_order", "first_order"),
-        ("darts", "darts"),
-        ({"name": "darts"}, "darts"),
+        ("darts", "darts(finite_difference=forward)"),
+        ({"products": "exact"}, "darts(products=exact)"),
         ({"name": "darts", "radius": 0.01, "finite_difference": "central"}, "darts"),
         ({"name": "darts", "finite_difference": "forward"}, "darts(finite_difference=forward)"),
-        ({"name": "darts", "radius": 0.1, "scale": "learning_rate"}, "darts(radius=0.1, scale=learning_rate)"),
+        ({"around": "after_step", "scale": "learning_rate"}, "darts(around=after_step, scale=learning_rate)"),
         (
-            {"name": "bilora.engines.hypergradients.darts:Darts", "radius": 0.1},
+            {"name": "bilora.engines.hypergradients.darts:Darts", "radius": 0.1, "finite_difference": "central"},
             "bilora.engines.hypergradients.darts:Darts(radius=0.1)",
         ),
     ],

@@ -38,6 +38,7 @@ from bilora.processes import shard_base
 from bilora.processes.group import join_processes
 from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.tasks.scoring import predict
+from bilora.tasks.task import Inference
 
 PRODUCTS: dict[str, dict[str, Any]] = {
     "central": {},
@@ -45,7 +46,7 @@ PRODUCTS: dict[str, dict[str, Any]] = {
     "exact": {"products": "exact"},
 }
 APPROXIMATIONS: dict[str, dict[str, Any]] = {
-    "darts": {},
+    "darts": {"finite_difference": "central"},
     "neumann": {"terms": 3},
     "conjugate_gradient": {"damping": 1.0},
     "nystrom": {"rank": 2, "damping": 1.0},
@@ -332,7 +333,7 @@ def bert() -> Any:
         attention_probs_dropout_prob=0.0,
         attn_implementation="eager",
     )
-    adapter = BiloraConfig(task_type="SEQ_CLS", r=2, init_weights=False)
+    adapter = BiloraConfig(task_type="SEQ_CLS", r=2, formulation="softmax", init_weights=False)
     return get_peft_model(BertForSequenceClassification(config), adapter)
 
 
@@ -371,12 +372,12 @@ def sharded_base(processes: Processes) -> dict[str, Any]:
     cut = local_bytes(model)
     together = fit_bert(model, processes)
     batches = [collate_tokens(token_rows()[start : start + 5]) for start in range(0, 15, 5)]
-    logits, labels = predict(model, batches, processes=processes)
+    logits, labels = predict(Inference(model, None, processes=processes), batches)
     found: dict[str, Any] = {"whole": whole, "cut": processes.gathered(cut)}
     if processes.is_first:
         start, single = bert().double(), bert().double()
         alone = fit_bert(single, ONE_PROCESS)
-        expected, wanted = predict(single, batches)
+        expected, wanted = predict(Inference(single, None), batches)
         found |= {
             "apart": float((together - alone).abs().max()),
             "moved": float((alone - vector(start)).abs().max()),
@@ -392,9 +393,9 @@ def validation(processes: Processes) -> dict[str, Any]:
     batches = [collate_tokens(token_rows()[start : start + 5]) for start in range(0, 15, 5)]
     calls = []
     model.register_forward_hook(lambda *_: calls.append(1))
-    together = predict(model, batches, processes=processes)
+    together = predict(Inference(model, None, processes=processes), batches)
     passes = processes.gathered(len(calls))
-    alone = predict(model, batches)
+    alone = predict(Inference(model, None), batches)
     same = all(bool(torch.equal(a, b)) for a, b in zip(together, alone, strict=True))
     return {"same": processes.gathered(same), "passes": passes}
 

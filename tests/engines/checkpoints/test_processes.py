@@ -120,8 +120,8 @@ def test_the_notice_says_which_steps_take_other_rows() -> None:
 
 
 def test_the_settings_of_a_run_s_folder_leave_batches_to_the_checkpoint(tmp_path: Path) -> None:
-    config = RunConfig(method=["lora"], seeds=[0])
-    larger = RunConfig(method=["lora"], seeds=[0], lower=LevelSettings(batch_size=32))
+    config = RunConfig(method="lora")
+    larger = RunConfig(method="lora", lower=LevelSettings(batch_size=32))
     enter_run_folder(tmp_path / "run", config)
     (tmp_path / "run" / "checkpoint-4").mkdir()
     (tmp_path / "run" / "checkpoint-4" / "manifest.json").write_text(json.dumps({"processes": 2}))

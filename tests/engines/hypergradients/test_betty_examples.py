@@ -127,7 +127,7 @@ def learn_regularisation(data: LogisticData, hypergradient: Any, *, adam: bool =
 
 
 LOGISTIC: dict[str, dict[str, Any]] = {
-    "darts": {},
+    "darts": {"finite_difference": "central"},
     "darts, forward": {"name": "darts", "finite_difference": "forward"},
     "neumann": {"terms": 5},
     "conjugate_gradient": {"iterations": 10, "products": "exact"},

@@ -108,7 +108,7 @@ def learn_weights(
 
 
 REWEIGHTING: dict[str, dict[str, Any]] = {
-    "darts": {},
+    "darts": {"finite_difference": "central"},
     "darts, forward": {"name": "darts", "finite_difference": "forward"},
     "darts, exact": {"name": "darts", "products": "exact"},
     "neumann": {"terms": 3},

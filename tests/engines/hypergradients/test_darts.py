@@ -145,7 +145,7 @@ def test_agrees_with_double_backward_under_the_same_masks(
 def test_agrees_with_double_backward_under_accumulation(
     make_transformer: Callable[..., Any], accumulation: int
 ) -> None:
-    method = Darts()
+    method = Darts(finite_difference="central")
     problem = make_transformer("bert", dropout=0.1, hypergradient=method, accumulation=accumulation)
     vector = problem.run_to_upper_step()
     found = method.implicit_term(vector, problem.lower)
@@ -158,7 +158,7 @@ def test_without_mask_replay_it_is_noise(
     make_transformer: Callable[..., Any], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the agreement above rests on: with masks drawn anew in each pass it is gone."""
-    method = Darts()
+    method = Darts(finite_difference="central")
     problem = make_transformer(name, dropout=0.1, hypergradient=method)
     vector = problem.run_to_upper_step()
     expected = tuple(-each for each in exact_product(problem.lower, vector))

@@ -114,8 +114,10 @@ def bert_term() -> Callable[..., Tensor]:
                 attention_probs_dropout_prob=0.0,
             )
         )
-        model = get_peft_model(base.to(dtype), BiloraConfig(task_type="SEQ_CLS", r=4, init_weights=False))
-        settings = BiloraSettings(rank=4)
+        model = get_peft_model(
+            base.to(dtype), BiloraConfig(task_type="SEQ_CLS", r=4, formulation="softmax", init_weights=False)
+        )
+        settings = BiloraSettings(rank=4, formulation="softmax")
         lower = BiloraLower("lower", Config(), model, extra_config=settings)
         upper = BiloraUpper("upper", Config(), model, extra_config=settings)
         for level in (lower, upper):

@@ -26,13 +26,13 @@ def test_exact_darts_measures_as_itself(make_transformer: Callable[..., Any]) ->
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
 def test_finite_differences_measure_close_under_dropout(make_transformer: Callable[..., Any], name: str) -> None:
-    meter = QualityMeter(Darts(), every=1)
+    meter = QualityMeter(Darts(finite_difference="central"), every=1)
     make_transformer(name, dropout=0.1, hypergradient=meter).engine.run()
     assert meter.reading.cosine >= 0.999
 
 
 def test_scale_shows_in_the_norm_and_not_in_the_cosine(make_ridge: Callable[..., Any]) -> None:
-    meter = QualityMeter(Darts(scale="learning_rate"), every=1)
+    meter = QualityMeter(Darts(finite_difference="central", scale="learning_rate"), every=1)
     make_ridge(meter, learning_rate=0.03).engine.run()
     assert meter.reading.cosine == pytest.approx(1.0, abs=1e-6)
     assert meter.reading.norm_ratio == pytest.approx(0.03, rel=1e-6)

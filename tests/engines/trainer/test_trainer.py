@@ -87,7 +87,7 @@ class Making:
             "eval_dataset": self.rows.select(range(80, 120)),
             "compute_metrics": accuracy,
             "processing_class": self.tokenizer,
-            "peft_config": BiloraConfig(task_type="SEQ_CLS", r=4, alpha=8),
+            "peft_config": BiloraConfig(task_type="SEQ_CLS", r=4, formulation="softmax", alpha=8),
         }
         return kind(options.pop("model", None) or fresh(self.model), args, **{**given, **options})
 
@@ -182,7 +182,10 @@ def test_code_for_the_trainer_of_transformers_runs_with_other_class_names(
     theirs = get_peft_model(fresh(tiny_encoder), config)
     common = (tokenizer, rows)
     one = script(Trainer, TrainingArguments, theirs, tmp_path / "theirs", *common, args={**args})
-    ours = {"peft_config": BiloraConfig(task_type="SEQ_CLS", r=4), "upper_dataset": rows.select(range(64, 80))}
+    ours = {
+        "peft_config": BiloraConfig(task_type="SEQ_CLS", r=4, formulation="softmax"),
+        "upper_dataset": rows.select(range(64, 80)),
+    }
     two = script(
         BilevelTrainer, BilevelTrainingArguments, fresh(tiny_encoder), tmp_path / "ours", *common, args={**args}, **ours
     )
@@ -469,7 +472,7 @@ def test_the_loss_of_an_evaluation_does_not_depend_on_the_batches(
         else:
             small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
             model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.5, **small))
-        config = BiloraConfig(task_type="TOKEN_CLS" if kind == "tokens" else "CAUSAL_LM", r=2)
+        config = BiloraConfig(task_type="TOKEN_CLS" if kind == "tokens" else "CAUSAL_LM", r=2, formulation="softmax")
         args = BilevelTrainingArguments(
             str(tmp_path / str(size)),
             **{**DEFAULTS, "max_steps": 2, "upper_train_batch_size": 4},
@@ -567,7 +570,9 @@ def test_the_adapter_and_its_card_are_pushed(make: Making, monkeypatch: pytest.M
 
 
 def test_an_adapter_of_another_name_has_its_card_beside_it(make: Making) -> None:
-    model = get_peft_model(fresh(make.model), BiloraConfig(task_type="SEQ_CLS", r=4), adapter_name="mine")
+    model = get_peft_model(
+        fresh(make.model), BiloraConfig(task_type="SEQ_CLS", r=4, formulation="softmax"), adapter_name="mine"
+    )
     make(model=model, peft_config=None, train_dataset=None, eval_dataset=None).save_model()
     card = (make.folder / "out" / "mine" / "README.md").read_text(encoding="utf-8")
     assert "None were taken" in card

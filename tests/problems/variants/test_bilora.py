@@ -39,7 +39,7 @@ def test_parameters_are_those_the_layers_name(adapted: Adapted) -> None:
 
 @pytest.mark.parametrize("weight", [0.1, 0.7])
 def test_lower_loss_has_the_orthogonality_penalty(adapted: Adapted, bert_batches: Batches, weight: float) -> None:
-    settings = BiloraSettings(rank=4, orthogonality=weight)
+    settings = BiloraSettings(rank=4, normalized=False, orthogonality=weight)
     model = adapted("bilora", settings=settings).eval()
     task = model(**bert_batches[0]).loss.item()
     penalty = weight * orthogonality_penalty(model).item()
@@ -98,7 +98,10 @@ def test_settings_reach_the_adapter(adapted: Adapted, formulation: str, normaliz
     [
         ({"orthogonality": -0.1}, "orthogonality is -0.1, it must not be negative"),
         ({"orthogonality": math.nan}, "orthogonality is nan, it must not be negative"),
-        ({"binary_entropy": 0.1}, "binary_entropy is 0.1, but the values of formulation 'softmax'"),
+        (
+            {"formulation": "softmax", "binary_entropy": 0.1},
+            "binary_entropy is 0.1, but the values of formulation 'softmax'",
+        ),
         ({"formulation": "binary", "binary_entropy": -1.0}, "binary_entropy is -1.0, it must not be neg"),
         ({"formulation": "binary", "binary_entropy": math.nan}, "binary_entropy is nan, it must not be"),
         ({"formulation": "sofmax"}, "formulation 'sofmax' is unknown.*Did you mean 'softmax'"),
