@@ -10,6 +10,7 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bilora.metrics.multilabel import label_table
 from bilora.report.figures import by_label, scored_rows
 from bilora.report.read_run import ReadRun
 from bilora.report.style import Drawing, palette, panels, style
@@ -42,11 +43,13 @@ def costs(runs: Sequence[ReadRun]) -> Drawing | None:
 
 
 def answers(runs: Sequence[ReadRun]) -> Drawing | None:
-    """Draw confusion matrices of classes, or scatter plots of numbers; None of other answers, or of none kept."""
+    """Draw confusion matrices of classes, scatter plots of numbers, or F1 by label; None where none were kept."""
     shown = [run for run in runs if len(run.predictions)]
     kinds = {type(value) for run in shown for key in ("label", "prediction") for value in run.predictions[key].tolist()}
     if kinds == {str}:
         return _confusion(shown)
+    if kinds == {list}:
+        return _labels(shown, palette(by_label(runs)))
     return _scatter(shown, palette(by_label(runs))) if kinds and kinds <= {int, float} else None
 
 
@@ -69,6 +72,27 @@ def _confusion(runs: Sequence[ReadRun]) -> Drawing | None:
             panel.tick_params(axis="y", rotation=0)
     caption = f"How each class (row) of {scored_rows(runs)} was answered (column): shares of the class, over all seeds."
     return Drawing("confusion", "Confusion matrices", caption, figure)
+
+
+def _labels(runs: Sequence[ReadRun], colours: Mapping[str, Any]) -> Drawing | None:
+    columns = [(run, [run.predictions[key].tolist() for key in ("prediction", "label")]) for run in runs]
+    names = sorted({name for _, both in columns for column in both for row in column for name in row})
+    if not 2 <= len(names) <= MOST_CLASSES:
+        return None
+    scores = []
+    for run, both in columns:
+        predicted, labels = ([[name in row for name in names] for row in column] for column in both)
+        scores += [
+            {"label": row["label"], "f1": row["f1"], "method": run.label}
+            for row in label_table(predicted, labels, names)
+        ]
+    with style():
+        figure, axes = panels(1, width=6.0, height=0.42 * len(names) + 1.4)
+        look = {"errorbar": None, "saturation": 1, "alpha": 0.75, "palette": colours}
+        seaborn.barplot(pandas.DataFrame(scores), x="f1", y="label", hue="method", **look, ax=axes[0])
+        axes[0].set(xlim=(0, 1), xlabel="F1", ylabel="")
+    caption = f"F1 of each label on {scored_rows(runs)}: mean over seeds."
+    return Drawing("labels", "Scores by label", caption, figure)
 
 
 def _scatter(runs: Sequence[ReadRun], colours: Mapping[str, Any]) -> Drawing:
@@ -120,12 +144,7 @@ def spectrum_map(run: ReadRun) -> Drawing:
 
 
 def short(layer: str) -> str:
-    """Return a layer's name without what all names of an encoder have in common.
-
-    Example:
-        >>> short("bert.encoder.layer.3.attention.self.query")
-        '3.attention.query'
-    """
+    """Return a layer's name without what all names of an encoder have in common."""
     return ".".join([part for part in layer.split(".") if part not in SHORTENED][-3:])
 
 

@@ -98,7 +98,10 @@ def test_predict_names_labels_and_an_export_says_the_same(run: Path, tmp_path: P
 
 def test_report_has_a_page_with_the_labels(run: Path, tmp_path: Path) -> None:
     assert REPORT.run([str(run), "--output", str(tmp_path / "report.html")]) == 0
-    assert "micro_f1" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "micro_f1" in page
+    assert "Scores by label" in page
+    assert (tmp_path / "report-figures" / "labels.png").is_file()
 
 
 def test_the_trainer_saves_a_folder_that_predicts(tiny_encoder: Path, tmp_path: Path) -> None:
