@@ -35,12 +35,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def finite_or_null(value: Any) -> Any:
-    """Return ``value`` with None in place of every float that JSON cannot hold.
-
-    Example:
-        >>> finite_or_null({"a": float("nan"), "b": [1.0, float("inf")]})
-        {'a': None, 'b': [1.0, None]}
-    """
+    """Return ``value`` with None in place of every float that JSON cannot hold."""
     if isinstance(value, dict):
         return {key: finite_or_null(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -18,11 +18,7 @@ NAMES = (LOCK, HOLDER)
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; the system lets go of it when the process ends, however it ends.
-
-    Raises:
-        SettingsError: Another process holds it, or it cannot be written to.
-    """
+    """Hold a folder for this process; the system lets go of it when the process ends, however it ends."""
     lock, holder = FileLock(folder / LOCK, timeout=0), folder / HOLDER
     try:
         lock.acquire()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -36,15 +36,7 @@ class Packed:
 
 
 def pack(state: Any, *, part: str) -> Packed:
-    """Return a state as tensors and strict JSON; nothing is pickled, so that other types are refused.
-
-    Args:
-        state: A tree of dicts, lists, tuples, tensors, arrays, numbers, strings and None.
-        part: The part of the run that has this state, for the error text.
-
-    Raises:
-        CheckpointError: Something in it is of another type.
-    """
+    """Return a state as tensors and strict JSON; nothing is pickled, so a value of another type is refused."""
     tensors: dict[str, Tensor] = {}
     return Packed(tensors, _packed(state, "", tensors, part))
 
@@ -86,10 +78,10 @@ def _packed(value: Any, path: str, tensors: dict[str, Tensor], part: str) -> Any
 def _packed_mapping(value: Mapping[Any, Any], path: str, tensors: dict[str, Tensor], part: str) -> Any:
     if all(type(key) is str and key != KIND for key in value):
         return {key: _packed(item, _below(path, key), tensors, part) for key, item in value.items()}
-    pairs = []
-    for index, (key, item) in enumerate(value.items()):
-        packed_key = _packed(key, _below(path, f"key{index}"), tensors, part)
-        pairs.append([packed_key, _packed(item, _below(path, index), tensors, part)])
+    pairs = [
+        [_packed(key, _below(path, f"key{index}"), tensors, part), _packed(item, _below(path, index), tensors, part)]
+        for index, (key, item) in enumerate(value.items())
+    ]
     return {KIND: "pairs", "items": pairs}
 
 
@@ -101,25 +93,19 @@ def _unpacked(value: Any, left: dict[str, Tensor], part: str) -> Any:
     if KIND not in value:
         return {key: _unpacked(item, left, part) for key, item in value.items()}
     try:
-        return _special(value, left, part)
+        return SPECIAL[value[KIND]](value, left, part)
     except (KeyError, TypeError, ValueError) as error:
         name = value.get("name", value[KIND])
         raise CheckpointError(f"checkpoint incomplete: {part}: {name} is missing") from error
 
 
-def _special(value: dict[str, Any], left: dict[str, Tensor], part: str) -> Any:
-    kind = value[KIND]
-    if kind == "tensor":
-        return left.pop(value["name"])
-    if kind == "array":
-        return left.pop(value["name"]).numpy().astype(value["dtype"])
-    if kind == "tuple":
-        return tuple(_unpacked(item, left, part) for item in value["items"])
-    if kind == "pairs":
-        return {_unpacked(key, left, part): _unpacked(item, left, part) for key, item in value["items"]}
-    if kind == "float":
-        return float(value["value"])
-    raise ValueError(kind)
+SPECIAL: dict[str, Callable[[dict[str, Any], dict[str, Tensor], str], Any]] = {
+    "tensor": lambda value, left, _: left.pop(value["name"]),
+    "array": lambda value, left, _: left.pop(value["name"]).numpy().astype(value["dtype"]),
+    "tuple": lambda value, left, part: tuple(_unpacked(item, left, part) for item in value["items"]),
+    "pairs": lambda value, left, part: dict(_unpacked(pair, left, part) for pair in value["items"]),
+    "float": lambda value, *_: float(value["value"]),
+}
 
 
 def _below(path: str, key: object) -> str:
@@ -147,14 +133,7 @@ class Stateful(Protocol):
 
 
 def check_keys(state: Any, expected: Collection[str], *, part: str) -> Mapping[str, Any]:
-    """Return ``state``, of ``part`` of a run, if it is a mapping with exactly the expected keys.
-
-    Example:
-        >>> check_keys({"step": 3}, ["step", "best"], part="early stopping")
-        Traceback (most recent call last):
-            ...
-        bilora.errors.CheckpointError: checkpoint incomplete: early stopping: best is missing
-    """
+    """Return ``state``, of ``part`` of a run, if it is a mapping with exactly the expected keys."""
     if not isinstance(state, Mapping):
         raise CheckpointError(f"checkpoint incomplete: {part} is missing")
     missing = [f"{name} is missing" for name in expected if name not in state]

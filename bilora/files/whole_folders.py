@@ -36,27 +36,22 @@ def write_folder(
     """Write a folder that has its name only once every file in it, the manifest last, is on the disk.
 
     A process that is killed at any moment leaves the folder as it was before, or whole, and beside it at most a folder
-    whose name goes on with :data:`UNFINISHED` or :data:`REPLACED`.
-
-    Args:
-        folder: Its parent exists; a folder of that name is replaced.
-        write: Writes the files into an empty folder.
-        manifest: Returns the content of ``manifest.json`` for the sha256 and size of every file, by its path.
-        keep: Whether a folder that has the name by then, from another process, is as good, so that it stays.
+    whose name goes on with :data:`UNFINISHED` or :data:`REPLACED`. ``manifest`` gets hash and size of every file by its
+    path. A folder that another process has put there meanwhile stays where ``keep`` accepts it.
     """
     unfinished = folder.with_name(f"{folder.name}{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}")
     try:
         unfinished.mkdir()
         write(unfinished)
-        files = {path.relative_to(unfinished).as_posix(): path for path in sorted(unfinished.rglob("*"))}
+        paths = sorted(unfinished.rglob("*"))
         entries = {
-            name: {"sha256": sha256_of(path), "size": path.stat().st_size}
-            for name, path in files.items()
+            path.relative_to(unfinished).as_posix(): {"sha256": sha256_of(path), "size": path.stat().st_size}
+            for path in paths
             if path.is_file()
         }
         (unfinished / MANIFEST).write_text(dump_json(manifest(entries)), encoding="utf-8")
         # Before the rename: a name may reach the disk earlier than what it stands for.
-        for path in (*files.values(), unfinished / MANIFEST, unfinished):
+        for path in (*paths, unfinished / MANIFEST, unfinished):
             flush(path)
         if not keep(folder):
             _put(unfinished, folder)

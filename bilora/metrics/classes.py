@@ -82,30 +82,12 @@ def task_metric(task: Task) -> Metric:
 
 
 def compute_metrics(task: Task, predictions: Numbers, references: Numbers) -> dict[str, float | None]:
-    """Return the metrics of a task by key, the headline one first.
-
-    Args:
-        task: Its ``metric_keys`` are keys of ``MEASURES``.
-        predictions: One per row, shape ``(n,)``: class indices, or numbers for regression.
-        references: The labels, shape ``(n,)``.
-
-    Returns:
-        Values as fractions of one; None where the metric is undefined, with an ``UndefinedMetricWarning``.
-
-    Raises:
-        DataError: There is no row, the lengths differ, or the values are no class indices of this task.
-
-    Example:
-        >>> from bilora.tasks.catalog import TASKS
-        >>> compute_metrics(TASKS["cola"], [1, 0, 1, 0], [1, 0, 1, 0])
-        {'matthews_correlation': 1.0}
-    """
+    """Return the metrics of a task by key, the headline one first."""
     predicted = _as_labels(predictions, task, "predictions")
     labels = _as_labels(references, task, "references")
     if len(predicted) != len(labels):
         raise DataError(f"{len(predicted)} predictions for {len(labels)} references; there must be one each")
-    values: dict[str, float | None] = task_metric(task).compute(predictions=predicted, references=labels)
-    return values
+    return dict(task_metric(task).compute(predictions=predicted, references=labels))
 
 
 def _measure(key: str, task: Task) -> Measure:

@@ -80,12 +80,7 @@ def _rouge_l(tokens: list[str], references: Sequence[str]) -> float:
 
 
 def longest_common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
-    """Return the length of the longest common subsequence.
-
-    Example:
-        >>> longest_common_subsequence("a b c d".split(), "b x d".split())
-        2
-    """
+    """Return the length of the longest common subsequence."""
     above = [0] * (len(other) + 1)
     for word in one:
         row = [0]
@@ -112,10 +107,10 @@ class Cider(TextMetric):
         # Document frequency: the number of items whose references have an n-gram.
         frequency = Counter(ngram for counts in counted for ngram in set().union(*counts))
         vector = partial(_vector, frequency=frequency, items=len(counted))
-        items = [
-            _cider(vector(_counts(text)), list(map(vector, counts)))
-            for text, counts in zip(predictions, counted, strict=True)
-        ]
+        items = []
+        for text, counts in zip(predictions, counted, strict=True):
+            output = vector(_counts(text))
+            items.append(10 * sum(_likeness(output, vector(reference)) for reference in counts) / len(counts))
         return sum(items) / len(items)
 
 
@@ -140,10 +135,6 @@ def _vector(counts: Counter[Ngram], frequency: Counter[Ngram], items: int) -> _V
         weights[len(ngram) - 1][ngram] = times * (math.log(items) - math.log(max(1, frequency[ngram])))
     norms = tuple(math.sqrt(sum(value**2 for value in order.values())) for order in weights)
     return _Vector(weights, norms, sum(times for ngram, times in counts.items() if len(ngram) == 2))
-
-
-def _cider(output: _Vector, references: Sequence[_Vector]) -> float:
-    return 10 * sum(_likeness(output, reference) for reference in references) / len(references)
 
 
 def _likeness(output: _Vector, reference: _Vector) -> float:

@@ -24,16 +24,15 @@ class Meteor(TextMetric):
     ``BILORA_METEOR_JAR``, or as the package ``pycocoevalcap`` has it (``pip install --no-deps pycocoevalcap``; 100 MB,
     no license stated, which is why it is no dependency). A METEOR without them would be another metric: other packages
     leave out its paraphrase table or its weights.
-
-    Raises:
-        SettingsError: Java or the jar is missing; says what to do.
     """
 
     key = "meteor"
 
     def __init__(self) -> None:
-        self.java = _java()
-        self.jar = _jar()
+        java = shutil.which("java")
+        if java is None:
+            raise SettingsError("metric 'meteor' needs Java, and no 'java' is on the PATH; install one or leave it out")
+        self.java, self.jar = java, _jar()
         super().__init__()
 
     def score(self, predictions: Sequence[str], references: References) -> float:
@@ -60,15 +59,6 @@ class Meteor(TextMetric):
         return float(scores[0])
 
 
-def _java() -> str:
-    java = shutil.which("java")
-    if java is None:
-        raise SettingsError(
-            "metric 'meteor' needs Java, and there is no 'java' on the PATH; install one or leave it out"
-        )
-    return java
-
-
 def _jar() -> Path:
     named = os.environ.get(JAR_VARIABLE)
     if named is not None:
@@ -77,8 +67,8 @@ def _jar() -> Path:
         return Path(named)
     spec = importlib.util.find_spec("pycocoevalcap")
     folders = () if spec is None else spec.submodule_search_locations or ()
-    for jar in (Path(folder) / "meteor" / "meteor-1.5.jar" for folder in folders):
-        if jar.is_file():
+    for folder in folders:
+        if (jar := Path(folder, "meteor", "meteor-1.5.jar")).is_file():
             return jar
     raise SettingsError(
         f"metric 'meteor' needs meteor-1.5.jar: set {JAR_VARIABLE} to its path, or pip install --no-deps "

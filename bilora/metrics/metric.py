@@ -29,21 +29,9 @@ class UndefinedMetricWarning(UserWarning):
 
 
 class Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
-    """The measures of one task; an undefined one is None, with an :class:`UndefinedMetricWarning`.
+    """The measures of one task by key, the headline one first; an undefined one is None, with a warning.
 
-    Args:
-        title: Name of the task, for the texts.
-        measures: From the key of a value to the function that computes it, the headline one first.
-        prediction: The ``datasets`` feature of one prediction.
-        reference: The same of one reference; None if it is that of a prediction.
-        convert: What the measures get both columns as, such as ``numpy.asarray``.
-
-    Example:
-        >>> same = lambda predictions, references: sum(map(str.__eq__, predictions, references)) / len(references)
-        >>> metric = Metric("toy", {"same": same}, TEXT)
-        >>> metric.add_batch(predictions=["a", "b"], references=["a", "c"])
-        >>> metric.compute()
-        {'same': 0.5}
+    ``prediction`` and ``reference`` are the ``datasets`` features of one row; both columns go through ``convert``.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy
@@ -13,23 +13,10 @@ from bilora.errors import DataError
 from bilora.metrics.metric import INDEX, Compute, Metric, Undefined
 from bilora.settings.lookup import find
 
+if TYPE_CHECKING:
+    from bilora.tasks.multilabel.task import MultilabelTask
+
 Array = numpy.ndarray[Any, Any]
-
-
-class LabelledTask(Protocol):
-    """The part of a task that its metric reads."""
-
-    @property
-    def name(self) -> str:
-        """Name of the task, for the texts."""
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """A name per column of the predictions."""
-
-    @property
-    def metric_keys(self) -> tuple[str, ...]:
-        """Keys of ``MULTILABEL_MEASURES``, the headline one first."""
 
 
 def micro_f1(predictions: Array, references: Array) -> float:
@@ -59,44 +46,22 @@ MULTILABEL_MEASURES: dict[str, Compute] = {
 }
 
 
-def multilabel_metric(task: LabelledTask) -> Metric:
+def multilabel_metric(task: MultilabelTask) -> Metric:
     """Return the metric of a task, over rows of 0 and 1 per label."""
     measures = {key: find(MULTILABEL_MEASURES, key, kind="metric") for key in task.metric_keys}
     return Metric(task.name, measures, datasets.Sequence(INDEX), convert=lambda rows: numpy.asarray(list(rows)))
 
 
-def compute_multilabel(task: LabelledTask, predictions: Any, references: Any) -> dict[str, float | None]:
-    """Return the metrics of a task by key, the headline one first.
-
-    Args:
-        task: Its ``metric_keys`` are keys of ``MULTILABEL_MEASURES``.
-        predictions: Whether a row gets a label, 0 and 1 or bool, shape ``(rows, labels)``.
-        references: Whether it has the label, of the same shape.
-
-    Returns:
-        Values as fractions of one; None where the metric is undefined, with an ``UndefinedMetricWarning``.
-
-    Raises:
-        DataError: There is no row, the shapes are not those of the task, or a value is neither 0 nor 1.
-    """
+def compute_multilabel(task: MultilabelTask, predictions: Any, references: Any) -> dict[str, float | None]:
+    """Return the metrics of a task by key, the headline one first."""
     predicted, labels = _matrices(predictions, references, len(task.label_names))
-    values: dict[str, float | None] = multilabel_metric(task).compute(predictions=predicted, references=labels)
-    return values
+    return dict(multilabel_metric(task).compute(predictions=predicted, references=labels))
 
 
 def label_table(predictions: Any, references: Any, label_names: Sequence[str]) -> list[dict[str, Any]]:
     """Return ``label``, ``precision``, ``recall``, ``f1`` and ``support`` (rows that have it) of every label.
 
     A share of nothing is None: the precision of a label that no row gets, the recall of one that no row has.
-
-    Args:
-        predictions: As for :func:`compute_multilabel`.
-        references: As for :func:`compute_multilabel`.
-        label_names: A name per column.
-
-    Example:
-        >>> label_table([[1, 0], [1, 0]], [[1, 0], [0, 0]], ("red", "big"))[0]
-        {'label': 'red', 'precision': 0.5, 'recall': 1.0, 'f1': 0.666..., 'support': 1}
     """
     predicted, labels = _matrices(predictions, references, len(label_names))
     columns = sklearn_metrics.precision_recall_fscore_support(labels, predicted, average=None, zero_division=numpy.nan)

@@ -23,15 +23,12 @@ class Nist(TextMetric):
     ``exp(beta * ln(min(1, L_sys / L_ref))^2)``, where L_ref is the mean length of an item's references, summed.
     ``info(w_1..w_n) = log2(count(w_1..w_{n-1}) / count(w_1..w_n))``, counted over all references; matches are
     clipped at the largest count in any one reference. Lower-cased, as in the official E2E scorer.
-
-    Args:
-        order: Longest n-gram.
     """
 
     key = "nist"
 
     def __init__(self, *, order: int = 5) -> None:
-        self.order = order
+        self.order = order  # of the longest n-gram
         super().__init__()
 
     def score(self, predictions: Sequence[str], references: References) -> float:

@@ -16,14 +16,7 @@ from bilora.settings.lookup import find, import_extra
 
 
 class Sacrebleu(TextMetric):
-    """A corpus score of sacrebleu, as a fraction of one.
-
-    Args:
-        key: Name of the metric.
-        scorer: Name of sacrebleu's class.
-        greater_is_better: Direction of the metric.
-        options: Arguments of that class.
-    """
+    """A corpus score of sacrebleu's class ``scorer``, as a fraction of one."""
 
     def __init__(self, key: str, scorer: str, *, greater_is_better: bool = True, **options: Any) -> None:
         self.key, self.greater_is_better = key, greater_is_better
@@ -57,11 +50,7 @@ TEXT_METRICS: dict[str, Callable[[], TextMetric]] = {
 
 
 def text_metric(name: str) -> TextMetric:
-    """Return the metric called ``name``, or a user's own at ``package.module:NAME``.
-
-    Raises:
-        SettingsError: There is no such metric, or what it needs is missing.
-    """
+    """Return the metric called ``name``, or a user's own at ``package.module:NAME``."""
     metric: TextMetric = find(TEXT_METRICS, name, kind="metric")()
     # A task looks for the value by the name that it asked for, which is the path of a user's own.
     metric.measures = {name: metric.score}
@@ -71,12 +60,7 @@ def text_metric(name: str) -> TextMetric:
 def score_texts(
     metrics: Sequence[TextMetric], outputs: Sequence[str], references: References
 ) -> dict[str, float | None]:
-    """Return every metric of a set of outputs, one text per item, by its key.
-
-    Example:
-        >>> score_texts([text_metric("rouge_l"), text_metric("ter")], ["a b c d"], [["a b c d", "a"]])
-        {'rouge_l': 1.0, 'ter': 0.0}
-    """
+    """Return every metric of a set of outputs, one text per item, by its key."""
     if not outputs or len(outputs) != len(references):
         raise DataError(f"{len(outputs)} outputs for {len(references)} items with references; there must be one each")
     values: dict[str, float | None] = {}

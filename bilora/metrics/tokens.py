@@ -45,21 +45,6 @@ class Counts:
     references: int
 
 
-def f1(counts: Counts) -> float:
-    """Return ``2 both / (predicted + references)``."""
-    return _share(2 * counts.both, counts.predicted + counts.references)
-
-
-def precision(counts: Counts) -> float:
-    """Return the share of the predicted entities that are right."""
-    return _share(counts.both, counts.predicted)
-
-
-def recall(counts: Counts) -> float:
-    """Return the share of the entities of the references that are predicted."""
-    return _share(counts.both, counts.references)
-
-
 def count_entities(predictions: Tags, references: Tags) -> Counts:
     """Return counts of whole entities: type, first and last token must be the same, as in CoNLL-2003."""
     pairs = [(entities(row), entities(labels)) for row, labels in zip(predictions, references, strict=True)]
@@ -78,15 +63,22 @@ def count_tokens(predictions: Tags, references: Tags) -> Counts:
     return Counts(both=same, predicted=total, references=total)
 
 
-def _of(count: Callable[[Tags, Tags], Counts], measure: Callable[[Counts], float]) -> Compute:
-    return lambda predictions, references: measure(count(predictions, references))
+def _share(count: Callable[[Tags, Tags], Counts], whole: Callable[[Counts], float]) -> Compute:
+    def share(predictions: Tags, references: Tags) -> float:
+        counts = count(predictions, references)
+        if not whole(counts):
+            raise Undefined("there is no entity to take a share of")
+        return counts.both / whole(counts)
+
+    return share
 
 
 TOKEN_MEASURES: dict[str, Compute] = {
-    "entity_f1": _of(count_entities, f1),
-    "entity_precision": _of(count_entities, precision),
-    "entity_recall": _of(count_entities, recall),
-    "token_accuracy": _of(count_tokens, recall),
+    # 2 both / (predicted + references)
+    "entity_f1": _share(count_entities, lambda counts: (counts.predicted + counts.references) / 2),
+    "entity_precision": _share(count_entities, lambda counts: counts.predicted),
+    "entity_recall": _share(count_entities, lambda counts: counts.references),
+    "token_accuracy": _share(count_tokens, lambda counts: counts.references),
 }
 
 
@@ -94,9 +86,3 @@ def token_metric(task: TokenTask) -> Metric:
     """Return the metric of a token classification task, over the tags of each row."""
     measures = {key: TOKEN_MEASURES[key] for key in task.metric_keys}
     return Metric(task.name, measures, datasets.Sequence(TEXT))
-
-
-def _share(part: int, whole: int) -> float:
-    if not whole:
-        raise Undefined("there is no entity to take a share of")
-    return part / whole

@@ -103,14 +103,13 @@ class ProcessGroup(Processes):
             self._roll.set(f"{HERE}{self.rank}", "here")
         except RuntimeError:
             return [0]  # it, or its launcher, holds the roll
-        return [rank for rank in range(self.count) if rank != self.rank and not self._answers(rank)]
-
-    def _answers(self, rank: int) -> bool:
-        try:
-            self._roll.wait([f"{HERE}{rank}"], datetime.timedelta(seconds=ROLL_CALL))
-        except RuntimeError:
-            return False
-        return True
+        lost = []
+        for rank in range(self.count):
+            try:
+                self._roll.wait([f"{HERE}{rank}"], datetime.timedelta(seconds=ROLL_CALL))
+            except RuntimeError:
+                lost.append(rank)
+        return lost
 
 
 def join_processes(*, device: str = "auto", timeout: float = TIMEOUT) -> Processes:

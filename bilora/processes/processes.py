@@ -38,15 +38,6 @@ class SharedOrder(Sampler[int]):
     so that no row is read twice and the mean over the parts is the mean over the batch. Of the last, smaller batch of a
     pass every process takes as many rows as the others; the rows left over, fewer than there are processes, are not
     read in this pass.
-
-    Args:
-        order: Positions of rows, the same in every process.
-        batch_size: Rows per batch of one process.
-        share: Which process this is.
-
-    Example:
-        >>> [list(SharedOrder(range(9), batch_size=2, share=Share(rank, 2))) for rank in (0, 1)]
-        [[0, 1, 4, 5], [2, 3, 6, 7]]
     """
 
     def __init__(self, order: Sampler[int] | range, *, batch_size: int, share: Share) -> None:
@@ -72,19 +63,9 @@ Batch = TypeVar("Batch")
 
 
 class Processes:
-    """The processes of a run, each with a copy of the model and its part of every batch.
+    """The processes of a run, each with a copy of the model and its part of every batch; as it stands, one alone.
 
-    This class is a process alone, which has nobody to tell anything;
     :class:`~bilora.processes.group.ProcessGroup` is several. All processes call every method, in the same order.
-
-    Attributes:
-        rank: The number of this process, from 0.
-        count: The number of processes.
-
-    Example:
-        >>> alone = Processes()
-        >>> alone.is_first, alone.any(False), alone.gathered("state")
-        (True, False, ['state'])
     """
 
     rank: int = 0
@@ -101,11 +82,7 @@ class Processes:
         return Share(self.rank, self.count)
 
     def averaged(self, tensors: Sequence[Tensor]) -> Tensors:
-        """Return the mean over the processes of each tensor, without a graph if there are several processes.
-
-        Args:
-            tensors: As many, with the same shapes, in every process.
-        """
+        """Return the mean over the processes of each tensor, without a graph if there are several processes."""
         # Batches have equally many rows in all processes, so means need no weights.
         return tuple(tensors)
 
@@ -128,15 +105,7 @@ class Processes:
             yield self.first_only(lambda: held.enter_context(context))
 
     def check_equal(self, what: str, value: Any) -> None:
-        """Refuse values that differ between the processes.
-
-        Args:
-            what: The name of the values, in the plural, for the error.
-            value: Anything that can be compared.
-
-        Raises:
-            ProcessesError: With the processes whose value is not the first one's.
-        """
+        """Refuse values that differ between the processes."""
         first, *others = self.gathered(value)
         odd = [str(rank) for rank, other in enumerate(others, start=1) if other != first]
         if odd:
@@ -146,12 +115,7 @@ class Processes:
             )
 
     def fork_random_state(self, seed: int, *step: int) -> None:
-        """Seed the generators of each process differently, once everything that must be equal has been built.
-
-        Args:
-            seed: Of the run.
-            step: Of the run, if not its start; one process alone keeps its random state at the start.
-        """
+        """Seed the generators of each process differently, once everything that must be equal has been built."""
         if self.count == 1 and not step:
             return
         # Numbers that are no other run's seed; NumPy takes 32 bits.
@@ -166,13 +130,7 @@ ONE_PROCESS = Processes()
 
 
 def taken_in_turn(batches: Iterable[Batch], work: Callable[[Batch], Result], processes: Processes) -> Iterator[Result]:
-    """Yield the result of ``work`` for every batch, in order and in every process; the processes take batches in turn.
-
-    Args:
-        batches: The same in every process.
-        work: Its result is sent to the other processes.
-        processes: Those that share the work.
-    """
+    """Yield the result of ``work`` for every batch, in order, in every process; they take batches in turn."""
     waiting = iter(batches)
     while turn := list(itertools.islice(waiting, processes.count)):
         # Without a batch in the last turn a process works on the last one too: a model that is sharded over the

@@ -52,12 +52,7 @@ def _blocks(model: nn.Module, trained: set[nn.Parameter]) -> list[nn.Module]:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Return whether parameters of the model are cut up among processes.
-
-    Example:
-        >>> is_sharded(nn.Linear(2, 2))
-        False
-    """
+    """Return whether parameters of the model are cut up among processes."""
     return any(isinstance(module, FSDPModule) for module in model.modules())
 
 

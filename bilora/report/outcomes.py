@@ -144,12 +144,7 @@ def spectrum_map(run: ReadRun) -> Drawing:
 
 
 def short(layer: str) -> str:
-    """Return a layer's name without what all names of an encoder have in common.
-
-    Example:
-        >>> short("bert.encoder.layer.3.attention.self.query")
-        '3.attention.query'
-    """
+    """Return a layer's name without what all names of an encoder have in common."""
     return ".".join([part for part in layer.split(".") if part not in SHORTENED][-3:])
 
 

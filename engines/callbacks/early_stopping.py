@@ -60,22 +60,14 @@ class EarlyStopping(Callback):
 
 
 class HeldOut(Callback):
-    """Look at the level's loss on batches of D2, end the stage when it no longer falls, and keep the best parameters.
-
-    Args:
-        batches: The batches, each read at every look; the same ones every time.
-        watch: How often to look, and when to stop.
-
-    Attributes:
-        losses: ``(step, loss)`` of every look.
-    """
+    """Look at the loss on batches of D2, end the stage when it no longer falls, and keep the best parameters."""
 
     must_work = True
 
     def __init__(self, batches: Iterable[Any], watch: Watch) -> None:
         self.batches = batches
         self.watch = watch
-        self.losses: list[tuple[int, float]] = []
+        self.losses: list[tuple[int, float]] = []  # step and loss of every look
         smaller = Monitor("loss", greater_is_better=False)
         self._keep_best = KeepBest(smaller)
         self._watchers = (self._keep_best, EarlyStopping(smaller, patience=watch.patience))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from pathlib import Path
@@ -17,14 +16,14 @@ from bilora.artifacts.scored_on import VALIDATION
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.records import StepRecord, ValidationRecord
 from bilora.errors import CheckpointError
-from bilora.files.formats import finite_or_null
+from bilora.files.formats import dump_json, finite_or_null, read_lines
 from bilora.files.state import check_keys
 
 if TYPE_CHECKING:
     from bilora.engines.bilevel import BilevelEngine
 
 READINGS = 40
-"""About how many readings of the singular values are enough for a picture."""
+"""About how many readings of the singular values a stage has by default."""
 
 
 class LinesFile(Callback):
@@ -51,7 +50,7 @@ class LinesFile(Callback):
 
     def _write(self, line: dict[str, Any]) -> str:
         assert self._file is not None  # opened in on_run_start
-        text = json.dumps(line, allow_nan=False) + "\n"
+        text = dump_json(line)
         self._file.write(text)
         return text
 
@@ -171,39 +170,22 @@ class TimesFile(LinesFile):
         """Go on from the seconds of the checkpoint."""
         self._before = check_keys(state, ("seconds",), part="times file")["seconds"]
 
-    def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
-        """Write a step."""
-        self._write_time(record.step)
+    def on_step(self, engine: BilevelEngine, record: StepRecord | ValidationRecord) -> None:
+        """Write the time of a step."""
+        self._write({"step": record.step, "seconds": round(time.perf_counter() - self._started, 4)})
 
-    def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
-        """Write the step again, now that its validation is done."""
-        self._write_time(record.step)
-
-    def _write_time(self, step: int) -> None:
-        self._write({"step": step, "seconds": round(time.perf_counter() - self._started, 4)})
+    on_validation = on_step
 
 
 def read_times(path: Path) -> dict[int, float]:
-    """Return the seconds of each step in a ``times.jsonl``, its validation included; none where there is no file.
-
-    Example:
-        >>> read_times(Path("no-such-file"))
-        {}
-    """
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    whole = text[: text.rfind("\n") + 1]  # a killed run may have left a part of a line
-    return {line["step"]: line["seconds"] for line in map(json.loads, whole.splitlines())}
+    """Return the seconds of each step in a ``times.jsonl``, its validation included; none where there is no file."""
+    return {line["step"]: line["seconds"] for line in read_lines(path)}
 
 
 class ValuesFile(LinesFile):
-    """Write the values s of every adapted layer every few steps, and at the start and the end of each stage.
+    """Write the values s of every adapted layer every ``every`` steps, and at the start and the end of each stage.
 
     Between two readings nothing is read, so that no step waits for it. Of two lines of one step the later one counts.
-
-    Args:
-        path: The file.
-        model: A model with a BiLoRA adapter.
-        every: Lower steps between two readings; None takes as many as give about forty of a stage.
     """
 
     def __init__(self, path: Path, model: PeftModel, *, every: int | None = None) -> None:
@@ -211,18 +193,10 @@ class ValuesFile(LinesFile):
         self.model = model
         self.every = every
 
-    def on_stage_start(self, engine: BilevelEngine) -> None:
-        """Write the values that the stage starts from."""
-        self._write_values(engine)
-
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
         """Write, if it is time."""
         if record.step % (self.every or max(1, engine.steps // READINGS)) == 0:
             self._write_values(engine)
-
-    def on_stage_end(self, engine: BilevelEngine) -> None:
-        """Write the values that the stage ends with."""
-        self._write_values(engine)
 
     @torch.no_grad()
     def _write_values(self, engine: BilevelEngine) -> None:
@@ -234,3 +208,5 @@ class ValuesFile(LinesFile):
         numbers = iter(torch.cat(list(values.values())).tolist())
         layers = {name: [next(numbers) for _ in range(len(layer))] for name, layer in values.items()}
         self._write({"stage": engine.place.name, "step": engine.step, "layers": layers})
+
+    on_stage_start = on_stage_end = _write_values

@@ -101,7 +101,7 @@ class ReportTo(Callback):
 
     def on_run_start(self, engine: BilevelEngine) -> None:
         """Open the tracker."""
-        self._guarded(self._open)
+        self._logger = self._guarded(self._make)
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
         """Log a step; a step that was skipped has numbers that are not finite, which are left out."""
@@ -128,16 +128,13 @@ class ReportTo(Callback):
         if self._logger is not None:
             self._guarded(self._logger.close)
 
-    def _open(self) -> None:
-        self._logger = self._make()
-
     def _log(self, values: Mapping[str, float], step: int) -> None:
         if self._logger is not None:
             self._guarded(partial(self._logger.log, values, step))
 
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def _guarded(self, work: Callable[[], Any]) -> Any:
         try:
-            work()
+            return work()
         except Exception as error:  # a tracker may raise anything, and a run is worth more than its curves
             self._logger = None
             warnings.warn(
@@ -146,3 +143,4 @@ class ReportTo(Callback):
                 RuntimeWarning,
                 stacklevel=2,
             )
+            return None

@@ -38,35 +38,23 @@ class Change(NamedTuple):
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
-    """Return what differs between two settings as plain mappings, by dotted name.
-
-    Example:
-        >>> changes({"lower": {"warmup": 0.0}, "steps": 3}, {"lower": {"warmup": 0.1}, "steps": 3})
-        [Change(name='lower.warmup', before=0.0, after=0.1)]
-    """
+    """Return what differs between two settings as plain mappings, by dotted name."""
     old, new = dict(_flat(before)), dict(_flat(after))
     names = dict.fromkeys((*old, *new))
     return [Change(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
 
 
 def check_changes(before: Mapping[str, Any], after: Mapping[str, Any], *, allow: bool) -> list[Change]:
-    """Return the differences between the settings of a checkpoint and those of the run that goes on from it.
-
-    Raises:
-        CheckpointError: A setting differs that may not, or one of :data:`ALLOWED` without ``allow``; all are listed.
-    """
+    """Return how a run's settings differ from a checkpoint's; refuse what may not differ, or not without ``allow``."""
     differing = changes(_as_today(before), after)
-    never = [change for change in differing if change.name not in ALLOWED]
+    fault = "the settings are not those of the run that is resumed"
+    never = [str(change) for change in differing if change.name not in ALLOWED]
     if never:
-        raise CheckpointError(
-            "the settings are not those of the run that is resumed; these cannot change within a run: "
-            + "; ".join(map(str, never))
-        )
+        raise CheckpointError(f"{fault}; these cannot change within a run: {'; '.join(never)}")
     if differing and not allow:
+        named = "; ".join(map(str, differing))
         raise CheckpointError(
-            "the settings are not those of the run that is resumed: "
-            + "; ".join(map(str, differing))
-            + "; say --allow-config-change (allow_config_change=True) if that is meant"
+            f"{fault}: {named}; say --allow-config-change (allow_config_change=True) if that is meant"
         )
     return differing
 
@@ -77,11 +65,11 @@ def _as_today(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in (("method", run.get("method")), ("seed", run.pop("seeds", None))):
         if isinstance(value, list) and len(value) == 1:
             run[name] = value[0]
-    chosen = run.get("hypergradient")
-    chosen = {"name": chosen} if isinstance(chosen, str) else dict(chosen or {})
-    if chosen.get("name") == "darts" and chosen.get("products") != "exact":
+    entry = run.get("hypergradient")
+    hypergradient = {"name": entry} if isinstance(entry, str) else dict(entry or {})
+    if hypergradient.get("name") == "darts" and hypergradient.get("products") != "exact":
         # Saved without a scheme, it was the one that was the default then.
-        run["hypergradient"] = {"finite_difference": "central", **chosen}
+        run["hypergradient"] = {"finite_difference": "central", **hypergradient}
     return run
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -39,15 +38,8 @@ def write_checkpoint(
 ) -> Path:
     """Write ``checkpoint-<step>``, whole or not at all, and return it.
 
-    Args:
-        run_folder: Where checkpoints of the run lie.
-        step: Lower steps made.
-        parts: The state, by part; ``state.json`` holds the trees of all, ``state.safetensors`` their tensors.
-        about: Further entries of the manifest: config, fingerprints, versions.
-        more: Writes further files into the folder that it is given.
-
-    Raises:
-        ResourceError: The disk is full; nothing is left of the attempt, and earlier checkpoints are as they were.
+    ``state.json`` holds the trees of all parts and ``state.safetensors`` their tensors; ``about`` goes into the
+    manifest, and ``more`` writes further files. Where the disk is full, earlier checkpoints stay as they were.
     """
     needed = sum(tensor.nbytes for packed in parts.values() for tensor in packed.tensors.values())
     check_space(run_folder, needed)
@@ -67,8 +59,14 @@ def write_checkpoint(
         content = {"format": FORMAT, "step": step, **about, "parts": digests, "files": files}
         return {**content, "sha256": manifest_sha256(content)}
 
-    with _told_if_full(run_folder, needed):
+    try:
         write_folder(final, write, manifest=manifest)
+    except (OSError, SafetensorError) as error:
+        # safetensors raises a class of its own, with the system's words in it.
+        number = getattr(error, "errno", None)
+        if number not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):
+            raise
+        raise _full(run_folder, needed) from error
     return final
 
 
@@ -116,28 +114,16 @@ def _remove(folders: Sequence[Path]) -> None:
 
 def check_space(folder: Path, needed: int) -> None:
     """Raise ResourceError if the disk under ``folder`` has less room than ``needed`` bytes."""
+    if shutil.disk_usage(folder).free < needed:
+        raise _full(folder, needed)
+
+
+def _full(folder: Path, needed: int) -> ResourceError:
     free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise _full(folder, needed, free)
-
-
-def _full(folder: Path, needed: int, free: int) -> ResourceError:
     return ResourceError(
         f"the disk under {folder} is full: a checkpoint needs {needed / MEGABYTE:.1f} MB ({needed} bytes), "
         f"{free / MEGABYTE:.1f} MB are free; free some or write elsewhere. Earlier checkpoints are as they were"
     )
-
-
-@contextlib.contextmanager
-def _told_if_full(folder: Path, needed: int) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        # safetensors raises a class of its own, with the system's words in it.
-        number = getattr(error, "errno", None)
-        if number not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):
-            raise
-        raise _full(folder, needed, shutil.disk_usage(folder).free) from error
 
 
 def manifest_sha256(manifest: Mapping[str, Any]) -> str:
@@ -186,11 +172,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def newest_checkpoint(run_folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest checkpoint that verifies, None if there is none at all, and why each newer one was skipped.
-
-    Raises:
-        CheckpointError: There are checkpoints and none verifies; all of them are listed.
-    """
+    """Return the newest checkpoint that verifies, None if there is none at all, and why each newer one was skipped."""
     skipped: list[str] = []
     for _, folder in checkpoints(run_folder):
         reason = fault(folder)
@@ -220,14 +202,14 @@ def fault(folder: Path) -> str | None:
         return f"it is of format {format_!r}, and this version reads format {FORMAT}"
     if sealed != manifest_sha256(manifest):
         return f"{MANIFEST} is not as it was written (its sha256 differs)"
-    unnamed = [name for name in (TREES, TENSORS) if name not in files]
-    if unnamed:
-        return f"{MANIFEST} lacks {unnamed[0]}"
+    for name in (TREES, TENSORS):
+        if name not in files:
+            return f"{MANIFEST} lacks {name}"
     reason = _file_fault(folder, files)
-    return reason if reason is None else reason + _parts_named(folder, digests)
+    return reason if reason is None else reason + _changed_parts(folder, digests)
 
 
-def _parts_named(folder: Path, digests: Mapping[str, str]) -> str:
+def _changed_parts(folder: Path, digests: Mapping[str, str]) -> str:
     """Return which parts of the state are not as they were written, as far as the files can still be read."""
     try:
         read = {name: packed.digest() for name, packed in read_parts(folder).items()}

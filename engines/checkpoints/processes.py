@@ -44,9 +44,6 @@ def parts_for(parts: Mapping[str, Packed], processes: Processes, *, saved: int) 
     With as many processes it is the state of this one. Otherwise equal parts are taken as they are, and the others from
     one process that wrote them: the first takes those of the first, which alone has the files. Recorded lower steps are
     taken from all: each process replays all their micro-batches, whose mean is what it was.
-
-    Raises:
-        CheckpointError: A part is missing.
     """
     states = [_of_rank(parts, rank) if saved > 1 else dict(parts) for rank in range(saved)]
     rank = processes.rank
@@ -91,12 +88,6 @@ def rescaled(
 
     A level may keep its settings: with another number of processes its steps then take other numbers of rows. Or it
     takes the rows of a step in other pieces: a larger batch in fewer processes, or more accumulation.
-
-    Args:
-        saved: Settings of the run that wrote the checkpoint.
-        settings: Those of this run.
-        before: Processes of that run.
-        now: Processes of this one.
     """
     fitting, counts = dict(saved), {}
     for level in LEVELS:

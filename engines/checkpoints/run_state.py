@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,15 +49,7 @@ class RunState:
         return parts | {name: part.state() for name, part in self._more.items()}
 
     def restore(self, parts: Mapping[str, Any], *, keep_rates: bool = False) -> None:
-        """Give a run that was built from the same settings what :meth:`collect` returned.
-
-        Args:
-            parts: The state, by part.
-            keep_rates: Whether learning rates and weight decay stay those that the levels were built with.
-
-        Raises:
-            CheckpointError: A part is missing, left over, or does not fit; it is named.
-        """
+        """Give a run that was built from the same settings what :meth:`collect` returned; or keep its rates."""
         engine = self.engine
         prefixes = {level.name: f"{level.name}." for level in engine.levels}
         levels = {
@@ -113,12 +106,7 @@ def _named(callbacks: tuple[Callback, ...]) -> dict[str, Stateful]:
 
 @dataclass(frozen=True)
 class Rescaled:
-    """How the counts of a level in a saved state change, where its batches have another size.
-
-    Args:
-        micro_batches: How many micro-batches of this run make one of the saved run.
-        batches: How many batches of a loader make one of the saved run, by their rows.
-    """
+    """How many micro-batches, and batches of a loader by their rows, make one of the run that saved the state."""
 
     micro_batches: int = 1
     batches: Fraction = Fraction(1)
@@ -128,25 +116,18 @@ def reset_count(parts: Mapping[str, Any], engine: BilevelEngine, counts: Mapping
     """Return a state with every count of micro-batches and of batches in terms of this run's."""
     counted = dict(parts)
     for level in engine.levels:
-        if level.name not in counts:
+        if level.section not in counts:
             continue
-        change = counts[level.name]
+        change = counts[level.section]
         progress, loaders = counted[f"{level.name}.progress"], counted[f"{level.name}.loaders"]
         counted[f"{level.name}.progress"] = {**progress, "count": progress["count"] * change.micro_batches}
         counted[f"{level.name}.loaders"] = [
-            {**state, "read": _whole(state["read"] * change.batches, number_of_batches(loader))}
+            # Whole batches, which hold all the rows that have been read; the last batch of an epoch may have been too
+            # short to become as many smaller ones.
+            {**state, "read": min(math.ceil(state["read"] * change.batches), number_of_batches(loader) or sys.maxsize)}
             for state, loader in zip(loaders, level.train_data_loader, strict=True)
         ]
         if level is engine.lower_level:
-            counted["engine"] = {
-                **counted["engine"],
-                "micro_batches": counted["engine"]["micro_batches"] * change.micro_batches,
-            }
+            made = counted["engine"]["micro_batches"] * change.micro_batches
+            counted["engine"] = {**counted["engine"], "micro_batches": made}
     return counted
-
-
-def _whole(batches: Fraction, epoch: int | None) -> int:
-    """Return whole batches that hold all the rows which have been read, no more than an epoch has."""
-    whole = math.ceil(batches)
-    # The last batch of an epoch may have been too short to become as many smaller ones.
-    return whole if epoch is None else min(whole, epoch)

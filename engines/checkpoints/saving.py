@@ -27,23 +27,12 @@ if TYPE_CHECKING:
 
 
 class Checkpoints(Callback):
-    """Write ``checkpoint-<step>`` every ``save_every`` steps, and before a signal ends the run.
-
-    Args:
-        folder: The folder of the run; None writes nothing.
-        settings: How often, how many are kept, and what to do when one cannot be written.
-        signals: What was received.
-        processes: Those that train together; all are saved, and the first one writes.
-
-    Attributes:
-        model: Its adapter is saved beside the state, ready for PEFT; set before the run, as are the next two.
-        collect: Returns the state of the run, by part.
-        describe: Returns what the manifest says of the run: settings, fingerprints, versions.
-        saved: The newest checkpoint of this process, or the one that it was resumed from.
-    """
+    """Write ``checkpoint-<step>`` every ``save_every`` steps, and before a signal ends the run."""
 
     must_work = True
+    # Set before the run. The adapter of the model is saved beside the state, ready for PEFT.
     model: nn.Module
+    # The state of the run by part, and settings, fingerprints and versions for the manifest.
     collect: Callable[[], Mapping[str, Any]]
     describe: Callable[[], Mapping[str, Any]]
 
@@ -55,12 +44,10 @@ class Checkpoints(Callback):
         signals: StopSignals,
         processes: Processes = ONE_PROCESS,
     ) -> None:
-        self.folder = folder
-        self.settings = settings
-        self.saved: Path | None = None
+        self.folder, self.settings = folder, settings
+        self.saved: Path | None = None  # by this process, or the one that it was resumed from
         self._saved_at = -1
-        self._signals = signals
-        self._processes = processes
+        self._signals, self._processes = signals, processes
 
     def on_stage_start(self, engine: BilevelEngine) -> None:
         """Forget a checkpoint of a later step: the stage has gone back with smaller batches, and removed it."""
@@ -91,7 +78,10 @@ class Checkpoints(Callback):
                 self.saved = self._processes.first_only(lambda: self._write(folder, engine.step, parts, about))
             self._saved_at = engine.step
         except ResourceError as error:
-            self._failed(error)
+            if self.settings.on_save_error == "stop":
+                raise
+            if self._processes.is_first:
+                warnings.warn(f"{error}; the run goes on (on_save_error: warn)", RuntimeWarning, stacklevel=2)
 
     def _write(self, folder: Path, step: int, parts: Mapping[str, Packed], about: Mapping[str, Any]) -> Path:
         model = self.model
@@ -108,19 +98,9 @@ class Checkpoints(Callback):
             prune(folder, keep=self.settings.save_total_limit, newest=step)
         return saved
 
-    def _failed(self, error: ResourceError) -> None:
-        if self.settings.on_save_error == "stop":
-            raise error
-        if self._processes.is_first:
-            warnings.warn(f"{error}; the run goes on (on_save_error: warn)", RuntimeWarning, stacklevel=2)
-
 
 def check_about(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of another base model or other data; warn where it is of other versions.
-
-    Raises:
-        CheckpointError: A fingerprint differs.
-    """
+    """Refuse a checkpoint of another base model or other data; warn where it is of other versions."""
     for name, what in (("base", "base model"), ("data", "training rows")):
         if before.get(name) != now[name]:
             raise CheckpointError(f"the {what} cannot change within a run: the fingerprint of the checkpoint differs")

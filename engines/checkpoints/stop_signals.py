@@ -18,18 +18,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignals:
-    """Whether a signal asked the process to stop.
-
-    Attributes:
-        received: The signal's number, or None.
-
-    Example:
-        >>> signals = StopSignals()
-        >>> with signals.watched():
-        ...     signal.raise_signal(signal.SIGTERM)
-        >>> signals.received == signal.SIGTERM
-        True
-    """
+    """Whether a signal asked the process to stop: its number, or None."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -66,10 +55,7 @@ def agreed(received: int | None, processes: Processes) -> int | None:
 
 @contextmanager
 def sigterm_raised() -> Iterator[None]:
-    """Turn a SIGTERM outside of a training loop into InterruptedRun, so that open files are closed.
-
-    SIGINT is an error already.
-    """
+    """Turn a SIGTERM outside of a training loop into InterruptedRun, so that open files are closed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

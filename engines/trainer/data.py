@@ -19,15 +19,7 @@ LABELS = ("label", "label_ids", "labels")
 def training_rows(
     dataset: Dataset, model: PeftModel, *, columns: Collection[str] | None, label_names: Sequence[str], what: str
 ) -> list[dict[str, Any]]:
-    """Return the rows of a data set as plain values, with their labels under the name that the model has for them.
-
-    Args:
-        dataset: Mappings, such as those of a ``datasets.Dataset``.
-        model: The model, whose number of outputs bounds the labels.
-        columns: Those that are kept; None keeps all.
-        label_names: The model's names for labels, which every row must have.
-        what: Name of the argument, for errors.
-    """
+    """Return the rows of a data set as plain values, with their labels under the name that the model has for them."""
     rows = []
     for number, given in enumerate(dataset):
         renamed = {"labels" if name in LABELS else name: value for name, value in given.items()}

@@ -35,11 +35,7 @@ def divergence_told(engine: BilevelEngine, folder: Path | None) -> Iterator[None
 
 
 class SkippedBatches(Callback):
-    """Write the batches of every step that was skipped, to ``skipped-<step>.json``.
-
-    Args:
-        folder: The folder of the run; the first of several processes writes its own batches there.
-    """
+    """Write the batches of every step that was skipped, of the first process, to ``skipped-<step>.json``."""
 
     must_work = True
 
@@ -56,11 +52,9 @@ class SkippedBatches(Callback):
 
 def _write(path: Path, engine: BilevelEngine, **more: Any) -> None:
     # A list of them where the step has several micro-batches.
-    batches = {
-        level.name: _plain(level.step_batches if len(level.step_batches) > 1 else level.cur_batch)
-        for level in engine.levels
-    }
-    content = {"step": engine.step, **more, "batches": batches}
+    levels = {level.name: level for level in engine.levels}
+    batches = {name: one.step_batches if len(one.step_batches) > 1 else one.cur_batch for name, one in levels.items()}
+    content = {"step": engine.step, **more, "batches": _plain(batches)}
     path.write_text(dump_json(finite_or_null(content)), encoding="utf-8")
 
 

@@ -28,12 +28,7 @@ if TYPE_CHECKING:
 
 
 def halved(settings: FitSettings, level: str) -> FitSettings | None:
-    """Return the settings with half the batch and twice the accumulation of a level, None if it cannot be halved.
-
-    Example:
-        >>> halved(FitSettings(), "lower").lower.accumulation
-        2
-    """
+    """Return the settings with half the batch and twice the accumulation of a level, None if it cannot be halved."""
     before = getattr(settings, level)
     if before.batch_size % 2:
         return None
@@ -60,9 +55,6 @@ def try_longest_rows(engine: BilevelEngine) -> None:
     Parameters, gradients, buffers, counts and random state are afterwards as before. It costs one forward and backward
     pass per level, and is made only where batches may be halved: with ``stop`` it could end a run whose longest rows
     never come together in a batch. It takes no products of second derivatives, which may still run out of memory later.
-
-    Raises:
-        OutOfMemory: A pass does not fit.
     """
     engine.train()
     # Of both levels: the pass of an upper step, and of a lower step that is recorded, ends in the parameters of both.
@@ -70,8 +62,13 @@ def try_longest_rows(engine: BilevelEngine) -> None:
     for level in engine.levels:
         [loader] = level.train_data_loader
         batch = loader.collate_fn(heapq.nlargest(loader.batch_size, loader.dataset, key=_size))
-        told = explaining_out_of_memory(level.name, "the trial of the longest rows", lambda batch=batch: batch)  # type: ignore[misc]
-        with told, RandomState.take(engine.device).replayed(), _buffers_kept(level.module):
+        explained = explaining_out_of_memory(
+            level.name,
+            "the trial of the longest rows",
+            lambda batch=batch: batch,  # type: ignore[misc]
+            section=level.section,
+        )
+        with explained, RandomState.take(engine.device).replayed(), _buffers_kept(level.module):
             level.scaled_gradients(level.loss_and_parts(batch)[0], parameters)
 
 
@@ -108,11 +105,10 @@ class Point(NamedTuple):
 
     def states(self) -> dict[str, Any]:
         """Return the state by part, in copies: what loads them may go on to change them."""
-        copies = {
-            name: Packed({key: tensor.clone() for key, tensor in packed.tensors.items()}, packed.tree)
-            for name, packed in self.parts.items()
+        return {
+            name: unpack(Packed({key: tensor.clone() for key, tensor in part.tensors.items()}, part.tree), part=name)
+            for name, part in self.parts.items()
         }
-        return {name: unpack(packed, part=name) for name, packed in copies.items()}
 
 
 class Points(Callback):
@@ -158,18 +154,13 @@ class Restart(NamedTuple):
 
 
 def restart(run: StagedRun, points: Points, error: OutOfMemory) -> Restart:
-    """Return how the stage starts again with half the batch of the level that ran out of memory.
-
-    Raises:
-        OutOfMemory: The batch cannot be halved, or no state that was kept can be taken over exactly.
-    """
-    fault, place = error.args[0].split(". ")[0], run.place
-    section = _section(run, error.level)
+    """Return how the stage starts again with half the batch of the level that ran out of memory, or raise the error."""
+    fault, place, section = error.args[0].split(". ")[0], run.place, error.section
     smaller = halved(run.settings, section)
     if smaller is None:
         size = getattr(run.settings, section).batch_size
         words = f"{fault}. {section}.batch_size {size} cannot be halved; lower max_length, or take a smaller model"
-        raise OutOfMemory(words, level=section) from error
+        raise OutOfMemory(words, section=section) from error
     batches = getattr(smaller, section)
     words = f"{section}.batch_size {batches.batch_size} and {section}.accumulation {batches.accumulation}"
     again = f"{fault}; stage {place.name!r} starts again with {words}"
@@ -186,13 +177,8 @@ def restart(run: StagedRun, points: Points, error: OutOfMemory) -> Restart:
     raise OutOfMemory(
         f"{fault}. This process went on from a checkpoint inside stage {place.name!r}, which smaller batches cannot "
         f"take over exactly, since {hindrance}; begin the run anew with {words}",
-        level=section,
+        section=section,
     ) from error
-
-
-def _section(run: StagedRun, level: str) -> str:
-    """Return the section of the settings with the batches of a level: the upper one for a single level on D2."""
-    return "upper" if run.stages[run.place.index].rows == "upper" else level
 
 
 def _recounted(
@@ -202,18 +188,18 @@ def _recounted(
     assert run.engine is not None  # of the attempt that failed, on the same rows
     counts: dict[str, Rescaled] = {}
     for level in run.engine.levels:
-        section = _section(run, level.name)
+        section = level.section
         factor = getattr(point.settings, section).batch_size // getattr(settings, section).batch_size
         if factor == 1:
             continue
-        hindrance = _hindrance(states, level, section, point.settings)
+        hindrance = _hindrance(states, level, point.settings)
         if hindrance:
             return hindrance, {}
         counts[section] = Rescaled(factor, Fraction(factor))
     return "", counts
 
 
-def _hindrance(states: Mapping[str, Any], level: Level, section: str, settings: FitSettings) -> str:
+def _hindrance(states: Mapping[str, Any], level: Level, settings: FitSettings) -> str:
     """Return why a level that stepped with larger batches is not where smaller ones would have brought it, or nothing.
 
     It is there if each step took the rows that it would have taken, and if no larger batch is left to be replayed.
@@ -222,7 +208,7 @@ def _hindrance(states: Mapping[str, Any], level: Level, section: str, settings: 
     rows, size = len(level.train_data_loader[0].dataset), settings.lower.batch_size
     if progress["count"] == 0:
         return ""
-    if section == "upper":
+    if level.section == "upper":
         return "the upper level makes fewer steps with more accumulation"
     if settings.group_by_length:
         return "the order of rows that are grouped by length depends on the size of a batch"

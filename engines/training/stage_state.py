@@ -25,18 +25,14 @@ KEYS = ("stage", "done", "splits", "seconds", "start", "entries", "companion")
 
 @dataclass(frozen=True)
 class Resumed:
-    """A state to go on from, by part.
-
-    Args:
-        parts: The state.
-        counts: How the counts of a level change whose batches have another size since, by section of the settings.
-        keep_rates: Whether learning rates and weight decay are those of the settings, not of the state.
-        elsewhere: Whether another number of processes wrote it.
-    """
+    """A state to go on from, by part."""
 
     parts: Mapping[str, Any]
+    # How the counts of a level change whose batches have another size since, by section of the settings.
     counts: Mapping[str, Rescaled] = field(default_factory=dict)
+    # Learning rates and weight decay are those of the settings, not of the state.
     keep_rates: bool = False
+    # Another number of processes wrote it.
     elsewhere: bool = False
 
 
@@ -67,15 +63,14 @@ def restore_staged(run: StagedRun, resumed: Resumed) -> int:
     """Bring a run that has not begun to where the state was taken, and return the index of its stage.
 
     Earlier stages are not run again; their cuts are made again, from the parameters that each of them ended with.
-
-    Raises:
-        CheckpointError: A part is missing, left over, or does not fit; it is named.
     """
     state = check_keys(resumed.parts.get("stages"), KEYS, part="stages")
     index = state["stage"]
     if not 0 <= index < len(run.stages) or len(state["entries"]) != index:
         raise CheckpointError(f"checkpoint does not fit: stages: it is in stage {index} of another row of stages")
-    _load_start(run, state["start"])
+    # A stage that starts anew needs the start's values, and only such a run has them.
+    if _both(run.start, state["start"], "start") and run.start is not None:
+        run.start.values = dict(check_keys(state["start"], list(run.start.values), part="stages: start"))
     for entry, values in enumerate(state["entries"], start=1):
         load_parameters(trainable_parameters(run.model), values, part="stages: entries")
         if entry < index:
@@ -92,12 +87,11 @@ def restore_stage(run: StagedRun, resumed: Resumed) -> None:
     """Give the stage that a run has just built, and not begun, the state of another attempt at it."""
     engine, levels = run.engine, run.levels
     assert engine is not None and levels is not None  # noqa: PT018  # built by the caller
-    _load_companion(run, resumed.parts["stages"]["companion"])
+    companion, values = run.companion, resumed.parts["stages"]["companion"]
+    if _both(companion, values, "companion") and companion is not None:
+        companion.load_state_dict(check_keys(values, list(companion.state_dict()), part="stages: companion"))
     parts = {name: state for name, state in resumed.parts.items() if name != "stages"}
-    counts = resumed.counts
-    if run.stages[run.place.index].rows == "upper":  # its level is called lower, and has the batches of the upper one
-        counts = {"lower": counts["upper"]} if "upper" in counts else {}
-    counted = reset_count(parts, engine, counts)
+    counted = reset_count(parts, engine, resumed.counts)
     state = RunState(engine, levels.loaders, run.buffers)
     if resumed.elsewhere and not run.processes.is_first:
         # What writes files hangs on the first process alone.
@@ -109,19 +103,11 @@ def restore_stage(run: StagedRun, resumed: Resumed) -> None:
     engine.begins_run = True
 
 
-def _load_start(run: StagedRun, values: Any) -> None:
-    # A stage that starts anew needs them, and only such a run has them.
-    if (run.start is None) != (values is None):
-        raise CheckpointError("checkpoint incomplete: stages: start is missing")
-    if run.start is not None:
-        run.start.values = dict(check_keys(values, list(run.start.values), part="stages: start"))
-
-
-def _load_companion(run: StagedRun, values: Any) -> None:
-    if (run.companion is None) != (values is None):
-        raise CheckpointError("checkpoint incomplete: stages: companion is missing")
-    if run.companion is not None:
-        run.companion.load_state_dict(check_keys(values, list(run.companion.state_dict()), part="stages: companion"))
+def _both(part: Any, values: Any, name: str) -> bool:
+    """Return whether run and state both have a part; refuse one without the other."""
+    if (part is None) != (values is None):
+        raise CheckpointError(f"checkpoint incomplete: stages: {name} is missing")
+    return part is not None
 
 
 def _fields(kind: Any, held: Any, *, part: str) -> Mapping[str, Any]:

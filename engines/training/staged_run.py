@@ -66,15 +66,14 @@ class StagedRun:
         settings = self.settings
         self.processes.check_equal("the settings", (self.variant.name, repr(self.variant_settings), repr(settings)))
         self.processes.check_equal("the training rows", sample_of(self.rows))
-        watched = settings.early_stopping or settings.keep_best
-        if watched and (self.monitor is None or self.validate is None):
+        if (settings.early_stopping or settings.keep_best) and (self.monitor is None or self.validate is None):
             raise SettingsError(
                 "early_stopping and keep_best need to know what to watch; give 'validate' and 'monitor'"
             )
         self.stages: tuple[Stage, ...] = run_stages(self.variant, self.variant_settings, settings)
         self.start = StartValues(self.model) if any(stage.fresh for stage in self.stages) else None
-        make = self.variant.companion
-        self.companion: Companion | None = None if make is None else make(self.model, self.variant_settings)
+        build = self.variant.companion
+        self.companion: Companion | None = None if build is None else build(self.model, self.variant_settings)
         self.engine: BilevelEngine | None = None
         self.levels: Levels | None = None
         self.watchers: tuple[Callback, ...] = ()
@@ -178,13 +177,13 @@ class StagedRun:
     def leave(self, engine: BilevelEngine) -> None:
         """Note what came of the stage that the engine has run."""
         assert self.levels is not None  # built with the engine
-        kept = [watcher.best_step for watcher in self.watchers if isinstance(watcher, KeepBest | HeldOut)]
+        best_steps = [watcher.best_step for watcher in self.watchers if isinstance(watcher, KeepBest | HeldOut)]
         place = engine.place
         result = StageResult(
             name=place.name,
             steps=engine.step - place.steps_before,
             upper_steps=engine.upper_step - place.upper_steps_before,
-            best_step=kept[-1] if kept else None,
+            best_step=best_steps[-1] if best_steps else None,
             # Stopping at the last step stops nothing.
             stop_reason=engine.stop_reason if engine.step < engine.steps else None,
             skipped_steps=engine.lower_level.skipped.total,
@@ -227,6 +226,8 @@ class StagedRun:
             companion=self.companion,
             processes=self.processes,
         )
+        if stage.rows == "upper":
+            self.levels.lower.section = "upper"
         self.watchers = self._watchers(stage, self.levels)
         # From here on only masks are drawn, and every process draws its own.
         self.processes.fork_random_state(settings.seed)

@@ -103,6 +103,8 @@ class BettyProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no t
         self.epoch_listeners: list[Callable[[], None]] = []
         self._named_parameters: dict[str, nn.Parameter] | None = None
         self.positions: list[LoaderPosition] = []
+        # Of the settings, with its batches: another one than its name where a single level trains on D2.
+        self.section = name
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
         """Return this level's trainable parameters by name; all trainable ones of the module unless overridden."""
@@ -183,7 +185,8 @@ class BettyProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no t
 
     def one_step_descent(self, batch: Any = None) -> Any:
         """Take one micro-batch through loss, gradient and, where it is the last one, the optimizer."""
-        with explaining_out_of_memory(self.name, f"a step of the {self.name} level", lambda: self.cur_batch):
+        what = f"a step of the {self.name} level"
+        with explaining_out_of_memory(self.name, what, lambda: self.cur_batch, section=self.section):
             return super().one_step_descent(batch)
 
     def epoch_callback(self) -> None:

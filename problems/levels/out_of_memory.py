@@ -17,17 +17,19 @@ class OutOfMemory(ResourceError, MemoryError):
 
     Args:
         message: The text for the user.
-        level: Name of the level whose batch it was.
+        section: The section of the settings with the batch: ``lower`` or ``upper``.
     """
 
-    def __init__(self, message: str, *, level: str) -> None:
+    def __init__(self, message: str, *, section: str) -> None:
         super().__init__(message)
-        self.level = level
+        self.section = section
 
 
 @contextmanager
-def explaining_out_of_memory(level: str, what: str, batch: Callable[[], Any]) -> Iterator[None]:
-    """Run a pass; where memory is too small for it, say which pass of which level, with which batch.
+def explaining_out_of_memory(
+    level: str, what: str, batch: Callable[[], Any], *, section: str | None = None
+) -> Iterator[None]:
+    """Run a pass; where memory is too small for it, say which pass of which level, with which batch, and what to lower.
 
     Example:
         >>> with explaining_out_of_memory("lower", "the lower step", lambda: torch.ones(8, 128)):
@@ -46,10 +48,11 @@ lower max_length
         if not is_out_of_memory(error):
             raise
         size, length = _shape(batch())
+        section = section or level
         raise OutOfMemory(
-            f"out of memory in {what}: batch size {size}, length {length}, level {level!r}. Halve {level}.batch_size "
-            f"and double {level}.accumulation (--on-out-of-memory halve does so), or lower max_length",
-            level=level,
+            f"out of memory in {what}: batch size {size}, length {length}, level {level!r}. Halve {section}.batch_size "
+            f"and double {section}.accumulation (--on-out-of-memory halve does so), or lower max_length",
+            section=section,
         ) from error
 
 

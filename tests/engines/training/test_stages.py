@@ -13,6 +13,7 @@ from bilora.engines.callbacks.callback import Callback
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.training.fit import fit
 from bilora.errors import DataError, SettingsError
+from bilora.problems.levels.out_of_memory import OutOfMemory
 from bilora.problems.stage import Stage, Watch
 from bilora.problems.variant import Variant
 
@@ -129,3 +130,15 @@ def test_a_stage_that_would_make_no_step_is_refused_before_the_first(fit_plan: F
 def test_too_few_rows_for_a_part(fit_plan: Fit) -> None:
     with pytest.raises(DataError, match="the upper part has 8 rows, fewer than a batch of 9"):
         fit_plan({"name": "a", "rows": "upper"}, upper=LevelSettings(batch_size=9))
+
+
+def test_out_of_memory_on_d2_alone_names_the_batch_of_the_upper_level(fit_plan: Fit) -> None:
+    class Full(Callback):
+        def on_stage_start(self, engine: Any) -> None:
+            engine.lower_level.training_step = exhausted
+
+    def exhausted(batch: Any) -> Any:
+        raise MemoryError
+
+    with pytest.raises(OutOfMemory, match=r"level 'lower'. Halve upper.batch_size and double upper.accumulation"):
+        fit_plan({"name": "a", "rows": "upper"}, callbacks=[Full()])
