@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import configparser
-import importlib.util
 import resource
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from tracked_files import ROOT, loaded
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def loaded(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-command = loaded("bilora_command", ROOT / "bilora_command.py")
-writer = loaded("write_help_texts", ROOT / ".ci" / "write_help_texts.py")
+command = loaded(ROOT / "bilora_command.py")
+writer = loaded(ROOT / ".ci" / "write_help_texts.py")
 
 
 @pytest.mark.parametrize("verb", writer.verbs().values(), ids=lambda verb: verb.name)

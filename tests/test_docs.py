@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tracked_files import tracked_files
+from tracked_files import ROOT, code_blocks, loaded, make_targets, missing_files, tracked_files
 
 import bilora
 import bilora.engines
@@ -25,7 +24,6 @@ from bilora.compare.config import ComparisonConfig
 from bilora.report.report import ReportConfig
 from bilora.runs.config import SeveralRuns
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 ELSEWHERE = ("write-your-own-variant.md",)
 """Pages whose blocks are parts of something larger: tests/test_examples.py has them."""
@@ -42,8 +40,7 @@ NOT_OURS = (["vllm"], ["curl"], ["llama-server"], ["llama-cli"], ["python", "con
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
-    pattern = re.compile(rf"^```{language}\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
-    return [(page, block) for page, text in PAGES.items() for block in pattern.findall(text)]
+    return [(page, block) for page, text in PAGES.items() for block in code_blocks(text, language)]
 
 
 def commands() -> list[tuple[str, list[str]]]:
@@ -61,15 +58,6 @@ def test_there_is_something_to_check() -> None:
     assert {words[0] for _, words in commands()} >= {"bilora", "python", "make"}
     assert len(blocks("python")) > 5
     assert blocks("yaml")
-
-
-def loaded(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 VERBS = loaded(ROOT / "bilora_command.py").VERBS
@@ -127,8 +115,7 @@ def test_command(page: str, words: list[str], place: Path, monkeypatch: pytest.M
     elif words[0] == "torchrun" and "bilora_command" in words:
         check_bilora(words[words.index("bilora_command") :])
     elif words[0] == "make":
-        targets = re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-        assert set(words[1:]) <= set(targets)
+        assert set(words[1:]) <= make_targets()
     elif programs := [index for index, word in enumerate(words) if word.startswith("benchmarks/")]:
         check_benchmark(words[programs[0]], words[programs[0] + 1 :], monkeypatch)
     else:
@@ -161,9 +148,7 @@ def test_settings_load(page: str, text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_are_named_exist(page: str) -> None:
-    pattern = r"`((?:bilora|problems|engines|benchmarks|examples|tests|docs)/[\w./-]+)`"
-    named = set(re.findall(pattern, PAGES[page])) - {"docs/features/lora.md"}  # vLLM's
-    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+    assert set(missing_files(PAGES[page])) <= {"docs/features/lora.md"}  # vLLM's
 
 
 @pytest.mark.parametrize("page", PAGES)

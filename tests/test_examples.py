@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tracked_files import ROOT, code_blocks, missing_files
 from transformers import BertConfig, BertForSequenceClassification
 
 from bilora import magnitudes
@@ -23,14 +23,9 @@ from bilora.problems import find_variant
 from bilora.runs.config import RunConfig, SeveralRuns
 from bilora.tasks.sources import take_rows
 
-ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "my_variant.py"
 PAGE = (ROOT / "docs" / "write-your-own-variant.md").read_text(encoding="utf-8")
 NAME = "examples.my_variant:VARIANT"
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(autouse=True)
@@ -45,12 +40,12 @@ def test_the_example_is_short() -> None:
 
 def test_the_page_shows_the_code_of_the_example() -> None:
     code = EXAMPLE.read_text(encoding="utf-8")
-    assert len(blocks("python")) == 3
-    assert [block for block in blocks("python") if block not in code] == []
+    assert len(code_blocks(PAGE, "python")) == 3
+    assert [block for block in code_blocks(PAGE, "python") if block not in code] == []
 
 
 def test_every_command_of_the_page_is_understood() -> None:
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    lines = [line for block in code_blocks(PAGE, "bash") for line in block.splitlines()]
     assert len(lines) == 4
     for line in lines:
         words = shlex.split(line)
@@ -59,15 +54,14 @@ def test_every_command_of_the_page_is_understood() -> None:
 
 
 def test_the_settings_of_the_page_load() -> None:
-    for block in blocks("yaml"):
+    for block in code_blocks(PAGE, "yaml"):
         config = RunConfig(**yaml.safe_load(block))
         assert (config.settings_of(NAME).rank, config.settings_of(NAME).sparsity) == (4, 0.05)
 
 
 def test_files_that_the_page_names_exist() -> None:
-    paths = set(re.findall(r"`((?:bilora|problems|engines|tests|examples)/[\w./-]+)`", PAGE))
-    assert len(paths) > 5
-    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+    assert PAGE.count("`problems/") + PAGE.count("`bilora/") > 2
+    assert missing_files(PAGE) == []
 
 
 def test_bad_settings_are_refused() -> None:

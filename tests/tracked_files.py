@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,3 +22,30 @@ def tracked_files(*patterns: str) -> list[Path]:
     paths = [path for name in sorted(set(listed.split("\0"))) if name and (path := ROOT / name).is_file()]
     assert paths, f"git knows no file that matches {patterns}"
     return paths
+
+
+def loaded(path: Path) -> ModuleType:
+    """Return a file outside the packages as a module, executed but not run as a program."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    # Dataclasses look their module up.
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def code_blocks(text: str, language: str) -> list[str]:
+    """Return the code blocks of a Markdown page."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def missing_files(text: str, *more: str) -> list[str]:
+    """Return the paths between backticks on a Markdown page, those of ``more`` patterns too, that do not exist."""
+    folders = r"(?:bilora|problems|engines|benchmarks|examples|tests|docs)/[\w./-]+"
+    paths = {path for pattern in (folders, *more) for path in re.findall(f"`({pattern})`", text)}
+    return [path for path in sorted(paths) if not (ROOT / path).exists()]
+
+
+def make_targets() -> set[str]:
+    """Return the targets of the Makefile."""
+    return set(re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))

@@ -25,8 +25,7 @@ class Choice:
 def choose(label: str, candidates: Sequence[dict[str, Any]], records: Sequence[Record]) -> Choice:
     """Return the candidate with the best mean score over the trials; of equal ones that with the smaller loss.
 
-    A candidate of which a run diverged is never chosen, and one without a defined score, such as a correlation of
-    constant answers, only where no candidate has one; then the smaller loss decides.
+    A candidate of which a run diverged is never chosen, one without a defined score only where none has one.
     """
     if not records:
         return Choice(candidates[0], [])
@@ -52,7 +51,7 @@ def _tried(candidate: dict[str, Any], records: Sequence[Record]) -> dict[str, An
 
 
 def steps_in_time(steps: int, *, seconds: float, baseline_seconds: float) -> int:
-    """Return how many steps a method may take in the time of the baseline's ``steps``, from seconds for equal steps.
+    """Return how many steps fit in the time of the baseline's ``steps``, from seconds for equal steps.
 
     Example:
         >>> steps_in_time(150, seconds=30.0, baseline_seconds=20.0)

@@ -53,24 +53,21 @@ def compare_methods(config: SeveralRuns, processes: Processes = ONE_PROCESS) -> 
                 results.append(record["row"])
         except InterruptedRun as error:
             raise InterruptedRun(f"{error}; go on with --resume {path}", number=error.number) from error
-    split = next(iter(rows.validation))
-    processes.first_only(lambda: _show(config, rows.task.name, split, results, folder))
+    title = f"{rows.task.name}: {len(config.seeds)} seeds, {next(iter(rows.validation))} split"
+    processes.first_only(lambda: _show(config, title, results, path))
     return results
 
 
-def _show(config: SeveralRuns, task: str, split: str, results: list[dict[str, Any]], folder: ResultsFolder) -> None:
+def _show(config: SeveralRuns, title: str, results: list[dict[str, Any]], path: Path) -> None:
     for method in config.method:
-        drawing = loss_curves([read_run(folder.path / run_name(method, seed)) for seed in config.seeds])
-        drawing.write_png(folder.path / f"loss-{plain_name(method)}.png")
-    print_table(results, title=f"{task}: {len(config.seeds)} seeds, {split} split")
-    print(f"results, plots and adapters: {folder.path}")
+        drawing = loss_curves([read_run(path / run_name(method, seed)) for seed in config.seeds])
+        drawing.write_png(path / f"loss-{plain_name(method)}.png")
+    print_table(results, title=title)
+    print(f"results, plots and adapters: {path}")
 
 
 def run_comparison(config: ComparisonConfig, *, command: str) -> list[Line]:
-    """Choose each method's candidate, run what is not there yet, write and print the tables: one line per method.
-
-    ``command`` is the words that started the comparison, for the tables.
-    """
+    """Choose each method's candidate, run what is not there yet, write and print the tables: one line per method."""
     rows = read_rows(config.run)  # before anything is made: bad rows are told at once
     _print_notices(rows.notices)
     path = _comparison_folder(config, rows.task.name)
@@ -117,15 +114,8 @@ def report_jobs(config: ComparisonConfig, choices: Mapping[str, Choice]) -> list
     ]
 
 
-def _job(
-    config: ComparisonConfig,
-    label: str,
-    seed: int,
-    candidate: dict[str, Any],
-    *,
-    held_out: float | None = None,
-    **replaced: Any,
-) -> Job:
+def _job(config: ComparisonConfig, label: str, seed: int, candidate: dict[str, Any], **replaced: Any) -> Job:
+    held_out = replaced.pop("held_out", None)
     run = dataclasses.replace(config.config_of(label, candidate), seed=seed, **replaced)
     return Job(label, seed, run, candidate, held_out)
 
@@ -159,8 +149,7 @@ def _in_words(job: Job, record: Record) -> str:
 
 def _comparison_folder(config: ComparisonConfig, task: str) -> Path:
     path = Path(config.output or f"runs/compare-{task}")
-    is_full = path.is_dir() and any(path.iterdir())
-    if is_full and not (path / CONFIG).is_file():
+    if path.is_dir() and any(path.iterdir()) and not (path / CONFIG).is_file():
         raise SettingsError(f"output folder {path} holds something else than a comparison; name another one")
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -170,7 +159,7 @@ def _comparison_folder(config: ComparisonConfig, task: str) -> Path:
 
 
 def _at_once(jobs: int) -> int:
-    """Return how many runs there may be at once: no more than cores that this process may use."""
+    """Return how many runs there are at once: at most one per core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if jobs > cores:
         print(f"note: jobs is {jobs}, and this process may use {cores} cores; {cores} runs at once")

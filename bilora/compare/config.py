@@ -17,14 +17,10 @@ from bilora.settings.lookup import did_you_mean
 from bilora.settings.sections import build_section, refuse_faults, resolved
 
 LEVELS = ("lower", "upper")
-NAMED = ("hypergradient", "ending")
-"""Settings of a run that are a name, or a mapping of a name and its settings."""
-
-DECIDED = ("method", "seed", "output", "resume")
-"""Settings of a run that a comparison decides itself."""
-
+NAMED = ("hypergradient", "ending")  # a name, or a mapping of a name and its settings
+DECIDED = ("method", "seed", "output", "resume")  # by the comparison
+# Decided by the comparison, refused, or of no use: no options of it.
 NO_OPTIONS = (*DECIDED, "early_stopping", "keep_best", "shard_base", "allow_config_change", "debug")
-"""Settings of a run that a comparison decides itself, refuses, or has no use for: they are no options of it."""
 
 
 @dataclass(frozen=True)

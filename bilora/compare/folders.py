@@ -15,9 +15,7 @@ from bilora.files.formats import write_json
 from bilora.runs.config import SeveralRuns
 from bilora.runs.folder import plain_name
 
-RECORD = "comparison.json"
-"""The file in a run's folder that says what the run is in its comparison; it is written last."""
-
+RECORD = "comparison.json"  # what a run is in its comparison; written last into the run's folder
 RESULTS = "results.jsonl"
 
 
@@ -75,12 +73,12 @@ class ResultsFolder:
 
     def finished(self, job: Job) -> Record | None:
         """Return the record of a job that was run before, or None."""
-        row = self.rows.get((job.method, job.seed))
+        row = self.rows.get((job.config.method, job.seed))
         return None if row is None else {"row": row}
 
     def run_folder(self, job: Job) -> Path:
         """Return ``<method>-seed<seed>``."""
-        return self.path / run_name(job.method, job.seed)
+        return self.path / run_name(job.config.method, job.seed)
 
     def keep(self, job: Job, record: Record) -> None:
         """Add the row of a finished run; afterwards it is on the disk."""

@@ -24,20 +24,17 @@ from bilora.runs.folder import plain_name
 from bilora.runs.rows import load_run_rows, training_rows
 from bilora.runs.run import Prepared, prepare, run_once
 
-Record = Mapping[str, Any]
-"""What :func:`run_job` returns: the run's row of results, and what the run is in its comparison."""
+Record = Mapping[str, Any]  # a run's row of results, and what the run is in its comparison
 
+# Settings of a run that say which rows are read.
 DATA = (
     *("task", "task_settings", "train_file", "text_columns", "label_column", "label_separator", "validation_file"),
     *("validation_share", "task_type", "on_bad_row", "data_dir"),
 )
-"""Settings of a run that say which rows are read."""
 
+# Of the processes of several jobs: one thread each, and no progress bars over each other.
 ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-"""Environment of the processes of several jobs: one thread each, and no progress bars over each other."""
-
-PATIENCE = 1.0
-"""Seconds between two signals to a process that is to end."""
+PATIENCE = 1.0  # seconds between two signals to a process that is to end
 
 
 @dataclass(frozen=True)
@@ -49,11 +46,6 @@ class Job:
     config: RunConfig  # all its settings
     candidate: dict[str, Any] = field(default_factory=dict)  # those of them that were chosen, or are being tried
     held_out: float | None = None  # share of its training rows that a trial is scored on; None: it is reported
-
-    @property
-    def method(self) -> str:
-        """The variant."""
-        return self.config.method
 
     @functools.cached_property
     def key(self) -> str:
@@ -102,7 +94,7 @@ def run_job(
     task = prepared.rows.task
     record = {
         "label": job.label,
-        "method": job.method,
+        "method": job.config.method,
         "seed": job.seed,
         "purpose": "report" if job.held_out is None else "choose",
         "candidate": job.candidate,
@@ -148,7 +140,7 @@ def _in_processes(jobs: list[Job], folder: JobFolder, at_once: int) -> Iterator[
 
 
 def _end(workers: Sequence[BaseProcess]) -> None:
-    """End the processes of a pool: each saves the run it is in, at its next step, and begins no other."""
+    """End the processes of a pool: each saves its run at the next step, and begins no other."""
     while alive := [worker for worker in workers if worker.is_alive()]:
         # Again and again: one that has saved takes the job that was waiting for it, before it comes to the end.
         for worker in alive:

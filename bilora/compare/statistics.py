@@ -17,23 +17,15 @@ from bilora.files.formats import read_lines
 from bilora.metrics.metric import Undefined
 from bilora.tasks.task import AnyTask
 
-DRAWS = 10_000
-"""Resamples of a bootstrap over seeds, and the most sign patterns that are counted one by one."""
-
-SEED_DRAWS = 1_000
-"""Resamples of the seeds for each resample of the rows."""
-
-ROW_DRAWS = 200
-"""Resamples of the validation rows."""
-
-LEVEL = 0.95
-"""Share of the resampled means inside an interval."""
-
+DRAWS = 10_000  # resamples over seeds, and the most sign patterns that are counted one by one
+SEED_DRAWS = 1_000  # resamples of the seeds for each resample of the rows
+ROW_DRAWS = 200  # resamples of the validation rows
+LEVEL = 0.95  # share of the resampled means inside an interval
 SIGNIFICANT = 0.05
 
 Interval = tuple[float, float]
-Scores = Mapping[int, float | None]
-"""The score of each seed; None where a run has none."""
+Scores = Mapping[int, float | None]  # by seed; None where a run has none
+Reached = Sequence[tuple[float, float | None]]  # seconds and score of each validation of a run, in order
 
 
 @dataclass(frozen=True)
@@ -124,10 +116,6 @@ def resampled_scores(
         return [score(rows) for rows in picks]
     except Undefined:
         return None
-
-
-Reached = Sequence[tuple[float, float | None]]
-"""Seconds and score of each validation of a run, in order."""
 
 
 def read_validations(folder: Path, metric: str) -> Reached:

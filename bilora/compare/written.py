@@ -76,8 +76,7 @@ def print_comparison(lines: Sequence[Line], *, title: str) -> None:
 def notes(lines: Sequence[Line]) -> list[str]:
     """Return what a reader of the numbers must know, one sentence each."""
     sentences = []
-    weak = [line.test.smallest for line in lines if line.test is not None and not line.test.can_tell]
-    if weak:
+    if weak := [line.test.smallest for line in lines if line.test is not None and not line.test.can_tell]:
         sentences.append(
             f"Wilcoxon: with so few differences no p-value can be below 0.05 (the smallest possible: {min(weak):.3g}); "
             "six seeds are the fewest that can."
@@ -108,13 +107,12 @@ def section(
 ) -> str:
     """Return the section: how it was done, the scores, what they cost, what was chosen, and the command."""
     run, metric = config.run, lines[0].metric
-    name = run.task or Path(str(run.train_file)).name
     rows = "all" if run.train_rows is None else str(run.train_rows)
     model = "the embedded MiniLM" if run.model is None else f"`{_elsewhere(run.model)}`"
     budget = f"{run.steps} lower steps" if config.budget == "steps" else f"the time of {run.steps} baseline steps"
     seeds = ", ".join(map(str, config.seed_list))
     parts = [
-        f"## {name}",
+        f"## {run.task or Path(str(run.train_file)).name}",
         f"{rows} training rows, {model}, {budget} per run, seeds {seeds}; {metric} on the validation rows, mean ± "
         f"sample deviation. Differences are to `{config.baseline}`, paired by seed, with a 95% bootstrap interval.",
         markdown_table(lines, (*SCORES[:2], metric, *SCORES[2:])),
@@ -131,40 +129,33 @@ def _choosing(config: ComparisonConfig, choices: Mapping[str, Choice]) -> str:
     tried = {label: choice.tried for label, choice in choices.items() if choice.tried}
     if not tried:
         return ""
-    scores = [
-        f"- `{label}`: "
-        + "; ".join(
-            f"{in_words(trial['candidate'])}: " + ("undefined" if trial["score"] is None else f"{trial['score']:.3f}")
-            for trial in trials
-        )
-        for label, trials in tried.items()
-    ]
     count = len(next(iter(tried.values())))
     return (
         f"Every method chose among {count} candidates by its score on {config.choose_share:.0%} of the training rows, "
-        f"held out, with {config.choose_seeds} of the seeds:\n\n" + "\n".join(scores)
-    )
+        f"held out, with {config.choose_seeds} of the seeds:\n\n"
+    ) + "\n".join(f"- `{label}`: {'; '.join(map(_trial, trials))}" for label, trials in tried.items())
+
+
+def _trial(trial: Mapping[str, Any]) -> str:
+    score = "undefined" if trial["score"] is None else f"{trial['score']:.3f}"
+    return f"{in_words(trial['candidate'])}: {score}"
 
 
 def _elsewhere(word: str) -> str:
-    """Return a word of a command as others can read it: where a file lies on this machine tells them nothing."""
+    """Return a word of a command without the folders of this machine, which tell others nothing."""
     return f"DIR/{Path(word).name}" if Path(word).is_absolute() else word
 
 
 def write_section(path: Path, text: str, *, name: str) -> None:
-    """Write a section into a Markdown file, in place of the one of the same name, or behind all that is there.
-
-    The name stands in the comments before and after the section, by which it is found again.
-    """
+    """Write a section into a Markdown file, in place of the one between comments of its name, or behind the rest."""
     first, last = f"<!-- comparison {name} -->", f"<!-- end of comparison {name} -->"
     block = f"{first}\n{text}\n{last}\n"
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
     path.parent.mkdir(parents=True, exist_ok=True)
+    head, tail = before + ("\n" if before else ""), ""
     if first in before and last in before:
         head, tail = before.split(first)[0], before.split(last, 1)[1].removeprefix("\n")
-        path.write_text(head + block + tail, encoding="utf-8")
-    else:
-        path.write_text(before + ("\n" if before else "") + block, encoding="utf-8")
+    path.write_text(head + block + tail, encoding="utf-8")
 
 
 def write_comparison(
@@ -176,18 +167,14 @@ def write_comparison(
     choices: Mapping[str, Choice],
     command: str,
 ) -> None:
-    """Write ``results.*`` (a line per run), ``summary.*`` (a line per method) and ``comparison.md``.
-
-    The config's ``document`` gets the same section as ``comparison.md``.
-    """
+    """Write ``results.*`` (a line per run), ``summary.*`` (a line per method), ``comparison.md`` and the document."""
     write_rows(folder / "results", [_run_row(record) for record in records])
     write_rows(folder / "summary", [dataclasses.asdict(line) for line in lines])
     versions: dict[str, str] = next((record["row"]["versions"] for record in records if record["row"] is not None), {})
     text = section(config, lines, choices, versions=versions, command=command)
     name = config.run.task or Path(str(config.run.train_file)).stem
-    write_section(folder / "comparison.md", text, name=name)
-    if config.document is not None:
-        write_section(Path(config.document), text, name=name)
+    for path in filter(None, (folder / "comparison.md", config.document)):
+        write_section(Path(path), text, name=name)
 
 
 def _run_row(record: Record) -> dict[str, Any]:

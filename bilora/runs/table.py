@@ -14,16 +14,9 @@ from rich.text import Text
 
 from bilora.artifacts.scored_on import UPPER, VALIDATION
 
-UNLIMITED = 10_000
-"""Columns; more than any table has."""
-
+UNLIMITED = 10_000  # characters of a line; more than any table has
 SCORED_ON = {VALIDATION: "validation", UPPER: "D2, trained on above"}
-COLUMNS = (
-    *("method", "metric", "scored_on", "score", "train_loss", "d2_loss", "validation_loss"),
-    *("trainable_parameters", "seconds", "peak_memory_mb"),
-)
-NOT_HERE = "-"
-"""A cell of a column that only other lines of the table fill."""
+NOT_HERE = "-"  # in a column that only other lines of the table fill
 
 
 @dataclass(frozen=True)
@@ -43,21 +36,21 @@ class Spread:
 
 
 def spread_cell(spread: Spread | None, *, digits: int = 3, sign: str = "+-") -> str:
-    """Return a spread as the text of a cell."""
+    """Return a spread as the text of a cell: the mean, and the deviation behind ``sign``."""
     if spread is None:
         return "undefined"
-    mean = f"{spread.mean:.{digits}f}"
-    return mean if spread.deviation is None else f"{mean} {sign} {spread.deviation:.{digits}f}"
+    return f" {sign} ".join(f"{number:.{digits}f}" for number in (spread.mean, spread.deviation) if number is not None)
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Return one line of text cells per method, in the order in which the methods first appear.
 
-    Each cell is a mean, with the sample deviation over seeds after ``+-``, or ``undefined`` where a run has no value.
     A run that was scored on D2 has no validation loss and no gap.
     """
     # Rows that were written before there was a choice do not hold it.
-    runs = pandas.DataFrame([{"scored_on": VALIDATION, **row} for row in rows]).reindex(columns=COLUMNS)
+    runs = pandas.DataFrame(
+        [{"scored_on": VALIDATION, "d2_loss": None, "validation_loss": None, **row} for row in rows]
+    )
     runs["gap"] = runs["validation_loss"].astype(float) - runs["train_loss"].astype(float)
     lines = [_line(method, of_method) for method, of_method in runs.groupby("method", sort=False)]
     unused = {name for name in ("D2 loss", "validation loss", "gap") if all(line[name] == NOT_HERE for line in lines)}
@@ -69,8 +62,8 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 def _line(method: Any, runs: pandas.DataFrame) -> dict[str, str]:
     kinds = sorted(set(runs["scored_on"]))
 
-    def spread(column: str, *, digits: int = 3) -> str:
-        return spread_cell(Spread.of(runs[column]), digits=digits)
+    def spread(column: str, *, digits: int = 3, kind: str | None = None) -> str:
+        return spread_cell(Spread.of(runs[column]), digits=digits) if kind in (None, *kinds) else NOT_HERE
 
     return {
         "method": str(method),
@@ -78,9 +71,9 @@ def _line(method: Any, runs: pandas.DataFrame) -> dict[str, str]:
         "scored on": " and ".join(SCORED_ON[kind] for kind in kinds),
         str(runs["metric"].iloc[0]): spread("score"),
         "train loss": spread("train_loss"),
-        "D2 loss": spread("d2_loss") if UPPER in kinds else NOT_HERE,
-        "validation loss": spread("validation_loss") if VALIDATION in kinds else NOT_HERE,
-        "gap": spread("gap") if VALIDATION in kinds else NOT_HERE,
+        "D2 loss": spread("d2_loss", kind=UPPER),
+        "validation loss": spread("validation_loss", kind=VALIDATION),
+        "gap": spread("gap", kind=VALIDATION),
         "parameters": f"{runs['trainable_parameters'].iloc[0]:,}",
         "seconds": spread("seconds", digits=0),
         "peak MB": spread("peak_memory_mb", digits=0),
@@ -101,7 +94,7 @@ def print_cells(lines: Sequence[Mapping[str, str]], *, title: str) -> None:
         # As text: a name may hold what rich would take for a style.
         table.add_row(*map(Text, line.values()))
     console = Console(file=sys.stdout)
-    # Where the output is a file or a pipe, rich takes 80 columns and would cut the numbers.
     if not console.is_terminal:
-        console = Console(file=sys.stdout, width=Console(width=UNLIMITED).measure(table).maximum)
+        # rich would take 80 columns, and cut the numbers.
+        console.width = Console(width=UNLIMITED).measure(table).maximum
     console.print(table)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import gzip
-import importlib.util
 import io
 import json
 import subprocess
@@ -16,39 +15,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from tracked_files import ROOT, loaded
 
 KEYS = {
-    "task",
-    "method",
-    "formulation",
-    "hypergradient",
-    "seed",
-    "metric",
-    "score",
-    "train_loss",
-    "scored_on",
-    "validation_loss",
-    "steps",
-    "seconds",
-    "peak_memory_mb",
-    "trainable_parameters",
-    "config_sha256",
-    "versions",
+    *("task", "method", "formulation", "hypergradient", "seed", "metric", "score", "train_loss", "scored_on"),
+    *("validation_loss", "steps", "seconds", "peak_memory_mb", "trainable_parameters", "config_sha256", "versions"),
 }
 EXTRA = {"metrics"}
 """What a row of results must have, and what it may have beside."""
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-def imported(name: str) -> Any:
-    """A program, imported and not run."""
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass
@@ -76,7 +50,7 @@ def command_of(name: str) -> Any:
 
     @pytest.fixture(scope="session")
     def command() -> Callable[[Sequence[object]], Ended]:
-        return functools.partial(in_this_process, imported(name).PROGRAM)
+        return functools.partial(in_this_process, loaded(ROOT / "benchmarks" / f"{name}.py").PROGRAM)
 
     return command
 
@@ -87,7 +61,7 @@ run_command, run_ner_command, run_nlg_command = map(command_of, ("run_glue", "ru
 @pytest.fixture(scope="session")
 def run_glue() -> Any:
     """The program for texts."""
-    return imported("run_glue")
+    return loaded(ROOT / "benchmarks" / "run_glue.py")
 
 
 @pytest.fixture(scope="session")

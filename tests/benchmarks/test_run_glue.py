@@ -28,13 +28,8 @@ METHODS = list(VARIANTS)
 SPLIT = {name for name, variant in VARIANTS.items() if variant.splits_rows(variant.settings())}
 WITH_VALUES = {name for name, variant in VARIANTS.items() if variant.has_values}
 BILEVEL = {name for name, variant in VARIANTS.items() if variant.upper is not None}
-STAGES = {
-    "learned_decay": ["bilevel", "retrain"],
-    "learned_decay_bilora": ["bilevel", "retrain"],
-    "autolora": ["bilevel", "retrain"],
-    "bidora": ["bilevel", "retrain"],
-    "two_stage": ["vectors", "values"],
-}
+RETRAINED = ("learned_decay", "learned_decay_bilora", "autolora", "bidora")
+STAGES = {**dict.fromkeys(RETRAINED, ["bilevel", "retrain"]), "two_stage": ["vectors", "values"]}
 """Methods whose runs have more than one stage."""
 RUNS = [(method, seed) for method in METHODS for seed in (0, 1)]
 
@@ -71,9 +66,6 @@ def test_every_variant_is_run() -> None:
     assert set(STAGES) < SPLIT
 
 
-# ---- what is printed ------------------------------------------------------------------------------
-
-
 def test_prints_the_command_the_table_and_the_folder(ended: Any, words: list[str], folder: Path) -> None:
     assert (ended.code, ended.err) == (0, "")
     first, *_ = ended.out.splitlines()
@@ -85,9 +77,6 @@ def test_prints_the_command_the_table_and_the_folder(ended: Any, words: list[str
         assert f"│ {method} " in ended.out
     assert "…" not in ended.out
     assert ended.out.splitlines()[-1].endswith(str(folder))
-
-
-# ---- results.jsonl --------------------------------------------------------------------------------
 
 
 def test_one_row_a_run(rows: Results) -> None:
@@ -124,9 +113,6 @@ def test_trainable_parameters_are_those_of_the_adapter_and_the_head(rows: Result
     assert found["adalora"] == 2 * (16 * 12 + 12 * 16 + 12) + head, "it starts with one and a half times the rank"
 
 
-# ---- the folder of a run --------------------------------------------------------------------------
-
-
 def test_files_of_a_comparison(rows: Results, folder: Path) -> None:
     expected = {"results.jsonl", "config.yaml", *(f"loss-{method}.png" for method in METHODS)}
     assert {path.name for path in folder.iterdir()} == expected | {f"{name}-seed{seed}" for name, seed in RUNS}
@@ -138,13 +124,12 @@ def test_files_of_a_comparison(rows: Results, folder: Path) -> None:
 def test_files_of_a_run(rows: Results, folder: Path, method: str, seed: int) -> None:
     run = folder / f"{method}-seed{seed}"
     (row,) = [each for each in rows if (each["method"], each["seed"]) == (method, seed)]
-    always = {"config.yaml", "metrics.jsonl", "times.jsonl", "adapter", "all_results.json", "trainer_state.json"}
-    always |= {"label_map.json", "predictions-validation.jsonl"}
-    own = ({"lora", "spectrum.json", "values.jsonl"} if method in WITH_VALUES else set()) | (
-        {"split.json"} if method in SPLIT else set()
-    )
-    own |= {"learned.json"} if method.startswith("learned_decay") else set()
-    assert {path.name for path in run.iterdir()} == always | own
+    files = {"config.yaml", "metrics.jsonl", "times.jsonl", "adapter", "all_results.json", "trainer_state.json"}
+    files |= {"label_map.json", "predictions-validation.jsonl"}
+    files |= {"lora", "spectrum.json", "values.jsonl"} if method in WITH_VALUES else set()
+    files |= {"split.json"} if method in SPLIT else set()
+    files |= {"learned.json"} if method.startswith("learned_decay") else set()
+    assert {path.name for path in run.iterdir()} == files
     assert load_json(run / "all_results.json").items() >= row.items()
     config = parse_config(RunConfig, ["--config", str(run / "config.yaml")], prog="", description="")
     assert (config.method, config.seed) == (method, seed)
@@ -207,9 +192,6 @@ def test_saved_adapters_give_the_same_scores(
     if form == "lora":
         config = json.loads((saved / "adapter_config.json").read_text(encoding="utf-8"))
         assert config["peft_type"] == "LORA"
-
-
-# ---- the same again -------------------------------------------------------------------------------
 
 
 def test_the_same_command_twice_writes_the_same_numbers(

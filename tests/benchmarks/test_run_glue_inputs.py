@@ -19,9 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 Results = list[dict[str, Any]]
 
 
-# ---- the words of the command ---------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("given", "demo"),
     [
@@ -49,16 +46,9 @@ def test_printed_config_is_yaml_from_the_first_line(run_command: Callable[..., A
     assert parse_config(SeveralRuns, ["--config", str(path)], prog="", description="").seeds == [3]
 
 
-# ---- real data of other forms ---------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("task", "metrics"),
-    [
-        ("mrpc", {"loss", "accuracy", "f1"}),
-        ("stsb", {"loss", "pearson", "spearmanr"}),
-        ("mnli", {"loss", "accuracy"}),
-    ],
+    [("mrpc", {"loss", "accuracy", "f1"}), ("stsb", {"loss", "pearson", "spearmanr"}), ("mnli", {"loss", "accuracy"})],
 )
 def test_tasks_from_a_folder(
     run_command: Callable[..., Any],
@@ -81,8 +71,6 @@ def test_tasks_from_a_folder(
     (split,) = json.loads((output / "bilora-seed0" / "split.json").read_text(encoding="utf-8"))
     assert not set(split["lower"]) & set(split["upper"])
 
-
-# ---- as a user runs it ----------------------------------------------------------------------------
 
 WITHOUT_NETWORK = """
 import runpy, socket, sys

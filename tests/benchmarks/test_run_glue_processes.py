@@ -84,16 +84,11 @@ def numbers(folder: Path) -> list[dict[str, float]]:
 
 @pytest.mark.slow
 def test_two_processes_give_one_set_of_files_and_the_numbers_of_one(
-    words: list[str],
-    whole: Whole,
-    tmp_path: Path,
-    run_command: Callable[..., Any],
-    read_results: Callable[..., Any],
+    words: list[str], whole: Whole, tmp_path: Path, run_command: Callable[..., Any], read_results: Callable[..., Any]
 ) -> None:
     together, alone = whole.folder, tmp_path / "alone"
     single = run_command([*words, "--output", str(alone)])
     assert single.code == 0, single.err
-
     files = [sorted(str(each.relative_to(folder)) for each in folder.rglob("*")) for folder in (together, alone)]
     assert files[0] == files[1]
     assert whole.printed.count("results, plots and adapters") == 1

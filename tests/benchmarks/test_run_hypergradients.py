@@ -45,9 +45,6 @@ def key(line: dict[str, Any]) -> str:
     return json.dumps([line[name] for name in ("by", "name", "chosen", "products")])
 
 
-# ---- what is measured ------------------------------------------------------------------------------------------------
-
-
 def test_every_approximation_is_run_with_every_product(program: Any) -> None:
     methods = program.run_hypergradients.methods()
     ours = {(each.name, each.products) for each in methods if each.by == "bilora"}
@@ -151,8 +148,6 @@ def test_measuring_leaves_the_problem_as_it_was(program: Any) -> None:
         assert torch.equal(parameter, value)
 
 
-# ---- what the command does -------------------------------------------------------------------------------------------
-
 WORDS = ["--only", "darts", "unrolled", "cg", "--draws", "1", "--repeats", "1", "--seed", "7"]
 
 
@@ -224,9 +219,6 @@ def test_bad_options_are_refused_before_anything_runs(
         program.run_hypergradients.main(words)
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
-
-
-# ---- the committed results -------------------------------------------------------------------------------------------
 
 
 def test_committed_results_are_of_these_settings(program: Any) -> None:

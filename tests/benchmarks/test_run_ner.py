@@ -54,7 +54,6 @@ def test_the_committed_config_end_to_end(
     predictions = [json.loads(line) for line in (run / "predictions-validation.jsonl").read_text().splitlines()]
     assert len(predictions) == 60
     assert all(len(row["tokens"]) == len(row["tags"]) == len(row["predicted"]) for row in predictions)
-
     task = find_task("ncbi_disease")
     sets = find_task("ncbi_disease").load_rows(words[words.index("--data-dir") + 1])
     tokenizer = load_tokenizer(str(tiny_encoder), task, max_length=32)
@@ -68,10 +67,7 @@ def test_the_committed_config_end_to_end(
 
 
 def test_a_file_of_one_s_own(
-    run_ner_command: Callable[..., Any],
-    read_results: Callable[[Path], Results],
-    small: list[str],
-    tmp_path: Path,
+    run_ner_command: Callable[..., Any], read_results: Callable[[Path], Results], small: list[str], tmp_path: Path
 ) -> None:
     """Parts of speech: no entities, so tokens are scored; validation is a share of the file."""
     rows = [{"words": ["the", "dog", f"runs{i}"], "pos": ["DET", "NOUN", "VERB"]} for i in range(60)]

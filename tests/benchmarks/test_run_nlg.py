@@ -23,40 +23,23 @@ from bilora.tasks.generation.decoding import Decoding, decode
 from bilora.tasks.task import Inference
 
 METHODS = ("bilora", "lora", "adalora", "pseudo_svd")
+SHARED: dict[str, Any] = {"vocab_size": 300, "initializer_range": 0.4, "bos_token_id": 0, "eos_token_id": 0}
 Command = Callable[[Sequence[str]], Any]
 
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory: pytest.TempPathFactory, causal_tokenizer: Any) -> Path:
     """Conv1D layers, learned positions, and a tokenizer without a pad token."""
-    config = GPT2Config(
-        vocab_size=300,
-        n_embd=16,
-        n_layer=2,
-        n_head=2,
-        n_positions=256,
-        initializer_range=0.4,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
+    config = GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=256, **SHARED)
     return saved(GPT2LMHeadModel, config, tmp_path_factory.mktemp("tiny-gpt2"), causal_tokenizer)
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory, causal_tokenizer: Any) -> Path:
     """Rotary positions, and key heads that query heads share."""
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=256,
-        initializer_range=0.4,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "max_position_embeddings": 256}
+    config = LlamaConfig(**sizes, **heads, **SHARED)
     return saved(LlamaForCausalLM, config, tmp_path_factory.mktemp("tiny-llama"), causal_tokenizer)
 
 
@@ -103,9 +86,6 @@ def folder(run_nlg_command: Command, words: list[str], gpt2: Path, tmp_path_fact
 
 def blocks(path: Path) -> list[list[str]]:
     return [each.splitlines() for each in path.read_text(encoding="utf-8").strip().split("\n\n")]
-
-
-# ---- what is written ------------------------------------------------------------------------------
 
 
 def test_rows_of_results_have_the_same_keys_as_those_of_glue(folder: Path, read_results: Any) -> None:
@@ -186,9 +166,6 @@ def test_the_default_config_runs_offline_on_other_data(
     (split,) = json.loads((tmp_path / "run" / "bilora-seed0" / "split.json").read_text(encoding="utf-8"))
     assert len(split["lower"]) + len(split["upper"]) == 12  # rows, each with all its references
     assert not (tmp_path / "run" / "lora-seed0" / "split.json").exists()
-
-
-# ---- what is refused ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

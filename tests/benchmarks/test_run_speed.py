@@ -60,9 +60,7 @@ def test_a_road_makes_the_passes_of_its_cost_model(speed: dict[str, ModuleType],
     model = bench.adapted(variant, owner="trainer" if name == "trainer" else "", compiled=road.compiled)
     passes = count_passes(model)
     before = [each.detach().clone() for each in model.parameters()]
-
     road.run(bench, clock)
-
     # A LoRA step is one forward and one backward pass, of about the same length where the base is frozen.
     assert sum(passes) / 2 / clock.total == pytest.approx(road.cost)
     assert clock.ticks == clock.total
@@ -82,10 +80,8 @@ def test_the_clock_leaves_the_first_steps_out(speed: dict[str, ModuleType], monk
     monkeypatch.setattr(speed["speed_bench"].time, "perf_counter", lambda: next(now))
     monkeypatch.setattr(speed["speed_bench"].time, "process_time", lambda: next(cpu))
     clock = speed["speed_bench"].Clock(2, 3, CPU)
-
     for _ in range(5):
         clock.tick()
-
     assert (clock.wall, clock.cpu) == (2.0, 1.0)
 
 
@@ -103,7 +99,6 @@ def test_peak_memory_is_the_most_that_was_held_at_once(speed: dict[str, ModuleTy
 
 def test_roads_that_leave_the_model_as_it_is_share_one(speed: dict[str, ModuleType]) -> None:
     bench = toy(speed)
-
     assert bench.adapted("lora", compiled=True) is bench.adapted("lora")
     assert bench.adapted("lora", owner="trainer") is not bench.adapted("lora")
 
@@ -111,7 +106,6 @@ def test_roads_that_leave_the_model_as_it_is_share_one(speed: dict[str, ModuleTy
 def test_a_compiled_model_is_another_one_with_the_same_parameters(speed: dict[str, ModuleType]) -> None:
     bench = toy(speed, compilation=speed["speed_bench"].Compilation("reduce-overhead", "eager"))
     plain, compiled = bench.adapted("lora"), bench.adapted("lora", compiled=True)
-
     assert compiled is not plain
     assert [name for name, _ in compiled.named_parameters()] == [name for name, _ in plain.named_parameters()]
 
@@ -126,7 +120,6 @@ def test_levels_and_displaced_passes_share_one_compiled_graph(speed: dict[str, M
     torch._dynamo.reset()
     bench = toy(speed, compilation=speed["speed_bench"].Compilation("default", backend))
     speed["speed_roads"].ROADS["central_k2"].run(bench, speed["speed_bench"].Clock(2, 2, CPU))
-
     assert len(graphs) == 1
 
 
@@ -146,7 +139,6 @@ def run(speed: dict[str, ModuleType], tmp_path: Path) -> Any:
 
 def test_the_command_writes_a_row_a_road(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
     rows = run("--roads", "lora", "forward_k2", "--precisions", "fp32", "--steps", "4")
-
     assert list(rows) == ["peft", "lora", "forward_k2", "overhead"]
     row = rows["forward_k2"]
     assert row["cost_model"] == 2.0
@@ -165,7 +157,6 @@ def test_the_command_writes_a_row_a_road(run: Any, capsys: pytest.CaptureFixture
 def test_the_command_runs_compiled_roads_beside_the_eager_one(run: Any) -> None:
     words = ["--compile", "default", "--backend", "aot_eager", "--no-overhead", "--no-memory"]
     rows = run("--roads", "peft_compiled", "central_k1", "--precisions", "fp32", "--steps", "1", *words)
-
     assert {name: row["compiled"] is not None for name, row in rows.items()} == {
         "peft": False,
         "peft_compiled": True,
@@ -189,7 +180,6 @@ def test_bad_words_end_with_two(
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         speed["run_speed"].main(words)
-
     assert ended.value.code == 2
     assert told in capsys.readouterr().err
 
@@ -198,7 +188,6 @@ def test_a_missing_device_ends_with_two(
     speed: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
     assert speed["run_speed"].main(["--device", "cuda"]) == 2
     assert "cuda" in capsys.readouterr().err
 

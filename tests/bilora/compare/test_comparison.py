@@ -207,6 +207,7 @@ def test_a_run_that_diverges_is_a_result_without_a_score(
 def test_equal_seconds_give_a_costlier_method_fewer_steps(inputs: Path, tmp_path: Path) -> None:
     config = small(inputs, tmp_path, budget="seconds", learning_rates=[0.05], run={"steps": 100})
     assert len(choice_jobs(config)) == 2  # to time them, though there is nothing to choose
+    assert choice_jobs(dataclasses.replace(config, budget="steps")) == []
     choices = {"lora": Choice({}, [], 10.0), "b": Choice({}, [], 25.0)}
     steps = {job.label: job.config.steps for job in report_jobs(config, choices)}
     assert steps == {"lora": 100, "b": 40}
@@ -235,7 +236,6 @@ def test_two_jobs_at_once_give_the_numbers_of_one_and_end_when_told(inputs: Path
         assert before is not None
         assert records[job.name]["row"]["score"] == before["row"]["score"]
         assert records[job.name]["row"]["validation_loss"] == before["row"]["validation_loss"]
-
     began = time.monotonic()
     running.close()  # type: ignore[attr-defined]  # as an error does, a signal among them
     assert time.monotonic() - began < 10.0

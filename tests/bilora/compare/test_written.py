@@ -15,22 +15,10 @@ from bilora.runs.table import Spread
 
 def line(label: str = "bilora", **own: Any) -> Line:
     values: dict[str, Any] = {
-        "metric": "accuracy",
-        "seeds": 6,
-        "failed": 0,
-        "score": Spread(0.75, 0.0127),
-        "difference": 0.0254,
-        "interval": (-0.01, 0.06),
-        "row_interval": None,
-        "test": Wilcoxon(0.03125, 0.03125),
-        "train_loss": Spread(0.25, None),
-        "gap": None,
-        "seconds": Spread(61.4, 2.0),
-        "reach": Spread(30.0, 1.0),
-        "reached": 4,
-        "peak_memory_mb": Spread(812.0, None),
-        "parameters": 12345,
-        "steps": 150,
+        **{"metric": "accuracy", "seeds": 6, "failed": 0, "score": Spread(0.75, 0.0127), "difference": 0.0254},
+        **{"interval": (-0.01, 0.06), "row_interval": None, "test": Wilcoxon(0.03125, 0.03125), "gap": None},
+        **{"train_loss": Spread(0.25, None), "seconds": Spread(61.4, 2.0), "peak_memory_mb": Spread(812.0, None)},
+        **{"reach": Spread(30.0, 1.0), "reached": 4, "parameters": 12345, "steps": 150},
         "candidate": {"lower.learning_rate": 0.003, "refresh": 1},
     }
     return Line(label, **{**values, **own})
@@ -38,20 +26,10 @@ def line(label: str = "bilora", **own: Any) -> Line:
 
 def test_cells_of_a_line() -> None:
     assert cells(line()) == {
-        "method": "bilora",
-        "seeds": "6",
-        "accuracy": "0.750 ± 0.013",
-        "difference": "+0.025",
-        "95% over seeds": "-0.010 to +0.060",
-        "over seeds and rows": "",
-        "Wilcoxon p": "0.0312",
-        "train loss": "0.250",
-        "gap": "undefined",
-        "seconds": "61 ± 2",
-        "to baseline's best": "30 s (4/6)",
-        "peak MB": "812",
-        "parameters": "12,345",
-        "steps": "150",
+        **{"method": "bilora", "seeds": "6", "accuracy": "0.750 ± 0.013", "difference": "+0.025"},
+        **{"95% over seeds": "-0.010 to +0.060", "over seeds and rows": "", "Wilcoxon p": "0.0312"},
+        **{"train loss": "0.250", "gap": "undefined", "seconds": "61 ± 2", "to baseline's best": "30 s (4/6)"},
+        **{"peak MB": "812", "parameters": "12,345", "steps": "150"},
         "chosen": "lower.learning_rate 0.003, refresh 1",
     }
 
