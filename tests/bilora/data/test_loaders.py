@@ -117,11 +117,7 @@ def test_fewer_rows_than_a_batch(settings: dict[str, Any]) -> None:
 
 
 def test_a_short_validation_set_is_one_batch_and_an_empty_one_is_refused() -> None:
-    assert order(make_loader(numbered(3), batch_size=8, seed=0, collate=as_tensor, shuffle=False)) == [
-        0,
-        1,
-        2,
-    ]
+    assert order(make_loader(numbered(3), batch_size=8, seed=0, collate=as_tensor, shuffle=False)) == [0, 1, 2]
     with pytest.raises(DataError, match="the validation part has 0 rows"):
         make_loader([], batch_size=8, seed=0, collate=as_tensor, shuffle=False, part="validation")
 
