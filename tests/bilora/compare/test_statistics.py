@@ -54,7 +54,7 @@ def test_one_difference_has_no_interval() -> None:
     assert bootstrap_interval([]) is bootstrap_interval([0.5]) is None
 
 
-def tested(differences: list[float]) -> Wilcoxon:
+def result_of(differences: list[float]) -> Wilcoxon:
     test = wilcoxon(differences)
     assert test is not None
     return test
@@ -62,7 +62,7 @@ def tested(differences: list[float]) -> Wilcoxon:
 
 @pytest.mark.parametrize("differences", [[0.1, -0.2, 0.3, 0.4, 0.5, 0.6], [0.3, 0.1, -0.25, 0.7, 0.02]])
 def test_wilcoxon_without_ties_is_that_of_scipys_tables(differences: list[float]) -> None:
-    assert tested(differences).p_value == pytest.approx(
+    assert result_of(differences).p_value == pytest.approx(
         float(stats.wilcoxon(differences, method="exact").pvalue), abs=1e-12
     )
 
@@ -74,19 +74,19 @@ def test_wilcoxon_with_ties_counts_all_sign_patterns() -> None:
     seen = float(ranks[numpy.asarray(differences) > 0].sum())
     sums = [float(numpy.dot(ranks, pattern)) for pattern in itertools.product((0, 1), repeat=6)]
     far = sum(min(each, total - each) <= min(seen, total - seen) for each in sums)
-    assert tested(differences).p_value == pytest.approx(far / len(sums), abs=1e-12)
+    assert result_of(differences).p_value == pytest.approx(far / len(sums), abs=1e-12)
 
 
 @pytest.mark.parametrize(("count", "can_tell"), [(1, False), (2, False), (5, False), (6, True)])
 def test_wilcoxon_says_whether_so_few_can_tell(count: int, can_tell: bool) -> None:
-    test = tested([0.1 * (rank + 1) for rank in range(count)])
+    test = result_of([0.1 * (rank + 1) for rank in range(count)])
     assert test.p_value == pytest.approx(test.smallest) == 2.0 ** (1 - count)
     assert test.can_tell is can_tell
 
 
 def test_wilcoxon_of_zeros_and_of_nothing() -> None:
     # 0.3 - 0.1 and 0.2 differ by a bit; that is no difference between two methods.
-    test = tested([0.0, 0.3 - 0.1 - 0.2])
+    test = result_of([0.0, 0.3 - 0.1 - 0.2])
     assert (test.p_value, test.can_tell) == (1.0, False)
     assert wilcoxon([]) is None
 
