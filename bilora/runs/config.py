@@ -173,7 +173,7 @@ class RunConfig(FitSettings):
 
         Formulation and ending are left out where they mean nothing for the method.
         """
-        parts = {
+        parts: dict[str, Any] = {
             "method": method,
             "seed": seed,
             "method_settings": {name: section for name, section in self.method_settings.items() if name == method},
