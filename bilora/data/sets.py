@@ -17,21 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskRows:
-    """The rows of a task.
-
-    Args:
-        task: What is to be learned from them.
-        train: The training rows, from which D1 and D2 are made.
-        validation: Rows of each validation set there is, the one that gives the score first.
-        notices: What a reader of the results must know, one sentence each.
-        upper: Rows of D2 where a set of its own is D2; None where D2 is drawn from the training rows.
-    """
+    """The rows of a task."""
 
     task: AnyTask
     train: Rows
-    validation: dict[str, Rows]
+    validation: dict[str, Rows]  # the set that gives the score first
     notices: tuple[str, ...] = ()
-    upper: Rows | None = None
+    upper: Rows | None = None  # D2, where it is a set by itself; None where D2 is drawn from the training rows
 
     @property
     def skipped(self) -> dict[str, int]:

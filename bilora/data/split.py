@@ -18,21 +18,13 @@ QUANTILE_BINS = 10
 
 @dataclass(frozen=True)
 class Split:
-    """Positions of the rows of D1 (``lower``) and D2 (``upper``); disjoint, each in ascending order.
-
-    Args:
-        lower: Positions of the rows that train the lower level.
-        upper: Positions of the rows that train the upper level.
-        seed: The seed that gave this split.
-        ratio: Fraction of the rows that went to ``lower``.
-        draw: Counts the splits of one run from 0.
-    """
+    """Positions of the rows of D1 (``lower``) and D2 (``upper``); disjoint, each in ascending order."""
 
     lower: tuple[int, ...]
     upper: tuple[int, ...]
     seed: int
-    ratio: float
-    draw: int = 0
+    ratio: float  # fraction of the rows that went to lower
+    draw: int = 0  # counts the splits of one run
 
     def to_json(self, *, ids: Sequence[int] | None = None) -> dict[str, Any]:
         """Return the split as a JSON object with the row ids of both parts."""

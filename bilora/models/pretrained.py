@@ -29,17 +29,11 @@ EMBEDDED_MODELS: dict[str | None, Callable[[], Path]] = {None: embedded_model_fo
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer that fits its model.
+    """A tokenizer that fits its model."""
 
-    Args:
-        place: Folder or hub id of the model.
-        own: The tokenizer.
-        notices: What was filled in.
-    """
-
-    place: str
+    place: str  # folder or hub id of the model
     own: Any
-    notices: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()  # what was filled in
 
 
 def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Tokenizer:
@@ -58,12 +52,9 @@ def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Toke
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model, and what of it has no trained weights yet.
+    """A model, and the full names of its modules whose weights were drawn anew, which have to be trained whole.
 
-    Args:
-        model: The model.
-        new_modules: Full names of the modules whose weights were drawn anew: a head, and whatever stands between it
-            and the model that was trained (DeBERTa's pooler). They have to be trained whole.
+    They are a head, and whatever stands between it and the model that was trained (DeBERTa's pooler).
     """
 
     model: Any

@@ -29,17 +29,11 @@ MINILM_AND_REVIEWS = (
 
 @dataclass(frozen=True)
 class SetFiles:
-    """How the file of a set is called and read.
-
-    Args:
-        suffixes: Ends of its name.
-        stems: Other names than the set's own that a file may have, by set.
-        read: Called as ``read(path, task, split=name)``, returns the checked rows.
-    """
+    """How the file of a set is called and read."""
 
     suffixes: tuple[str, ...] = (".jsonl", ".jsonl.gz")
-    stems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    read: Callable[..., Rows] = read_rows
+    stems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of a file beside the set's own, by set
+    read: Callable[..., Rows] = read_rows  # called as read(path, task, split=name)
 
     def names(self, split: str) -> tuple[str, ...]:
         """Return the names that a set may have."""

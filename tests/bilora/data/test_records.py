@@ -12,18 +12,7 @@ from bilora.data.records import is_untyped, read_records
 from bilora.errors import DataError
 
 Write = Callable[..., Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write_bytes(content: bytes, name: str = "rows.csv") -> Path:
-        path = tmp_path / name
-        path.write_bytes(content)
-        return path
-
-    return write_bytes
-
-
+NAME = "rows.csv"
 GOOD = [(2, {"text": "a", "y": "1"}, []), (3, {"text": "b", "y": "0"}, [])]
 
 

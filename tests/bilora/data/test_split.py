@@ -78,11 +78,7 @@ def test_another_process_gives_the_same_split() -> None:
     )
     for hash_seed in ("1", "2"):
         done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={"PYTHONHASHSEED": hash_seed},
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": hash_seed}
         )
         assert done.stdout.strip() == str(split_rows([0, 1] * 20, seed=4).upper)
 

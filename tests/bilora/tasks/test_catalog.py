@@ -38,10 +38,7 @@ def test_only_mnli_has_two_validation_sets() -> None:
 
 
 def test_number_of_labels() -> None:
-    assert {name: task.num_labels for name, task in TASKS.items() if task.num_labels != 2} == {
-        "mnli": 3,
-        "stsb": 1,
-    }
+    assert {name: task.num_labels for name, task in TASKS.items() if task.num_labels != 2} == {"mnli": 3, "stsb": 1}
     assert [name for name, task in TASKS.items() if task.is_regression] == ["stsb"]
 
 

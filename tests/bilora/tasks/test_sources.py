@@ -134,10 +134,7 @@ def test_pairs_share_a_text_only_if_both_parts_are_equal(save: Save, tmp_path: P
 
 def test_a_bad_validation_row_is_named(save: Save, tmp_path: Path) -> None:
     save("rte/train.jsonl", some_rows(TASKS["rte"], 2))
-    save(
-        "rte/validation.jsonl",
-        [*some_rows(TASKS["rte"], 2), {"sentence1": "a", "sentence2": "b", "label": -1}],
-    )
+    save("rte/validation.jsonl", [*some_rows(TASKS["rte"], 2), {"sentence1": "a", "sentence2": "b", "label": -1}])
     with pytest.raises(DataError, match=r"rte/validation.jsonl:3 field 'label': is -1"):
         find_task("rte").load_rows(tmp_path)
 

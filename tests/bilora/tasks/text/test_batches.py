@@ -52,11 +52,7 @@ def test_pairs_are_marked_and_the_longer_text_is_cut(tokenizer: Any) -> None:
     assert encoded[2]["token_type_ids"] == [0, 0, 0, 1, 1]
     assert len(encoded[1]["input_ids"]) == 12
     assert tokenizer.decode(encoded[1]["input_ids"]).endswith("[SEP] brief [SEP]")
-    assert [(type(each["labels"]), each["labels"]) for each in encoded] == [
-        (float, 4.0),
-        (float, 0.5),
-        (float, 2.0),
-    ]
+    assert [(type(each["labels"]), each["labels"]) for each in encoded] == [(float, 4.0), (float, 0.5), (float, 2.0)]
 
 
 @pytest.mark.parametrize(("name", "rows", "least"), [("sst2", SINGLES, 3), ("stsb", rows_of("stsb", PAIRS), 4)])
