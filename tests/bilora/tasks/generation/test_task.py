@@ -39,23 +39,6 @@ def model() -> Any:
     return GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.5, bos_token_id=0, eos_token_id=0))
 
 
-@pytest.fixture
-def tokenizer(causal_tokenizer: Any) -> Any:
-    causal_tokenizer.pad_token = causal_tokenizer.eos_token
-    yield causal_tokenizer
-    causal_tokenizer.pad_token = None
-
-
-def test_d2_decides_which_sets_are_read_and_scored(real_data: Path) -> None:
-    data = str(real_data)
-    given = E2E.load_rows(data)
-    assert given.upper is not None
-    assert (len(given.train), len(given.upper), list(given.validation)) == (4862, 547, ["test"])
-    drawn = E2E.with_settings({"d2": "split"}).load_rows(data)
-    assert drawn.upper is None
-    assert (len(drawn.train), list(drawn.validation)) == (4862, ["validation"])
-
-
 def test_a_part_of_the_scored_set_is_the_same_each_time_and_told(real_data: Path) -> None:
     task = E2E.with_settings({"generate_rows": 7})
     once, twice = (task.load_rows(str(real_data)) for _ in range(2))
