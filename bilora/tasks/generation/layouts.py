@@ -31,17 +31,14 @@ def read_references(row: Mapping[str, Any]) -> tuple[list[str], list[Fault]]:
 def _first(row: Mapping[str, Any], readers: Mapping[str, Reader], *, what: str) -> tuple[Any, list[Fault]]:
     names = [name for name in readers if name in row]
     if not names:
-        return None, [Fault(None, f"holds {what} in no known field; known: {', '.join(readers)}; has: {_names(row)}")]
+        has = ", ".join(row) or "no field"
+        return None, [Fault(None, f"holds {what} in no known field; known: {', '.join(readers)}; has: {has}")]
     try:
         return readers[names[0]](row[names[0]]), []
     except ValueError as error:
         return None, [Fault(names[0], str(error))]
     except (TypeError, KeyError, AttributeError):
         return None, [Fault(names[0], f"does not have the form of this field (see {__name__})")]
-
-
-def _names(row: Mapping[str, Any]) -> str:
-    return ", ".join(row) or "no field"
 
 
 def _text(value: Any) -> str:

@@ -91,20 +91,13 @@ def test_the_user_decides_otherwise(load: Load) -> None:
         assert load(ratings, form).notices[0].endswith("make it classification; to choose another, give --task-type")
 
 
-def test_lists_of_tags_make_a_task_of_tokens(load: Load) -> None:
-    rows = load(
-        [{"text": ["in", "Rome"], "y": ["O", "B-town"]}, {"text": ["New", "York"], "y": ["B-town", "I-town"]}] * 5
-    )
+@pytest.mark.parametrize(("tokens", "tags"), [("text", "y"), ("tokens", "label")])
+def test_lists_of_tags_make_a_task_of_tokens(load: Load, tokens: str, tags: str) -> None:
+    pair = [{tokens: ["in", "Rome"], tags: ["O", "B-town"]}, {tokens: ["New", "York"], tags: ["B-town", "I-town"]}]
+    rows = load(pair * 5, text_columns=(tokens,), label_column=tags)
     assert isinstance(rows.task, TokenTask)
     assert rows.task.label_names == ("O", "B-town", "I-town")
-    assert rows.train[0]["y"] == (0, 1)
-    assert rows.train.labels == (None,) * 9
-
-
-def test_tags_may_stand_in_the_column_that_is_read_by_default(load: Load) -> None:
-    lists = [{"tokens": ["in", "Rome"], "label": ["O", "B-town"]}] * 10
-    rows = load(lists, text_columns=("tokens",), label_column="label")
-    assert rows.train[0]["label"] == (0, 1)
+    assert rows.train[0][tags] == (0, 1)
     assert rows.train.labels == (None,) * 9
 
 
