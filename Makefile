@@ -5,6 +5,7 @@
 #   make test                       the whole test suite (PYTEST_ARGS="-m 'not slow'" ..., WORKERS=2 processes)
 #   make check                      everything that CI checks
 #   make docs                       the pages of docs/ as a site in build/site
+#   make walk                       the walk of one row and of one singular value through the rooms, from a real run
 #   make help-texts                 write what `bilora --help` shows, after an option has changed
 #   make setup PYTHON=python3.12    another Python (TORCH="torch --index-url ..." for another build of torch)
 
@@ -23,7 +24,7 @@ READY = $(VENV)/.ready
 LINKS = build/types/bilora
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint layers types doctests wheel check clean links help-texts docs
+.PHONY: help setup demo test lint layers types doctests wheel check clean links help-texts docs walk
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -83,6 +84,9 @@ docs: $(READY) links
 # What `bilora --help` shows; to be written again when an option or a verb changes.
 help-texts: $(READY)
 	@$(BIN)/python .ci/write_help_texts.py
+
+walk: $(READY)
+	@HF_HUB_OFFLINE=1 $(BIN)/python .ci/walk.py
 
 check: lint layers types doctests docs wheel test
 

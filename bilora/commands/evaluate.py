@@ -21,6 +21,7 @@ from bilora.files.whole_folders import new_file
 from bilora.runs.config import RunConfig
 from bilora.runs.rows import load_run_rows
 from bilora.runs.trained import Trained, open_trained
+from bilora.settings.lookup import no_code_but
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,17 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     return found
 
 
+CURE = "name your own kind of task with --task-type package.module:NAME; for any other code, give --data FILE"
+
+
 def _sets(config: EvaluateConfig, trained: Trained) -> dict[str, Rows]:
     if config.data is None:
         path = trained.adapter.parent / "config.yaml"
         if not path.is_file():
             raise SettingsError(f"{config.run} is no run with a config.yaml, so its rows are not known; give --data")
-        run = parse_config(RunConfig, ["--config", str(path)], prog="bilora evaluate", description="")
-        return load_run_rows(run).validation
+        with no_code_but(config.task_type, cure=f"it stands in {path}: {CURE}"):
+            run = parse_config(RunConfig, ["--config", str(path)], prog="bilora evaluate", description="")
+            return load_run_rows(run).validation
     return {Path(config.data).name: trained.task.read_rows(config.data, labelled=True)}
 
 

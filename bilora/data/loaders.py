@@ -63,17 +63,6 @@ def make_loader(
 
     The loader has its own generator: it neither reads nor moves torch's global random state, so that the
     dropout masks of a run do not change with the order of the data, nor the other way round.
-
-    Args:
-        encoded: The rows, as ``encode`` gives them.
-        batch_size: Rows per batch of this process.
-        seed: Seeds the order; each pass over the loader draws a new one.
-        collate: Makes a batch of rows, such as ``Collator(tokenizer)``.
-        shuffle: True for training; False keeps the order of the rows, for validation.
-        drop_last: Leave out the last, smaller batch of a pass.
-        part: What the rows are (``"lower"``), for the error text.
-        group_by_length: Shuffle such that a batch holds rows of nearly one length; needs ``shuffle``.
-        share: The part of every batch that this process takes; shared rows are shuffled.
     """
     if batch_size < 1:
         raise SettingsError(f"batch_size is {batch_size!r}; it must be at least 1")

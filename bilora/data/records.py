@@ -21,12 +21,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def read_records(path: str | os.PathLike[str]) -> list[Record]:
-    """Return the records of a file, in its order; the form is told by the end of its name.
-
-    Args:
-        path: ``.jsonl``, ``.csv`` (RFC 4180: commas, double quotes) or ``.tsv`` (tabs, no quoting), each in UTF-8 and
-            perhaps with ``.gz`` behind it, or ``.parquet``. The first line of ``.csv`` and ``.tsv`` names the columns.
-    """
+    """Return the records of a ``.jsonl``, ``.csv`` or ``.tsv`` (each perhaps with ``.gz``) or ``.parquet`` file."""
     path = Path(path)
     form = path.name.removesuffix(".gz")
     for suffix, read in READERS.items():

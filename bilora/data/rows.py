@@ -87,19 +87,7 @@ def check_rows(rows: Iterable[tuple[int, Row]], task: AnyTask, *, source: str, s
 def check_records(
     records: Sequence[Record], task: AnyTask, *, source: str, split: str, on_bad_row: OnBadRow = "error"
 ) -> Rows:
-    """Return the records of a file as checked rows, with ids 0, 1, ... in the order given.
-
-    Args:
-        records: What was read of the file.
-        task: Checks each row.
-        source: Where the records are from, for the error text.
-        split: What the rows are for (``"train"``), for the error text.
-        on_bad_row: ``error`` refuses the records that are at fault, ``skip`` leaves them out with a warning; their
-            ids are then missing among those of the rows.
-
-    Raises:
-        DataError: There is no row, or rows are at fault; names file, line and field of the first.
-    """
+    """Return the records of a file as checked rows, with ids 0, 1, ...; rows at fault are refused, or left out."""
     if not records:
         raise DataError(f"{source}: the {split} set has no row; at least one is needed")
     good: list[tuple[Row, int, int]] = []

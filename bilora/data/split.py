@@ -58,13 +58,6 @@ def split_rows(labels: Sequence[Label], *, ratio: float = 0.8, seed: int, draw: 
     row in both parts. Numbers (float, regression) are put in order and cut into at most ten strata of
     equal size, so that both parts cover the whole range. Sets of class indices (several labels per row) are grouped
     by their rarest class, as far as the rows suffice. Labels that are all None make one stratum.
-
-    Args:
-        labels: One label per row, all of one type.
-        ratio: Fraction of the rows that go to the lower level, between 0 and 1.
-        seed: The same seed gives the same split on every machine and in every process, and
-            no global random state is read or changed.
-        draw: A later draw of the same run gives another split of the same rows; those of two seeds never meet.
     """
     if not 0.0 < ratio < 1.0:
         raise SettingsError(f"ratio is {ratio!r}; it must lie between 0 and 1, both excluded (default 0.8)")

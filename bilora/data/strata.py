@@ -16,30 +16,7 @@ Stratum = TypeVar("Stratum", bound=Hashable)
 
 
 def make_strata(labels: Sequence[Label], *, bins: int, most: int | None = None) -> dict[Label, list[int]]:
-    """Return the positions of the rows, grouped by label.
-
-    Args:
-        labels: One per row, of one type: int (class indices), float (regression), frozenset (several class indices) or
-            None (no label).
-        bins: Number of groups for regression; at least one is made.
-        most: Largest number of groups for sets of class indices; None for as many as there are.
-
-    Returns:
-        For classes, class index to positions; for numbers, the number of the bin to positions, the bins being
-        of equal size (up to one row) and in ascending order; for sets, the rarest class of each row (-1 for none) to
-        positions, where a group of one row, or one too many, joins the largest; for None, all positions in one group.
-
-    Raises:
-        DataError: The labels are of different types, or a number is not finite.
-
-    Example:
-        >>> make_strata([1, 0, 1], bins=10)
-        {0: [1], 1: [0, 2]}
-        >>> make_strata([0.5, 3.0, 1.0, 4.0], bins=2)
-        {0: [0, 2], 1: [1, 3]}
-        >>> make_strata([frozenset(labels) for labels in ([0], [0, 1], [0], [0, 1], [])], bins=10)
-        {0: [0, 2], 1: [1, 3, 4]}
-    """
+    """Return the positions of the rows by class, by one of ``bins`` equal shares of the numbers, or by rarest class."""
     kinds = {type(label) for label in labels}
     if len(kinds) > 1:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
@@ -74,18 +51,6 @@ def share_out(total: int, sizes: Mapping[Stratum, int], *, least: int, spare: in
 
     Largest remainders, in whole numbers, so that no rounding of floats decides: a stratum of n_c of n rows
     has the quota total * n_c / n and gets it rounded down or up, unless a bound forbids it.
-
-    Args:
-        total: Rows to take in all; between the sums of the lower and of the upper bounds.
-        sizes: Rows there are in each stratum.
-        least: Rows to take from every stratum at least.
-        spare: Rows to leave in every stratum at least.
-
-    Example:
-        >>> share_out(8, {0: 9, 1: 1}, least=0, spare=0)
-        {0: 7, 1: 1}
-        >>> share_out(8, {0: 8, 1: 2}, least=1, spare=1)
-        {0: 7, 1: 1}
     """
     whole = sum(sizes.values())
     most = {stratum: size - spare for stratum, size in sizes.items()}
@@ -102,14 +67,7 @@ def share_out(total: int, sizes: Mapping[Stratum, int], *, least: int, spare: in
 
 
 def draw_rows(strata: Mapping[Stratum, Sequence[int]], counts: Mapping[Stratum, int], *, key: str) -> tuple[int, ...]:
-    """Return a random choice of ``counts`` positions from the strata, in ascending order.
-
-    Args:
-        strata: Positions in each stratum.
-        counts: How many to draw from each.
-        key: What the draw is for and its seed (``"split 0"``); the result depends on nothing else. Different
-            uses of one seed need different keys, or their choices would go together.
-    """
+    """Return a random choice of ``counts`` positions from the strata, ascending; ``key`` alone decides it."""
     # Of Python's random numbers only random() is promised to be the same in every version; shuffle is not.
     random_numbers = random.Random(key)
     drawn: list[int] = []

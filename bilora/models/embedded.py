@@ -60,10 +60,6 @@ def smollm2_folder() -> Path:
     (``BILORA_CACHE``, or the user's cache folder); a damaged folder is found out and made anew. These are weights of
     an instruction-tuned model as rounded for the package, and not the float weights that its authors released:
     say so beside results.
-
-    Raises:
-        DataError: The package is not installed or not complete, or the cache cannot be written.
-        SettingsError: The package gguf, which reads the file, is missing.
     """
     path = package_file(SMOLLM2_PACKAGE, SMOLLM2_FILE, cure=SMOLLM2_CURE)  # importing the package would start llama.cpp
     return cached_folder(f"smollm2-{sha256_of(path)[:16]}", lambda folder: convert_gguf(path, folder))

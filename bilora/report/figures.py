@@ -51,12 +51,8 @@ def smoothed(run: ReadRun, level: str) -> pandas.DataFrame:
 
 def loss_points(run: ReadRun) -> pandas.DataFrame:
     """Return the points of a run's four curves, named in the column ``curve``."""
-    parts = (
-        smoothed(run, "lower"),
-        smoothed(run, "upper"),
-        points(run, f"{VALIDATION}.loss"),
-        points(run, f"{UPPER}.loss"),
-    )
+    training = [smoothed(run, level) for level in ("lower", "upper")]
+    parts = [*training, *(points(run, f"{rows}.loss") for rows in (VALIDATION, UPPER))]
     return pandas.concat([part.assign(curve=curve) for curve, part in zip(CURVES, parts, strict=True)])
 
 

@@ -82,10 +82,7 @@ def _labels(runs: Sequence[ReadRun], colours: Mapping[str, Any]) -> Drawing | No
     scores = []
     for run, both in columns:
         predicted, labels = ([[name in row for name in names] for row in column] for column in both)
-        scores += [
-            {"label": row["label"], "f1": row["f1"], "method": run.label}
-            for row in label_table(predicted, labels, names)
-        ]
+        scores += [{**row, "method": run.label} for row in label_table(predicted, labels, names)]
     with style():
         figure, axes = panels(1, width=6.0, height=0.42 * len(names) + 1.4)
         look = {"errorbar": None, "saturation": 1, "alpha": 0.75, "palette": colours}

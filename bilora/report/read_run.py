@@ -14,9 +14,6 @@ from bilora.artifacts.scored_on import UPPER, VALIDATION
 from bilora.errors import DataError
 from bilora.files.formats import parse_json, read_lines
 
-NEEDED = ("config.yaml", "metrics.jsonl")
-"""Files of every run, however early it ended."""
-
 
 @dataclass(frozen=True)
 class ReadRun:
@@ -31,9 +28,8 @@ class ReadRun:
     # start, and the numbers under their keys (lower_loss, validation.accuracy).
     metrics: pandas.DataFrame
     values: pandas.DataFrame  # step, layer, term, value: a row per reading of a pseudo singular value
-    spectrum: (
-        pandas.DataFrame
-    )  # layer, term, value (its magnitude), kept (terms of the layer): a row per term at the end
+    # A row per term at the end: layer, term, value (its magnitude), and kept (terms of the layer).
+    spectrum: pandas.DataFrame
     per_class: list[dict[str, Any]]
     predictions: pandas.DataFrame  # label, prediction: a row per validation row, if the kind of task keeps both
 
@@ -50,7 +46,7 @@ class ReadRun:
 
 def read_run(folder: Path) -> ReadRun:
     """Return what a run has written into its folder; only its config and its metrics must be there."""
-    missing = [name for name in NEEDED if not (folder / name).is_file()]
+    missing = [name for name in ("config.yaml", "metrics.jsonl") if not (folder / name).is_file()]
     if missing:
         raise DataError(f"{folder} is not the folder of a run: it has no {' and no '.join(missing)}")
     try:

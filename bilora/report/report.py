@@ -76,16 +76,13 @@ def draw(runs: Sequence[ReadRun]) -> list[Drawing]:
     """Return all figures for which the runs hold numbers."""
     metric = next((run.results["metric"] for run in runs if run.results), None)
     mapped = runs if len(runs) <= ALL_MAPS else [same[0] for same in by_label(runs).values()]
+    timed = any(run.metrics["seconds"].notna().any() for run in runs)
+    of_all_runs = (figures.gap_curves, figures.norm_curves, figures.cosine_curves, figures.rate_curves, costs, answers)
     drawings = [
         figures.loss_curves(runs),
-        figures.loss_curves(runs, seconds=True) if any(run.metrics["seconds"].notna().any() for run in runs) else None,
+        figures.loss_curves(runs, seconds=True) if timed else None,
         None if metric is None else figures.score_curves(runs, metric),
-        figures.gap_curves(runs),
-        figures.norm_curves(runs),
-        figures.cosine_curves(runs),
-        figures.rate_curves(runs),
-        costs(runs),
-        answers(runs),
+        *(figure(runs) for figure in of_all_runs),
         *(value_map(run) for run in mapped if len(run.values)),
         *(spectrum_map(run) for run in mapped if len(run.spectrum)),
     ]

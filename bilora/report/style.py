@@ -68,13 +68,7 @@ def style() -> Iterator[None]:
 def panels(
     count: int, *, width: float = 3.1, height: float | None = None, share: bool = True
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure of ``count`` equal panels, four per row, and their axes; sizes are in inches.
-
-    Example:
-        >>> figure, axes = panels(5)
-        >>> len(axes)
-        5
-    """
+    """Return a figure of ``count`` equal panels, four per row, and their axes; sizes are in inches."""
     columns = min(4, count)
     rows = -(-count // columns)
     height = 0.72 * width if height is None else height
@@ -89,12 +83,7 @@ def panels(
 
 
 def palette(labels: Iterable[str]) -> dict[str, Any]:
-    """Return one colour per label; the same labels in the same order get the same colours in every figure.
-
-    Example:
-        >>> palette(["lora", "bilora", "lora"])["bilora"]
-        '#D55E00'
-    """
+    """Return one colour per label; the same labels in the same order get the same colours in every figure."""
     names = list(dict.fromkeys(labels))
     colours = COLOURS if len(names) <= len(COLOURS) else seaborn.husl_palette(len(names), l=0.5)
     return dict(zip(names, colours, strict=False))

@@ -6,13 +6,29 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, TypeVar
 
 from bilora.errors import SettingsError
 
 T = TypeVar("T")
+
+_REFUSAL: ContextVar[tuple[str | None, str] | None] = ContextVar(
+    "the name that may be imported, and a cure", default=None
+)
+
+
+@contextmanager
+def no_code_but(name: str | None, *, cure: str) -> Iterator[None]:
+    """Let :func:`find` import nothing but ``name``: a folder of somebody else is data, and names no code."""
+    token = _REFUSAL.set((name, cure))
+    try:
+        yield
+    finally:
+        _REFUSAL.reset(token)
 
 
 def find(table: Mapping[str, T], name: str, *, kind: str) -> T:
@@ -42,6 +58,9 @@ def find(table: Mapping[str, T], name: str, *, kind: str) -> T:
     if name in table:
         return table[name]
     if ":" in name:
+        refusal = _REFUSAL.get()
+        if refusal is not None and name != refusal[0]:
+            raise SettingsError(f"{kind} {name!r} is code that a file names, which is not imported; {refusal[1]}")
         found: T = _import(name, kind)
         return found
     raise SettingsError(

@@ -52,11 +52,6 @@ def weigh_classes(model: nn.Module, loss: Loss, weights: Sequence[float]) -> Rem
 
     The cross entropy of rows (or tokens) i is ``sum_i w_i l_i / sum_i w_i``. What a method has added to the model's own
     loss, as AdaLoRA does with its regularizer, stays added. The model's logits, and what is saved of it, do not change.
-
-    Args:
-        model: A model, with its adapter, whose output has ``.logits`` ``(..., classes)``.
-        loss: The task's :meth:`~bilora.tasks.task.AnyTask.loss`, which is the model's own without weights.
-        weights: One per class.
     """
     values = torch.tensor(weights)
 

@@ -24,12 +24,7 @@ TASK_KINDS: dict[str, type[TaskKind]] = {
 
 
 def find_kind(task_type: str) -> type[TaskKind]:
-    """Return the class of the kind that a ``--task-type`` names.
-
-    Example:
-        >>> find_kind("regression") is TextTask
-        True
-    """
+    """Return the class of the kind that a ``--task-type`` names."""
     kind = find({name: kind for kind in TASK_KINDS.values() for name in kind.task_types}, task_type, kind="task_type")
     if not callable(getattr(kind, "from_rows", None)):
         raise SettingsError(f"task_type {task_type!r} is no class of tasks, such as a subclass of BaseTask")
@@ -49,12 +44,7 @@ def guess_task_type(rows: Sequence[Row], files: LabelledFiles) -> str:
 
 
 def kind_of(task: AnyTask) -> str:
-    """Return the name of a task's kind: its row in ``TASK_KINDS``, or ``package.module:NAME`` of a user's class.
-
-    Example:
-        >>> kind_of(TextTask("toy", ("text",), ("no", "yes")))
-        'text'
-    """
+    """Return the name of a task's kind: its row in ``TASK_KINDS``, or ``package.module:NAME`` of a user's class."""
     owner = type(task)
     return next((name for name, kind in TASK_KINDS.items() if kind is owner), f"{owner.__module__}:{owner.__name__}")
 

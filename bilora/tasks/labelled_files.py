@@ -20,24 +20,6 @@ def load_labelled_files(files: LabelledFiles) -> TaskRows:
     Text and whole numbers of at most 20 different values are classes, other numbers are quantities (regression); lists
     are tags of tokens where the text is a list too, else several labels of a text. The classes are those of the
     training file, in order of number or name.
-
-    Args:
-        files: The files and columns.
-
-    Returns:
-        The task, its rows, and notices of what was decided. There is no validation set where none is asked for.
-
-    Raises:
-        DataError: A file or row cannot be used; names file, line and field.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> path = Path(tempfile.mkdtemp()) / "mail.csv"
-        >>> _ = path.write_text("body,kind\\n" + "win money,spam\\nsee you,ham\\n" * 10, encoding="utf-8")
-        >>> rows = load_labelled_files(LabelledFiles(str(path), ("body",), "kind", validation_share=0.2))
-        >>> rows.task.label_names, len(rows.train), len(rows.validation["validation"])
-        (('ham', 'spam'), 16, 4)
     """
     records = files.read(files.train)
     labelled = _labelled(records, files)
@@ -72,11 +54,7 @@ def load_labelled_files(files: LabelledFiles) -> TaskRows:
 
 
 def _labelled(records: Sequence[Record], files: LabelledFiles) -> list[Row]:
-    """Return the rows that could be read and have a label.
-
-    Raises:
-        DataError: No row could be read.
-    """
+    """Return the rows that could be read and have a label."""
     if all(faults for _, _, faults in records):
         refuse(
             [fault.at(files.train, line) for line, _, faults in records for fault in faults],

@@ -128,12 +128,7 @@ class LabelledFiles:
 
 
 def typed(cell: str) -> str | int | float:
-    """Return a number for a cell that is written as one; what reads back differently (007) stays text.
-
-    Example:
-        >>> typed("7"), typed("7.5"), typed("007"), typed("seven")
-        (7, 7.5, '007', 'seven')
-    """
+    """Return a number for a cell that is written as one; what reads back differently (007) stays text."""
     if _WHOLE.fullmatch(cell):
         return int(cell)
     return float(cell) if _NUMBER.fullmatch(cell) else cell

@@ -63,12 +63,7 @@ def ordered_loader(encoded: Sequence[Mapping[str, Any]], collate: Collate) -> Da
 
 
 def in_row_order(items: Iterable[Item], encoded: Sequence[Mapping[str, Any]]) -> list[Item]:
-    """Return what was found for the rows in :func:`length_order`, in the order of the rows.
-
-    Example:
-        >>> in_row_order(["of the short row", "of the long row"], [{"input_ids": [1, 2]}, {"input_ids": [1]}])
-        ['of the long row', 'of the short row']
-    """
+    """Return the answers to rows in :func:`length_order`, put back into the order of the rows."""
     by_position = dict(zip(length_order(encoded), items, strict=True))
     return [by_position[position] for position in range(len(encoded))]
 

@@ -21,13 +21,7 @@ def write_task(folder: Path, task: AnyTask, *, max_length: int) -> None:
 
 
 def read_task(folder: Path, *, task_type: str | None = None) -> tuple[AnyTask, int]:
-    """Return the task and the largest number of tokens that :func:`write_task` wrote.
-
-    Args:
-        folder: The adapter's folder.
-        task_type: ``package.module:NAME`` of the user's own kind that the adapter was trained for. A file never names
-            code that is imported: only the user who opens it does.
-    """
+    """Return the task and ``max_length`` that :func:`write_task` wrote; no file, only ``task_type``, names code."""
     path = folder / TASK_FILE
     user_kind = None if task_type is None else find_kind(task_type)
     try:

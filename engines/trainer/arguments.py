@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from collections.abc import Iterator
@@ -112,23 +111,16 @@ class BilevelTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         """Check the values; those of the levels are checked by their own settings."""
         watched = self.load_best_model_at_end or self.early_stopping_patience > 0
-        limit = self.save_total_limit
+        sees = "load_best_model_at_end and early_stopping_patience look at evaluations; set steps or epoch"
+        limit, orders = self.save_total_limit, ("random", "group_by_length")
         checks = (
             ("max_steps", "it must be at least 1, or -1", self.max_steps >= 1 or self.max_steps == -1),
             ("num_train_epochs", "it must be positive", 0 < self.num_train_epochs < math.inf),
             ("per_device_eval_batch_size", "it must be at least 1", self.per_device_eval_batch_size >= 1),
             ("save_steps", "it must be at least 1, or a share of the steps below 1", self.save_steps > 0),
             ("save_total_limit", "it must be at least 1, or None for all", limit is None or limit >= 1),
-            (
-                "eval_strategy",
-                "load_best_model_at_end and early_stopping_patience look at evaluations; set steps or epoch",
-                self.eval_strategy != "no" or not watched,
-            ),
-            (
-                "train_sampling_strategy",
-                "allowed: random, group_by_length",
-                self.train_sampling_strategy in ("random", "group_by_length"),
-            ),
+            ("eval_strategy", sees, self.eval_strategy != "no" or not watched),
+            ("train_sampling_strategy", f"allowed: {', '.join(orders)}", self.train_sampling_strategy in orders),
             ("hub_strategy", "the adapter is pushed at the end; set it to 'end'", self.hub_strategy == "end"),
             *self._without_meaning(),
         )
@@ -157,18 +149,12 @@ class BilevelTrainingArguments(TrainingArguments):
         self.fit_settings(rows=2, splits=True)
 
     def _without_meaning(self) -> Iterator[tuple[str, str, bool]]:
-        defaults = {
-            argument.name: argument.default_factory()
-            if argument.default_factory is not dataclasses.MISSING
-            else argument.default
-            for argument in dataclasses.fields(TrainingArguments)
-        }
         for reason, names in REFUSED.items():
-            # Not every version of transformers has every name.
-            for name in set(names) & set(defaults):
-                value = getattr(self, name)
+            for name in names:
+                # Not every version of transformers has every name.
+                value, default = getattr(self, name, None), getattr(TrainingArguments, name, None)
                 # The later ones stand for the default once __post_init__ has been over it, as in dataclasses.replace.
-                yield name, reason, not value or value in (defaults[name], "no", "adamw_torch", AcceleratorConfig())
+                yield name, reason, not value or value in (default, "no", "adamw_torch", AcceleratorConfig())
 
     @property
     def precision(self) -> Literal["fp32", "bf16", "fp16"]:

@@ -23,13 +23,7 @@ if TYPE_CHECKING:
 
 
 class TrainerHooks(Callback):
-    """Fires every event in the order in which Trainer does, and does what the control asks for.
-
-    Args:
-        trainer: Has the callbacks, and the state and control that are read and written.
-        steps_per_epoch: Lower steps of one pass over the rows of the lower level.
-        ignore_keys: Outputs of the model that an evaluation leaves out.
-    """
+    """Fires every event in the order in which Trainer does, and does what the control asks for."""
 
     must_work = True
 
@@ -105,11 +99,9 @@ class TrainerHooks(Callback):
 
     def state(self) -> dict[str, Any]:
         """Return the state of the trainer and of its callbacks, and the losses that are not logged yet."""
-        state = {**dataclasses.asdict(self.trainer.state), "stateful_callbacks": {}}
-        callbacks = [[name, callback.state()["attributes"]] for name, callback in self._exportable()]
         return {
-            "trainer": state,
-            "callbacks": callbacks,
+            "trainer": {**dataclasses.asdict(self.trainer.state), "stateful_callbacks": {}},
+            "callbacks": [[name, callback.state()["attributes"]] for name, callback in self._exportable()],
             "hooks": [self._entry, self._loss, self._losses, self._in_epoch],
         }
 
@@ -167,9 +159,8 @@ class TrainerHooks(Callback):
                 "checkpoints from the start"
             )
         checkpoints.save(engine)
-        state = self.trainer.state
-        best = Path(checkpoints.folder) / f"checkpoint-{state.best_global_step}"
-        state.best_model_checkpoint = str(best) if best.is_dir() else None
+        best = Path(checkpoints.folder) / f"checkpoint-{self.trainer.state.best_global_step}"
+        self.trainer.state.best_model_checkpoint = str(best) if best.is_dir() else None
         self._fire("on_save")
 
     def _take_levels(self, engine: BilevelEngine) -> None:
@@ -190,11 +181,6 @@ class TrainerHooks(Callback):
 
 
 def scores_of(metrics: dict[str, Any], prefix: str = "eval") -> dict[str, float | None]:
-    """Return the metrics without prefix, and without those of time and memory.
-
-    Example:
-        >>> scores_of({"eval_loss": 0.5, "eval_runtime": 3.2, "epoch": 1.0})
-        {'loss': 0.5}
-    """
+    """Return the metrics without prefix, and without those of time and memory."""
     measured = ("_runtime", "_per_second", "_model_preparation_time", "epoch", "_alloc_delta", "_peaked_delta")
     return {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items() if not name.endswith(measured)}

@@ -17,13 +17,7 @@ IGNORED = -100
 
 
 def encode_pairs(rows: Rows, tokenizer: Any, *, max_length: int) -> tuple[list[dict[str, Any]], int]:
-    """Return every pair of an input and one of its references as an example, and how many were cut.
-
-    Returns:
-        One dict per example: ``input_ids``; ``labels``, which are -100 up to the answer; ``group``, the position of
-        its row, by which D1 and D2 are divided; ``reference``, which of the row's references it is. And the count of
-        answers that were cut.
-    """
+    """Return every pair of an input and one of its references as an example, and how many were cut."""
     prompts = Prompts(tokenizer)
     examples: list[dict[str, Any]] = []
     cut = 0

@@ -140,13 +140,7 @@ class GenerationTask(BaseTask):
         return self.settings.decoding(self.length_penalty)
 
     def with_settings(self, settings: Mapping[str, Any]) -> Self:
-        """Return the task with other metrics, sets or decoding.
-
-        Example:
-            >>> task = GenerationTask("menus").with_settings({"d2": "split", "metrics": ["rouge_l"]})
-            >>> task.upper_split, task.validation_splits, task.metric
-            (None, ('validation',), 'rouge_l')
-        """
+        """Return the task with other metrics, sets or decoding."""
         checked = build_section(GenerationSettings, settings, kind=f"task_settings of task {self.name!r}")
         changes: dict[str, Any] = {"settings": checked}
         if checked.d2 == "split":
@@ -189,12 +183,7 @@ class GenerationTask(BaseTask):
         return read_generation_file(Path(path), task, split="evaluation" if labelled else "prediction")
 
     def check_row(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
-        """Return input, references (blank ones are counted and left out) and id, and everything wrong with the row.
-
-        Example:
-            >>> GenerationTask("e2e").check_row({"mr": "name[Zizzi", "ref": "Zizzi is a pub."})[1][0].field
-            'mr'
-        """
+        """Return input, references (blank ones are counted and left out) and id, and everything wrong with the row."""
         source, faults = read_source(row, lowercase_properties=self.lowercase_properties)
         references, more = read_references(row)
         kept = [reference for reference in references if reference]

@@ -119,13 +119,7 @@ class MultilabelTask(BaseTask):
         return {"problem_type": "multi_label_classification", **label_settings(self.label_names)}
 
     def with_settings(self, settings: Mapping[str, Any]) -> Self:
-        """Return the task with other thresholds.
-
-        Example:
-            >>> task = MultilabelTask("toy", ("text",), ("sports", "politics"))
-            >>> task.with_settings({"thresholds": {"sports": 0.3}}).thresholds
-            (0.3, 0.5)
-        """
+        """Return the task with other thresholds."""
         if not settings:
             return self
         kind = f"task_settings of task {self.name!r}"

@@ -86,12 +86,7 @@ class TextTask(BaseTask):
 
     @property
     def num_labels(self) -> int:
-        """Number of outputs of the task's head: one per class, or a single one for regression.
-
-        Example:
-            >>> TextTask("toy", ("text",), None, metric="pearson").num_labels
-            1
-        """
+        """Number of outputs of the task's head: one per class, or a single one for regression."""
         return 1 if self.label_names is None else len(self.label_names)
 
     @property
@@ -118,12 +113,7 @@ class TextTask(BaseTask):
         return {"problem_type": "single_label_classification", **label_settings(self.label_names)}
 
     def check_row(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
-        """Return the row with its label as a class index or a number, and everything wrong with it.
-
-        Example:
-            >>> TextTask("toy", ("text",), ("no", "yes")).check_row({"text": "A fine film.", "label": "yes"})
-            ({'text': 'A fine film.', 'label': 1}, [])
-        """
+        """Return the row with its label as a class index or a number, and everything wrong with it."""
         label, faults = check_row(row, self)
         return {**row, "label": label}, faults
 
@@ -152,14 +142,7 @@ class TextTask(BaseTask):
         return Collator(tokenizer)
 
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Return the cross entropy, or the squared error of a regression task.
-
-        Example:
-            >>> import torch
-            >>> number = TextTask("toy", ("text",), None, metric="pearson")
-            >>> number.loss(torch.tensor([[2.0], [3.0]]), torch.tensor([2.0, 1.0])).item()
-            2.0
-        """
+        """Return the cross entropy, or the squared error of a regression task."""
         if self.is_regression:
             return functional.mse_loss(logits.squeeze(-1), labels.to(logits))
         return super().loss(logits, labels, weights)
@@ -204,14 +187,7 @@ class TextTask(BaseTask):
         return {"prediction": self.label_names[int(logits.argmax())], "probabilities": chances}
 
     def rescored(self, predictions: Sequence[Mapping[str, Any]]) -> Callable[[numpy.ndarray[Any, Any]], float]:
-        """Return the headline metric as a function of row numbers.
-
-        Example:
-            >>> task = TextTask("toy", ("text",), ("no", "yes"))
-            >>> right, wrong = ({"label": "yes", "prediction": answer} for answer in ("yes", "no"))
-            >>> task.rescored([right, wrong])([0, 0, 0, 1])
-            0.75
-        """
+        """Return the headline metric as a function of row numbers."""
         index = {name: position for position, name in enumerate(self.label_names or ())}
         answers, labels = (
             numpy.asarray([row[key] if self.is_regression else index[row[key]] for row in predictions])

@@ -21,12 +21,8 @@ IGNORED = -100
 def encode_tokens(rows: Rows, tokenizer: Any, task: TokenTask, *, max_length: int = 128) -> list[dict[str, Any]]:
     """Return the rows as ids of pieces, cut to ``max_length`` and not padded, with a label per piece.
 
-    The first piece of a token has the token's label, its other pieces and the special tokens ``IGNORED``.
-
-    Returns:
-        One dict per row: lists of ints under the tokenizer's input names, ``labels``, and ``positions``: for each label
-        that is not ``IGNORED``, the position of its token in the row. A token that is cut off, or of which the
-        tokenizer leaves nothing, is in no ``positions``.
+    The first piece of a token has the token's label, its other pieces and the special tokens ``IGNORED``;
+    ``positions`` has the place of the token for each label that counts.
     """
     special = tokenizer.num_special_tokens_to_add(pair=False)
     if max_length <= special:

@@ -49,12 +49,12 @@ def score(predictions: list[list[str]], references: list[list[str]]) -> dict[str
 
 
 def test_by_hand() -> None:
-    """Found: a 0-2 right, b 3-4 of the wrong type, a 0-1 too short; missed: a 3-4 and a 0-2 of the second row."""
-    found = score(
+    """Predicted: a 0-2 right, b 3-4 of the wrong type, a 0-1 too short; missed: a 3-4 and a 0-2 of the second row."""
+    values = score(
         [["B-a", "I-a", "O", "B-b"], ["B-a", "O", "O"]],
         [["B-a", "I-a", "O", "B-a"], ["B-a", "I-a", "O"]],
     )
-    assert found == {
+    assert values == {
         "entity_f1": pytest.approx(2 * 1 / (3 + 3)),
         "entity_precision": pytest.approx(1 / 3),
         "entity_recall": pytest.approx(1 / 3),
@@ -74,23 +74,23 @@ def test_against_scikit_learn_on_every_possible_span() -> None:
     spans = [(kind, start, end) for kind in "ab" for start in range(6) for end in range(start + 1, 7)]
     ours = [span in entities(row) for row in others for span in spans]
     theirs = [span in entities(row) for row in rows for span in spans]
-    found = score(others, rows)
-    assert found["entity_f1"] == pytest.approx(f1_score(theirs, ours), rel=1e-12)
-    assert found["entity_precision"] == pytest.approx(precision_score(theirs, ours), rel=1e-12)
-    assert found["entity_recall"] == pytest.approx(recall_score(theirs, ours), rel=1e-12)
-    assert found["token_accuracy"] == pytest.approx(accuracy_score(sum(rows, []), sum(others, [])), rel=1e-12)
+    values = score(others, rows)
+    assert values["entity_f1"] == pytest.approx(f1_score(theirs, ours), rel=1e-12)
+    assert values["entity_precision"] == pytest.approx(precision_score(theirs, ours), rel=1e-12)
+    assert values["entity_recall"] == pytest.approx(recall_score(theirs, ours), rel=1e-12)
+    assert values["token_accuracy"] == pytest.approx(accuracy_score(sum(rows, []), sum(others, [])), rel=1e-12)
 
 
 def test_nothing_predicted_leaves_f1_at_zero_and_precision_undefined() -> None:
     with pytest.warns(UndefinedMetricWarning, match="entity_precision of toy is undefined"):
-        found = score([["O", "O"]], [["B-a", "I-a"]])
-    assert (found["entity_f1"], found["entity_precision"], found["entity_recall"]) == (0.0, None, 0.0)
+        values = score([["O", "O"]], [["B-a", "I-a"]])
+    assert (values["entity_f1"], values["entity_precision"], values["entity_recall"]) == (0.0, None, 0.0)
 
 
 def test_no_entity_on_either_side() -> None:
     with pytest.warns(UndefinedMetricWarning):
-        found = score([["O"]], [["O"]])
-    assert found == {"entity_f1": None, "entity_precision": None, "entity_recall": None, "token_accuracy": 1.0}
+        values = score([["O"]], [["O"]])
+    assert values == {"entity_f1": None, "entity_precision": None, "entity_recall": None, "token_accuracy": 1.0}
 
 
 def test_other_tags_are_scored_one_by_one() -> None:

@@ -71,6 +71,7 @@ def test_it_goes_every_road(tiny_encoder: Path, tmp_path: Path, capsys: pytest.C
     assert json.loads((tmp_path / "run" / "all_results.json").read_text("utf-8"))["score"] < 0.2
     assert EXPORT.run([run, "--task-type", NAME, "--output", str(tmp_path / "lora")]) == 0
     assert EVALUATE.run([str(tmp_path / "lora"), "--task-type", NAME, "--data", str(rows)]) == 0
+    assert EVALUATE.run([run, "--task-type", NAME]) == 0
     capsys.readouterr()
     assert PREDICT.run([run, "--file", str(rows), "--task-type", NAME]) == 0
     assert {json.loads(line)["prediction"] for line in capsys.readouterr().out.splitlines()} == {"1", "2", "3"}

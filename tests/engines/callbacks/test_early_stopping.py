@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,19 +21,6 @@ Make = Callable[..., BilevelEngine]
 Values = list[float | None]
 
 
-def run(make_engine: Make, values: Values, *, patience: int, greater: bool) -> BilevelEngine:
-    """Run an engine with a step a value; each validation gives the next one."""
-    script: Iterator[float | None] = iter(values)
-    engine = make_engine(
-        steps=len(values),
-        validate=lambda: {"score": next(script)},
-        validate_every=1,
-        callbacks=[EarlyStopping(Monitor("score", greater_is_better=greater), patience=patience)],
-    )
-    engine.run()
-    return engine
-
-
 @pytest.mark.parametrize(
     ("values", "patience", "greater", "stops_at"),
     [
@@ -50,14 +37,14 @@ def run(make_engine: Make, values: Values, *, patience: int, greater: bool) -> B
 def test_stops_after_so_many_validations_without_a_gain(
     make_engine: Make, values: Values, patience: int, greater: bool, stops_at: int | None
 ) -> None:
-    engine = run(make_engine, values, patience=patience, greater=greater)
+    script = iter(values)
+    watch = EarlyStopping(Monitor("score", greater_is_better=greater), patience=patience)
+    engine = make_engine(
+        steps=len(values), validate=lambda: {"score": next(script)}, validate_every=1, callbacks=[watch]
+    )
+    engine.run()
     assert engine.step == (stops_at or len(values))
     assert (engine.stop_reason is not None) == (stops_at is not None)
-
-
-def test_reason_names_metric_best_value_and_patience(make_engine: Make) -> None:
-    engine = run(make_engine, [0.5, 0.25, 0.25, 0.0], patience=2, greater=True)
-    assert engine.stop_reason == "score was not better than 0.5 for 2 validations"
 
 
 def test_a_misspelt_metric_stops_the_run_at_the_first_validation(make_engine: Make) -> None:
@@ -74,27 +61,23 @@ def test_patience_must_be_positive(patience: int) -> None:
         EarlyStopping(Monitor("score", greater_is_better=True), patience=patience)
 
 
-def test_through_fit(fit_pair: Callable[..., Any]) -> None:
-    script = iter([0.5, 0.25, 0.125, 1.0])
+@pytest.mark.parametrize(
+    ("scores", "every", "patience", "steps", "reason"),
+    [
+        ([0.5, 0.25, 0.125, 1.0], 2, 2, 6, "score was not better than 0.5 for 2 validations"),
+        ([0.5, 0.5], 4, 1, 8, None),  # patience that is spent at the last step stops nothing
+    ],
+)
+def test_through_fit(
+    fit_pair: Callable[..., Any], scores: list[float], every: int, patience: int, steps: int, reason: str | None
+) -> None:
+    script = iter(scores)
+    monitor = Monitor("score", greater_is_better=True)
     fitted = fit_pair(
-        validate=lambda: {"score": next(script)},
-        monitor=Monitor("score", greater_is_better=True),
-        validate_every=2,
-        early_stopping=2,
+        validate=lambda: {"score": next(script)}, monitor=monitor, validate_every=every, early_stopping=patience
     )
-    assert fitted.result.steps == 6
-    assert fitted.result.stop_reason == "score was not better than 0.5 for 2 validations"
-    assert fitted.result.metrics == {"score": 0.125}
-
-
-def test_running_out_of_patience_at_the_last_step_stops_nothing(fit_pair: Callable[..., Any]) -> None:
-    fitted = fit_pair(
-        validate=lambda: {"score": 0.5},
-        monitor=Monitor("score", greater_is_better=True),
-        validate_every=4,
-        early_stopping=1,
-    )
-    assert (fitted.result.steps, fitted.result.stop_reason) == (8, None)
+    assert (fitted.result.steps, fitted.result.stop_reason) == (steps, reason)
+    assert fitted.result.metrics == {"score": scores[steps // every - 1]}
 
 
 def test_counts_on_after_a_resume() -> None:
@@ -120,7 +103,7 @@ def test_a_mean_over_rows_not_over_batches() -> None:
     assert mean_loss(level, batches) == pytest.approx(4.0)
 
 
-@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("every", [1, 2, 3])
 def test_looking_changes_nothing(make_engine: Make, every: int) -> None:
     """The lower loss draws noise in every call, so that a look that moved the random state would show."""
 
@@ -132,22 +115,14 @@ def test_looking_changes_nothing(make_engine: Make, every: int) -> None:
             self.losses.append(record.loss)
             assert engine.lower_level.module.training
 
-    found = []
+    losses = []
     for look in (False, True):
         steps = Steps()
-        engine = make_engine(single=True, steps=4, callbacks=[steps])
+        engine = make_engine(single=True, steps=5, callbacks=[steps])
         if look:
             held_out = HeldOut(list(engine.lower_level.train_data_loader[0]), Watch(every=every, patience=100))
             engine.callbacks = (steps, held_out)
         engine.run()
-        found.append(steps.losses)
-    assert found[0] == found[1]
-    assert [step for step, _ in held_out.losses] == list(range(every, 5, every))
-
-
-def test_the_last_step_is_looked_at(make_engine: Make) -> None:
-    engine = make_engine(single=True, steps=5)
-    held_out = HeldOut(list(engine.lower_level.train_data_loader[0]), Watch(every=3, patience=100))
-    engine.callbacks = (held_out,)
-    engine.run()
-    assert [step for step, _ in held_out.losses] == [3, 5]
+        losses.append(steps.losses)
+    assert losses[0] == losses[1]
+    assert [step for step, _ in held_out.losses] == sorted({*range(every, 5, every), 5}), "the last step is looked at"

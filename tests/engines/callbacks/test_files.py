@@ -15,7 +15,6 @@ from bilora.adapter.spectrum import adapted_layers
 from bilora.compare.statistics import read_validations
 from bilora.engines.bilevel import BilevelEngine
 from bilora.engines.callbacks.files import MetricsFile, TimesFile, ValuesFile, read_times
-from bilora.files.formats import finite_or_null
 from bilora.report.read_run import read_run
 
 Make = Callable[..., BilevelEngine]
@@ -37,15 +36,15 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_keys_and_order_of_the_lines(make_engine: Make, path: Path) -> None:
-    engine = make_engine(
-        steps=3, callbacks=[MetricsFile(path)], validate=lambda: {"loss": 0.5, "f1": None}, validate_every=2
-    )
-    engine.run()
+    """A number that is not finite is written as null."""
+    metrics = {"nan": math.nan, "inf": math.inf, "minus": -math.inf, "none": None, "one": 1.0}
+    make_engine(steps=3, callbacks=[MetricsFile(path)], validate=lambda: metrics, validate_every=2).run()
     first, second, validation, third, last = lines(path)
     assert set(first) == set(third) == STEP
     assert set(second) == STEP | UPPER_STEP
-    assert validation == {"stage": "single", "step": 2, "validation": {"loss": 0.5, "f1": None}}
-    assert last == {"stage": "single", "step": 3, "validation": {"loss": 0.5, "f1": None}}
+    written = {"nan": None, "inf": None, "minus": None, "none": None, "one": 1.0}
+    for line, step in ((validation, 2), (last, 3)):
+        assert line == {"stage": "single", "step": step, "validation": written}
     assert [first["step"], second["step"], second["upper_step"], third["step"]] == [1, 2, 1, 3]
 
 
@@ -72,12 +71,6 @@ def test_parts_of_the_loss_have_their_level_in_their_name(path: Path, fit_adapte
     assert second["upper_loss"] == pytest.approx(second["upper_task_loss"] + second["upper_penalty"], rel=1e-6)
 
 
-def test_not_finite_is_written_as_null(make_engine: Make, path: Path) -> None:
-    metrics = {"nan": math.nan, "inf": math.inf, "minus": -math.inf, "none": None, "one": 1.0}
-    make_engine(single=True, steps=1, callbacks=[MetricsFile(path)], validate=lambda: metrics).run()
-    assert lines(path)[-1]["validation"] == {"nan": None, "inf": None, "minus": None, "none": None, "one": 1.0}
-
-
 def test_only_every_so_many_steps_but_every_upper_step(make_engine: Make, path: Path) -> None:
     make_engine(steps=9, callbacks=[MetricsFile(path, every=3)]).run()
     assert [line["step"] for line in lines(path)] == [2, 3, 4, 6, 8, 9]
@@ -92,42 +85,27 @@ def test_an_existing_file_is_refused_and_kept(make_engine: Make, path: Path) -> 
     assert path.read_text(encoding="utf-8") == "kept\n"
 
 
-def test_lines_are_on_the_disk_before_the_run_ends(make_engine: Make, path: Path) -> None:
+def test_lines_are_on_the_disk_at_once_and_the_file_is_closed_when_the_run_fails(make_engine: Make, path: Path) -> None:
     seen: list[int] = []
 
     def validate() -> dict[str, float | None]:
         seen.append(len(lines(path)))
+        if len(seen) == 3:
+            raise OSError("no disk")
         return {}
-
-    make_engine(single=True, steps=3, callbacks=[MetricsFile(path)], validate=validate, validate_every=1).run()
-    assert seen == [1, 3, 5]
-
-
-def test_the_file_is_closed_also_when_the_run_fails(make_engine: Make, path: Path) -> None:
-    def validate() -> NoReturn:
-        raise OSError("no disk")
 
     writer = MetricsFile(path)
     with pytest.raises(OSError, match="no disk"):
-        make_engine(callbacks=[writer], validate=validate).run()
+        make_engine(single=True, steps=3, callbacks=[writer], validate=validate, validate_every=1).run()
+    assert seen == [1, 3, 5]
     with pytest.raises(ValueError, match="closed file"):
         writer._write({})
 
 
-def test_nested_values() -> None:
-    value = {"a": [1, math.nan, (math.inf, "x")], "b": {"c": -math.inf, "d": True, "e": None}}
-    assert finite_or_null(value) == {"a": [1, None, [None, "x"]], "b": {"c": None, "d": True, "e": None}}
-
-
 def test_times_rise_and_belong_to_steps(make_engine: Make, tmp_path: Path) -> None:
     scores = iter([0.5, 0.75, 0.5])
-    engine = make_engine(
-        steps=5,
-        callbacks=[MetricsFile(tmp_path / "metrics.jsonl"), TimesFile(tmp_path / "times.jsonl")],
-        validate=lambda: {"f1": next(scores)},
-        validate_every=2,
-    )
-    engine.run()
+    files = [MetricsFile(tmp_path / "metrics.jsonl"), TimesFile(tmp_path / "times.jsonl")]
+    make_engine(steps=5, callbacks=files, validate=lambda: {"f1": next(scores)}, validate_every=2).run()
     times = read_times(tmp_path / "times.jsonl")
     assert list(times) == [1, 2, 3, 4, 5]
     assert list(times.values()) == sorted(times.values())
@@ -175,7 +153,5 @@ def test_the_later_line_of_a_step_counts(tmp_path: Path) -> None:
     readings = [(2, 1.0), (4, 3.0), (2, 2.0)]
     lines = [json.dumps({"step": step, "layers": {"q": [value]}}) + "\n" for step, value in readings]
     (tmp_path / "values.jsonl").write_text("".join(lines))
-    assert read_run(tmp_path).values[["step", "layer", "term", "value"]].to_numpy().tolist() == [
-        [2, "q", 1, 2.0],
-        [4, "q", 1, 3.0],
-    ]
+    values = read_run(tmp_path).values[["step", "layer", "term", "value"]]
+    assert values.to_numpy().tolist() == [[2, "q", 1, 2.0], [4, "q", 1, 3.0]]

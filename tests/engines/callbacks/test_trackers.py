@@ -78,12 +78,12 @@ def test_trackers_are_opened_told_and_closed(
     name: str, opened: str, settings: str, logged: str, closed: str, calls: Calls, fit_pair: Fit, tmp_path: Path
 ) -> None:
     fitted = fit_pair(callbacks=(ReportTo(name, tmp_path / "run", {"steps": 8}),), validate=lambda: {"loss": 0.5})
-    names = [each for each, _, _ in calls.calls]
+    names = [name for name, _, _ in calls.calls]
     assert names.index(opened) <= names.index(settings) < names.index(logged)
     assert names[-1] == closed
     assert "'run'" in str(calls.calls[names.index(opened)]), "the run has the name of its folder"
     assert "steps" in str(calls.calls[names.index(settings)])
-    steps = [(words[0], named["step"]) for each, words, named in calls.calls if each == logged]
+    steps = [(words[0], named["step"]) for call, words, named in calls.calls if call == logged]
     assert [step for values, step in steps if "train/lower_loss" in values] == list(range(1, 9))
     assert steps[0][0]["train/lower_loss"] == fitted.records.steps[0].loss
     assert ({"eval/loss": 0.5}, 8) in steps
@@ -103,14 +103,13 @@ def test_trackers_that_take_one_number_at_a_time(
     fitted = fit_pair(callbacks=(ReportTo(name, tmp_path / "run", {"steps": 8}),))
     assert calls.calls[-1][0] == closed
     loss = fitted.records.steps[0].loss
-    assert any(each == logged and loss in (*words, *named.values()) for each, words, named in calls.calls)
+    assert any(call == logged and loss in (*words, *named.values()) for call, words, named in calls.calls)
 
 
 class Failing:
     """A tracker that takes three steps and no more."""
 
-    taken = 0
-    closed = 0
+    taken = closed = 0
 
     def __init__(self, folder: Path, settings: Any) -> None:
         pass
@@ -124,27 +123,21 @@ class Failing:
         Failing.closed += 1
 
 
-def test_a_failing_tracker_warns_once_and_the_run_goes_on(
-    fit_pair: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("tracker", "reason", "taken"),
+    [("failing_tracker:Failing", r"\(OSError: the disk is full\)", 4), ("wandb", r"\(ModuleNotFoundError: .*\)", 0)],
+    ids=["fails", "is not installed"],
+)
+def test_a_tracker_that_fails_warns_once_and_the_run_goes_on(
+    tracker: str, reason: str, taken: int, fit_pair: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = types.ModuleType("failing_tracker")
-    module.Failing = Failing  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "failing_tracker", module)
-    with pytest.warns(RuntimeWarning, match=r"failed and gets nothing more \(OSError: the disk is full\)") as told:
-        fitted = fit_pair(callbacks=(ReportTo("failing_tracker:Failing", tmp_path, {}),))
-    assert len(told) == 1
-    assert fitted.result.steps == 8
-    assert Failing.taken == 4
-    assert Failing.closed == 0
-
-
-def test_a_tracker_that_is_not_installed_warns_once(
-    fit_pair: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    monkeypatch.setattr(Failing, "taken", 0)
+    monkeypatch.setitem(sys.modules, "failing_tracker", types.SimpleNamespace(Failing=Failing))
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.warns(RuntimeWarning, match="report_to 'wandb' failed") as told:
-        assert fit_pair(callbacks=(ReportTo("wandb", tmp_path, {}),)).result.steps == 8
-    assert len(told) == 1
+    with pytest.warns(RuntimeWarning, match=f"report_to '{tracker}' failed and gets nothing more {reason}") as warned:
+        fitted = fit_pair(callbacks=(ReportTo(tracker, tmp_path, {}),))
+    assert (len(warned), fitted.result.steps) == (1, 8)
+    assert (Failing.taken, Failing.closed) == (taken, 0)
 
 
 def test_a_tracker_that_nobody_knows_and_one_that_stands_twice() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -79,6 +81,22 @@ def test_evaluate_prints_the_table_by_label(
     assert "by class" in capsys.readouterr().out
     assert EVALUATE.run([str(run), "--data", str(rows_file), "--output", str(tmp_path / "file.json")]) == 0
     assert json.loads((tmp_path / "file.json").read_text(encoding="utf-8"))["rows"] == 160
+
+
+@pytest.mark.parametrize("field", ["method", "task_type", "formulation"])
+def test_evaluate_imports_no_code_that_a_folder_names(
+    run: Path, tmp_path: Path, field: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy = shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "foreign.py").write_text("open('imported', 'w').close()\nNAME = 1\n", encoding="utf-8")
+    settings = yaml.safe_load((copy / "config.yaml").read_text(encoding="utf-8"))
+    (copy / "config.yaml").write_text(yaml.safe_dump(settings | {field: "foreign:NAME"}), encoding="utf-8")
+    assert EVALUATE.run([str(copy)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{field} 'foreign:NAME' is code that a file names, which is not imported; it stands in {copy}" in line
+    assert "--task-type package.module:NAME" in line
+    assert not (tmp_path / "imported").exists()
 
 
 def test_predict_names_labels_and_an_export_says_the_same(run: Path, tmp_path: Path) -> None:
