@@ -42,12 +42,12 @@ from bilora.tasks.scoring import predict
 from bilora.tasks.task import Inference
 
 PRODUCTS: dict[str, dict[str, Any]] = {
-    "central": {},
+    "central": {"finite_difference": "central"},
     "forward": {"finite_difference": "forward"},
     "exact": {"products": "exact"},
 }
 APPROXIMATIONS: dict[str, dict[str, Any]] = {
-    "darts": {"finite_difference": "central"},
+    "darts": {},
     "neumann": {"terms": 3},
     "conjugate_gradient": {"damping": 1.0},
     "nystrom": {"rank": 2, "damping": 1.0},
