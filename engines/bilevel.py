@@ -264,11 +264,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
 
 @contextmanager
 def compiled(
-    model: nn.Module,
-    mode: CompileMode,
-    *,
-    levels: Sequence[Level] = (),
-    backend: str | Callable[..., Any] = "inductor",
+    model: nn.Module, mode: CompileMode, *, levels: Sequence[Level] = (), backend: str | Callable[..., Any] = "inductor"
 ) -> Iterator[None]:
     """Run the block with the base model compiled in place by torch.compile; afterwards it is as it was.
 

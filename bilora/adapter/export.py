@@ -31,22 +31,7 @@ REPORT_NAME = "bilora_export.json"
 
 
 def check_folder(folder: str | Path) -> Path:
-    """Return the folder of an export as a path, after a look that nothing in it would be lost.
-
-    Args:
-        folder: A folder that is new, empty, or holds an earlier export.
-
-    Returns:
-        The path; the folder is made if need be.
-
-    Raises:
-        SettingsError: It is a file, or holds something else.
-
-    Example:
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     check_folder(folder) == Path(folder)
-        True
-    """
+    """Return the folder of an export as a path, after a look that nothing in it would be lost."""
     path = Path(folder)
     if path.exists() and not path.is_dir():
         raise SettingsError(f"folder {str(folder)!r} is a file; give the name of a folder to write the adapter to")
@@ -61,14 +46,7 @@ def check_folder(folder: str | Path) -> Path:
 
 
 def write_export(folder: Path, *, tensors: dict[str, Tensor], config: PeftConfig, report: dict[str, Any]) -> None:
-    """Write weights, settings and report; each file appears whole or not at all.
-
-    Args:
-        folder: What ``check_folder`` returned.
-        tensors: The weights, by key of the file.
-        config: What becomes ``adapter_config.json``.
-        report: What becomes ``bilora_export.json``.
-    """
+    """Write weights, settings and report; each file appears whole or not at all."""
 
     def write(scratch: Path) -> None:
         # Tensors may share storage (tied heads) or lie transposed; the format takes neither.

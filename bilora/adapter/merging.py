@@ -41,15 +41,7 @@ class MergingLayer(BaseTunerLayer):
         raise NotImplementedError
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the updates of adapters to the base weight.
-
-        Args:
-            safe_merge: Leave the weight as it is and raise where the sum is not finite.
-            adapter_names: The adapters; ``None`` for the active ones.
-
-        Raises:
-            ValueError: With ``safe_merge``, a sum is not finite.
-        """
+        """Add the updates of adapters to the base weight."""
         for adapter in check_adapters_to_merge(self, adapter_names):
             if adapter in self.held_adapters():
                 self._add_to_base(adapter, sign=1, check=safe_merge)

@@ -74,13 +74,7 @@ class BiloraModel(BaseTuner):
 
     @classmethod
     def _get_adapter_state_dict(
-        cls,
-        model: nn.Module,
-        config: Any,
-        adapter_name: str,
-        state_dict: dict[str, Tensor],
-        *args: Any,
-        **kwargs: Any,
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor], *args: Any, **kwargs: Any
     ) -> dict[str, Tensor]:
         # PEFT silently leaves trained parameters out of the file (peft#310, #876, #1070).
         check_saved(model)

@@ -8,7 +8,6 @@ from bilora.artifacts.scored_on import UPPER
 from bilora.data.rows import Rows
 from bilora.data.sets import TaskRows
 from bilora.engines.training.split_loaders import SplitLoaders
-from bilora.engines.training.stages import run_stages
 from bilora.errors import SettingsError
 from bilora.runs.config import RunConfig
 from bilora.tasks.catalog import find_task
@@ -26,8 +25,7 @@ def is_left_to_upper(config: RunConfig) -> bool:
         >>> [is_left_to_upper(RunConfig(method=name)) for name in ("bilora", "lora", "learned_decay")]
         [True, False, False]
     """
-    stages = run_stages(config.variant, config.variant_settings, config)
-    trained = [stage for stage in stages if stage.steps != 0]
+    trained = [stage for stage in config.stages if stage.steps != 0]
     return not config.refresh and bool(trained) and all(stage.upper is not None for stage in trained)
 
 

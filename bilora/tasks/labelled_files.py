@@ -37,11 +37,7 @@ def load_labelled_files(files: LabelledFiles) -> TaskRows:
     sets = {}
     if files.validation is not None:
         sets["validation"] = check_records(
-            files.read(files.validation),
-            task,
-            source=files.validation,
-            split="validation",
-            on_bad_row=files.on_bad_row,
+            files.read(files.validation), task, source=files.validation, split="validation", on_bad_row=files.on_bad_row
         )
     elif files.validation_share:
         count = len(train)

@@ -54,8 +54,10 @@ class Nystrom(ImplicitHypergradient):
     def solve(self, vector: Tensors, point: Point, step: LowerStep) -> Tensors:
         """Return w."""
         flat = flatten(vector)
+        # In float32 at least: neither QR nor eigenvalues exist in half precision.
+        flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
         sketch = self._sketch(flat)
-        images = [flatten(point.hessian(split_like(column, vector))) for column in sketch.T]
+        images = [flatten(point.hessian(split_like(column, vector))).to(flat) for column in sketch.T]
         columns = torch.stack(images, dim=1)  # H S, (parameters, rank)
         if not torch.isfinite(columns).all():  # torch's eigh would end in an error of its own
             raise DivergedError("nystrom: a product of the Hessian is not finite; no parameter was stepped")

@@ -79,16 +79,7 @@ def level_state(level: Level) -> dict[str, Any]:
 
 
 def load_level_state(level: Level, state: Any, *, keep_rates: bool = False) -> None:
-    """Give a level that was built from the same settings the state of another one.
-
-    Args:
-        level: The level.
-        state: The value of :func:`level_state`.
-        keep_rates: Whether base learning rates and weight decay stay those of the level as it was built.
-
-    Raises:
-        CheckpointError: A part is missing, left over, or does not fit; it is named.
-    """
+    """Give a level that was built from the same settings the state of another one."""
     expected = (*PARTS, "recorded") if isinstance(level, LowerProblem) else PARTS
     parts = check_keys(state, expected, part=f"level {level.name}")
     load_parameters(level.named_level_parameters(), parts["parameters"], part=f"{level.name}.parameters")

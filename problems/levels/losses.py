@@ -11,15 +11,7 @@ from bilora.errors import SettingsError
 
 
 def read_loss(output: Any, *, level: str) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the scalar loss, with its graph, and every other one-element tensor of a mapping, detached.
-
-    Args:
-        output: A tensor, or a mapping with the key ``loss`` (a dict, or a transformers ``ModelOutput``).
-        level: Name of the level, for the error text.
-
-    Raises:
-        SettingsError: There is no loss in it, or the loss is not a scalar.
-    """
+    """Return the scalar loss, with its graph, and every other one-element tensor of a mapping, detached."""
     parts: dict[str, Tensor] = {}
     loss = output
     if isinstance(output, Mapping):

@@ -94,7 +94,9 @@ class UpperProblem(Level):
         # Scaled again, because optimizer_step unscales whatever stands in .grad.
         scale = 1.0 if self.scaler is None else self.scaler.get_scale()
         # dL2/dE = d_E L2 - d2_{E,V} L1 . w; the minus is in the implicit term.
-        self.set_grads(params, [(d + i) * scale for d, i in zip(direct, implicit, strict=True)])
+        sums = [(d + i) * scale for d, i in zip(direct, implicit, strict=True)]
+        # The implicit term may come in float32 for an E in bfloat16, and torch takes no gradient of another type.
+        self.set_grads(params, [gradient.to(E.dtype) for gradient, E in zip(sums, params, strict=True)])
 
     def _mark(self, params: Sequence[nn.Parameter]) -> None:
         """Make ``.grad`` infinite, by which optimizer_step sees that there is no hypergradient."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -11,6 +11,14 @@ from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.stage import Stage
 from bilora.problems.variants import bilora
 from bilora.problems.variants.bilora import BiloraLower, BiloraSettings
+
+
+@dataclass(frozen=True)
+class TwoStageSettings(BiloraSettings):
+    """BiLoRA's settings, with values that start at one."""
+
+    # At BiLoRA's start of zero the vectors, which train first and alone, would have no gradient at all.
+    formulation: str = "softmax"
 
 
 class ValuesAlone(LowerProblem):
@@ -32,4 +40,4 @@ def plan(settings: BiloraSettings) -> tuple[Stage, ...]:
     return (Stage("vectors", BiloraLower, rows="lower"), Stage("values", ValuesAlone, rows="upper"))
 
 
-VARIANT = replace(bilora.VARIANT, name="two_stage", upper=None, plan=plan)
+VARIANT = replace(bilora.VARIANT, name="two_stage", upper=None, settings=TwoStageSettings, plan=plan)

@@ -61,17 +61,7 @@ class WeightDecays(Companion):
     def implicit_term(
         self, vector: Tensors, parameters: Tensors, *, learning_rates: tuple[float, ...], steps: int
     ) -> Tensor:
-        """Return ``-lr_j k decay_j <theta_j, v_j>`` for every tensor j, or their sum where they share a decay.
-
-        Args:
-            vector: v = d L2 / d theta', one tensor per lower parameter.
-            parameters: theta before the last step.
-            learning_rates: The learning rate of each in that step.
-            steps: Lower steps k since the last upper step.
-
-        Returns:
-            ``(decays,)``, in the type of ``log_decay``.
-        """
+        """Return ``-lr_j k decay_j <theta_j, v_j>`` for every tensor j, or their sum where they share a decay."""
         products = torch.stack([(a * b).sum() for a, b in zip(parameters, vector, strict=True)])
         # k times the last term leaves out that theta was another one at each of the k steps, and the effect of a change
         # at one step on the gradients and decays of the later ones.

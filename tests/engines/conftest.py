@@ -10,15 +10,8 @@ import pytest
 import torch
 from betty.configs import Config
 from peft import get_peft_model
+from tiny_models import tiny_bert, tiny_gpt2, tiny_llama
 from torch import Tensor, nn
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-)
 
 from bilora import BiloraConfig
 from bilora.engines.bilevel import BilevelEngine
@@ -30,61 +23,6 @@ from bilora.problems.catalog import find_variant
 from bilora.problems.variant import Variant
 from bilora.problems.variants.bilora import BiloraLower, BiloraSettings, BiloraUpper
 from bilora.tasks.generation.batches import PairCollator
-
-
-def tiny_bert(dropout: float) -> nn.Module:
-    """Return a random two-layer BERT with eager attention, which has second derivatives."""
-    config = BertConfig(
-        vocab_size=64,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=32,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        classifier_dropout=dropout,
-        attn_implementation="eager",
-    )
-    return BertForSequenceClassification(config)
-
-
-def tiny_gpt2(dropout: float) -> nn.Module:
-    """Return a random two-layer GPT-2 (Conv1D layers) with eager attention."""
-    config = GPT2Config(
-        vocab_size=64,
-        n_positions=32,
-        n_embd=32,
-        n_layer=2,
-        n_head=2,
-        resid_pdrop=dropout,
-        embd_pdrop=dropout,
-        attn_pdrop=dropout,
-        bos_token_id=0,
-        eos_token_id=0,
-        attn_implementation="eager",
-    )
-    return GPT2LMHeadModel(config)
-
-
-def tiny_llama(dropout: float) -> nn.Module:
-    """Return a random two-layer Llama (rotary positions, shared key heads, tied output) with eager attention."""
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=32,
-        attention_dropout=dropout,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
-        attn_implementation="eager",
-    )
-    return LlamaForCausalLM(config)
 
 
 def _bert_batch(seed: int) -> dict[str, Tensor]:

@@ -60,11 +60,7 @@ def test_upper_accumulation_steps_along_the_mean(make_engine: Make) -> None:
             if engine.step % 2 == 0:
                 below.append(engine.lower_level.module.below.detach().clone())
 
-    engine = make_engine(
-        steps=4,
-        callbacks=[Watch()],
-        upper_config=Config(gradient_accumulation=2),
-    )
+    engine = make_engine(steps=4, callbacks=[Watch()], upper_config=Config(gradient_accumulation=2))
     before = engine.upper_level.module.above.detach().clone()  # type: ignore[union-attr]
     labels = [batch["labels"].double() for batch in engine.upper_level.train_data_loader[0][:2]]  # type: ignore[union-attr]
     engine.run()

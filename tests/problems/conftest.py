@@ -12,14 +12,14 @@ import torch
 from betty.configs import Config, EngineConfig
 from betty.engine import Engine
 from peft import PeftModel
+from ridge import LowerLoss, Ridge, UpperLoss, Vector, run_engine
+from tiny_models import tiny_bert
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification
 
 from bilora.problems import VARIANTS, LowerProblem, Needs, UpperProblem
 from bilora.tensors import Tensors
 
 FEATURES = 5
-DIRECT = 0.1
 RATE = 0.05
 CPU = torch.device("cpu")
 
@@ -31,38 +31,6 @@ class CpuEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         systems: dict[str, Any] = super().configure_systems()
         self.device = CPU
         return systems
-
-
-class Vector(nn.Module):
-    """One float64 vector as a module."""
-
-    def __init__(self, value: Tensor) -> None:
-        super().__init__()
-        self.value = nn.Parameter(value.clone())
-
-
-class LowerLoss:
-    """L1(V, E) = mean (X V - y)^2 + sum_j exp(E_j) V_j^2, a ridge regression with a log-penalty a feature."""
-
-    module: Vector
-    upper: Any
-
-    def training_step(self, batch: Any) -> Any:
-        inputs, targets = batch
-        penalty = (self.upper.module.value.exp() * self.module.value**2).sum()
-        return ((inputs @ self.module.value - targets) ** 2).mean() + penalty
-
-
-class UpperLoss:
-    """L2(V, E) = mean (Z V - t)^2 + DIRECT |E|^2."""
-
-    module: Vector
-    lower: Any
-
-    def training_step(self, batch: Any) -> Any:
-        inputs, targets = batch
-        direct = DIRECT * (self.module.value**2).sum()
-        return ((inputs @ self.lower.module.value - targets) ** 2).mean() + direct
 
 
 @dataclass
@@ -78,50 +46,6 @@ class Stub:
         if self.answer is not None:
             return self.answer(vector, lower)
         return tuple(torch.zeros_like(each) for each in lower.upper_parameters())
-
-
-@dataclass
-class Ridge:
-    """Both levels, wired and ready to step."""
-
-    engine: CpuEngine
-    lower: Any
-    upper: Any
-    lower_batches: list[tuple[Tensor, Tensor]]
-    upper_batches: list[tuple[Tensor, Tensor]]
-
-    @property
-    def V(self) -> Tensor:
-        """The lower parameters."""
-        value: Tensor = self.lower.module.value
-        return value
-
-    @property
-    def E(self) -> Tensor:
-        """The upper parameters."""
-        value: Tensor = self.upper.module.value
-        return value
-
-    def run(self, micro_batches: int = 1) -> None:
-        """Give the lower level so many micro-batches, and the upper level what follows from them."""
-        run(self.engine, micro_batches)
-
-    def error_gradient(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """The gradient of the mean squared error in V; on the upper data this is v = d_V L2."""
-        inputs, targets = batch
-        return 2 * inputs.T @ (inputs @ self.V.detach() - targets) / len(targets)
-
-    def lower_gradient(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """d_V L1."""
-        return self.error_gradient(batch) + 2 * self.E.detach().exp() * self.V.detach()
-
-
-def run(engine: CpuEngine, micro_batches: int) -> None:
-    """Step Betty's engine; its own ``run`` would also close it."""
-    engine.train()
-    for _ in range(micro_batches):
-        engine.global_step += 1
-        engine.train_step()
 
 
 def connect(lower: Any, upper: Any = None) -> CpuEngine:
@@ -142,7 +66,7 @@ def train() -> Callable[..., None]:
 
     def go(lower: LowerProblem, micro_batches: int, upper: UpperProblem | None = None) -> None:
         engine = engines.get(id(lower)) or engines.setdefault(id(lower), connect(lower, upper))
-        run(engine, micro_batches)
+        run_engine(engine, micro_batches)
 
     return go
 
@@ -191,30 +115,27 @@ def make_ridge() -> Callable[..., Ridge]:
 
 
 @pytest.fixture(scope="session")
-def make_bert() -> Callable[[], BertForSequenceClassification]:
-    """Build a tiny random BERT with two labels and eager attention; each call gives the same weights."""
-    layers: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 2}
-    config = BertConfig(vocab_size=64, hidden_size=32, intermediate_size=48, max_position_embeddings=16, **layers)
-    config._attn_implementation = "eager"
+def make_bert() -> Callable[[], nn.Module]:
+    """Build a tiny random BERT; each call gives the same weights."""
 
-    def build() -> BertForSequenceClassification:
+    def build() -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(3)
-            return BertForSequenceClassification(config)
+            return tiny_bert(0.1)
 
     return build
 
 
 @pytest.fixture(scope="session")
-def adapted(make_bert: Callable[[], BertForSequenceClassification]) -> Callable[..., PeftModel]:
+def adapted(make_bert: Callable[[], nn.Module]) -> Callable[..., PeftModel]:
     """Return a tiny BERT with a variant's adapter on it; the same weights every time."""
 
     def build(name: str, *, settings: Any = None, steps: int = 6) -> PeftModel:
         variant = VARIANTS[name]
         with torch.random.fork_rng():
             torch.manual_seed(4)
-            chosen = variant.settings(rank=4) if settings is None else settings
-            return variant.adapt(make_bert(), chosen, task_type="SEQ_CLS", steps=steps)
+            settings = variant.settings(rank=4) if settings is None else settings
+            return variant.adapt(make_bert(), settings, task_type="SEQ_CLS", steps=steps)
 
     return build
 

@@ -91,12 +91,7 @@ def differences(
 
 
 def _job(name: str, kind: str, model: PeftModel) -> dict[str, str]:
-    return {
-        "name": name,
-        "kind": kind,
-        "class": type(model.get_base_model()).__name__,
-        "wrapper": type(model).__name__,
-    }
+    return {"name": name, "kind": kind, "class": type(model.get_base_model()).__name__, "wrapper": type(model).__name__}
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -14,10 +14,7 @@ from bilora.adapter.layer import BiloraLinear
 from bilora.adapter.singular_values import FORMULATIONS
 
 IN, OUT, RANK, ALPHA = 6, 5, 3, 12.0
-BASES: dict[str, Callable[[], nn.Module]] = {
-    "linear": lambda: nn.Linear(IN, OUT),
-    "conv1d": lambda: Conv1D(OUT, IN),
-}
+BASES: dict[str, Callable[[], nn.Module]] = {"linear": lambda: nn.Linear(IN, OUT), "conv1d": lambda: Conv1D(OUT, IN)}
 # Every formulation as it may start; softmax cannot start near zero, so it cannot be normalized.
 STARTS: dict[str, dict[str, object]] = {
     **{name: {"formulation": name} for name in FORMULATIONS},

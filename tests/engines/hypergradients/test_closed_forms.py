@@ -27,7 +27,7 @@ class KnownRidge:
         left = torch.linalg.qr(torch.randn(40, FEATURES).double()).Q
         right = torch.linalg.qr(torch.randn(FEATURES, FEATURES).double()).Q
         inputs = left * (40 * eigenvalues).sqrt() @ right.T
-        self.lower.train_data_loader[0] = [(inputs, ridge.lower_data[1])]
+        self.lower.train_data_loader[0] = [(inputs, ridge.lower_batches[0][1])]
         self.lower.restart_loader()
         with torch.no_grad():
             ridge.upper.module.value.copy_(torch.full((FEATURES,), -14.0).double())
@@ -114,9 +114,7 @@ def test_neumann_is_its_partial_sum(make_known: Callable[..., KnownRidge], condi
     assert relative_error(known.implicit_term(), known.term_of(total)) <= 1e-10
 
 
-def test_neumann_by_power_iteration_uses_one_over_the_largest_eigenvalue(
-    make_known: Callable[..., KnownRidge],
-) -> None:
+def test_neumann_by_power_iteration_uses_one_over_the_largest_eigenvalue(make_known: Callable[..., KnownRidge]) -> None:
     settings = {"name": "neumann", "terms": 1, "step_size": "power_iteration", "power_iterations": 200}
     known = make_known({**settings, "products": "exact"}, 100.0)
     largest = torch.linalg.eigvalsh(known.hessian)[-1]

@@ -87,10 +87,10 @@ def test_learning_rate_scale_is_the_derivative_through_one_sgd_step(
 
     weights = ridge.lower.recorded_step().parameters_before[0].clone().requires_grad_()
     log_penalty = ridge.upper.module.value.detach().clone().requires_grad_()
-    inputs, targets = ridge.lower_data
+    inputs, targets = ridge.lower_batches[0]
     below = ((inputs @ weights - targets) ** 2).mean() + (log_penalty.exp() * weights**2).sum()
     (gradient,) = torch.autograd.grad(below, weights, create_graph=True)
-    inputs, targets = ridge.upper_data
+    inputs, targets = ridge.upper_batches[0]
     above = ((inputs @ (weights - rate * gradient) - targets) ** 2).mean()
     (expected,) = torch.autograd.grad(above, log_penalty)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
@@ -115,7 +115,7 @@ def test_every_micro_batch_enters(make_ridge: Callable[..., Any], scheme: str) -
     method = Darts(finite_difference=scheme, radius=1e-4)
     whole = make_ridge(method)
     halves = make_ridge(method, lower_config=Config(gradient_accumulation=2))
-    inputs, targets = halves.lower_data
+    inputs, targets = halves.lower_batches[0]
     halves.lower.train_data_loader[0] = [(inputs[:20], targets[:20]), (inputs[20:], targets[20:])]
     halves.lower.restart_loader()
     whole.engine.run()

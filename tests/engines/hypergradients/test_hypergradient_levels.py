@@ -17,11 +17,13 @@ from bilora.errors import SettingsError
 from bilora.problems import LowerProblem, UpperProblem
 
 SIZE = 6
-DAMPED = {"conjugate_gradient": {"damping": 0.1}, "nystrom": {"damping": 1.0}}
+# Damped where the solver needs it; central where a difference is compared to 1e-6.
+OWN: dict[str, Any] = {"conjugate_gradient": {"damping": 0.1}, "nystrom": {"damping": 1.0}}
+CENTRAL = {"finite_difference": "central"}
 CHOICES: list[Any] = [
-    {"name": name, **DAMPED.get(name, {}), **products}
+    {"name": name, **OWN.get(name, {}), **products}
     for name in sorted(HYPERGRADIENTS)
-    for products in (({},) if name == "first_order" else ({}, {"products": "exact"}))
+    for products in ([{}] if name == "first_order" else [CENTRAL, {"products": "exact"}])
 ]
 
 

@@ -27,7 +27,7 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
 
 
 def batches(ridge: Any) -> list[tuple[Tensor, Tensor]]:
-    inputs, targets = ridge.lower_data
+    inputs, targets = ridge.lower_batches[0]
     return [(inputs[:20], targets[:20]), (inputs[20:], targets[20:]), (inputs[10:30], targets[10:30])]
 
 
@@ -47,7 +47,7 @@ def plain_run(
         if clip:
             torch.nn.utils.clip_grad_norm_([weights], clip)
         real.step()
-    inputs, targets = ridge.upper_data
+    inputs, targets = ridge.upper_batches[0]
     return ((inputs @ weights.detach() - targets) ** 2).mean()
 
 

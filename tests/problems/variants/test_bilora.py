@@ -121,10 +121,7 @@ def test_penalties_reach_only_their_own_level(adapted: Adapted) -> None:
     with torch.no_grad():  # at s = 1/2 the entropy is flat
         for each in divided.upper.values():
             each.add_(1.0)
-    for kind, own, other in (
-        (BiloraLower, divided.lower, divided.upper),
-        (BiloraUpper, divided.upper, divided.lower),
-    ):
+    for kind, own, other in ((BiloraLower, divided.lower, divided.upper), (BiloraUpper, divided.upper, divided.lower)):
         penalty = kind("level", None, model, extra_config=settings).penalty()
         assert penalty is not None
         inside = torch.autograd.grad(penalty, list(own.values()), allow_unused=True, retain_graph=True)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from tiny_models import tiny_gpt2, tiny_llama
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.training.fit import fit
@@ -20,20 +20,7 @@ from bilora.models.pretrained import quiet_peft
 from bilora.problems import VARIANTS
 from bilora.tasks.generation.batches import PairCollator
 
-SIZES = {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.2}
-
-
-def gpt2() -> nn.Module:
-    return GPT2LMHeadModel(GPT2Config(**SIZES, n_embd=32, n_layer=2, n_head=2, n_positions=32))
-
-
-def llama() -> nn.Module:
-    layers = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "max_position_embeddings": 32}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(**SIZES, **layers, **heads, tie_word_embeddings=True))
-
-
-MODELS: dict[str, Callable[[], nn.Module]] = {"gpt2": gpt2, "llama": llama}
+MODELS: dict[str, Callable[..., nn.Module]] = {"gpt2": tiny_gpt2, "llama": tiny_llama}
 
 every_model = pytest.mark.parametrize("kind", MODELS)
 every_variant = pytest.mark.parametrize("name", VARIANTS)
@@ -42,7 +29,7 @@ every_variant = pytest.mark.parametrize("name", VARIANTS)
 def base(kind: str) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        return MODELS[kind]().eval()
+        return MODELS[kind](0.1, initializer_range=0.2).eval()
 
 
 def rows() -> list[dict[str, Any]]:

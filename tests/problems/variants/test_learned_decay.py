@@ -74,9 +74,9 @@ def test_values_and_decays_under_every_hypergradient(adapted: Adapted, bert_batc
     settings = LearnedDecayBiloraSettings(rank=4)
     model = adapted("learned_decay_bilora")
     with torch.no_grad():
-        # Away from P = 0, where the values have no influence yet.
+        # Away from a start at which the update is zero, and values or vectors have no influence yet.
         for key, each in model.named_parameters():
-            if "bilora_P" in key:
+            if "bilora_" in key:
                 each.normal_(std=0.3)
     lower = DecayedBiloraLower("lower", Config(unroll_steps=2), model, extra_config=settings)
     upper = Both("upper", Config(), model, extra_config=settings)
