@@ -140,16 +140,9 @@ def are_lists(labels: Sequence[Any]) -> bool:
 
 
 KNOWN_COLUMNS: tuple[tuple[str, ...], ...] = (
-    ("sentence1", "sentence2"),
-    ("question1", "question2"),
-    ("premise", "hypothesis"),
-    ("question", "sentence"),
-    ("text1", "text2"),
-    ("tokens",),
-    ("text",),
-    ("sentence",),
-    ("review",),
-    ("content",),
+    *(("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis")),
+    *(("question", "sentence"), ("text1", "text2")),
+    *((name,) for name in ("tokens", "text", "sentence", "review", "content")),
 )
 """Names that data sets of the hub and of GLUE give to text, pairs before single ones."""
 

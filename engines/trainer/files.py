@@ -56,8 +56,8 @@ def save_trained(trainer: BilevelTrainer, folder: Path) -> None:
     if trainer.processing_class is not None:
         trainer.processing_class.save_pretrained(str(folder))
     evaluated = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"eval": trainer.eval_dataset}
-    given = {"train": trainer.train_dataset, "upper": trainer.upper_dataset, **evaluated}
-    sets: dict[str, Any] = {name: rows for name, rows in given.items() if rows is not None}
+    sets: dict[str, Any] = {"train": trainer.train_dataset, "upper": trainer.upper_dataset, **evaluated}
+    sets = {name: rows for name, rows in sets.items() if rows is not None}
     if task is not None:
         lengths = [len(row.get("input_ids", ())) for rows in sets.values() for row in rows]
         write_task(folder, task, max_length=trainer.max_length or max(lengths, default=0) or 1)
