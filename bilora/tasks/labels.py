@@ -68,9 +68,9 @@ class LabelledFiles:
     def _labels(self) -> tuple[str, ...]:
         return self.label_columns or (self.label_column,)
 
-    def read(self, path: str) -> list[Record]:
-        """Return the records of a file with these columns, each with its label or labels in ``label_field``."""
-        records = read_records(path)
+    def read(self, path: str, records: list[Record] | None = None) -> list[Record]:
+        """Return the records of a file, or those that were read of it, with the labels of each in ``label_field``."""
+        records = read_records(path) if records is None else records
         if not records:
             raise DataError(f"{path} has no row; at least one is needed")
         self._check_columns(path, records)
