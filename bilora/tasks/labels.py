@@ -68,9 +68,9 @@ class LabelledFiles:
     def _labels(self) -> tuple[str, ...]:
         return self.label_columns or (self.label_column,)
 
-    def read(self, path: str) -> list[Record]:
-        """Return the records of a file with these columns, each with its label or labels in ``label_field``."""
-        records = read_records(path)
+    def read(self, path: str, records: list[Record] | None = None) -> list[Record]:
+        """Return the records of a file, or those that were read of it, with the labels of each in ``label_field``."""
+        records = read_records(path) if records is None else records
         if not records:
             raise DataError(f"{path} has no row; at least one is needed")
         self._check_columns(path, records)
@@ -140,16 +140,9 @@ def are_lists(labels: Sequence[Any]) -> bool:
 
 
 KNOWN_COLUMNS: tuple[tuple[str, ...], ...] = (
-    ("sentence1", "sentence2"),
-    ("question1", "question2"),
-    ("premise", "hypothesis"),
-    ("question", "sentence"),
-    ("text1", "text2"),
-    ("tokens",),
-    ("text",),
-    ("sentence",),
-    ("review",),
-    ("content",),
+    *(("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis")),
+    *(("question", "sentence"), ("text1", "text2")),
+    *((name,) for name in ("tokens", "text", "sentence", "review", "content")),
 )
 """Names that data sets of the hub and of GLUE give to text, pairs before single ones."""
 

@@ -41,13 +41,11 @@ def evaluating(inference: Inference) -> Iterator[Callable[[], contextlib.Abstrac
 
 
 def predicted_batches(inference: Inference, loader: Iterable[Mapping[str, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield logits, in float32, and labels of each batch on the CPU, in the order of the loader.
-
-    The model is called without labels, so that what a method adds to its loss does not enter.
-    """
+    """Yield logits, in float32, and labels of each batch on the CPU, in the order of the loader."""
     with evaluating(inference) as one_batch:
 
         def predicted(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+            # Without labels, so that a regularizer that a method adds to the model's loss does not enter.
             inputs = {name: value for name, value in batch.items() if name != "labels"}
             with one_batch() as device:
                 logits = inference.model(**to_device(inputs, device)).logits

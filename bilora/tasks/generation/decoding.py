@@ -25,10 +25,9 @@ from bilora.tensors import to_device
 
 @dataclass(frozen=True)
 class Decoding:
-    """How texts are searched for; the defaults are those of the LoRA paper.
+    """How texts are searched for; the defaults are those of the LoRA paper."""
 
-    Beam 10, no 4-gram twice, at most 64 new tokens: https://github.com/microsoft/LoRA, examples/NLG/README.md.
-    """
+    # https://github.com/microsoft/LoRA, examples/NLG/README.md: beam 10, no 4-gram twice, at most 64 new tokens
 
     beams: int = 10  # 1 takes the likeliest token each time
     length_penalty: float = 1.0  # a text's log-probability is divided by its length to this power
@@ -48,14 +47,12 @@ class Decoding:
 
 
 def decode(inference: Inference, sources: Sequence[str], decoding: Decoding) -> list[str]:
-    """Return the text that a causal model gives for each input, on one line.
-
-    Rows of one length are searched together; no result depends on which rows share a batch but for rounding.
-    """
+    """Return the text that a causal model gives for each input, on one line."""
     prompts = Prompts(inference.tokenizer)
     ids = [prompts.prompt(source) for source in sources]
     _check_positions(inference.model, longest=max(map(len, ids)), new=decoding.max_new_tokens)
     encoded = [{"input_ids": row} for row in ids]
+    # Rows of one length need no padding; results depend on the rows that share a batch by rounding alone.
     order = length_order(encoded)
     with evaluating(inference) as one_batch:
         texts_of_batches = taken_in_turn(
@@ -105,10 +102,7 @@ LOSS_BATCH = 16
 
 
 def token_loss(inference: Inference, examples: Sequence[Mapping[str, Any]], collate: Collate) -> Metrics:
-    """Return ``loss``, the mean cross entropy over all labelled tokens of the set, and ``perplexity``, its exponential.
-
-    The model is called without labels, so that what a method adds to its loss does not enter.
-    """
+    """Return ``loss``, the mean cross entropy over all labelled tokens, and ``perplexity``, its exponential."""
     ordered = [examples[position] for position in length_order(examples)]
     loader = make_loader(ordered, batch_size=LOSS_BATCH, seed=0, collate=collate, shuffle=False)
     with evaluating(inference) as one_batch:
@@ -117,6 +111,7 @@ def token_loss(inference: Inference, examples: Sequence[Mapping[str, Any]], coll
             with one_batch() as device:
                 moved = to_device(batch, device)
                 labels = moved.pop("labels")[:, 1:]  # the logits of a token are of the one behind it
+                # Without labels, so that a regularizer that a method adds to the model's loss does not enter.
                 logits = inference.model(**moved).logits[:, :-1].float()
                 # The sum over a batch in float32, the sum over batches in float64.
                 loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum").item()

@@ -43,9 +43,8 @@ class MultilabelSettings:
 class MultilabelTask(BaseTask):
     """A task of texts with any number of labels: one output per label, binary cross entropy, averaged over labels.
 
-    A row gets every label whose probability reaches the label's threshold: 0.5, unless ``task_settings`` says another.
-    No threshold is tuned, so that the scores are of rows that nothing was chosen by. D1 and D2 are stratified by the
-    rarest label of each row, see :func:`bilora.data.strata.make_strata`.
+    A row gets every label whose probability reaches the label's threshold. D1 and D2 are stratified by the rarest
+    label of each row, see :func:`bilora.data.strata.make_strata`.
     """
 
     task_types: ClassVar[tuple[str, ...]] = ("multilabel_classification",)
@@ -166,11 +165,7 @@ class MultilabelTask(BaseTask):
         table = label_table(given, labels.int().numpy(), self.label_names)
         metrics = {"loss": loss, **compute_multilabel(self, given, labels.int().numpy())}
         predictions = [
-            {
-                "id": row_id,
-                "label": self._named(sorted(row["label"])),
-                "prediction": self._named(numpy.flatnonzero(got)),
-            }
+            {"id": row_id, "label": self._named(sorted(row["label"])), "prediction": self._named(got.nonzero()[0])}
             for row_id, row, got in zip(data.rows.ids, data.rows, in_row_order(given, data.encoded), strict=True)
         ]
         nothing = () if given.any() or not labels.any() else (NOTHING.format(rows=len(given)),)
@@ -179,6 +174,7 @@ class MultilabelTask(BaseTask):
 
     def _given(self, logits: Tensor) -> numpy.ndarray[Any, Any]:
         """Return which labels rows get, ``(rows, labels)``."""
+        # No threshold is tuned, so that the scores are of rows that nothing was chosen by.
         limits = torch.tensor(self.thresholds or (0.5,) * len(self.label_names), dtype=torch.float64)
         given: numpy.ndarray[Any, Any] = (logits.double().sigmoid() >= limits).numpy()
         return given

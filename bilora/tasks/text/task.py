@@ -144,11 +144,10 @@ class TextTask(BaseTask):
         # In float64, so that the mean does not depend on how the rows fall into batches.
         loss = float(self.loss(logits.double(), labels))
         metrics = {"loss": loss, **compute_metrics(self, answers.tolist(), labels.tolist())}
+        ordered = in_row_order(answers.tolist(), data.encoded)
         predictions = [
             {"id": row_id, "label": self._named(row["label"]), "prediction": self._named(answer)}
-            for row_id, row, answer in zip(
-                data.rows.ids, data.rows, in_row_order(answers.tolist(), data.encoded), strict=True
-            )
+            for row_id, row, answer in zip(data.rows.ids, data.rows, ordered, strict=True)
         ]
         sides = ([row[side] for row in predictions] for side in ("prediction", "label"))
         return Evaluated(metrics, predictions, notices=() if self.is_regression else one_class(*sides, of="rows"))

@@ -36,10 +36,7 @@ from bilora.tasks.tokens.rows import OUTSIDE, check_row
 class TokenTask(BaseTask):
     """A token classification task: a head over every token, cross entropy over the tags of first pieces.
 
-    Where every tag is ``O``, ``B-x`` or ``I-x`` the tags mark entities (IOB2), and the score is the F1 of whole
-    entities; other tags, such as parts of speech, are scored one by one. A token that the model never sees, because
-    its row is longer than ``max_length``, counts in the metrics as predicted to be in no entity (tasks without ``O``:
-    as predicted wrongly).
+    Where the tags mark entities (IOB2) the score is the F1 of whole entities; other tags are scored one by one.
     """
 
     task_types: ClassVar[tuple[str, ...]] = ("token_classification",)
@@ -171,6 +168,7 @@ class TokenTask(BaseTask):
 
     def _tags(self, data: EncodedRows, indices: Sequence[Sequence[int]]) -> list[list[str]]:
         """Return a tag for every token of every row, out of those of first pieces in order of length."""
+        # A token behind max_length counts as predicted to be in no entity; without O, as predicted wrongly.
         unseen = OUTSIDE if OUTSIDE in self.label_names else ""
         tags = [[unseen] * len(row[self.tokens_field]) for row in data.rows]
         for row_tags, encoded, row_indices in zip(tags, data.encoded, in_row_order(indices, data.encoded), strict=True):
