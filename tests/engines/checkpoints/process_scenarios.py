@@ -182,9 +182,6 @@ def vector(model: nn.Module) -> Tensor:
     return torch.cat([each.detach().flatten().double() for each in model.parameters() if each.requires_grad])
 
 
-# ---- scenarios ------------------------------------------------------------------------------------
-
-
 def equality(processes: Processes) -> dict[str, Any]:
     """Train by every approximation and product, together and alone, with and without accumulation."""
     found = {}
@@ -534,9 +531,6 @@ SCENARIOS = {
         ),
     )
 }
-
-
-# ---- faults: the process does not come back -------------------------------------------------------
 
 
 class Vanish(Callback):

@@ -106,9 +106,6 @@ def evaluations(trainer: Any) -> list[float]:
     return [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
 
 
-# ---- transformers' code ------------------------------------------------------------------------------
-
-
 class Events(TrainerCallback):
     """Notes every event with the step it came at, as ordinary callbacks see them."""
 
@@ -319,9 +316,6 @@ def test_what_two_levels_do_not_call_is_refused_by_name(make: Making) -> None:
         BilevelTrainer(fresh(make.model), TrainingArguments("out", use_cpu=True))  # type: ignore[arg-type]
 
 
-# ---- training ----------------------------------------------------------------------------------------
-
-
 def test_it_goes_the_road_of_fit(make: Making, tokenizer: Any, rows: Dataset) -> None:
     trainer, other = make(), make("other")
     result = trainer.train()
@@ -418,9 +412,6 @@ def test_a_single_level_method_trains_on_all_rows(make: Making) -> None:
     assert make("two", args=args).train().global_step == 16  # of D1, with 64 of the 80 rows
 
 
-# ---- evaluation --------------------------------------------------------------------------------------
-
-
 def test_evaluation_is_of_the_model_as_it_is(make: Making, tokenizer: Any, rows: Dataset) -> None:
     """Against the model alone, one row at a time."""
     trainer = make(args={"per_device_eval_batch_size": 7})
@@ -505,9 +496,6 @@ def test_the_loss_of_an_evaluation_does_not_depend_on_the_batches(
     assert trainer.evaluate()["eval_loss"] != losses[-1]
 
 
-# ---- what is saved -----------------------------------------------------------------------------------
-
-
 def test_what_is_saved_is_the_model(make: Making, tokenizer: Any) -> None:
     trainer = make()
     trainer.train()
@@ -578,9 +566,6 @@ def test_an_adapter_of_another_name_has_its_card_beside_it(make: Making) -> None
     assert "None were taken" in card
     assert "# own data: bilora adapter" in card
     assert not (make.folder / "out" / "mine" / "bilora_task.json").exists()
-
-
-# ---- what is refused ---------------------------------------------------------------------------------
 
 
 def test_what_is_missing_is_told(make: Making, rows: Dataset) -> None:

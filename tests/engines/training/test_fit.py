@@ -32,9 +32,6 @@ def rows_of(batches: list[list[int]]) -> set[int]:
     return {row for batch in batches for row in batch}
 
 
-# ---- the same again -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("method", sorted(VARIANTS))
 def test_the_same_fit_twice_and_another_seed(method: str, fit_adapter: Fit, tmp_path: Path) -> None:
     """With dropout on, so that masks, order, split and head all have to come from the seed."""
@@ -64,9 +61,6 @@ def test_validation_does_not_change_what_is_trained(method: str, fit_adapter: Fi
     plain = fit_adapter(method)
     validated = fit_adapter(method, settings={"validate_every": 1}, validate=validate)
     assert equal(plain.parameters(), validated.parameters())
-
-
-# ---- which rows -----------------------------------------------------------------------------------
 
 
 def test_the_two_levels_read_their_own_rows_only(fit_pair: Fit) -> None:
@@ -102,9 +96,6 @@ def test_too_few_rows_are_told_by_level(fit_pair: Fit, ratio: float, part: str) 
         fit_pair(rows=12, split_ratio=ratio)
 
 
-# ---- accumulation ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("method", ["bilora", "lora", "pseudo_svd"])
 def test_accumulated_micro_batches_are_one_batch(method: str, fit_adapter: Fit) -> None:
     """Two micro-batches of 4 rows give the gradient of one batch of 8, and the hypergradient too; in float64."""
@@ -134,9 +125,6 @@ def test_accumulation_below_counts_optimizer_steps(fit_pair: Fit) -> None:
     assert len(fitted.model.seen["lower"]) == 18
 
 
-# ---- precision ------------------------------------------------------------------------------------
-
-
 def test_bf16_runs_matrix_products_in_bf16_and_keeps_float32_parameters(fit_adapter: Fit) -> None:
     seen: set[torch.dtype] = set()
 
@@ -152,9 +140,6 @@ def test_bf16_runs_matrix_products_in_bf16_and_keeps_float32_parameters(fit_adap
     assert seen == {torch.float32, torch.bfloat16}
     assert {each.dtype for each in fitted["bf16"].parameters().values()} == {torch.float32}
     assert not equal(fitted["fp32"].parameters(), fitted["bf16"].parameters())
-
-
-# ---- what comes back ------------------------------------------------------------------------------
 
 
 def test_result_of_a_fit(fit_pair: Fit) -> None:
@@ -209,9 +194,6 @@ def test_adalora_ends_with_the_ranks_of_its_best_validation(fit_adapter: Fit) ->
     assert fitted.result.best_step == 4
     assert fitted.model.peft_config["default"].rank_pattern == patterns[4]
     assert patterns[4] != patterns[12], "nothing was pruned after the best step: the test would show nothing"
-
-
-# ---- what is refused ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("watch", [{"early_stopping": 2}, {"keep_best": True}])
