@@ -6,11 +6,13 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal, get_args
 
 from bilora.engines.endings import build_ending
 from bilora.engines.hypergradients.catalog import build_hypergradient, explicit
 from bilora.engines.hypergradients.implicit import ProductSettings
+from bilora.problems.levels.hypergradient import Hypergradient
 from bilora.settings.sections import refuse_faults
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -156,10 +158,9 @@ class FitSettings:
     def __post_init__(self) -> None:
         """Fill in what is left open, and check the values, those of the hypergradient and the ending among them."""
         self._fill_in()
-        hypergradient = build_hypergradient(self.hypergradient)
         if self.ending is not None:
             build_ending(self.ending)
-        second = isinstance(hypergradient, ProductSettings) and hypergradient.products == "exact"
+        second = self.second_derivatives
         watched = bool(self.early_stopping or self.keep_best)
         checks = (
             ("steps", "it must be at least 1", self.steps is None or self.steps >= 1),
@@ -191,6 +192,16 @@ class FitSettings:
         )
         refuse_faults("settings", self, checks)
 
+    @cached_property
+    def approximation(self) -> Hypergradient:
+        """The approximation of the hypergradient that the settings name."""
+        return build_hypergradient(self.hypergradient)
+
+    @property
+    def second_derivatives(self) -> bool:
+        """Whether the approximation takes exact second derivatives."""
+        return isinstance(self.approximation, ProductSettings) and self.approximation.products == "exact"
+
     @property
     def lower_steps(self) -> int:
         """The lower optimizer steps, of settings in which they are decided."""
@@ -199,7 +210,7 @@ class FitSettings:
 
     def _fill_in(self) -> None:
         """Put the defaults in that depend on a level or on the caller."""
-        object.__setattr__(self, "hypergradient", explicit(self.hypergradient))
+        object.__setattr__(self, "hypergradient", explicit(self.hypergradient, self.approximation))
         for name, rate in RATES.items():
             level = getattr(self, name)
             if level.learning_rate is None:

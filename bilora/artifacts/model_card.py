@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 
@@ -23,7 +22,7 @@ TEMPLATE = """---
 {{ card_data }}
 ---
 
-# {{ plain(facts.task.name) }}: {{ plain(facts.method) }} adapter
+# {{ plain(facts.task) }}: {{ plain(facts.method) }} adapter
 
 An adapter for {% if facts.base %}`{{ plain(facts.base) }}`{% else %}a model without a name{% endif %}, trained with
 `bilora` (arXiv 2403.13037).
@@ -75,23 +74,12 @@ model = PeftModel.from_pretrained({{ auto_class }}.from_pretrained(base
 {% endfor %}"""
 
 
-class Named(Protocol):
-    """A task, or what is known of one."""
-
-    @property
-    def name(self) -> str:
-        """What it is called."""
-
-    @property
-    def hub_names(self) -> HubNames | None:
-        """What the hub and transformers call the kind of task; None where that is not known."""
-
-
 @dataclass(frozen=True)
 class CardFacts:
     """The contents of a card: which adapter of which base, trained on how many rows, and how good."""
 
-    task: Named
+    task: str
+    hub_names: HubNames | None  # of the kind of task; None where that is not known
     base: str  # folder or hub id of the model below the adapter; empty where it has no name
     method: str
     sizes: Mapping[str, int]  # rows by set, train among them
@@ -113,7 +101,7 @@ def model_card(facts: CardFacts) -> str:
         upper=UPPER,
         scored=SCORED[facts.scored_on],
         run="one run" if facts.seed is None else f"one run with seed {facts.seed}",
-        auto_class="AutoModel" if facts.task.hub_names is None else facts.task.hub_names.auto_class,
+        auto_class="AutoModel" if facts.hub_names is None else facts.hub_names.auto_class,
         base=repr(facts.base),
     )
     return f"{str(card).rstrip()}\n"
@@ -125,8 +113,8 @@ def write_card(folder: Path, facts: CardFacts) -> None:
 
 
 def _card_data(facts: CardFacts) -> ModelCardData:
-    name = _plain(facts.task.name)
-    pipeline = None if facts.task.hub_names is None else facts.task.hub_names.pipeline
+    name = _plain(facts.task)
+    pipeline = None if facts.hub_names is None else facts.hub_names.pipeline
     # The hub lists results by the name of what a model does, and takes numbers alone.
     results = [
         EvalResult(pipeline, name, name, _plain(metric), value, dataset_split=facts.scored_on)

@@ -196,7 +196,8 @@ def findings(config: TrainConfig) -> Iterator[Finding]:
 
 def _data_and_model(config: TrainConfig) -> Iterator[Finding]:
     try:
-        rows = load_run_rows(config.run_config(text_columns=text_columns_of(config)))
+        columns, records = text_columns_of(config)
+        rows = load_run_rows(config.run_config(text_columns=columns), records)
     except BiloraError as error:
         yield Finding("fault", "data", str(error))
         return

@@ -11,7 +11,7 @@ from bilora.artifacts.model_card import push_to_hub
 from bilora.artifacts.scored_on import UPPER, in_words, set_in_words, set_kind
 from bilora.commands.train_config import TrainConfig
 from bilora.commands.verb import Verb
-from bilora.data.records import read_records
+from bilora.data.records import Record, read_records
 from bilora.engines.callbacks.trackers import ReportTo
 from bilora.errors import InterruptedRun, SettingsError
 from bilora.files.formats import read_yaml
@@ -40,8 +40,8 @@ def train(config: TrainConfig) -> Path:
     Of the processes that torchrun has started all train, and the first alone writes, checks and prints.
     """
     processes = join_processes(device=config.device)
-    columns = text_columns_of(config)
-    rows = load_run_rows(config.run_config(text_columns=columns))
+    columns, records = text_columns_of(config)
+    rows = load_run_rows(config.run_config(text_columns=columns), records)
     count = len(rows.train) if config.train_rows is None else config.train_rows
     steps = config.steps_for(count, processes=processes.count)
     run = config.run_config(steps=steps, text_columns=columns)
@@ -110,15 +110,16 @@ def resumed_words(argv: Sequence[str]) -> Sequence[str]:
     return ("--config", str(folder / TRAIN_FILE), *(f"--{name}=null" for name in left_open))
 
 
-def text_columns_of(config: TrainConfig) -> tuple[str, ...] | None:
-    """Return the columns of text of the training file, or None without one."""
+def text_columns_of(config: TrainConfig) -> tuple[tuple[str, ...] | None, list[Record] | None]:
+    """Return the columns of text of the training file, None without one, and its records where they had to be read."""
     if config.train_file is None:
-        return None
+        return None, None
     if config.text_columns is not None:
-        return tuple(config.text_columns)
-    rows = [row for _, row, faults in read_records(config.train_file) if not faults]
+        return tuple(config.text_columns), None
+    records = read_records(config.train_file)
+    rows = [row for _, row, faults in records if not faults]
     columns = [config.label_column] if isinstance(config.label_column, str) else config.label_column
-    return guess_text_columns(rows, label_columns=columns, source=config.train_file)
+    return guess_text_columns(rows, label_columns=columns, source=config.train_file), records
 
 
 def _self_check(run: RunConfig, prepared: Prepared) -> SelfCheck:

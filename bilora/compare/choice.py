@@ -27,9 +27,6 @@ def choose(label: str, candidates: Sequence[dict[str, Any]], records: Sequence[R
 
     A candidate of which a run diverged is never chosen, and one without a defined score, such as a correlation of
     constant answers, only where no candidate has one; then the smaller loss decides.
-
-    Raises:
-        DivergedError: Every candidate diverged.
     """
     if not records:
         return Choice(candidates[0], [])

@@ -45,7 +45,7 @@ def compare_methods(config: SeveralRuns, processes: Processes = ONE_PROCESS) -> 
         processes.first_only(lambda: keep_config(path / CONFIG, config))
         results = []
         try:
-            for job in method_jobs(config):
+            for job in (Job(run.method, run.seed, run) for run in config.runs):
                 record = folder.finished(job)
                 if processes.is_first:
                     print(f"{folder.run_folder(job).name}: {'finished before' if record else 'training'}", flush=True)
@@ -56,11 +56,6 @@ def compare_methods(config: SeveralRuns, processes: Processes = ONE_PROCESS) -> 
     split = next(iter(rows.validation))
     processes.first_only(lambda: _show(config, rows.task.name, split, results, folder))
     return results
-
-
-def method_jobs(config: SeveralRuns) -> list[Job]:
-    """Return one run per method and seed; methods in turn, so that a machine that slows down slows all of them down."""
-    return [Job(run.method, run.seed, run) for run in config.runs]
 
 
 def _show(config: SeveralRuns, task: str, split: str, results: list[dict[str, Any]], folder: ResultsFolder) -> None:
@@ -100,12 +95,7 @@ def run_comparison(config: ComparisonConfig, *, command: str) -> list[Line]:
 
 
 def choice_jobs(config: ComparisonConfig) -> list[Job]:
-    """Return the trials; there are none where nothing is to be chosen or timed.
-
-    Example:
-        >>> [job.candidate for job in choice_jobs(ComparisonConfig(methods=["lora"], learning_rates=[1e-3]))]
-        []
-    """
+    """Return the trials; there are none where nothing is to be chosen or timed."""
     if len(config.candidates(config.baseline)) == 1 and config.budget == "steps":
         return []
     # A choice needs the last score alone; to validate during the trials would cost time and change nothing.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from bilora.engines.hypergradients.catalog import explicit
 from bilora.engines.settings import LevelSettings
 from bilora.errors import SettingsError
 from bilora.problems.catalog import find_variant
@@ -16,6 +17,9 @@ from bilora.settings.lookup import did_you_mean
 from bilora.settings.sections import build_section, refuse_faults, resolved
 
 LEVELS = ("lower", "upper")
+NAMED = ("hypergradient", "ending")
+"""Settings of a run that are a name, or a mapping of a name and its settings."""
+
 DECIDED = ("method", "seed", "output", "resume")
 """Settings of a run that a comparison decides itself."""
 
@@ -25,31 +29,15 @@ NO_OPTIONS = (*DECIDED, "early_stopping", "keep_best", "shard_base", "allow_conf
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a comparison.
+    """One line of a comparison: a method, its settings, those of its runs, and its candidates."""
 
-    Args:
-        method: Name of the variant; None takes the entry's label.
-        settings: The variant's own settings, beside those of the comparison's ``run.method_settings``.
-        run: Settings of the run that differ from the comparison's, by name or by dotted name.
-        grid: The candidates, each a mapping of settings by dotted name (``lower.learning_rate``; the variant's own
-            begin with ``settings.``). None makes one of each of the comparison's learning rates.
-
-    Example:
-        >>> Entry(method="bilora", run={"refresh": 1}).config(RunConfig(), "bilora-refresh").refresh
-        1
-    """
-
-    method: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    run: dict[str, Any] = field(default_factory=dict)
-    grid: list[dict[str, Any]] | None = None
+    method: str | None = None  # name of the variant; None takes the entry's label
+    settings: dict[str, Any] = field(default_factory=dict)  # the variant's, beside the comparison's run.method_settings
+    run: dict[str, Any] = field(default_factory=dict)  # by name or dotted name; the others are the comparison's
+    grid: list[dict[str, Any]] | None = None  # settings by dotted name; None: one of each of the learning rates
 
     def config(self, run: RunConfig, label: str) -> RunConfig:
-        """Return the config of the entry's runs, with all their settings checked, before a candidate is chosen.
-
-        Raises:
-            SettingsError: A setting is unknown, not the entry's to decide, or not allowed.
-        """
+        """Return the config of the entry's runs, with all their settings checked, before a candidate is chosen."""
         values = {f"settings.{name}": value for name, value in self.settings.items()} | self.run
         return with_values(run, values, method=self.method or label, label=label)
 
@@ -74,28 +62,36 @@ class Entry:
 def with_values(run: RunConfig, values: Mapping[str, Any], *, method: str, label: str) -> RunConfig:
     """Return the config of one method's runs with settings by dotted name, their types checked as those of a file are.
 
-    Raises:
-        SettingsError: A setting is unknown, not the entry's to decide, or not allowed.
+    A dotted name changes one setting of its section: ``settings`` (the method's own), a level, ``hypergradient`` or
+    ``ending``.
     """
-    sections: dict[str, dict[str, Any]] = {"settings": dict(run.method_settings.get(method, {}))}
+    sections: dict[str, dict[str, Any]] = {}
     plain: dict[str, Any] = {}
     for key, value in values.items():
         section, _, name = key.partition(".")
-        if section in LEVELS or (section in sections and name):
-            before = sections.setdefault(section, resolved(getattr(run, section, {})))
-            before |= {name: value} if name else dict(value)
+        if section in LEVELS or (name and section in ("settings", *NAMED)):
+            sections.setdefault(section, {}).update({name: value} if name else value)
         else:
             plain[key] = value
-    settings = sections.pop("settings")
     try:
         _refuse_undecidable(plain)
-        decided: dict[str, Any] = {"method": method, "method_settings": {method: settings}}
-        for name, level in sections.items():
-            decided[name] = build_section(LevelSettings, level, kind=name)
-        if plain:
-            before = {setting.name: getattr(run, setting.name) for setting in dataclasses.fields(run)}
-            run = build_section(RunConfig, {**before, **plain}, kind="run")
-        return dataclasses.replace(run, **decided)
+        own = run.method_settings.get(method, {}) | sections.pop("settings", {})
+        decided: dict[str, Any] = {"method": method, "method_settings": {method: own}}
+        for section, changed in sections.items():
+            before = plain.pop(section, getattr(run, section))
+            if section in LEVELS:
+                decided[section] = build_section(LevelSettings, resolved(before) | changed, kind=section)
+            else:
+                # The scheme that darts takes by itself need not fit what is changed: it is taken anew.
+                name = "darts" if before == explicit("darts") else before
+                named = {"name": name} if isinstance(name, str) else name or {}
+                # Another name has other settings.
+                kept = named if changed.get("name") in (None, named.get("name")) else {}
+                decided[section] = {**kept, **changed}
+        if not plain:
+            return dataclasses.replace(run, **decided)
+        unchanged = {setting.name: getattr(run, setting.name) for setting in dataclasses.fields(run)}
+        return build_section(RunConfig, {**unchanged, **plain, **decided}, kind="run")
     except SettingsError as error:
         raise SettingsError(f"entry {label!r}: {error}") from error
 
@@ -107,8 +103,8 @@ def _refuse_undecidable(names: Mapping[str, Any]) -> None:
         if "." in name:
             allowed = [f"{level}.{setting.name}" for level in LEVELS for setting in dataclasses.fields(LevelSettings)]
             raise SettingsError(
-                f"there is no setting {name!r}; with a dot there are settings.NAME and {', '.join(allowed)}."
-                f"{did_you_mean(name, allowed)}"
+                f"there is no setting {name!r}; with a dot there are settings.NAME, hypergradient.NAME, ending.NAME "
+                f"and {', '.join(allowed)}.{did_you_mean(name, allowed)}"
             )
 
 
@@ -199,8 +195,7 @@ class ComparisonConfig:
     def _check_run(self) -> None:
         defaults = RunConfig()
         for name in DECIDED:
-            value = getattr(self.run, name)
-            if value != getattr(defaults, name):
+            if (value := getattr(self.run, name)) != getattr(defaults, name):
                 raise SettingsError(
                     f"comparison: run.{name} is {value!r}, but the comparison decides it; give methods, seeds and "
                     "output beside run"

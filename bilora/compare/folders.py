@@ -57,11 +57,7 @@ class ResultsFolder:
 
     @classmethod
     def opened(cls, path: Path, config: SeveralRuns) -> ResultsFolder:
-        """Return the folder with the rows of finished runs; a line that a killed process left half is cut off.
-
-        Raises:
-            CheckpointError: A run was made with other settings, and the user has not said that they may change.
-        """
+        """Return the folder with the rows of finished runs; a line that a killed process left half is cut off."""
         file = path / RESULTS
         text = file.read_bytes() if file.exists() else b""
         whole = text[: text.rfind(b"\n") + 1]
@@ -95,10 +91,5 @@ class ResultsFolder:
 
 
 def run_name(method: str, seed: int) -> str:
-    """Return the name of a run's folder.
-
-    Example:
-        >>> run_name("package.module:VARIANT", 3)
-        'package.module-VARIANT-seed3'
-    """
+    """Return the name of a run's folder."""
     return f"{plain_name(method)}-seed{seed}"

@@ -42,22 +42,13 @@ PATIENCE = 1.0
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a comparison.
+    """One run of a comparison."""
 
-    Args:
-        label: The entry that it belongs to.
-        seed: Its seed.
-        config: All its settings.
-        candidate: Those of them that were chosen, or are being tried.
-        held_out: Share of its training rows that it is scored on in place of the validation rows, to choose among
-            candidates; None for a run that is reported.
-    """
-
-    label: str
+    label: str  # of its entry
     seed: int
-    config: RunConfig
-    candidate: dict[str, Any] = field(default_factory=dict)
-    held_out: float | None = None
+    config: RunConfig  # all its settings
+    candidate: dict[str, Any] = field(default_factory=dict)  # those of them that were chosen, or are being tried
+    held_out: float | None = None  # share of its training rows that a trial is scored on; None: it is reported
 
     @property
     def method(self) -> str:
@@ -103,12 +94,7 @@ def run_job(
         prepared = prepare([config], rows, processes=processes)
     failed, row = None, None
     try:
-        row = run_once(
-            config,
-            prepared,
-            folder=folder.run_folder(job),
-            processes=processes,
-        )
+        row = run_once(config, prepared, folder=folder.run_folder(job), processes=processes)
     except DivergedError as error:
         if not folder.keeps_failures:
             raise
@@ -136,23 +122,21 @@ def run_jobs(jobs: Iterable[Job], folder: JobFolder, *, at_once: int) -> Iterato
     """Yield each job with its record as soon as it is there, finished ones first; ``at_once`` 1 runs them here."""
     left = []
     for job in jobs:
-        record = folder.finished(job)
-        if record is None:
+        if (record := folder.finished(job)) is None:
             left.append(job)
         else:
             yield job, record
-    if at_once == 1:
-        for job in left:
-            yield job, run_job(job, folder)
-    elif left:
+    if left and at_once > 1:
         yield from _in_processes(left, folder, at_once)
+    else:
+        yield from ((job, run_job(job, folder)) for job in left)
 
 
 def _in_processes(jobs: list[Job], folder: JobFolder, at_once: int) -> Iterator[tuple[Job, Record]]:
-    # Spawned, not forked: a fork of a process with torch's threads may hang.
-    context = multiprocessing.get_context("spawn")
     others = multiprocessing.active_children()
-    with _environment(ALONE), ProcessPoolExecutor(at_once, mp_context=context) as pool:
+    # Spawned, not forked: a fork of a process with torch's threads may hang.
+    spawn = multiprocessing.get_context("spawn")
+    with _environment(ALONE), ProcessPoolExecutor(at_once, mp_context=spawn) as pool:
         futures = {pool.submit(run_job, job, folder): job for job in jobs}
         try:
             for future in as_completed(futures):
@@ -174,16 +158,14 @@ def _end(workers: Sequence[BaseProcess]) -> None:
 
 @contextlib.contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
+    before = dict(os.environ)
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in values:
+            os.environ.pop(name)
+        os.environ.update({name: before[name] for name in values if name in before})
 
 
 def _rows(job: Job) -> tuple[TaskRows, RunConfig]:

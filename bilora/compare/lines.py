@@ -99,36 +99,33 @@ def _line(label: str, runs: _Runs, baseline: _Runs) -> Line:
     first, ended = runs.records[0], len(runs.rows)
     differences = () if runs is baseline else paired_differences(dict(runs.rows["score"]), dict(baseline.rows["score"]))
     reach = _reach(runs, baseline, greater_is_better=first["greater_is_better"])
+    spreads = {name: Spread.of(runs.rows[name]) for name in ("score", "train_loss", "gap", "seconds", "peak_memory_mb")}
     return Line(
         label=label,
         metric=first["metric"],
         seeds=ended,
         failed=len(runs.records) - ended,
-        score=Spread.of(runs.rows["score"]),
         difference=statistics.mean(differences) if differences else None,
         interval=bootstrap_interval(differences),
         row_interval=None if runs is baseline else _row_interval(runs.resampled, baseline.resampled),
         test=wilcoxon(differences),
-        train_loss=Spread.of(runs.rows["train_loss"]),
-        gap=Spread.of(runs.rows["gap"]),
-        seconds=Spread.of(runs.rows["seconds"]),
         reach=Spread.of(reach),
         reached=len(reach),
-        peak_memory_mb=Spread.of(runs.rows["peak_memory_mb"]),
         parameters=int(runs.rows["trainable_parameters"].iloc[0]) if ended else None,
         steps=int(runs.rows["steps"].iloc[0]) if ended else None,
         candidate=first["candidate"],
+        **spreads,
     )
 
 
 def _reach(runs: _Runs, baseline: _Runs, *, greater_is_better: bool) -> list[float]:
     """Return the seconds to the best score of the baseline with the same seed, for the seeds that reached it."""
-    found = []
+    reach = []
     for seed, validations in runs.validations.items():
         best = best_score(baseline.validations.get(seed, []), greater_is_better=greater_is_better)
         if best is not None:
-            found.append(seconds_to_reach(validations, best, greater_is_better=greater_is_better))
-    return [seconds for seconds in found if seconds is not None]
+            reach.append(seconds_to_reach(validations, best, greater_is_better=greater_is_better))
+    return [seconds for seconds in reach if seconds is not None]
 
 
 def _row_interval(resampled: Mapping[int, list[float]], baseline: Mapping[int, list[float]]) -> Interval | None:

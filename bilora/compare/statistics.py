@@ -84,7 +84,6 @@ def _bootstrap(values: numpy.ndarray[Any, numpy.dtype[numpy.float64]], *, draws:
     return stats.bootstrap(
         (values,),
         numpy.mean,
-        axis=0,
         n_resamples=draws,
         confidence_level=LEVEL,
         # Not BCa, scipy's default: it is undefined where all differences are equal.
@@ -143,13 +142,11 @@ def read_validations(folder: Path, metric: str) -> Reached:
 
 def best_score(reached: Reached, *, greater_is_better: bool) -> float | None:
     """Return the best of the scores, or None where there is none."""
-    scores = [score for _, score in reached if score is not None]
+    scores = (score for _, score in reached if score is not None)
     return (max if greater_is_better else min)(scores, default=None)
 
 
 def seconds_to_reach(reached: Reached, target: float, *, greater_is_better: bool) -> float | None:
     """Return the seconds of the first validation at least as good as ``target``, or None."""
-    for seconds, score in reached:
-        if score is not None and (score >= target if greater_is_better else score <= target):
-            return seconds
-    return None
+    sign = 1.0 if greater_is_better else -1.0
+    return next((seconds for seconds, score in reached if score is not None and sign * (score - target) >= 0.0), None)

@@ -34,21 +34,19 @@ class Fault:
 
 
 def parse_line(line: bytes) -> tuple[dict[str, Any], list[Fault]]:
-    """Return the JSON object on one line of a file and the faults found on the way.
-
-    Strict JSON (RFC 8259): the literals NaN and Infinity, which Python's reader lets pass, are faults,
-    and so is a field given twice, of which Python would keep the last.
-    """
+    """Return the JSON object on one line of a file and the faults found on the way."""
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
         return {}, [Fault(None, f"byte {error.start + 1} is not UTF-8; save the file as UTF-8")]
     if not text.strip():
         return {}, [Fault(None, "the line is blank; only the end of a file may have blank lines")]
+    # Strict JSON (RFC 8259): Python's reader lets NaN and Infinity pass, and keeps the last of a field given twice.
     try:
         row = json.loads(text, parse_constant=BadNumber, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
-        return {}, [Fault(None, f"is not a JSON object: {_reason(error)}")]
+        reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+        return {}, [Fault(None, f"is not a JSON object: {reason}")]
     except (ValueError, RecursionError) as error:  # a field given twice, a number or a nesting beyond limits
         return {}, [Fault(None, f"cannot be read as JSON: {error}")]
     if not isinstance(row, dict):
@@ -85,7 +83,3 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"field {twice!r} is given more than once")
     return row
-
-
-def _reason(error: json.JSONDecodeError) -> str:
-    return f"{error.msg.removesuffix(' at')} at column {error.colno}"

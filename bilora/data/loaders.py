@@ -21,11 +21,7 @@ Collate = Callable[[Sequence[Any]], Any]
 
 
 class LengthGroups(Sampler[int]):
-    """A shuffled order in which neighbours have nearly the same number of tokens.
-
-    transformers' own order (its ``group_by_length``): the rows are shuffled, cut into runs of fifty batches, and each
-    run is sorted by length. Lengths are read at the start of each pass, since a refreshed split changes the rows.
-    """
+    """A shuffled order in which neighbours have nearly the same number of tokens, that of transformers."""
 
     def __init__(self, rows: Sequence[Any], *, batch_size: int, generator: torch.Generator) -> None:
         self.rows, self.batch_size, self.generator = rows, batch_size, generator
@@ -36,6 +32,7 @@ class LengthGroups(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         """Return the order of a new pass."""
+        # Read at the start of each pass, since a refreshed split changes the rows.
         lengths = [len(row["input_ids"]) for row in self.rows]
         order: list[int] = get_length_grouped_indices(  # type: ignore[no-untyped-call]
             lengths, self.batch_size, generator=self.generator
@@ -59,11 +56,7 @@ def make_loader(
     group_by_length: bool = False,
     share: Share = WHOLE,
 ) -> DataLoader[Encoded]:
-    """Return a loader whose order depends on ``seed`` alone.
-
-    The loader has its own generator: it neither reads nor moves torch's global random state, so that the
-    dropout masks of a run do not change with the order of the data, nor the other way round.
-    """
+    """Return a loader whose order depends on ``seed`` alone."""
     if batch_size < 1:
         raise SettingsError(f"batch_size is {batch_size!r}; it must be at least 1")
     if not (shuffle or share.is_whole):
@@ -77,7 +70,8 @@ def make_loader(
             f"the {part} part has {len(encoded)} rows, fewer than a batch of {batch_size}{among}; "
             "give more rows or set a smaller batch size"
         )
-    # Without shuffling, too, the loader draws a number at each pass, by default from the global state.
+    # A generator of the loader's: with torch's global random state, dropout masks and the order of the data would
+    # change with each other. Without shuffling, too, the loader draws a number at each pass.
     generator = torch.Generator().manual_seed(seed)
     order: Sampler[int] | None = None
     if group_by_length:

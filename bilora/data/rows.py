@@ -23,21 +23,13 @@ Label = int | float | frozenset[int] | None
 
 @dataclass(frozen=True)
 class Rows:
-    """An immutable sequence of checked rows; ``label`` is a class index, a finite float, a set of indices, or neither.
-
-    Args:
-        rows: Field name to value, read-only.
-        source: File or set the rows came from.
-        lines: Line of each row in ``source``, counted from 1.
-        ids: Position of each row in ``source``, counted from 0; stays with the row through ``select``.
-        skipped: Rows of ``source`` that are left out because they cannot be used.
-    """
+    """An immutable sequence of checked rows; ``label`` is a class index, a float, a set of indices, or neither."""
 
     rows: tuple[Row, ...]
-    source: str
-    lines: tuple[int, ...]
-    ids: tuple[int, ...]
-    skipped: int = 0
+    source: str  # the file or set the rows came from
+    lines: tuple[int, ...]  # line of each row in source, counted from 1
+    ids: tuple[int, ...]  # position of each row in source, counted from 0; stays with the row through select
+    skipped: int = 0  # rows of source that are left out because they cannot be used
 
     def __len__(self) -> int:
         return len(self.rows)

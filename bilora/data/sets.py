@@ -17,21 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskRows:
-    """The rows of a task.
-
-    Args:
-        task: What is to be learned from them.
-        train: The training rows, from which D1 and D2 are made.
-        validation: Rows of each validation set there is, the one that gives the score first.
-        notices: What a reader of the results must know, one sentence each.
-        upper: Rows of D2 where a set of its own is D2; None where D2 is drawn from the training rows.
-    """
+    """The rows of a task."""
 
     task: AnyTask
     train: Rows
-    validation: dict[str, Rows]
+    validation: dict[str, Rows]  # the set that gives the score first
     notices: tuple[str, ...] = ()
-    upper: Rows | None = None
+    upper: Rows | None = None  # D2, where it is a set by itself; None where D2 is drawn from the training rows
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -62,11 +54,7 @@ def refuse_same_rows(train: Rows, validation: Mapping[str, Rows]) -> None:
 
 
 def take_validation(rows: Rows, share: float) -> tuple[Rows, Rows]:
-    """Return the rows without a stratified share of them, and that share.
-
-    The draw is the same at every call, so that runs with different seeds are scored on the same rows. Classes of less
-    than three rows stay whole in the first part.
-    """
+    """Return the rows without a stratified share of them, and that share."""
     total = round(share * len(rows))
     strata = {
         stratum: positions
@@ -79,6 +67,8 @@ def take_validation(rows: Rows, share: float) -> tuple[Rows, Rows]:
             f"{rows.source}: a share of {share:g} of {len(rows)} rows cannot be taken for validation, since each class "
             "keeps two rows for training; give --validation-file, more rows or another --validation-share"
         )
+    # The key is fixed, so that runs with different seeds are scored on the same rows; two rows of each class stay, one
+    # for each level.
     drawn = draw_rows(strata, share_out(total, sizes, least=0, spare=2), key="validation share")
     others = sorted(set(range(len(rows))) - set(drawn))
     return rows.select(others), rows.select(drawn)

@@ -18,21 +18,13 @@ QUANTILE_BINS = 10
 
 @dataclass(frozen=True)
 class Split:
-    """Positions of the rows of D1 (``lower``) and D2 (``upper``); disjoint, each in ascending order.
-
-    Args:
-        lower: Positions of the rows that train the lower level.
-        upper: Positions of the rows that train the upper level.
-        seed: The seed that gave this split.
-        ratio: Fraction of the rows that went to ``lower``.
-        draw: Counts the splits of one run from 0.
-    """
+    """Positions of the rows of D1 (``lower``) and D2 (``upper``); disjoint, each in ascending order."""
 
     lower: tuple[int, ...]
     upper: tuple[int, ...]
     seed: int
-    ratio: float
-    draw: int = 0
+    ratio: float  # fraction of the rows that went to lower
+    draw: int = 0  # counts the splits of one run
 
     def to_json(self, *, ids: Sequence[int] | None = None) -> dict[str, Any]:
         """Return the split as a JSON object with the row ids of both parts."""
@@ -52,12 +44,9 @@ class Split:
 
 
 def split_rows(labels: Sequence[Label], *, ratio: float = 0.8, seed: int, draw: int = 0) -> Split:
-    """Return a stratified random split of the rows into D1 and D2.
+    """Return a stratified random split of the rows into D1, ``round(ratio * n)`` of them, and D2.
 
-    D1 gets exactly ``round(ratio * n)`` rows. Class indices (int) are the strata, and each class has a
-    row in both parts. Numbers (float, regression) are put in order and cut into at most ten strata of
-    equal size, so that both parts cover the whole range. Sets of class indices (several labels per row) are grouped
-    by their rarest class, as far as the rows suffice. Labels that are all None make one stratum.
+    Each class has a row in both parts, and both parts cover the whole range of numbers.
     """
     if not 0.0 < ratio < 1.0:
         raise SettingsError(f"ratio is {ratio!r}; it must lie between 0 and 1, both excluded (default 0.8)")

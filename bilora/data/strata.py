@@ -47,11 +47,9 @@ def _by_rarest(labels: Sequence[frozenset[int]], most: int) -> dict[Label, list[
 
 
 def share_out(total: int, sizes: Mapping[Stratum, int], *, least: int, spare: int) -> dict[Stratum, int]:
-    """Return how many rows to take from each stratum: ``total`` in all, in proportion to the sizes.
-
-    Largest remainders, in whole numbers, so that no rounding of floats decides: a stratum of n_c of n rows
-    has the quota total * n_c / n and gets it rounded down or up, unless a bound forbids it.
-    """
+    """Return how many rows to take from each stratum: ``total`` in all, in proportion to the sizes."""
+    # Largest remainders, in whole numbers, so that no rounding of floats decides: a stratum of n_c of n rows
+    # has the quota total * n_c / n and gets it rounded down or up, unless a bound forbids it.
     whole = sum(sizes.values())
     most = {stratum: size - spare for stratum, size in sizes.items()}
     counts = {stratum: min(max(total * size // whole, least), most[stratum]) for stratum, size in sizes.items()}

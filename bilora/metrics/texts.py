@@ -52,7 +52,7 @@ TEXT_METRICS: dict[str, Callable[[], TextMetric]] = {
 def text_metric(name: str) -> TextMetric:
     """Return the metric called ``name``, or a user's own at ``package.module:NAME``."""
     metric: TextMetric = find(TEXT_METRICS, name, kind="metric")()
-    # A task looks for the value by the name that it asked for, which is the path of a user's own.
+    # A task looks the value up by the name in its settings, which is a path where the metric is the user's.
     metric.measures = {name: metric.score}
     return metric
 

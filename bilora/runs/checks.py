@@ -29,7 +29,7 @@ def check_room(runs: Iterable[RunConfig], rows: TaskRows, processes: Processes =
         examples: Sequence[Any] = bare_examples(training_rows(config, rows.train), rows.task)
         if rows.upper is not None:
             examples = DividedRows(examples, bare_examples(rows.upper, rows.task))
-        make = SplitLoaders if config.variant.splits_rows(config.variant_settings) else whole_loader
+        make = SplitLoaders if config.splits_rows else whole_loader
         make(examples, config, collate=list, processes=processes)
 
 
@@ -56,7 +56,7 @@ def shared_by_levels(runs: Iterable[RunConfig], rows: TaskRows) -> tuple[str, ..
         >>> shared_by_levels([RunConfig()], load_run_rows(RunConfig()))
         ()
     """
-    splitting = [config for config in runs if config.variant.splits_rows(config.variant_settings)]
+    splitting = [config for config in runs if config.splits_rows]
     if rows.upper is not None or not splitting:
         return ()
     shared = []

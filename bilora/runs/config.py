@@ -14,10 +14,11 @@ from bilora.data.faults import OnBadRow
 from bilora.engines.checkpoints.config_change import FREE
 from bilora.engines.endings import Keep, build_ending
 from bilora.engines.hypergradients.catalog import build_hypergradient
-from bilora.engines.hypergradients.implicit import ProductSettings
 from bilora.engines.settings import FitSettings
+from bilora.engines.training.stages import run_stages
 from bilora.errors import SettingsError
 from bilora.problems.catalog import find_variant
+from bilora.problems.stage import Stage
 from bilora.problems.variant import Variant
 from bilora.settings.sections import build_section, refuse_faults, resolved
 from bilora.tasks.catalog import find_task
@@ -137,38 +138,52 @@ class RunConfig(FitSettings):
             on_bad_row=self.on_bad_row,
         )
 
-    @property
+    @cached_property
     def variant(self) -> Variant:
         """The method's variant."""
         return find_variant(self.method)
 
-    @property
+    @cached_property
     def variant_settings(self) -> Any:
         """The settings object of the method: its own section, and the formulation where it has one."""
-        return self.settings_of(self.method)
+        return self._section(self.variant, self.method)
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the run, those of its ending among them."""
+        return run_stages(self.variant, self.variant_settings, self)
+
+    @property
+    def splits_rows(self) -> bool:
+        """Whether a stage needs the rows divided into D1 and D2."""
+        return any(stage.splits for stage in self.stages)
 
     def settings_of(self, method: str) -> Any:
         """Return the settings object of any method."""
+        return self.variant_settings if method == self.method else self._section(find_variant(method), method)
+
+    def _section(self, variant: Variant, method: str) -> Any:
         section = dict(self.method_settings.get(method, {}))
         if self.formulation is not None and has_formulation(method):
             section.setdefault("formulation", self.formulation)
-        return build_section(find_variant(method).settings, section, kind=f"method {method!r}")
+        return build_section(variant.settings, section, kind=f"method {method!r}")
 
     def of(self, method: str, seed: int) -> RunConfig:
         """Return the config of a run of another method, without what this method does not read.
 
         Formulation and ending are left out where they mean nothing for the method.
         """
-        return dataclasses.replace(
-            self,
-            method=method,
-            seed=seed,
-            method_settings={name: section for name, section in self.method_settings.items() if name == method},
-            formulation=self.formulation if self._concerns("formulation", method) else None,
-            ending=self.ending if self._concerns("ending", method) else None,
+        parts: dict[str, Any] = {
+            "method": method,
+            "seed": seed,
+            "method_settings": {name: section for name, section in self.method_settings.items() if name == method},
+            "formulation": self.formulation if self._concerns("formulation", method) else None,
+            "ending": self.ending if self._concerns("ending", method) else None,
             # A config that is written down and read again must not remove anything.
-            overwrite=False,
-        )
+            "overwrite": False,
+        }
+        changed = {name: value for name, value in parts.items() if value != getattr(self, name)}
+        return dataclasses.replace(self, **changed) if changed else self
 
     def sha256(self) -> str:
         """Return the hash of everything that decides the numbers of the run: all settings but the output folder."""
@@ -199,8 +214,6 @@ class RunConfig(FitSettings):
     def _checks(self) -> tuple[tuple[str, str, bool], ...]:
         """Return the checks, for :func:`~bilora.settings.sections.refuse_faults`."""
         files, with_file = self.train_file is not None, "it belongs to train_file, which is not given"
-        built = build_hypergradient(self.hypergradient)
-        second = isinstance(built, ProductSettings) and built.products == "exact"
         return (
             ("seed", "it must not be negative", self.seed >= 0),
             ("train_rows", "it must be at least 2, or none for all", self.train_rows is None or self.train_rows > 1),
@@ -211,7 +224,7 @@ class RunConfig(FitSettings):
                 "shard_base",
                 "a sharded model has no second derivative, and is not compiled; use products: finite_difference, no "
                 "meter and torch_compile: off",
-                not self.shard_base or not (second or self.meter or self.torch_compile != "off"),
+                not self.shard_base or not (self.second_derivatives or self.meter or self.torch_compile != "off"),
             ),
             ("task", "it stands beside train_file; leave one of them out", not files or not self.task),
             ("data_dir", "it belongs to task; leave it or train_file out", not files or not self.data_dir),

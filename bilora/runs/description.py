@@ -49,7 +49,8 @@ def adapters_of(folder: Path) -> list[Path]:
 def _facts(adapter: Path, *, task: AnyTask, base: str, sizes: dict[str, int], results: Mapping[str, Any]) -> CardFacts:
     peft_type = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
     return CardFacts(
-        task=task,
+        task=task.name,
+        hub_names=task.hub_names,
         base=base,
         method=results["method"],
         sizes=sizes,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from bilora.artifacts.scored_on import UPPER
+from bilora.data.records import Record
 from bilora.data.rows import Rows
 from bilora.data.sets import TaskRows
-from bilora.engines.training.split_loaders import SplitLoaders
-from bilora.engines.training.stages import run_stages
+from bilora.data.split import split_rows
 from bilora.errors import SettingsError
 from bilora.runs.config import RunConfig
 from bilora.tasks.catalog import find_task
@@ -26,8 +26,7 @@ def is_left_to_upper(config: RunConfig) -> bool:
         >>> [is_left_to_upper(RunConfig(method=name)) for name in ("bilora", "lora", "learned_decay")]
         [True, False, False]
     """
-    stages = run_stages(config.variant, config.variant_settings, config)
-    trained = [stage for stage in stages if stage.steps != 0]
+    trained = [stage for stage in config.stages if stage.steps != 0]
     return not config.refresh and bool(trained) and all(stage.upper is not None for stage in trained)
 
 
@@ -48,9 +47,8 @@ def with_upper_watched(config: RunConfig, rows: TaskRows, *, train: Rows) -> Tas
             f"alone trains on D2, and here are refresh {config.refresh} and method {config.method}; give "
             "validation_file, or a validation_share above 0"
         )
-    labels = [{"labels": label} for label in train.labels]
-    drawn = SplitLoaders(labels, config, collate=list)
-    upper = train.select(drawn.upper_part.positions)
+    # The first draw of the run's own loaders, which the seed alone decides.
+    upper = train.select(split_rows(train.labels, ratio=config.split_ratio, seed=config.seed).upper)
     notice = (
         f"no row is held out: the best step is chosen by D2, {len(upper)} of the {len(train)} rows, which the upper "
         "level is trained on too, and the score is of them; give --validation-file, or --validation-share 0.1, for one "
@@ -59,10 +57,11 @@ def with_upper_watched(config: RunConfig, rows: TaskRows, *, train: Rows) -> Tas
     return dataclasses.replace(rows, validation={UPPER: upper}, notices=(*rows.notices, notice))
 
 
-def load_run_rows(config: RunConfig) -> TaskRows:
+def load_run_rows(config: RunConfig, records: list[Record] | None = None) -> TaskRows:
     """Return the checked rows of the config's files, or of its task.
 
-    Files of which no row is held out have the run's D2 as their validation set, under its own name.
+    Files of which no row is held out have the run's D2 as their validation set, under its own name. ``records`` are
+    those of the training file, where it was read before.
 
     Example:
         >>> len(load_run_rows(RunConfig()).train)
@@ -70,7 +69,7 @@ def load_run_rows(config: RunConfig) -> TaskRows:
     """
     files = config.labelled_files()
     if files is not None:
-        rows = load_labelled_files(files)
+        rows = load_labelled_files(files, records)
         rows = dataclasses.replace(rows, task=rows.task.with_settings(config.task_settings))
         if rows.validation:
             return rows

@@ -25,21 +25,9 @@ TASKS: dict[str, TextTask] = {
         TextTask("sst2", ("sentence",), ("negative", "positive"), hub=_GLUE),
         TextTask("mrpc", _SENTENCES, ("not_equivalent", "equivalent"), other_metrics=("f1",), hub=_GLUE),
         TextTask(
-            "stsb",
-            _SENTENCES,
-            None,
-            metric="pearson",
-            other_metrics=("spearmanr",),
-            label_range=(0.0, 5.0),
-            hub=_GLUE,
+            "stsb", _SENTENCES, None, metric="pearson", other_metrics=("spearmanr",), label_range=(0.0, 5.0), hub=_GLUE
         ),
-        TextTask(
-            "qqp",
-            ("question1", "question2"),
-            ("not_duplicate", "duplicate"),
-            other_metrics=("f1",),
-            hub=_GLUE,
-        ),
+        TextTask("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), other_metrics=("f1",), hub=_GLUE),
         TextTask(
             "mnli",
             ("premise", "hypothesis"),
@@ -56,7 +44,7 @@ TASKS: dict[str, TextTask] = {
 
 TOKEN_TASKS: dict[str, TokenTask] = {
     # The NCBI disease corpus (Dogan, Leaman and Lu 2014): one type of entity in abstracts of PubMed.
-    "ncbi_disease": TokenTask("ncbi_disease", ("O", "B-Disease", "I-Disease")),
+    "ncbi_disease": TokenTask("ncbi_disease", ("O", "B-Disease", "I-Disease"))
 }
 
 # The metrics are those of the LoRA paper's tables (arXiv:2106.09685), chrF beside, and TER without METEOR, which needs
@@ -79,11 +67,7 @@ GENERATION_TASKS: dict[str, GenerationTask] = {
             hub_config="webnlg_challenge_2017",
         ),
         GenerationTask(
-            "dart",
-            other_metrics=("ter", "chrf"),
-            length_penalty=0.8,
-            lowercase_properties=True,
-            hub="Yale-LILY/dart",
+            "dart", other_metrics=("ter", "chrf"), length_penalty=0.8, lowercase_properties=True, hub="Yale-LILY/dart"
         ),
     )
 }
@@ -109,9 +93,7 @@ def find_task(name: str) -> AnyTask:
         ('question', 'sentence')
     """
     task: object = find(ALL_TASKS, name, kind="task")
-    if not isinstance(task, AnyTask):
-        raise SettingsError(
-            f"task {name!r} is a {type(task).__name__}; it must be a bilora.tasks.Task, or have the members of "
-            "bilora.tasks.task.AnyTask"
-        )
-    return task
+    if isinstance(task, AnyTask):
+        return task
+    members = "it must be a bilora.tasks.Task, or have the members of bilora.tasks.task.AnyTask"
+    raise SettingsError(f"task {name!r} is a {type(task).__name__}; {members}")

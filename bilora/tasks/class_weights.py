@@ -32,10 +32,7 @@ def check_class_weights(setting: ClassWeights) -> list[str]:
 
 
 def resolve_class_weights(setting: ClassWeights, counts: Mapping[str, int]) -> tuple[float, ...] | None:
-    """Return the weight of each class, or None where the loss stays as it is.
-
-    ``auto`` gives class c of k the weight ``n / (k n_c)``, scikit-learn's "balanced" (King and Zeng 2001).
-    """
+    """Return the weight of each class, or None where the loss stays as it is."""
     if isinstance(setting, str):
         return _balanced(counts) if setting == "auto" else None
     unknown = [name for name in setting if name not in counts]
@@ -48,18 +45,14 @@ def resolve_class_weights(setting: ClassWeights, counts: Mapping[str, int]) -> t
 
 
 def weigh_classes(model: nn.Module, loss: Loss, weights: Sequence[float]) -> RemovableHandle:
-    """Let the loss that the model gives with ``labels`` be weighted by class, for every level that asks it.
-
-    The cross entropy of rows (or tokens) i is ``sum_i w_i l_i / sum_i w_i``. What a method has added to the model's own
-    loss, as AdaLoRA does with its regularizer, stays added. The model's logits, and what is saved of it, do not change.
-    """
+    """Let the model's loss of rows (or tokens) i be ``sum_i w_i l_i / sum_i w_i``, for every level that asks it."""
     values = torch.tensor(weights)
 
     def weigh(module: nn.Module, inputs: Any, named: dict[str, Any], output: Any) -> Any:
         labels = named.get("labels")
         if labels is None:
             return output
-        # The difference is taken, so that what others have put on top of the model's loss stays.
+        # The difference is taken, so that what a method has added to the model's loss stays, as AdaLoRA's regularizer.
         added = output.loss - loss(output.logits, labels)
         output.loss = added + loss(output.logits, labels, values.to(output.logits))
         return output
@@ -74,5 +67,6 @@ def _balanced(counts: Mapping[str, int]) -> tuple[float, ...]:
             f"class_weights is 'auto', but no training row has the class {empty[0]!r}; give weights by name, more rows "
             "or class_weights none"
         )
+    # n / (k n_c), scikit-learn's "balanced" (King and Zeng 2001)
     whole = sum(counts.values())
     return tuple(whole / (len(counts) * count) for count in counts.values())

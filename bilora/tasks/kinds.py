@@ -32,13 +32,7 @@ def find_kind(task_type: str) -> type[TaskKind]:
 
 
 def guess_task_type(rows: Sequence[Row], files: LabelledFiles) -> str:
-    """Return the task type that the labels of the rows speak for.
-
-    Example:
-        >>> files = LabelledFiles("rows.csv", ("text",))
-        >>> guess_task_type([{"label": 0.5}], files), guess_task_type([{"label": 1}, {"label": 0}], files)
-        ('regression', 'classification')
-    """
+    """Return the task type that the labels of the rows speak for."""
     guesses = (kind.guess(rows, files) for kind in TASK_KINDS.values())
     return next(guess for guess in guesses if guess is not None)
 

@@ -14,14 +14,14 @@ from bilora.tasks.labels import LabelledFiles, described
 from bilora.tasks.task import AnyTask
 
 
-def load_labelled_files(files: LabelledFiles) -> TaskRows:
+def load_labelled_files(files: LabelledFiles, records: list[Record] | None = None) -> TaskRows:
     """Return the checked rows of the files, and the task that their labels make.
 
     Text and whole numbers of at most 20 different values are classes, other numbers are quantities (regression); lists
     are tags of tokens where the text is a list too, else several labels of a text. The classes are those of the
-    training file, in order of number or name.
+    training file, in order of number or name. ``records`` are those of the training file, where it was read before.
     """
-    records = files.read(files.train)
+    records = files.read(files.train, records)
     labelled = _labelled(records, files)
     task_type = files.task_type or guess_task_type(labelled, files)
     kind = find_kind(task_type)
@@ -37,11 +37,7 @@ def load_labelled_files(files: LabelledFiles) -> TaskRows:
     sets = {}
     if files.validation is not None:
         sets["validation"] = check_records(
-            files.read(files.validation),
-            task,
-            source=files.validation,
-            split="validation",
-            on_bad_row=files.on_bad_row,
+            files.read(files.validation), task, source=files.validation, split="validation", on_bad_row=files.on_bad_row
         )
     elif files.validation_share:
         count = len(train)

@@ -22,32 +22,19 @@ MARKS = {"0": False, "1": True, 0: False, 1: True}
 
 @dataclass(frozen=True)
 class LabelledFiles:
-    """Which files to read, and which of their columns.
-
-    Args:
-        train: Training file, of a form of :func:`~bilora.data.records.read_records`.
-        text_columns: One or two columns of text; for token classification the one with the tokens.
-        label_column: The column of labels; for token classification that of the tags, a list per row.
-        label_columns: Several columns of 0 and 1, one per label, in place of the one.
-        label_separator: What stands between the labels of a row, where a cell of text holds several.
-        validation: Validation file; None takes a share of the training file.
-        validation_share: That share, below 1; 0 takes none.
-        task_type: See :func:`bilora.tasks.kinds.find_kind`; None lets the labels decide.
-        on_bad_row: ``error`` refuses a file with rows that cannot be used, ``skip`` leaves them out with a warning.
-    """
+    """Which files to read, and which of their columns."""
 
     train: str
-    text_columns: tuple[str, ...]
-    label_column: str = "label"
-    label_columns: tuple[str, ...] = ()
-    label_separator: str | None = None
-    validation: str | None = None
-    validation_share: float = 0.1
-    task_type: str | None = None
+    text_columns: tuple[str, ...]  # one or two; for token classification the one with the tokens
+    label_column: str = "label"  # for token classification that of the tags, a list per row
+    label_columns: tuple[str, ...] = ()  # several columns of 0 and 1, one per label, in place of the one
+    label_separator: str | None = None  # between the labels of a row, where a cell of text holds several
+    validation: str | None = None  # None takes a share of the training file
+    validation_share: float = 0.1  # below 1; 0 takes none
+    task_type: str | None = None  # None lets the labels decide
     on_bad_row: OnBadRow = "error"
 
     def __post_init__(self) -> None:
-        """Check the values."""
         faults = []
         if not 1 <= len(self.text_columns) <= 2:
             faults.append(f"text_columns is {self.text_columns!r}, name one or two columns")
@@ -81,9 +68,9 @@ class LabelledFiles:
     def _labels(self) -> tuple[str, ...]:
         return self.label_columns or (self.label_column,)
 
-    def read(self, path: str) -> list[Record]:
-        """Return the records of a file with these columns, each with its label or labels in ``label_field``."""
-        records = read_records(path)
+    def read(self, path: str, records: list[Record] | None = None) -> list[Record]:
+        """Return the records of a file, or those that were read of it, with the labels of each in ``label_field``."""
+        records = read_records(path) if records is None else records
         if not records:
             raise DataError(f"{path} has no row; at least one is needed")
         self._check_columns(path, records)
@@ -91,17 +78,14 @@ class LabelledFiles:
             return [self._with_marked(*record) for record in records]
         if not is_untyped(path):
             return records
-        column, separator = self.label_column, self.label_separator
-        if separator is None:
-            return [
-                (line, {**row, column: typed(row[column])} if row else row, faults) for line, row, faults in records
-            ]
-        return [
-            (line, {**row, column: [name for cell in row[column].split(separator) if (name := cell.strip())]}, faults)
-            if row
-            else (line, row, faults)
-            for line, row, faults in records
-        ]
+        column = self.label_column
+        return [(line, row and {**row, column: self._label(row[column])}, faults) for line, row, faults in records]
+
+    def _label(self, cell: str) -> Any:
+        """Return the label, or the list of labels, that a cell of text holds."""
+        if self.label_separator is None:
+            return typed(cell)
+        return [name for part in cell.split(self.label_separator) if (name := part.strip())]
 
     def _with_marked(self, line: int, row: dict[str, Any], faults: list[Fault]) -> Record:
         """Return a record with the names of the columns that hold 1 as its list of labels."""
@@ -140,12 +124,7 @@ def in_order(names: set[str]) -> list[str]:
 
 
 def described(labels: Sequence[Any], files: LabelledFiles) -> str:
-    """Return in words what the labels are.
-
-    Example:
-        >>> described(["spam", "ham", "ham"], LabelledFiles("rows.csv", ("text",)))
-        "the labels in 'label' of rows.csv (text, 2 different)"
-    """
+    """Return in words what the labels are, such as "the labels in 'label' of rows.csv (text, 2 different)"."""
     types = sorted({type(label).__name__ for label in labels if label is not None and label != ""})
     words = {"str": "text", "int": "whole numbers", "float": "numbers", "bool": "truth values", "list": "lists"}
     different = len({repr(label) for label in labels})
@@ -154,28 +133,16 @@ def described(labels: Sequence[Any], files: LabelledFiles) -> str:
 
 
 def are_lists(labels: Sequence[Any]) -> bool:
-    """Return whether the labels are lists; fewer than half of them are rows at fault.
-
-    Example:
-        >>> are_lists([["a"], ["b"], None]), are_lists([["a"], 1, 2])
-        (True, False)
-    """
+    """Return whether the labels are lists; fewer than half of them are rows at fault."""
     given = [label for label in labels if label is not None and label != ""]
     lists = sum(isinstance(label, list) for label in given)
     return bool(lists) and 2 * lists >= len(given)
 
 
 KNOWN_COLUMNS: tuple[tuple[str, ...], ...] = (
-    ("sentence1", "sentence2"),
-    ("question1", "question2"),
-    ("premise", "hypothesis"),
-    ("question", "sentence"),
-    ("text1", "text2"),
-    ("tokens",),
-    ("text",),
-    ("sentence",),
-    ("review",),
-    ("content",),
+    *(("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis")),
+    *(("question", "sentence"), ("text1", "text2")),
+    *((name,) for name in ("tokens", "text", "sentence", "review", "content")),
 )
 """Names that data sets of the hub and of GLUE give to text, pairs before single ones."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -20,29 +20,38 @@ Item = TypeVar("Item")
 VALIDATION_BATCH = 64
 
 
-def predicted_batches(inference: Inference, loader: Iterable[Mapping[str, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield logits, in float32, and labels of each batch on the CPU, in the order of the loader.
-
-    The model is called without labels, so that what a method adds to its loss does not enter; it is left in the mode
-    it was in.
-    """
+@contextlib.contextmanager
+def evaluating(inference: Inference) -> Iterator[Callable[[], contextlib.AbstractContextManager[torch.device]]]:
+    """Put the model into eval mode, and give a context for one batch: no gradients, autocast, the model's device."""
     model, dtype = inference.model, inference.autocast_dtype
     device = next(model.parameters()).device
+
+    @contextlib.contextmanager
+    def one_batch() -> Iterator[torch.device]:
+        # Entered anew for each batch: whatever runs between two of them, such as sending, is not to be cast.
+        with torch.no_grad(), torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext():
+            yield device
+
     was_training = model.training
     model.eval()
-
-    def predicted(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        # Entered anew for each batch: what runs between two of them is not ours.
-        casting = torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
-        with torch.no_grad(), casting:
-            logits = model(**to_device(inputs, device)).logits
-        return logits.float().cpu(), batch["labels"].cpu()
-
     try:
-        yield from taken_in_turn(loader, predicted, inference.processes)
+        yield one_batch
     finally:
         model.train(was_training)
+
+
+def predicted_batches(inference: Inference, loader: Iterable[Mapping[str, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield logits, in float32, and labels of each batch on the CPU, in the order of the loader."""
+    with evaluating(inference) as one_batch:
+
+        def predicted(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+            # Without labels, so that a regularizer that a method adds to the model's loss does not enter.
+            inputs = {name: value for name, value in batch.items() if name != "labels"}
+            with one_batch() as device:
+                logits = inference.model(**to_device(inputs, device)).logits
+            return logits.float().cpu(), batch["labels"].cpu()
+
+        yield from taken_in_turn(loader, predicted, inference.processes)
 
 
 def predict(inference: Inference, loader: Iterable[Mapping[str, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -69,14 +78,7 @@ def in_row_order(items: Iterable[Item], encoded: Sequence[Mapping[str, Any]]) ->
 
 
 def one_class(predicted: Iterable[str], labels: Iterable[str], *, of: str) -> tuple[str, ...]:
-    """Return a warning where all predictions are of one class and the labels of several; else nothing.
-
-    Example:
-        >>> one_class(["no", "no"], ["no", "yes"], of="rows")[0].split(";")[0]
-        "all 2 rows are predicted as 'no', and they are of 2 classes"
-        >>> one_class(["no", "yes"], ["no", "yes"], of="rows"), one_class(["no", "no"], ["no", "no"], of="rows")
-        ((), ())
-    """
+    """Return a warning where all predictions are of one class and the labels of several; else nothing."""
     answers, classes = list(predicted), set(labels)
     if len(set(answers)) != 1 or len(classes) < 2:
         return ()

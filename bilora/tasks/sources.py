@@ -29,17 +29,11 @@ MINILM_AND_REVIEWS = (
 
 @dataclass(frozen=True)
 class SetFiles:
-    """How the file of a set is called and read.
-
-    Args:
-        suffixes: Ends of its name.
-        stems: Other names than the set's own that a file may have, by set.
-        read: Called as ``read(path, task, split=name)``, returns the checked rows.
-    """
+    """How the file of a set is called and read."""
 
     suffixes: tuple[str, ...] = (".jsonl", ".jsonl.gz")
-    stems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    read: Callable[..., Rows] = read_rows
+    stems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of a file beside the set's own, by set
+    read: Callable[..., Rows] = read_rows  # called as read(path, task, split=name)
 
     def names(self, split: str) -> tuple[str, ...]:
         """Return the names that a set may have."""
@@ -57,16 +51,14 @@ JSON_LINES = SetFiles()
 def read_sets(
     task: AnyTask, data_dir: str | os.PathLike[str] | None, files: SetFiles = JSON_LINES
 ) -> tuple[dict[str, Rows], list[str]]:
-    """Return the checked rows of each set of a task by name, and notices of sets that are missing or not read.
-
-    Of several validation sets one is enough.
-    """
+    """Return the checked rows of each set of a task by name, and notices of sets that are missing or not read."""
     needed = ["train", *([] if task.upper_split is None else [task.upper_split])]
     if data_dir is None:
         return _from_hub(task, [*needed, *task.validation_splits], files), []
     folder = Path(data_dir) / task.name
     there = [split for split in task.validation_splits if files.there(folder, split)]
-    # Where there is no validation set, the first is asked for, which raises with the list of what there is.
+    # Of several validation sets one is enough. Where there is none, the first is asked for, which raises with the list
+    # of what there is.
     names = [*needed, *(there or task.validation_splits[:1])]
     sets = {name: files.read(_file(folder, name, task, files), task, split=name) for name in names}
     missing = [f"{name} is not in {folder}" for name in task.validation_splits if name not in names]

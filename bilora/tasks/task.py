@@ -36,72 +36,45 @@ Answers = tuple[list[dict[str, Any]], tuple[str, ...]]
 
 @dataclass(frozen=True)
 class HubNames:
-    """What PEFT, the hub and transformers call a kind of task.
+    """What PEFT, the hub and transformers call a kind of task."""
 
-    Args:
-        peft: PEFT's task type (``"SEQ_CLS"``); by it PEFT knows the head, which it trains and saves.
-        pipeline: The hub's pipeline tag (``"text-classification"``).
-        auto_class: The class of transformers that loads the model.
-        has_head: Whether the model gets a head of the task's own, with a number of outputs.
-    """
-
-    peft: str
-    pipeline: str
-    auto_class: str
-    has_head: bool = True
+    peft: str  # "SEQ_CLS": by it PEFT knows the head, which it trains and saves
+    pipeline: str  # the hub's tag, "text-classification"
+    auto_class: str  # the class of transformers that loads the model
+    has_head: bool = True  # whether the model gets a head with one output per label
 
 
 @dataclass(frozen=True)
 class Inference:
-    """A model with what it needs to answer: every evaluation is handed this one bundle.
+    """A model with what it needs to answer: every evaluation is handed this one bundle."""
 
-    Args:
-        model: The model; whoever calls it leaves it in the mode it was in.
-        tokenizer: The model's tokenizer.
-        autocast_dtype: The autocast type of the forward pass; None for none.
-        processes: They share the rows; each gets the numbers of the whole set.
-    """
-
-    model: nn.Module
+    model: nn.Module  # whoever calls it leaves it in the mode it was in
     tokenizer: Any
     autocast_dtype: torch.dtype | None = None
-    processes: Processes = ONE_PROCESS
+    processes: Processes = ONE_PROCESS  # they share the rows; each gets the numbers of the whole set
 
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Checked rows, and the same as token ids.
+    """Checked rows, and the same as token ids: one mapping per example, as the collator takes them.
 
-    Args:
-        rows: The rows, with their origins.
-        encoded: One mapping per example, as the collator takes them. D1 and D2 are stratified by ``stratum`` where an
-            example has one, else by ``labels`` that is an int or a float.
-        notices: What a reader of the results must know, one sentence each, such as the number of rows cut.
+    D1 and D2 are stratified by ``stratum`` where an example has one, else by ``labels`` that is an int or a float.
     """
 
     rows: Rows
     encoded: list[dict[str, Any]]
-    notices: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()  # a sentence each for the reader of the results, such as the number of rows cut
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What came of an evaluation.
+    """The results of an evaluation."""
 
-    Args:
-        metrics: ``loss`` and the task's metrics; None where one is undefined.
-        predictions: What the model gave for each row, in the order of the rows, ready for strict JSON; None where
-            they are not kept.
-        files: Text of other files for the run's folder, by name.
-        notices: What is wrong with the answers though the metrics have values, one sentence each.
-        table: One row per class, with the same columns each, where the task has such numbers.
-    """
-
-    metrics: Metrics
-    predictions: list[dict[str, Any]] | None = None
-    files: Mapping[str, str] = field(default_factory=dict)
-    notices: tuple[str, ...] = ()
-    table: tuple[Mapping[str, Any], ...] = ()
+    metrics: Metrics  # ``loss`` and the task's metrics; None where one is undefined
+    predictions: list[dict[str, Any]] | None = None  # per row, in the order of the rows, ready for strict JSON
+    files: Mapping[str, str] = field(default_factory=dict)  # text of other files for the run's folder, by name
+    notices: tuple[str, ...] = ()  # what is wrong with the answers though the metrics have values
+    table: tuple[Mapping[str, Any], ...] = ()  # one row per class, with the same columns each
 
     def warn(self, name: str) -> None:
         """Warn of each notice, with the name of the set before it."""
@@ -323,6 +296,22 @@ class BaseTask(_Protocol):
     def hub_config(self) -> str | None:
         """Configuration of the hub data set: the task's name."""
         return self.name
+
+    def _refuse(self, *faults: tuple[bool, str]) -> None:
+        """Raise one error with the texts of all the faults that the task's fields have."""
+        faults = (*faults, (not self.validation_splits, "validation_splits is empty; give at least one name"))
+        if texts := [text for wrong, text in faults if wrong]:
+            raise SettingsError(f"task {self.name!r}: " + "; ".join(texts))
+
+    @property
+    def other_metrics(self) -> tuple[str, ...]:
+        """Keys of the metrics reported beside the headline one."""
+        return ()
+
+    @property
+    def metric_keys(self) -> tuple[str, ...]:
+        """Keys of all the task's metrics, the headline one first."""
+        return (self.metric, *self.other_metrics)
 
     @property
     def watched(self) -> Monitor:

@@ -67,7 +67,7 @@ class Callback:
 class CallbackGuard:
     """Tells every callback of an event, in order.
 
-    What a callback with ``must_work`` raises ends the run, and so does any error of this library. Another one that
+    An error of a callback with ``must_work`` ends the run, and so does any error of this library. Another callback that
     fails (a tracker that is down, a full disk) is warned of once and not called again, but for ``on_close``.
     """
 
@@ -84,7 +84,7 @@ class CallbackGuard:
         """Close the engine's callbacks, each even if an earlier one cannot be."""
         with ExitStack() as closing:
             for callback in reversed(engine.callbacks):
-                closing.callback(self._guarded, callback, lambda each: each.on_close(engine), engine.step)
+                closing.callback(self._guarded, callback, lambda one: one.on_close(engine), engine.step)
 
     def _guarded(self, callback: Callback, hook: Callable[[Callback], None], step: int) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What callbacks are told of a step and of a validation."""
+"""The numbers of a step and of a validation, as callbacks get them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class UpperRecord:
         hypergradient_norm: Norm of the total gradient of the upper parameters, before clipping.
         direct_norm: Norm of its direct part d_E L2.
         implicit_norm: Norm of its implicit part.
-        learning_rates: One a param group of the upper optimizer.
+        learning_rates: One per param group of the upper optimizer.
         meter: The quality meter's reading, where one was taken.
         skipped: Whether it was left out, since a number in it was not finite.
     """
@@ -43,7 +43,7 @@ class StepRecord:
         loss: L1, mean over the step's micro-batches, its penalty included.
         parts: ``task_loss`` and ``penalty`` where the loss has both.
         gradient_norm: Norm of the lower gradient, before clipping.
-        learning_rates: One a param group of the lower optimizer.
+        learning_rates: One per param group of the lower optimizer.
         upper: The upper step, or None.
         skipped: Whether it was left out, since a number in it was not finite.
     """

@@ -64,17 +64,14 @@ finite_difference, products, radius, scale. Did you mean 'radius'?
     return build_section(factory, settings, kind=f"hypergradient {name!r}")
 
 
-def explicit(chosen: str | Mapping[str, Any]) -> str | dict[str, Any]:
+def explicit(chosen: str | Mapping[str, Any], built: Hypergradient | None = None) -> str | dict[str, Any]:
     """Return a choice with its name, and with the scheme of differences that ``darts`` takes by itself.
 
-    What is written down then means the same where defaults are others, as they once were.
-
-    Example:
-        >>> explicit({"products": "exact"}), explicit("darts"), explicit("neumann")
-        ({'name': 'darts', 'products': 'exact'}, {'name': 'darts', 'finite_difference': 'forward'}, 'neumann')
+    What is written down then means the same where defaults are others, as they once were. ``built`` is what the choice
+    builds, where that is there already.
     """
     settings = {"name": chosen} if isinstance(chosen, str) else {"name": DEFAULT, **chosen}
-    built = build_hypergradient(settings)
+    built = built or build_hypergradient(chosen)
     if isinstance(built, Darts) and built.finite_difference is not None:
         settings["finite_difference"] = built.finite_difference
     return chosen if isinstance(chosen, str) and len(settings) == 1 else settings

@@ -21,8 +21,8 @@ def training_rows(
 ) -> list[dict[str, Any]]:
     """Return the rows of a data set as plain values, with their labels under the name that the model has for them."""
     rows = []
-    for number, given in enumerate(dataset):
-        renamed = {"labels" if name in LABELS else name: value for name, value in given.items()}
+    for number, fields in enumerate(dataset):
+        renamed = {"labels" if name in LABELS else name: value for name, value in fields.items()}
         # Numbers of torch or numpy do not stratify the split.
         row = {
             name: value.tolist() if hasattr(value, "tolist") else value
@@ -31,7 +31,7 @@ def training_rows(
         }
         if not set(row) - set(label_names) or not set(label_names) <= set(row):
             raise DataError(
-                f"{what}[{number}] has the columns {', '.join(given)}; needed are {', '.join(label_names)} and "
+                f"{what}[{number}] has the columns {', '.join(fields)}; needed are {', '.join(label_names)} and "
                 "inputs of the model, such as input_ids: tokenise the data set first"
             )
         rows.append(row)
@@ -44,9 +44,9 @@ def batches_of(collator: Callable[..., Any], dataset: Any) -> Collate:
     label = next((name for name in next(iter(dataset), ()) if name in LABELS), "labels")
 
     def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        given = [{label if name == "labels" else name: value for name, value in row.items()} for row in rows]
-        # Betty takes what is no dict, such as a BatchEncoding, apart into its keys.
-        return dict(collator(given))
+        renamed = [{label if name == "labels" else name: value for name, value in row.items()} for row in rows]
+        # Betty takes a batch that is no dict, such as a BatchEncoding, apart into its keys.
+        return dict(collator(renamed))
 
     return collate
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +18,11 @@ from bilora.engines.checkpoints.files import checkpoints
 from bilora.engines.training.result import FitResult
 from bilora.errors import CheckpointError, SettingsError
 from bilora.tasks.kinds import hub_names_of
-from bilora.tasks.task import AnyTask, HubNames
+from bilora.tasks.task import AnyTask
 from bilora.tasks.task_files import write_task
 
 if TYPE_CHECKING:
     from bilora.engines.trainer.trainer import BilevelTrainer
-
-
-@dataclass(frozen=True)
-class Untold:
-    """What a card says of a task that the trainer was not given."""
-
-    name: str
-    hub_names: HubNames | None
 
 
 def enter_folder(folder: Path, resume: bool | str | Path | None) -> tuple[Path, bool | Path]:
@@ -65,14 +56,15 @@ def save_trained(trainer: BilevelTrainer, folder: Path) -> None:
     if trainer.processing_class is not None:
         trainer.processing_class.save_pretrained(str(folder))
     evaluated = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"eval": trainer.eval_dataset}
-    given = {"train": trainer.train_dataset, "upper": trainer.upper_dataset, **evaluated}
-    sets: dict[str, Any] = {name: rows for name, rows in given.items() if rows is not None}
+    sets: dict[str, Any] = {"train": trainer.train_dataset, "upper": trainer.upper_dataset, **evaluated}
+    sets = {name: rows for name, rows in sets.items() if rows is not None}
     if task is not None:
         lengths = [len(row.get("input_ids", ())) for rows in sets.values() for row in rows]
         write_task(folder, task, max_length=trainer.max_length or max(lengths, default=0) or 1)
     names = hub_names_of(str(config.task_type)) if task is None else task.hub_names
     facts = CardFacts(
-        task=Untold("own data", names) if task is None else task,
+        task="own data" if task is None else task.name,
+        hub_names=names,
         base=str(config.base_model_name_or_path or ""),
         method=trainer.variant.name,
         sizes={name: len(rows) for name, rows in sets.items() if has_length(rows)},

@@ -84,7 +84,7 @@ class BilevelTrainer(Trainer):
             and ``export`` take the folder that :meth:`save_model` writes.
         max_length: Number of tokens at which the rows were cut, for them; None takes the longest row.
         compute_loss_func: From outputs and labels to the loss of both levels.
-        preprocess_logits_for_metrics: From the logits and labels of a batch to what ``compute_metrics`` is given.
+        preprocess_logits_for_metrics: From the logits and labels of a batch to predictions for ``compute_metrics``.
 
     Raises:
         SettingsError: The model has no adapter and none is given, or other outputs than the task.

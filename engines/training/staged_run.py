@@ -235,7 +235,7 @@ class StagedRun:
             self.levels.lower,
             self.levels.upper,
             steps=stage_steps(stage, settings),
-            hypergradient=self.variant.hypergradient or settings.hypergradient,
+            hypergradient=self.variant.hypergradient or settings.approximation,
             validate=self.validate,
             validate_every=settings.validate_every or 0,
             callbacks=(*self.callbacks, *self.watchers, *((self.points,) if self.halves else ())),

@@ -52,7 +52,7 @@ def test_string_labels_and_weights(
         assert set(results[0]["metrics"]) == {"loss", "accuracy", "macro_f1", "matthews_correlation"}
         run = out / "bilora-seed0"
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        losses[weights] = [lines[0]["lower_task_loss"], *(each["upper_loss"] for each in lines if "upper_loss" in each)]
+        losses[weights] = [lines[0]["lower_loss"], *(each["upper_loss"] for each in lines if "upper_loss" in each)]
         assert json.loads((run / "label_map.json").read_text(encoding="utf-8")) == {"ham": 0, "spam": 1}
         assert AutoConfig.from_pretrained(run / "adapter").id2label == {0: "ham", 1: "spam"}
     assert losses["auto"][0] != losses["none"][0], "the lower level is weighted from its first step"

@@ -38,11 +38,9 @@ def encode_pairs(rows: Rows, tokenizer: Any, *, max_length: int) -> tuple[list[d
 
 
 class PairCollator:
-    """Makes a batch of examples: padded on the right to the longest, with an attention mask, labels -100 on padding.
+    """Makes a batch of examples: padded on the right to the longest, with an attention mask, labels -100 on padding."""
 
-    The padding may be the end-of-text token: the mask tells it from the end that belongs to an answer, which keeps its
-    label.
-    """
+    # The padding may be the end-of-text token: the mask tells it from an answer's own end, which keeps its label.
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id

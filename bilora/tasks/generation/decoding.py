@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn import functional
 
@@ -20,33 +18,24 @@ from bilora.processes.sharded import is_sharded
 from bilora.settings.sections import refuse_faults
 from bilora.tasks.generation.batches import IGNORED, left_padded
 from bilora.tasks.generation.prompts import Prompts
-from bilora.tasks.scoring import length_order
+from bilora.tasks.scoring import evaluating, in_row_order, length_order
 from bilora.tasks.task import Inference, Metrics
 from bilora.tensors import to_device
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How texts are searched for; the defaults are those of the LoRA paper.
+    """How texts are searched for; the defaults are those of the LoRA paper."""
 
-    Beam 10, no 4-gram twice, at most 64 new tokens: https://github.com/microsoft/LoRA, examples/NLG/README.md.
+    # https://github.com/microsoft/LoRA, examples/NLG/README.md: beam 10, no 4-gram twice, at most 64 new tokens
 
-    Args:
-        beams: Beams; 1 takes the likeliest token each time.
-        length_penalty: A text's log-probability is divided by its length to this power.
-        no_repeat_ngram_size: Length of n-grams that a text may hold once only; 0 allows all.
-        max_new_tokens: Largest number of tokens of a text.
-        batch_size: Rows searched at once; memory grows with rows times beams.
-    """
-
-    beams: int = 10
-    length_penalty: float = 1.0
-    no_repeat_ngram_size: int = 4
+    beams: int = 10  # 1 takes the likeliest token each time
+    length_penalty: float = 1.0  # a text's log-probability is divided by its length to this power
+    no_repeat_ngram_size: int = 4  # length of n-grams that a text may hold once only; 0 allows all
     max_new_tokens: int = 64
-    batch_size: int = 8
+    batch_size: int = 8  # rows searched at once; memory grows with rows times beams
 
     def __post_init__(self) -> None:
-        """Check the values."""
         checks = (
             ("beams", "it must be at least 1", self.beams >= 1),
             ("length_penalty", "it must be finite", abs(self.length_penalty) < float("inf")),
@@ -58,42 +47,32 @@ class Decoding:
 
 
 def decode(inference: Inference, sources: Sequence[str], decoding: Decoding) -> list[str]:
-    """Return the text that a causal model gives for each input, on one line.
-
-    Rows of one length are searched together; no result depends on which rows share a batch but for rounding.
-    """
-    model = inference.model
+    """Return the text that a causal model gives for each input, on one line."""
     prompts = Prompts(inference.tokenizer)
     ids = [prompts.prompt(source) for source in sources]
-    order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-    _check_positions(model, longest=len(ids[order[-1]]), new=decoding.max_new_tokens)
-    texts = [""] * len(ids)
-    was_training = model.training
-    model.eval()
-    try:
+    _check_positions(inference.model, longest=max(map(len, ids)), new=decoding.max_new_tokens)
+    encoded = [{"input_ids": row} for row in ids]
+    # Rows of one length need no padding; results depend on the rows that share a batch by rounding alone.
+    order = length_order(encoded)
+    with evaluating(inference) as one_batch:
         texts_of_batches = taken_in_turn(
             [order[start : start + decoding.batch_size] for start in range(0, len(order), decoding.batch_size)],
-            lambda rows: _search(inference, [ids[row] for row in rows], decoding),
+            lambda rows: _search(inference, [ids[row] for row in rows], decoding, one_batch),
             # A sharded model answers when all processes ask, so each searches everything.
-            ONE_PROCESS if is_sharded(model) else inference.processes,
+            ONE_PROCESS if is_sharded(inference.model) else inference.processes,
         )
-        for row, text in zip(order, itertools.chain.from_iterable(texts_of_batches), strict=True):
-            texts[row] = text
-    finally:
-        model.train(was_training)
-    return texts
+        return in_row_order(itertools.chain.from_iterable(texts_of_batches), encoded)
 
 
-def _search(inference: Inference, prompts: list[list[int]], decoding: Decoding) -> list[str]:
-    model, tokenizer, dtype = inference.model, inference.tokenizer, inference.autocast_dtype
-    device = next(model.parameters()).device
-    batch = to_device(left_padded(prompts, tokenizer.pad_token_id), device)
-    casting = torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
+def _search(inference: Inference, prompts: list[list[int]], decoding: Decoding, one_batch: Any) -> list[str]:
+    model: Any = inference.model
+    tokenizer = inference.tokenizer
     # As in the paper's code, the best text that ended within max_new_tokens is looked for; transformers' default stops
     # as soon as the texts that have ended are better than the others are now. Greedy search knows neither setting.
     beams = {"length_penalty": decoding.length_penalty, "early_stopping": "never"} if decoding.beams > 1 else {}
-    with torch.no_grad(), casting:
-        ids = model.generate(  # type: ignore[operator]  # every causal model of transformers has it
+    with one_batch() as device:
+        batch = to_device(left_padded(prompts, tokenizer.pad_token_id), device)
+        ids = model.generate(
             **batch,
             **beams,
             do_sample=False,
@@ -123,31 +102,21 @@ LOSS_BATCH = 16
 
 
 def token_loss(inference: Inference, examples: Sequence[Mapping[str, Any]], collate: Collate) -> Metrics:
-    """Return ``loss``, the mean cross entropy over all labelled tokens of the set, and ``perplexity``, its exponential.
-
-    The model is called without labels, so that what a method adds to its loss does not enter.
-    """
-    model, dtype = inference.model, inference.autocast_dtype
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
+    """Return ``loss``, the mean cross entropy over all labelled tokens, and ``perplexity``, its exponential."""
     ordered = [examples[position] for position in length_order(examples)]
     loader = make_loader(ordered, batch_size=LOSS_BATCH, seed=0, collate=collate, shuffle=False)
+    with evaluating(inference) as one_batch:
 
-    def summed(batch: Mapping[str, Any]) -> tuple[float, int]:
-        moved = to_device(batch, device)
-        labels = moved.pop("labels")[:, 1:]
-        # Entered anew for each batch, as what is sent between two of them is not to be cast.
-        casting = torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
-        with torch.no_grad(), casting:
-            logits = model(**moved).logits[:, :-1].float()
-            # The sum over a batch in float32, the sum over batches in float64.
-            loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum").item()
-        return loss, int((labels != IGNORED).sum())
+        def summed(batch: Mapping[str, Any]) -> tuple[float, int]:
+            with one_batch() as device:
+                moved = to_device(batch, device)
+                labels = moved.pop("labels")[:, 1:]  # the logits of a token are of the one behind it
+                # Without labels, so that a regularizer that a method adds to the model's loss does not enter.
+                logits = inference.model(**moved).logits[:, :-1].float()
+                # The sum over a batch in float32, the sum over batches in float64.
+                loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum").item()
+            return loss, int((labels != IGNORED).sum())
 
-    try:
         losses, counts = zip(*taken_in_turn(loader, summed, inference.processes), strict=True)
-    finally:
-        model.train(was_training)
     loss = sum(losses) / sum(counts)
     return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else None}

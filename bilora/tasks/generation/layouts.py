@@ -20,10 +20,7 @@ def read_source(row: Mapping[str, Any], *, lowercase_properties: bool) -> tuple[
 
 
 def read_references(row: Mapping[str, Any]) -> tuple[list[str], list[Fault]]:
-    """Return the reference texts of a row, each on one line, and what is wrong with them.
-
-    A text may be blank beside others that are not, as in DART's test set; it is given as an empty one.
-    """
+    """Return the reference texts of a row, each on one line, and what is wrong with them."""
     texts, faults = _first(row, REFERENCES, what="the references")
     return texts or [], faults
 
@@ -31,17 +28,14 @@ def read_references(row: Mapping[str, Any]) -> tuple[list[str], list[Fault]]:
 def _first(row: Mapping[str, Any], readers: Mapping[str, Reader], *, what: str) -> tuple[Any, list[Fault]]:
     names = [name for name in readers if name in row]
     if not names:
-        return None, [Fault(None, f"holds {what} in no known field; known: {', '.join(readers)}; has: {_names(row)}")]
+        has = ", ".join(row) or "no field"
+        return None, [Fault(None, f"holds {what} in no known field; known: {', '.join(readers)}; has: {has}")]
     try:
         return readers[names[0]](row[names[0]]), []
     except ValueError as error:
         return None, [Fault(names[0], str(error))]
     except (TypeError, KeyError, AttributeError):
         return None, [Fault(names[0], f"does not have the form of this field (see {__name__})")]
-
-
-def _names(row: Mapping[str, Any]) -> str:
-    return ", ".join(row) or "no field"
 
 
 def _text(value: Any) -> str:
@@ -61,6 +55,7 @@ def _texts(values: Any) -> list[str]:
             raise ValueError(f"text {index} is {type(text).__name__}, not text")
     if not any(text.strip() for text in values):
         raise ValueError("has no text; every row needs one or more")
+    # DART's test set has texts that are blank beside others that are not.
     return [_text(text) if text.strip() else "" for text in values]
 
 

@@ -10,14 +10,10 @@ from bilora.errors import SettingsError
 
 
 class Prompts:
-    """Token ids of inputs and answers, in the form of the LoRA paper's code.
+    """Token ids of inputs and answers, in the form of the LoRA paper's code: ``input, separator, answer, end``."""
 
-    ``input, separator, answer, end``: the separator is the tokenizer's begin-of-text token, or its end-of-text token
-    where it has no other (GPT-2's are one and the same), the answer starts with a space, and the end is the
-    end-of-text token (https://github.com/microsoft/LoRA, examples/NLG). A tokenizer that puts a begin-of-text token
-    before any text, as Llama's do, also does so here.
-    """
-
+    # https://github.com/microsoft/LoRA, examples/NLG: the separator is the tokenizer's begin-of-text token, or its
+    # end-of-text token where it has no other (GPT-2's are one and the same), and the answer starts with a space.
     def __init__(self, tokenizer: Any) -> None:
         if tokenizer.eos_token_id is None:
             raise SettingsError(
@@ -27,6 +23,7 @@ class Prompts:
         self.tokenizer = tokenizer
         self.end: int = tokenizer.eos_token_id
         self.separator: int = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        # Llama's tokenizers put a begin-of-text token before any text, and models expect it there.
         begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
         self._start = [self.separator] if begins else []
 
@@ -50,10 +47,8 @@ _SLOT = re.compile(r"\s*([^\[\],]+)\[([^\]]*)\]\s*(?:,|$)")
 
 
 def linearize_slots(text: str) -> str:
-    """Return an E2E meaning representation as ``slot : value | slot : value``.
-
-    The form of https://github.com/microsoft/LoRA, examples/NLG, data/e2e.
-    """
+    """Return an E2E meaning representation as ``slot : value | slot : value``."""
+    # The form of https://github.com/microsoft/LoRA, examples/NLG, data/e2e.
     slots, end = [], 0
     while end < len(text):
         slot = _SLOT.match(text, end)
@@ -65,10 +60,8 @@ def linearize_slots(text: str) -> str:
 
 
 def linearize_triples(triples: Iterable[Sequence[str]], *, lowercase_properties: bool) -> str:
-    """Return triples as ``subject : property : object | subject : property : object``.
-
-    The form of https://github.com/microsoft/LoRA, examples/NLG/src/format_converting_webnlg.py and _dart.py; the
-    latter puts properties in lower case.
-    """
+    """Return triples as ``subject : property : object | subject : property : object``."""
+    # The form of https://github.com/microsoft/LoRA, examples/NLG/src/format_converting_webnlg.py and _dart.py; the
+    # latter puts properties in lower case.
     cased = str.lower if lowercase_properties else str
     return " | ".join(f"{subject} : {cased(name)} : {value}" for subject, name, value in triples)

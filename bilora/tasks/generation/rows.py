@@ -19,12 +19,7 @@ Numbered = tuple[int, dict[str, Any]]
 
 
 def read_generation_file(path: Path, task: AnyTask, *, split: str) -> Rows:
-    """Return the checked rows of a file.
-
-    ``.jsonl`` and ``.jsonl.gz`` hold one object a line; ``.csv`` one reference a line, with a header (E2E's form);
-    ``.json`` a list of entries (DART's form), or ``{"entries": [{"1": entry}, ...]}`` (WebNLG's form); ``.xml``
-    entries of WebNLG's and DART's form. In the last two the number in an error is that of the entry.
-    """
+    """Return the checked rows of a file; in ``.json`` and ``.xml`` the number in an error is that of the entry."""
     if path.suffix not in READERS:
         return read_rows(path, task, split=split)
     try:
@@ -65,7 +60,11 @@ def _xml_rows(path: Path) -> Iterator[Numbered]:
         yield number, {"id": entry.get("eid"), "triples": triples, "lexicalisations": texts}
 
 
-READERS: dict[str, Callable[[Path], Iterator[Numbered]]] = {".csv": _csv_rows, ".json": _json_rows, ".xml": _xml_rows}
+READERS: dict[str, Callable[[Path], Iterator[Numbered]]] = {
+    ".csv": _csv_rows,  # E2E: one reference per line, with a header
+    ".json": _json_rows,  # DART: a list of entries; WebNLG: {"entries": [{"1": entry}, ...]}
+    ".xml": _xml_rows,  # WebNLG and DART
+}
 """How each kind of file beside JSON lines is read."""
 
 

@@ -58,7 +58,6 @@ class GenerationSettings:
     generate_batch: int = 8
 
     def __post_init__(self) -> None:
-        """Check the values."""
         names, rows, references = self.metrics, self.generate_rows, self.loss_references
         once = names is None or (bool(names) and len(set(names)) == len(names))
         checks = (
@@ -83,29 +82,7 @@ class GenerationSettings:
 
 @dataclass(frozen=True)
 class GenerationTask(BaseTask):
-    """A task whose answer is a text: a causal model reads an input and goes on with a text.
-
-    Args:
-        name: Folder name under a data directory.
-        metric: Key of the headline metric, the one used as score.
-        other_metrics: Keys of the metrics reported beside it.
-        greater_is_better: Whether a larger value of ``metric`` is better.
-        length_penalty: Exponent of the length by which beam search divides a text's log-probability.
-        lowercase_properties: Whether the properties of triples are put in lower case.
-        validation_splits: Names of the sets that are scored.
-        upper_split: Name of the set that is D2; None draws D2 from the training set.
-        hub: Id of the hub data set; None if it is on no hub.
-        hub_config: Its configuration on the hub.
-        settings: Which rows are scored, and how texts are searched for.
-
-    Raises:
-        SettingsError: A metric is named twice.
-
-    Example:
-        >>> task = GenerationTask("menus", metric="chrf")
-        >>> task.check_row({"source": "dish : soup", "references": ["There is soup."]})[0]["references"]
-        ['There is soup.']
-    """
+    """A task whose answer is a text: a causal model reads an input and goes on with a text."""
 
     hub_names: ClassVar[HubNames] = HubNames("CAUSAL_LM", "text-generation", "AutoModelForCausalLM", has_head=False)
     default_model: ClassVar[str | None] = "smollm2"
@@ -116,8 +93,8 @@ class GenerationTask(BaseTask):
     metric: str = "bleu"
     other_metrics: tuple[str, ...] = ()
     greater_is_better: bool = True
-    length_penalty: float = 1.0
-    lowercase_properties: bool = False
+    length_penalty: float = 1.0  # exponent of the length by which beam search divides a text's log-probability
+    lowercase_properties: bool = False  # of triples
     validation_splits: tuple[str, ...] = ("test",)
     upper_split: str | None = "validation"  # type: ignore[misc]
     hub: str | None = None
@@ -125,14 +102,8 @@ class GenerationTask(BaseTask):
     settings: GenerationSettings = field(default_factory=GenerationSettings, compare=False)
 
     def __post_init__(self) -> None:
-        """Check what can be checked."""
         if len(set(self.metric_keys)) < len(self.metric_keys):
             raise SettingsError(f"task {self.name!r}: metrics {self.metric_keys} name one more than once")
-
-    @property
-    def metric_keys(self) -> tuple[str, ...]:
-        """Keys of all the metrics, the headline one first."""
-        return (self.metric, *self.other_metrics)
 
     @property
     def decoding(self) -> Decoding:

@@ -25,7 +25,7 @@ from bilora.tasks.labels import LabelledFiles, are_lists, in_order, label_settin
 from bilora.tasks.scoring import in_row_order, ordered_loader, predict
 from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, Inference
 from bilora.tasks.text.batches import Collator, encode_texts
-from bilora.tasks.text.rows import class_name, text_faults
+from bilora.tasks.text.rows import class_name, field_faults, text_faults
 
 
 @dataclass(frozen=True)
@@ -43,31 +43,8 @@ class MultilabelSettings:
 class MultilabelTask(BaseTask):
     """A task of texts with any number of labels: one output per label, binary cross entropy, averaged over labels.
 
-    A row gets every label whose probability reaches the label's threshold: 0.5, unless ``task_settings`` says another.
-    No threshold is tuned, so that the scores are of rows that nothing was chosen by. D1 and D2 are stratified by the
-    rarest label of each row, see :func:`bilora.data.strata.make_strata`.
-
-    Args:
-        name: Folder name under a data directory, and configuration name on the hub.
-        text_fields: One or two fields of a row that hold its text.
-        label_names: A name per label, in the order of the outputs.
-        validation_splits: Names of the validation sets; the first gives the score.
-        metric: Key of the headline metric, the one used as score.
-        other_metrics: Keys of the metrics reported beside it.
-        hub: Id of the hub data set that has this task as a configuration; None if it is on no hub.
-        label_field: The field of a row with the list of its labels.
-        label_columns: The columns of 0 and 1 of a file whose labels stand so.
-        label_separator: What stands between the labels in a file whose cells are text.
-        labels_from: The file whose labels ``label_names`` are. Labels are then read as names only.
-        thresholds: Smallest probability of each label that a row gets; None is 0.5 for all.
-
-    Raises:
-        SettingsError: The settings do not fit each other; all faults are named together.
-
-    Example:
-        >>> task = MultilabelTask("toy", ("text",), ("sports", "politics"))
-        >>> task.check_row({"text": "The cup and the vote.", "label": ["politics", "sports"]})[0]["label"]
-        frozenset({0, 1})
+    A row gets every label whose probability reaches the label's threshold. D1 and D2 are stratified by the rarest
+    label of each row, see :func:`bilora.data.strata.make_strata`.
     """
 
     task_types: ClassVar[tuple[str, ...]] = ("multilabel_classification",)
@@ -80,33 +57,21 @@ class MultilabelTask(BaseTask):
     metric: str = "micro_f1"
     other_metrics: tuple[str, ...] = ("macro_f1", "subset_accuracy")
     hub: str | None = None
-    label_field: str = "label"
-    label_columns: tuple[str, ...] = ()
-    label_separator: str | None = None
-    labels_from: str | None = None
-    thresholds: tuple[float, ...] | None = None
+    label_field: str = "label"  # holds the list of a row's labels
+    label_columns: tuple[str, ...] = ()  # of 0 and 1, in a file whose labels stand so
+    label_separator: str | None = None  # between labels, in a file whose cells are text
+    labels_from: str | None = None  # the file whose labels label_names are; labels are then read as names only
+    thresholds: tuple[float, ...] | None = None  # smallest probability of each label that a row gets; None is 0.5
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        faults = []
-        if not 1 <= len(self.text_fields) <= 2:
-            faults.append(f"text_fields are {self.text_fields!r}; one or two are allowed")
-        if self.label_field in self.text_fields:
-            faults.append(f"text_fields has {self.label_field!r}, which holds what is to be predicted")
-        if len(self.label_names) < 2 or len(set(self.label_names)) < len(self.label_names):
-            faults.append(f"label_names are {self.label_names!r}; give two or more different names")
-        if not self.validation_splits:
-            faults.append("validation_splits is empty; give at least one name")
-        limits = self.thresholds or ()
-        if limits and (len(limits) != len(self.label_names) or not all(0 < limit < 1 for limit in limits)):
-            faults.append(f"thresholds are {limits!r}; give one per label, between 0 and 1")
-        if faults:
-            raise SettingsError(f"task {self.name!r}: " + "; ".join(faults))
-
-    @property
-    def metric_keys(self) -> tuple[str, ...]:
-        """Keys of all the task's metrics, the headline one first."""
-        return (self.metric, *self.other_metrics)
+        names, limits = self.label_names, self.thresholds or ()
+        few = len(names) < 2 or len(set(names)) < len(names)
+        wrong = bool(limits) and (len(limits) != len(names) or not all(0 < limit < 1 for limit in limits))
+        self._refuse(
+            *field_faults(self.text_fields, self.label_field),
+            (few, f"label_names are {names!r}; give two or more different names"),
+            (wrong, f"thresholds are {limits!r}; give one per label, between 0 and 1"),
+        )
 
     @property
     def columns(self) -> LabelledFiles:
@@ -200,11 +165,7 @@ class MultilabelTask(BaseTask):
         table = label_table(given, labels.int().numpy(), self.label_names)
         metrics = {"loss": loss, **compute_multilabel(self, given, labels.int().numpy())}
         predictions = [
-            {
-                "id": row_id,
-                "label": self._named(sorted(row["label"])),
-                "prediction": self._named(numpy.flatnonzero(got)),
-            }
+            {"id": row_id, "label": self._named(sorted(row["label"])), "prediction": self._named(got.nonzero()[0])}
             for row_id, row, got in zip(data.rows.ids, data.rows, in_row_order(given, data.encoded), strict=True)
         ]
         nothing = () if given.any() or not labels.any() else (NOTHING.format(rows=len(given)),)
@@ -213,6 +174,7 @@ class MultilabelTask(BaseTask):
 
     def _given(self, logits: Tensor) -> numpy.ndarray[Any, Any]:
         """Return which labels rows get, ``(rows, labels)``."""
+        # No threshold is tuned, so that the scores are of rows that nothing was chosen by.
         limits = torch.tensor(self.thresholds or (0.5,) * len(self.label_names), dtype=torch.float64)
         given: numpy.ndarray[Any, Any] = (logits.double().sigmoid() >= limits).numpy()
         return given

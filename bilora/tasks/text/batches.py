@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,51 +69,32 @@ PAD_OFFSET_MODELS = frozenset(
 
 def check_fits(tokenizer: Any, model_config: Any, *, max_length: int) -> None:
     """Check that a model can take what the tokenizer gives; raise with the fix if it cannot."""
-    config = model_config.get_text_config()
-    faults = [
-        *_vocabulary_faults(tokenizer, config),
-        *_pad_faults(tokenizer, config),
-        *_length_faults(config, max_length),
-    ]
-    if faults:
-        raise DataError("; ".join(faults))
-
-
-def _vocabulary_faults(tokenizer: Any, config: Any) -> list[str]:
+    config, faults = model_config.get_text_config(), []
     largest = max(tokenizer.get_vocab().values())
-    if largest < config.vocab_size:
-        return []
-    return [
-        f"the tokenizer gives token ids up to {largest}, but the {config.model_type} model has "
-        f"embeddings for 0 to {config.vocab_size - 1}; take the tokenizer of this model, or call "
-        "model.resize_token_embeddings(len(tokenizer))"
-    ]
-
-
-def _pad_faults(tokenizer: Any, config: Any) -> list[str]:
+    if largest >= config.vocab_size:
+        faults.append(
+            f"the tokenizer gives token ids up to {largest}, but the {config.model_type} model has embeddings for 0 to "
+            f"{config.vocab_size - 1}; take the tokenizer of this model, or call "
+            "model.resize_token_embeddings(len(tokenizer))"
+        )
     if tokenizer.pad_token is None:
-        return [
-            "the tokenizer has no pad token, which batches need; set tokenizer.pad_token = "
-            "tokenizer.eos_token and model.config.pad_token_id = tokenizer.pad_token_id"
-        ]
-    if config.pad_token_id == tokenizer.pad_token_id:
-        return []
-    return [
-        f"the model's pad_token_id is {config.pad_token_id}, the tokenizer's is {tokenizer.pad_token_id}; "
-        "set model.config.pad_token_id = tokenizer.pad_token_id"
-    ]
-
-
-def _length_faults(config: Any, max_length: int) -> list[str]:
+        faults.append(
+            "the tokenizer has no pad token, which batches need; set tokenizer.pad_token = tokenizer.eos_token and "
+            "model.config.pad_token_id = tokenizer.pad_token_id"
+        )
+    elif config.pad_token_id != tokenizer.pad_token_id:
+        faults.append(
+            f"the model's pad_token_id is {config.pad_token_id}, the tokenizer's is {tokenizer.pad_token_id}; "
+            "set model.config.pad_token_id = tokenizer.pad_token_id"
+        )
     # Models with relative positions have no such entry, and no limit.
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is None:
-        return []
+    positions = getattr(config, "max_position_embeddings", None) or math.inf
     if config.model_type in PAD_OFFSET_MODELS and config.pad_token_id is not None:
         positions -= config.pad_token_id + 1
-    if max_length <= positions:
-        return []
-    return [
-        f"max_length is {max_length}, but the {config.model_type} model has {positions} positions; "
-        f"set max_length={positions}"
-    ]
+    if max_length > positions:
+        faults.append(
+            f"max_length is {max_length}, but the {config.model_type} model has {positions} positions; "
+            f"set max_length={positions}"
+        )
+    if faults:
+        raise DataError("; ".join(faults))

@@ -25,6 +25,12 @@ def check_row(row: Mapping[str, Any], task: TextTask) -> tuple[int | float | Non
     return label, faults
 
 
+def field_faults(text_fields: Sequence[str], label_field: str) -> tuple[tuple[bool, str], ...]:
+    """Return what may be wrong with the fields of a task of texts, each with whether it is."""
+    count = (not 1 <= len(text_fields) <= 2, f"text_fields are {text_fields!r}; one or two are allowed")
+    return count, (label_field in text_fields, f"text_fields has {label_field!r}, which holds what is to be predicted")
+
+
 def _missing(row: Mapping[str, Any], name: str) -> Fault:
     return Fault(name, f"is missing; the row has {', '.join(row) or 'no field'}.{did_you_mean(name, row)}")
 

@@ -20,7 +20,7 @@ from bilora.tasks.labels import LabelledFiles, are_lists, in_order, label_settin
 from bilora.tasks.scoring import in_row_order, one_class, ordered_loader, predict, predicted_batches
 from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, Inference
 from bilora.tasks.text.batches import Collator, encode_texts
-from bilora.tasks.text.rows import check_row, class_name
+from bilora.tasks.text.rows import check_row, class_name, field_faults
 
 MOST_NUMBERED_CLASSES = 20
 """More different whole numbers than these are taken for quantities, not for classes."""
@@ -68,21 +68,14 @@ class TextTask(BaseTask):
     labels_from: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        faults = []
-        if not 1 <= len(self.text_fields) <= 2:
-            faults.append(f"text_fields are {self.text_fields!r}; one or two are allowed")
-        if self.label_field in self.text_fields:
-            faults.append(f"text_fields has {self.label_field!r}, which holds what is to be predicted")
         names = self.label_names
-        if names is not None and (len(names) < 2 or len(set(names)) < len(names)):
-            faults.append(f"label_names are {names!r}; give two or more different names, or None for regression")
-        if names is not None and self.label_range is not None:
-            faults.append("label_range is for regression only; leave it out, or set label_names=None")
-        if not self.validation_splits:
-            faults.append("validation_splits is empty; give at least one name")
-        if faults:
-            raise SettingsError(f"task {self.name!r}: " + "; ".join(faults))
+        few = names is not None and (len(names) < 2 or len(set(names)) < len(names))
+        ranged = names is not None and self.label_range is not None
+        self._refuse(
+            *field_faults(self.text_fields, self.label_field),
+            (few, f"label_names are {names!r}; give two or more different names, or None for regression"),
+            (ranged, "label_range is for regression only; leave it out, or set label_names=None"),
+        )
 
     @property
     def num_labels(self) -> int:
@@ -93,11 +86,6 @@ class TextTask(BaseTask):
     def is_regression(self) -> bool:
         """Whether the label is a number and not a class."""
         return self.label_names is None
-
-    @property
-    def metric_keys(self) -> tuple[str, ...]:
-        """Keys of all the task's metrics, the headline one first."""
-        return (self.metric, *self.other_metrics)
 
     @property
     def columns(self) -> LabelledFiles:
@@ -118,12 +106,7 @@ class TextTask(BaseTask):
         return {**row, "label": label}, faults
 
     def text_of(self, row: Mapping[str, Any]) -> Hashable:
-        """Return the texts of a row, without the white space around them.
-
-        Example:
-            >>> TextTask("toy", ("text",), ("no", "yes")).text_of({"text": " A fine film.", "label": 1})
-            ('A fine film.',)
-        """
+        """Return the texts of a row, without the white space around them."""
         return tuple([row[name].strip() for name in self.text_fields])
 
     def with_stand_in(self, row: Row) -> dict[str, Any]:
@@ -161,11 +144,10 @@ class TextTask(BaseTask):
         # In float64, so that the mean does not depend on how the rows fall into batches.
         loss = float(self.loss(logits.double(), labels))
         metrics = {"loss": loss, **compute_metrics(self, answers.tolist(), labels.tolist())}
+        ordered = in_row_order(answers.tolist(), data.encoded)
         predictions = [
             {"id": row_id, "label": self._named(row["label"]), "prediction": self._named(answer)}
-            for row_id, row, answer in zip(
-                data.rows.ids, data.rows, in_row_order(answers.tolist(), data.encoded), strict=True
-            )
+            for row_id, row, answer in zip(data.rows.ids, data.rows, ordered, strict=True)
         ]
         sides = ([row[side] for row in predictions] for side in ("prediction", "label"))
         return Evaluated(metrics, predictions, notices=() if self.is_regression else one_class(*sides, of="rows"))

@@ -68,12 +68,7 @@ def _indices(tags: Sequence[Any], task: TokenTask) -> tuple[list[int], str | Non
 
 
 def _order_fault(tags: Sequence[str]) -> str | None:
-    """Refuse entities that do not begin with ``B-``: those of IOB1 would be counted wrongly.
-
-    Example:
-        >>> _order_fault(["O", "I-town"])
-        "tag 2 is 'I-town' behind 'O'; in IOB2 the first token of an entity has 'B-town'"
-    """
+    """Refuse entities that do not begin with ``B-``: those of IOB1 would be counted wrongly."""
     for number, (before, tag) in enumerate(zip([OUTSIDE, *tags], tags, strict=False), start=1):
         if tag.startswith("I-") and before[2:] != tag[2:]:
             return f"tag {number} is {tag!r} behind {before!r}; in IOB2 the first token of an entity has 'B-{tag[2:]}'"

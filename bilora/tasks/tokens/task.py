@@ -18,7 +18,16 @@ from bilora.errors import DataError, SettingsError
 from bilora.metrics.tokens import token_metric
 from bilora.tasks.labels import LabelledFiles, are_lists, label_settings
 from bilora.tasks.scoring import in_row_order, one_class, ordered_loader, predicted_batches
-from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, HubNames, Inference, Metrics
+from bilora.tasks.task import (
+    Answers,
+    AnyTask,
+    BaseTask,
+    EncodedRows,
+    Evaluated,
+    HubNames,
+    Inference,
+    Metrics,
+)
 from bilora.tasks.tokens.batches import IGNORED, TokenCollator, encode_tokens
 from bilora.tasks.tokens.rows import OUTSIDE, check_row
 
@@ -27,29 +36,7 @@ from bilora.tasks.tokens.rows import OUTSIDE, check_row
 class TokenTask(BaseTask):
     """A token classification task: a head over every token, cross entropy over the tags of first pieces.
 
-    Where every tag is ``O``, ``B-x`` or ``I-x`` the tags mark entities (IOB2), and the score is the F1 of whole
-    entities; other tags, such as parts of speech, are scored one by one. A token that the model never sees, because
-    its row is longer than ``max_length``, counts in the metrics as predicted to be in no entity (tasks without ``O``:
-    as predicted wrongly).
-
-    Args:
-        name: Folder name under a data directory, and configuration name on the hub.
-        label_names: The tags, in the order of the class indices.
-        tokens_field: The field of a row with its tokens, a list of text.
-        tags_field: The field with a tag (or the index of one) for each token.
-        validation_splits: Names of the validation sets; the first gives the score.
-        hub: Id of the hub data set that has this task as a configuration; None if it is on no hub.
-        labels_from: The file whose tags ``label_names`` are; tags are then read as names only.
-
-    Raises:
-        SettingsError: The settings do not fit each other.
-
-    Example:
-        >>> task = TokenTask("toy", ("O", "B-town", "I-town"))
-        >>> task.marks_entities, task.metric
-        (True, 'entity_f1')
-        >>> TokenTask("toy", ("NOUN", "VERB")).metric
-        'token_accuracy'
+    Where the tags mark entities (IOB2) the score is the F1 of whole entities; other tags are scored one by one.
     """
 
     task_types: ClassVar[tuple[str, ...]] = ("token_classification",)
@@ -59,23 +46,20 @@ class TokenTask(BaseTask):
     greater_is_better: ClassVar[bool] = True
 
     name: str
-    label_names: tuple[str, ...]
+    label_names: tuple[str, ...]  # the tags, in the order of the class indices
     tokens_field: str = "tokens"
-    tags_field: str = "tags"
+    tags_field: str = "tags"  # a tag, or the index of one, for each token
     validation_splits: tuple[str, ...] = ("validation",)
     hub: str | None = None
-    labels_from: str | None = None
+    labels_from: str | None = None  # the file whose tags label_names are; tags are then read as names only
 
     def __post_init__(self) -> None:
-        faults = []
-        if len(self.label_names) < 2 or len(set(self.label_names)) < len(self.label_names):
-            faults.append(f"label_names are {self.label_names!r}; give two or more different tags")
-        if self.tokens_field == self.tags_field:
-            faults.append(f"tokens_field and tags_field are both {self.tags_field!r}")
-        if not self.validation_splits:
-            faults.append("validation_splits is empty; give at least one name")
-        if faults:
-            raise SettingsError(f"task {self.name!r}: " + "; ".join(faults))
+        names = self.label_names
+        few = len(names) < 2 or len(set(names)) < len(names)
+        self._refuse(
+            (few, f"label_names are {names!r}; give two or more different tags"),
+            (self.tokens_field == self.tags_field, f"tokens_field and tags_field are both {self.tags_field!r}"),
+        )
 
     @property
     def marks_entities(self) -> bool:
@@ -184,6 +168,7 @@ class TokenTask(BaseTask):
 
     def _tags(self, data: EncodedRows, indices: Sequence[Sequence[int]]) -> list[list[str]]:
         """Return a tag for every token of every row, out of those of first pieces in order of length."""
+        # A token behind max_length counts as predicted to be in no entity; without O, as predicted wrongly.
         unseen = OUTSIDE if OUTSIDE in self.label_names else ""
         tags = [[unseen] * len(row[self.tokens_field]) for row in data.rows]
         for row_tags, encoded, row_indices in zip(tags, data.encoded, in_row_order(indices, data.encoded), strict=True):

@@ -12,9 +12,10 @@ import yaml
 from huggingface_hub import ModelCard
 
 from bilora.artifacts.model_card import CardFacts, model_card
-from bilora.tasks.catalog import TASKS, TOKEN_TASKS, Task
+from bilora.tasks.catalog import TASKS, TOKEN_TASKS
 
-FACTS = CardFacts(TASKS["mrpc"], "org/model", "bilora", {"train": 3668}, {"f1": None}, 0, {"peft": "1"}, False, 2)
+MRPC = TASKS["mrpc"].hub_names
+FACTS = CardFacts("mrpc", MRPC, "org/model", "bilora", {"train": 3668}, {"f1": None}, 0, {"peft": "1"}, False, 2)
 
 
 def front_matter(card: str) -> Any:
@@ -45,7 +46,8 @@ def test_the_hub_reads_it() -> None:
     [result] = scored.data.eval_results or []
     assert (result.task_type, result.metric_type, result.metric_value) == ("text-classification", "accuracy", 0.81234)
     assert (result.dataset_name, result.dataset_split) == ("mrpc", "d2")
-    assert model_card(replace(FACTS, task=next(iter(TOKEN_TASKS.values())))).count("token-classification") == 1
+    tokens = next(iter(TOKEN_TASKS.values())).hub_names
+    assert model_card(replace(FACTS, hub_names=tokens)).count("token-classification") == 1
 
 
 def test_the_code_in_it_is_code_and_undefined_scores_are_said() -> None:
@@ -57,8 +59,7 @@ def test_the_code_in_it_is_code_and_undefined_scores_are_said() -> None:
 
 
 def test_names_are_no_markup() -> None:
-    task = Task("a|b\n# <script>`x`", ("text",), ("no", "yes"))
-    card = model_card(replace(FACTS, task=task, scores={"a|<b>": 1.0}))
+    card = model_card(replace(FACTS, task="a|b\n# <script>`x`", scores={"a|<b>": 1.0}))
     assert "<script>" not in card
     assert "\n# <" not in card
     assert "| a\\|&lt;b> | 1.0000 |" in card

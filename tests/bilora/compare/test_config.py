@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bilora.commands.compare import COMPARE
-from bilora.compare.config import NO_OPTIONS, ComparisonConfig, Entry
+from bilora.compare.config import NO_OPTIONS, ComparisonConfig, Entry, with_values
 from bilora.engines.settings import LevelSettings
 from bilora.errors import SettingsError
 from bilora.runs.config import RunConfig
@@ -33,6 +33,36 @@ def test_an_entry_is_a_method_with_settings_of_its_own() -> None:
     assert (found.lower.weight_decay, found.lower.learning_rate) == (0.5, 0.5)
     assert config.config_of("lora").method_settings == {"lora": {}}
     assert config.config_of("lora").refresh == 0
+
+
+@pytest.mark.parametrize(
+    ("base", "values", "hypergradient"),
+    [
+        ("darts", {"hypergradient.radius": 0.1}, {"name": "darts", "radius": 0.1, "finite_difference": "forward"}),
+        ("darts", {"hypergradient.products": "exact"}, {"name": "darts", "products": "exact"}),
+        ("neumann", {"hypergradient.terms": 7}, {"name": "neumann", "terms": 7}),
+        (
+            {"name": "neumann", "terms": 7},
+            {"hypergradient.radius": 0.5},
+            {"name": "neumann", "terms": 7, "radius": 0.5},
+        ),
+        ("darts", {"hypergradient.terms": 7, "hypergradient.name": "neumann"}, {"name": "neumann", "terms": 7}),
+        ("darts", {"hypergradient": "neumann", "hypergradient.terms": 7}, {"name": "neumann", "terms": 7}),
+    ],
+)
+def test_a_dotted_name_changes_one_setting_of_the_hypergradient(base: Any, values: Any, hypergradient: Any) -> None:
+    config = Entry(run=values).config(RunConfig(hypergradient=base), "bilora")
+    assert config.hypergradient == hypergradient
+
+
+def test_a_dotted_name_changes_one_setting_of_the_ending() -> None:
+    entry = Entry(run={"ending": "retrain", "ending.steps": 9, "refresh": 1})
+    config = entry.config(RunConfig(), "bilora")
+    assert (config.ending, config.refresh) == ({"name": "retrain", "steps": 9}, 1)
+    assert with_values(config, {"ending.steps": 5}, method="bilora", label="b").ending == {
+        "name": "retrain",
+        "steps": 5,
+    }
 
 
 def test_learning_rates_of_the_upper_level_keep_their_ratio() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -46,72 +45,61 @@ def test_literals_that_json_has_not_are_told_once_by_field(literal: str) -> None
     assert check_row({"sentence1": "a", "sentence2": "b", "label": row["label"]}, STSB) == (None, [])
 
 
-def test_a_literal_in_place_of_text_is_told_once() -> None:
-    row, faults = parse_line(b'{"sentence": NaN, "label": 1}')
-    assert [fault.field for fault in faults] == ["sentence"]
+@pytest.mark.parametrize(("text", "fields"), [("NaN", ["sentence"]), ('"NaN"', [])])
+def test_a_literal_in_place_of_text_is_told_once_and_the_word_is_text(text: str, fields: list[str]) -> None:
+    row, faults = parse_line(f'{{"sentence": {text}, "label": 1}}'.encode())
+    assert [fault.field for fault in faults] == fields
     assert check_row(row, SST2) == (1, [])
 
 
-def test_the_words_themselves_are_text() -> None:
-    row, faults = parse_line(b'{"sentence": "NaN", "label": 1}')
-    assert faults == [] and check_row(row, SST2) == (1, [])
-
-
-@pytest.mark.parametrize(("label", "index"), [(0, 0), (1, 1), (2, 2), ("neutral", 1), ("contradiction", 2)])
-def test_class_indices_and_names(label: Any, index: int) -> None:
-    found, faults = check_row({"premise": "a", "hypothesis": "b", "label": label}, MNLI)
-    assert (found, faults) == (index, []) and type(found) is int
+def read_label(task: Task, label: Any) -> tuple[Any, list[Fault]]:
+    return check_row({**dict.fromkeys(task.text_fields, "a"), "label": label}, task)
 
 
 @pytest.mark.parametrize(
-    ("label", "text"),
+    ("task", "labels"),
     [
-        (-1, "is -1 (int); allowed: 0 to 1, or one of negative, positive; -1 is the mark of unlabelled test"),
-        (2, "is 2 (int); allowed: 0 to 1"),
-        (1.0, "is 1.0 (float)"),
-        (0.5, "is 0.5 (float)"),
-        (True, "is True (bool)"),
-        (None, "is None (NoneType)"),
-        ("1", "is '1' (str)"),
-        ("Positive", "is 'Positive' (str)"),
-        ([1], "is [1] (list)"),
-        (float("nan"), "is nan (float)"),
+        (MNLI, {0: 0, 1: 1, 2: 2, "neutral": 1, "contradiction": 2}),
+        (STSB, {0: 0.0, 5: 5.0, 2.5: 2.5}),
+        (SIMILARITY, {-12345.5: -12345.5}),
     ],
 )
-def test_labels_that_are_no_class(label: Any, text: str) -> None:
-    found, faults = check_row({"sentence": "a", "label": label}, SST2)
-    assert found is None and [fault.field for fault in faults] == ["label"]
-    assert faults[0].text.startswith(text)
-    assert ("unlabelled" in faults[0].text) == (label == -1)
+def test_labels_become_class_indices_or_numbers(task: Task, labels: dict[Any, float]) -> None:
+    for label, expected in labels.items():
+        value, faults = read_label(task, label)
+        assert (value, faults) == (expected, []) and type(value) is type(expected)
 
 
-@pytest.mark.parametrize("label", [0, 5, 2.5, 0.0])
-def test_numbers_of_regression(label: float) -> None:
-    found, faults = check_row({"sentence1": "a", "sentence2": "b", "label": label}, STSB)
-    assert (found, faults) == (label, []) and type(found) is float
+CLASSES = "allowed: 0 to 1, or one of negative, positive"
+UNLABELLED = "; -1 is the mark of unlabelled test rows"
 
 
 @pytest.mark.parametrize(
-    ("label", "text"),
+    ("task", "label", "text"),
     [
-        (-1, "is -1; allowed: 0 to 5; -1 is the mark of unlabelled test rows"),
-        (-1.0, "is -1.0; allowed: 0 to 5; -1 is the mark of unlabelled test rows"),
-        (5.1, "is 5.1; allowed: 0 to 5"),
-        (float("nan"), "is nan; allowed: 0 to 5"),
-        (True, "is True (bool); a number is needed"),
-        ("3.0", "is '3.0' (str); a number is needed"),
+        (SST2, -1, f"is -1 (int); {CLASSES}{UNLABELLED}"),
+        (SST2, 2, f"is 2 (int); {CLASSES}"),
+        (SST2, 1.0, f"is 1.0 (float); {CLASSES}"),
+        (SST2, 0.5, f"is 0.5 (float); {CLASSES}"),
+        (SST2, True, f"is True (bool); {CLASSES}"),
+        (SST2, None, f"is None (NoneType); {CLASSES}"),
+        (SST2, "1", f"is '1' (str); {CLASSES}"),
+        (SST2, "Positive", f"is 'Positive' (str); {CLASSES}"),
+        (SST2, [1], f"is [1] (list); {CLASSES}"),
+        (SST2, float("nan"), f"is nan (float); {CLASSES}"),
+        (STSB, -1, f"is -1; allowed: 0 to 5{UNLABELLED}"),
+        (STSB, -1.0, f"is -1.0; allowed: 0 to 5{UNLABELLED}"),
+        (STSB, 5.1, "is 5.1; allowed: 0 to 5"),
+        (STSB, float("nan"), "is nan; allowed: 0 to 5"),
+        (STSB, True, "is True (bool); a number is needed"),
+        (STSB, "3.0", "is '3.0' (str); a number is needed"),
+        (SIMILARITY, float("inf"), "is inf; allowed: a finite number"),
+        (SIMILARITY, -float("inf"), "is -inf; allowed: a finite number"),
+        (SIMILARITY, 10**400, "is 100000000000000000...0000000000000000000; allowed: a finite number"),
     ],
 )
-def test_labels_that_are_no_number_of_the_range(label: Any, text: str) -> None:
-    found, faults = check_row({"sentence1": "a", "sentence2": "b", "label": label}, STSB)
-    assert found is None and faults == [Fault("label", text)]
-
-
-@pytest.mark.parametrize("literal", ["1e999", "-1e999", "1" + "0" * 400])
-def test_numbers_beyond_a_float_without_a_range(literal: str) -> None:
-    label, faults = check_row({"text": "a", "label": json.loads(literal)}, SIMILARITY)
-    assert label is None and "allowed: a finite number" in faults[0].text
-    assert check_row({"text": "a", "label": -12345.5}, SIMILARITY) == (-12345.5, [])
+def test_labels_at_fault(task: Task, label: Any, text: str) -> None:
+    assert read_label(task, label) == (None, [Fault("label", text)])
 
 
 @pytest.mark.parametrize(
@@ -146,6 +134,6 @@ def test_a_value_of_a_megabyte_does_not_fill_the_screen() -> None:
 def test_first_five_faults_and_the_count_of_the_rest(count: int, last: str, lines: int) -> None:
     with pytest.raises(DataError) as caught:
         refuse([f"a:{number}" for number in range(1, count + 1)], source="a")
-    told = str(caught.value).split("\n")
-    assert told[-1] == last and len(told) == lines
-    assert told[0] == f"a: {count} fault{'s' if count > 1 else ''} in the rows"
+    text = str(caught.value).split("\n")
+    assert text[-1] == last and len(text) == lines
+    assert text[0] == f"a: {count} fault{'s' if count > 1 else ''} in the rows"

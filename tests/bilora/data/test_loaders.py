@@ -22,11 +22,8 @@ def _padding(order: list[int]) -> int:
     return sum(max(batch) * len(batch) - sum(batch) for batch in batches)
 
 
-def test_every_row_comes_once() -> None:
+def test_every_row_comes_once_and_most_of_the_padding_goes() -> None:
     assert sorted(_order(0)) == list(range(200))
-
-
-def test_most_of_the_padding_goes() -> None:
     # Six batches are sorted together here: with 200 rows there are no runs of fifty.
     shuffled = torch.randperm(200, generator=torch.Generator().manual_seed(0)).tolist()
     assert _padding(_order(0)) < 0.3 * _padding(shuffled)
@@ -55,30 +52,22 @@ def test_lengths_are_those_of_the_rows_at_the_start_of_a_pass() -> None:
 
 def test_the_loader_takes_them_without_moving_the_global_random_state() -> None:
     state = torch.get_rng_state()
-    collate = lambda rows: {"labels": torch.tensor([row["labels"] for row in rows])}  # noqa: E731
-    orders = [
-        torch.cat([batch["labels"] for batch in make_loader(ROWS, batch_size=8, seed=3, collate=collate, **grouped)])
-        for grouped in ({"group_by_length": True}, {"group_by_length": True}, {})
-    ]
-    assert torch.equal(orders[0], orders[1])
-    assert _padding(orders[0].tolist()) < 0.3 * _padding(orders[2].tolist())
+    grouped = [order(loader_of(ROWS, size=8, seed=3, group_by_length=True)) for _ in range(2)]
+    assert grouped[0] == grouped[1]
+    assert _padding(grouped[0]) < 0.3 * _padding(order(loader_of(ROWS, size=8, seed=3)))
     assert torch.equal(state, torch.get_rng_state())
-
-
-def test_it_is_refused_where_nothing_is_shuffled() -> None:
     with pytest.raises(SettingsError, match="shuffle=True"):
-        make_loader(ROWS, batch_size=8, seed=0, collate=dict, shuffle=False, group_by_length=True)  # type: ignore[arg-type]
+        loader_of(ROWS, size=8, shuffle=False, group_by_length=True)
 
 
 # ---- loaders --------------------------------------------------------------------------------------
 
 
-def as_tensor(rows: Any) -> dict[str, torch.Tensor]:
-    return {"labels": torch.tensor([row["labels"] for row in rows])}
-
-
-def numbered(count: int) -> list[dict[str, Any]]:
-    return [{"labels": each} for each in range(count)]
+def loader_of(rows: Any, *, size: int = 4, seed: int = 0, **settings: Any) -> Any:
+    """Return a loader of rows, or of so many."""
+    rows = [{"labels": number} for number in range(rows)] if isinstance(rows, int) else rows
+    collate = lambda batch: {"labels": torch.tensor([row["labels"] for row in batch])}  # noqa: E731
+    return make_loader(rows, batch_size=size, seed=seed, collate=collate, **settings)
 
 
 def order(loader: Any) -> list[int]:
@@ -86,47 +75,34 @@ def order(loader: Any) -> list[int]:
 
 
 def test_the_same_seed_gives_the_same_order_and_each_pass_another() -> None:
-    first, second, third = (make_loader(numbered(40), batch_size=4, seed=seed, collate=as_tensor) for seed in (7, 7, 8))
+    first, second, third = (loader_of(40, seed=seed) for seed in (7, 7, 8))
     passes = [order(first), order(first)]
     torch.manual_seed(1)  # what happens elsewhere has no say
     assert [order(second), order(second)] == passes
     assert passes[0] != passes[1] and order(third) != passes[0]
-    assert all(sorted(each) == list(range(40)) for each in passes)
+    assert all(sorted(rows) == list(range(40)) for rows in passes)
 
 
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_the_global_random_state_is_left_alone(shuffle: bool) -> None:
-    loader = make_loader(numbered(10), batch_size=4, seed=0, collate=as_tensor, shuffle=shuffle)
+def test_validation_keeps_the_order_and_the_last_rows_and_no_loader_moves_the_global_random_state() -> None:
     before = torch.get_rng_state()
-    order(loader), order(loader)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_validation_keeps_the_order_and_the_last_rows() -> None:
-    loader = make_loader(numbered(10), batch_size=4, seed=0, collate=as_tensor, shuffle=False)
+    loader = loader_of(10, shuffle=False)
     assert order(loader) == order(loader) == list(range(10))
-    dropped = make_loader(numbered(10), batch_size=4, seed=0, collate=as_tensor, drop_last=True)
+    dropped = loader_of(10, drop_last=True)
     assert len(order(dropped)) == 8 and len(dropped) == 2
+    assert order(loader_of(3, size=8, shuffle=False)) == [0, 1, 2]
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("settings", [{}, {"shuffle": False, "drop_last": True}])
 def test_fewer_rows_than_a_batch(settings: dict[str, Any]) -> None:
-    make_loader(numbered(8), batch_size=8, seed=0, collate=as_tensor, **settings)
+    loader_of(8, size=8, **settings)
     with pytest.raises(DataError, match="the upper part has 7 rows, fewer than a batch of 8; give more rows"):
-        make_loader(numbered(7), batch_size=8, seed=0, collate=as_tensor, part="upper", **settings)
+        loader_of(7, size=8, part="upper", **settings)
 
 
-def test_a_short_validation_set_is_one_batch_and_an_empty_one_is_refused() -> None:
-    assert order(make_loader(numbered(3), batch_size=8, seed=0, collate=as_tensor, shuffle=False)) == [
-        0,
-        1,
-        2,
-    ]
+def test_sets_and_batches_of_no_row_are_refused() -> None:
     with pytest.raises(DataError, match="the validation part has 0 rows"):
-        make_loader([], batch_size=8, seed=0, collate=as_tensor, shuffle=False, part="validation")
-
-
-@pytest.mark.parametrize("size", [0, -1])
-def test_a_batch_of_no_rows(size: int) -> None:
-    with pytest.raises(SettingsError, match=f"batch_size is {size}; it must be at least 1"):
-        make_loader(numbered(3), batch_size=size, seed=0, collate=as_tensor)
+        loader_of(0, size=8, shuffle=False, part="validation")
+    for size in (0, -1):
+        with pytest.raises(SettingsError, match=f"batch_size is {size}; it must be at least 1"):
+            loader_of(3, size=size)

@@ -12,18 +12,7 @@ from bilora.data.records import is_untyped, read_records
 from bilora.errors import DataError
 
 Write = Callable[..., Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write_bytes(content: bytes, name: str = "rows.csv") -> Path:
-        path = tmp_path / name
-        path.write_bytes(content)
-        return path
-
-    return write_bytes
-
-
+NAME = "rows.csv"
 GOOD = [(2, {"text": "a", "y": "1"}, []), (3, {"text": "b", "y": "0"}, [])]
 
 
@@ -71,28 +60,25 @@ def test_a_wrong_number_of_fields_is_a_fault_of_the_line(write: Write) -> None:
     records = read_records(write(b"text,y\na,1\nb, c,0\nd\n\ne,1\n"))
     assert [line for line, _, _ in records] == [2, 3, 4, 5, 6]
     faults = [found[0].at("f", line) if found else None for line, _, found in records]
-    assert faults[0] is None
-    assert faults[4] is None
+    assert faults[0] is faults[4] is None
     assert faults[1].startswith("f:3: has 3 fields, but the first line names 2 (text, y)")
     assert faults[2].startswith("f:4: has 1 fields")
     assert faults[3].startswith("f:5: the line is blank")
 
 
-def test_a_quote_that_is_never_closed_names_its_line(write: Write) -> None:
-    with pytest.raises(DataError, match=r"rows\.csv:3: the record that begins here is broken"):
-        read_records(write(b'text,y\na,1\n"b,0\nc,1\n'))
-
-
-def test_a_byte_that_is_not_utf_8_names_line_and_column(write: Write) -> None:
-    with pytest.raises(DataError, match=r"rows\.csv:3: byte 4 is not UTF-8"):
-        read_records(write(b"text,y\na,1\ncaf\xe9,0\n"))
-    with pytest.raises(DataError, match=r"rows\.csv:1: byte 1 is not UTF-8"):
-        read_records(write("text,y\n".encode("utf-16")))
-
-
-def test_a_column_twice(write: Write) -> None:
-    with pytest.raises(DataError, match="rows.csv:1: column 'y' is there twice"):
-        read_records(write(b"text,y,y\na,1,2\n"))
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b'text,y\na,1\n"b,0\nc,1\n', r"rows\.csv:3: the record that begins here is broken"),
+        (b"text,y\na,1\ncaf\xe9,0\n", r"rows\.csv:3: byte 4 is not UTF-8"),
+        ("text,y\n".encode("utf-16"), r"rows\.csv:1: byte 1 is not UTF-8"),
+        (b"text,y,y\na,1,2\n", r"rows\.csv:1: column 'y' is there twice"),
+    ],
+    ids=["open quote", "another encoding", "utf-16", "a column twice"],
+)
+def test_broken_files_are_named_by_line(write: Write, content: bytes, text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        read_records(write(content))
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"text,y\n"])
@@ -113,14 +99,11 @@ def test_parquet_keeps_types(tmp_path: Path) -> None:
     assert read_records(tmp_path / "rows.parquet") == [(1, rows[0], []), (2, rows[1], [])]
 
 
-def test_broken_parquet_and_unknown_forms(write: Write) -> None:
+def test_broken_parquet_unknown_forms_and_those_without_types(write: Write) -> None:
     with pytest.raises(DataError, match=r"rows\.parquet: cannot be read"):
         read_records(write(b"PAR1 no", "rows.parquet"))
     with pytest.raises(DataError, match=r"rows\.xlsx: the name ends in none of \.jsonl, \.csv, \.tsv, \.parquet"):
         read_records(write(b"", "rows.xlsx"))
     with pytest.raises(DataError, match=r"none\.csv: cannot be read"):
         read_records("none.csv")
-
-
-def test_forms_without_types() -> None:
     assert [name for name in ("a.csv", "a.tsv.gz", "a.jsonl", "a.parquet") if is_untyped(name)] == ["a.csv", "a.tsv.gz"]

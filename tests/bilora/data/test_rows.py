@@ -16,19 +16,9 @@ from bilora.errors import DataError
 from bilora.tasks.catalog import TASKS
 
 SST2 = TASKS["sst2"]
-GOOD = [{"sentence": f"text {index}", "label": index % 2, "idx": index} for index in range(4)]
-
 Write = Callable[..., Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write_bytes(content: bytes, name: str = "train.jsonl") -> Path:
-        path = tmp_path / name
-        path.write_bytes(content)
-        return path
-
-    return write_bytes
+NAME = "train.jsonl"
+GOOD = [{"sentence": f"text {index}", "label": index % 2, "idx": index} for index in range(4)]
 
 
 def as_lines(rows: list[Any], end: str = "\n") -> bytes:
@@ -60,32 +50,23 @@ def test_forms_of_a_good_file(write: Write, content: bytes) -> None:
         assert rows.origin(2) == f"{path}:3"
 
 
-def test_label_names_become_indices(write: Write) -> None:
-    path = write(as_lines([{"sentence": "a", "label": "positive"}, {"sentence": "b", "label": 0}]))
-    assert read_rows(path, SST2, split="train").labels == (1, 0)
-
-
-def test_line_separators_inside_a_text_do_not_cut_the_line(write: Write) -> None:
+def test_label_names_become_indices_and_line_separators_inside_a_text_do_not_cut_the_line(write: Write) -> None:
     text = "one\u2028two\u0085three\x0cfour"
-    assert read_rows(write(as_lines([{"sentence": text, "label": 1}])), SST2, split="train")[0]["sentence"] == text
+    path = write(as_lines([{"sentence": text, "label": "positive"}, {"sentence": "b", "label": 0}]))
+    rows = read_rows(path, SST2, split="train")
+    assert (rows.labels, rows[0]["sentence"]) == ((1, 0), text)
 
 
-def test_rows_cannot_be_changed(write: Write) -> None:
-    rows = read_rows(write(as_lines(GOOD)), SST2, split="train")
+def test_rows_are_selected_with_origin_and_id_and_never_changed(write: Write) -> None:
+    path = write(as_lines(GOOD))
+    rows = read_rows(path, SST2, split="train")
+    twice = rows.select([3, 0]).select([0])
+    assert (twice[0]["idx"], twice.ids, twice.origin(0), len(twice)) == (3, (3,), f"{path}:4", 1)
+    for index in (-1, 4):
+        with pytest.raises(DataError, match=f"no row at index {index}; there are 4"):
+            rows.select([index])
     with pytest.raises(TypeError):
         rows[0]["label"] = 1  # type: ignore[index]
-
-
-def test_select_keeps_origin_and_id(write: Write) -> None:
-    path = write(as_lines(GOOD))
-    rows = read_rows(path, SST2, split="train").select([3, 0]).select([0])
-    assert (rows[0]["idx"], rows.ids, rows.origin(0), len(rows)) == (3, (3,), f"{path}:4", 1)
-
-
-@pytest.mark.parametrize("index", [-1, 4])
-def test_select_refuses_what_is_not_there(write: Write, index: int) -> None:
-    with pytest.raises(DataError, match=f"no row at index {index}; there are 4"):
-        read_rows(write(as_lines(GOOD)), SST2, split="train").select([index])
 
 
 def test_faults_of_all_kinds_with_their_lines(write: Write) -> None:
@@ -102,31 +83,30 @@ def test_faults_of_all_kinds_with_their_lines(write: Write) -> None:
     ]
 
 
-def test_a_line_cut_by_a_full_disk(write: Write) -> None:
-    assert "train.jsonl:4: is not a JSON object" in message(write(as_lines(GOOD)[:-9]))
-
-
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf", b"  \n"])
 def test_no_row(write: Write, content: bytes) -> None:
     assert message(write(content)) == "train.jsonl: the train set has no row; at least one is needed"
 
 
+PACKED = gzip.compress(as_lines(GOOD))
+
+
 @pytest.mark.parametrize(
-    ("content", "name"),
+    ("name", "content", "text"),
     [
-        (gzip.compress(as_lines(GOOD))[:-12], "train.jsonl.gz"),
-        (as_lines(GOOD), "train.jsonl.gz"),
-        (gzip.compress(as_lines(GOOD))[:10] + b"\xff" * 30, "train.jsonl.gz"),
+        ("cut.jsonl", as_lines(GOOD)[:-9], "cut.jsonl:4: is not a JSON object"),
+        ("cut.jsonl.gz", PACKED[:-12], "cut.jsonl.gz: cannot be read: "),
+        ("plain.jsonl.gz", as_lines(GOOD), "plain.jsonl.gz: cannot be read: "),
+        ("damaged.jsonl.gz", PACKED[:10] + b"\xff" * 30, "damaged.jsonl.gz: cannot be read: "),
+        ("train.txt", b"a,b", "ends in none of .jsonl, .csv, .tsv, .parquet"),
     ],
-    ids=["cut", "not gzip", "damaged"],
 )
-def test_a_broken_gzip_file(write: Write, content: bytes, name: str) -> None:
-    assert message(write(content, name)).startswith("train.jsonl.gz: cannot be read: ")
+def test_broken_files_are_named(write: Write, name: str, content: bytes, text: str) -> None:
+    assert text in message(write(content, name))
 
 
-def test_a_missing_file_and_an_unknown_form(tmp_path: Path, write: Write) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     assert message(tmp_path / "none.jsonl").startswith("none.jsonl: cannot be read: ")
-    assert "ends in none of .jsonl, .csv, .tsv, .parquet" in message(write(b"a,b", "train.txt"))
 
 
 def test_rows_in_memory_are_checked_too() -> None:

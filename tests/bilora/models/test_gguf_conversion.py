@@ -28,33 +28,20 @@ def small_gguf(tmp_path: Path, causal_tokenizer: Any) -> Path:
     path.parent.mkdir()
     writer = gguf.GGUFWriter(path, "llama")
     vocabulary = sorted(causal_tokenizer.get_vocab(), key=causal_tokenizer.get_vocab().__getitem__)
-    writer.add_context_length(64)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(HIDDEN)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KEYS)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(len(vocabulary))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(vocabulary)
-    writer.add_token_types([3, *[1] * (len(vocabulary) - 1)])
-    writer.add_token_merges([" ".join(pair) for pair in merges(causal_tokenizer)])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(0)
+    merges = json.loads(causal_tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    sizes = {"context_length": 64, "embedding_length": WIDTH, "block_count": LAYERS, "feed_forward_length": HIDDEN}
+    heads = {"head_count": HEADS, "head_count_kv": KEYS, "rope_dimension_count": WIDTH // HEADS}
+    numbers = {"rope_freq_base": 10000.0, "layer_norm_rms_eps": 1e-5, "vocab_size": len(vocabulary)}
+    tokens = {"tokenizer_model": "gpt2", "token_list": vocabulary, "bos_token_id": 0, "eos_token_id": 0}
+    lists = {"token_types": [3, *[1] * (len(vocabulary) - 1)], "token_merges": [" ".join(pair) for pair in merges]}
+    for name, value in (sizes | heads | numbers | tokens | lists).items():
+        getattr(writer, f"add_{name}")(value)
     add_weights(writer, len(vocabulary))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
-
-
-def merges(tokenizer: Any) -> list[list[str]]:
-    found: list[list[str]] = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
-    return found
 
 
 def add_weights(writer: Any, words: int) -> None:
@@ -98,10 +85,15 @@ def test_a_plain_trainable_model_with_the_same_logits(small_gguf: Path, tmp_path
     assert tokenizer(text, add_special_tokens=False).input_ids == causal_tokenizer(text).input_ids
 
 
-def test_a_file_that_is_no_gguf_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_no_gguf_and_a_missing_package_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "broken.gguf").write_bytes(b"not a model")
     with pytest.raises(DataError, match=r"broken\.gguf cannot be read as a GGUF file"):
         convert_gguf(tmp_path / "broken.gguf", tmp_path)
+    monkeypatch.setattr(embedded, "SMOLLM2_PACKAGE", "no_such_package")
+    with pytest.raises(DataError, match="the package no-such-package is not installed"):
+        smollm2_folder()
 
 
 def test_the_packaged_decoder_is_converted_once(
@@ -119,12 +111,6 @@ def test_the_packaged_decoder_is_converted_once(
     assert (folder / "model.safetensors").stat().st_mtime_ns == made
     small_gguf.unlink()
     with pytest.raises(DataError, match=r"has no small\.gguf; install it again"):
-        smollm2_folder()
-
-
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "SMOLLM2_PACKAGE", "no_such_package")
-    with pytest.raises(DataError, match="the package no-such-package is not installed"):
         smollm2_folder()
 
 

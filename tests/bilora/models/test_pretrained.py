@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import huggingface_hub
@@ -27,27 +29,18 @@ MRPC = TASKS["mrpc"]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A tiny random BERT with the embedded tokenizer."""
-    config = BertConfig(
-        vocab_size=30522,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        max_position_embeddings=32,
-    )
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = BertConfig(vocab_size=30522, max_position_embeddings=32, **sizes)
     BertForSequenceClassification(config).save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
         shutil.copy(embedded_model_folder() / name, tmp_path)
     return tmp_path
 
 
-def test_tokenizer_of_a_folder(folder: Path) -> None:
+def test_tokenizer_of_a_folder_and_of_the_embedded_model(folder: Path) -> None:
     tokenizer = load_tokenizer(str(folder), MRPC, max_length=32)
     assert (tokenizer.place, tokenizer.notices) == (str(folder), ())
     assert tokenizer.own("good")["input_ids"] == [101, 2204, 102]
-
-
-def test_none_is_the_embedded_model() -> None:
     assert Path(load_tokenizer(None, MRPC, max_length=128).place) == embedded_model_folder()
 
 
@@ -129,34 +122,29 @@ def test_tokens_stand_as_in_running_text(decoder: Path) -> None:
 # ---- what cannot be loaded ------------------------------------------------------------------------
 
 
-def test_a_hub_id_without_network_is_one_message() -> None:
-    with pytest.raises(
-        DataError, match=r"from the hub id \(or missing folder\) 'org/model': .*; give --model a folder"
-    ):
-        load_tokenizer("org/model", MRPC, max_length=32)
+def test_a_hub_id_without_network_and_a_folder_without_a_model_are_one_message(tmp_path: Path) -> None:
+    hub = r"from the hub id \(or missing folder\) 'org/model': .*; give --model a folder"
+    for place, text in (("org/model", hub), (str(tmp_path), f"from the folder '{tmp_path}': ")):
+        with pytest.raises(DataError, match=text):
+            load_tokenizer(place, MRPC, max_length=32)
 
 
-def test_a_folder_without_a_model(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"from the folder '{tmp_path}': "):
-        load_tokenizer(str(tmp_path), MRPC, max_length=32)
-
-
-def test_broken_json(folder: Path) -> None:
-    (folder / "config.json").write_text("{", encoding="utf-8")
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("config.json", lambda path: path.write_text("{", encoding="utf-8")),
+        ("model.safetensors", lambda path: os.truncate(path, 1000)),
+        ("model.safetensors", Path.unlink),
+    ],
+    ids=["broken JSON", "truncated weights", "missing weights"],
+)
+def test_damaged_folders(folder: Path, name: str, spoil: Callable[[Path], Any]) -> None:
+    spoil(folder / name)
     with pytest.raises(DataError, match="no model can be loaded from the folder"):
-        load_tokenizer(str(folder), MRPC, max_length=32)
-
-
-def test_truncated_weights(folder: Path) -> None:
-    os.truncate(folder / "model.safetensors", 1000)
-    with pytest.raises(DataError, match="no model can be loaded from the folder"):
-        load_model(Tokenizer(str(folder), None), MRPC)
-
-
-def test_missing_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(DataError, match="no model can be loaded from the folder"):
-        load_model(Tokenizer(str(folder), None), MRPC)
+        if name == "config.json":
+            load_tokenizer(str(folder), MRPC, max_length=32)
+        else:
+            load_model(Tokenizer(str(folder), None), MRPC)
 
 
 # ---- the hub, without a hub -----------------------------------------------------------------------
@@ -174,36 +162,29 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     return questions
 
 
-def test_a_hub_that_answers_is_asked_once_and_shortly(asked: list[tuple[str, float]]) -> None:
-    assert [only_local("org/model"), only_local("org/model")] == [False, False]
+def test_a_hub_that_answers_is_asked_once_and_shortly_and_a_folder_is_not_asked_for(
+    asked: list[tuple[str, float]], tmp_path: Path
+) -> None:
+    assert [only_local("org/model"), only_local("org/model"), only_local(str(tmp_path))] == [False, False, True]
     assert asked == [("org/model", 3.0)]
 
 
-def test_a_folder_is_not_asked_for(asked: list[tuple[str, float]], tmp_path: Path) -> None:
-    assert only_local(str(tmp_path))
-    assert asked == []
+NOT_FOUND: Any = SimpleNamespace(headers={}, request=None)
 
 
-def test_a_hub_that_does_not_answer_leaves_the_cache(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without this, each of the files is tried for 23 seconds."""
+@pytest.mark.parametrize(
+    ("error", "local"), [(ConnectionError("no route"), True), (HfHubHTTPError("404", response=NOT_FOUND), False)]
+)
+def test_without_an_answer_the_cache_is_left_and_a_refusal_is_told_by_the_loader(
+    asked: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, local: bool
+) -> None:
+    """Without this, each of the files of a hub that does not answer is tried for 23 seconds."""
 
-    def silent(self: Any, name: str, *, timeout: float) -> NoReturn:
-        raise ConnectionError("no route")
+    def fail(self: Any, name: str, *, timeout: float) -> NoReturn:
+        raise error
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", silent)
-    assert only_local("org/model")
-
-
-def test_what_is_wrong_with_the_id_is_told_by_the_loader(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Answer:
-        headers: dict[str, str] = {}
-        request = None
-
-    def refused(self: Any, name: str, *, timeout: float) -> NoReturn:
-        raise HfHubHTTPError("404", response=Answer())  # type: ignore[arg-type]
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refused)
-    assert not only_local("org/model")
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
+    assert only_local("org/model") is local
 
 
 def test_only_the_one_warning_of_peft_is_kept_from_the_user() -> None:

@@ -76,7 +76,7 @@ def toy_run(
 
 
 def answers(*pairs: tuple[Any, Any]) -> list[dict[str, Any]]:
-    return [{"id": index, "label": label, "prediction": given} for index, (label, given) in enumerate(pairs)]
+    return [{"id": index, "label": label, "prediction": answer} for index, (label, answer) in enumerate(pairs)]
 
 
 def drawings(folder: Path) -> dict[str, Figure]:
@@ -91,10 +91,10 @@ def numbers(line: Any) -> Any:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four runs of two methods, one with a nasty label and nasty class names."""
     folder = tmp_path_factory.mktemp("comparison")
-    given = answers((NASTY, NASTY), (NASTY, "no"), ("no", "no"))
+    rows = answers((NASTY, NASTY), (NASTY, "no"), ("no", "no"))
     for seed in (0, 1):
-        toy_run(folder / "runs" / f"a{seed}", label=NASTY, seed=seed, metered=True, predictions=given)
-        toy_run(folder / "runs" / f"b{seed}", label="lora", method="lora", seed=seed, predictions=given)
+        toy_run(folder / "runs" / f"a{seed}", label=NASTY, seed=seed, metered=True, predictions=rows)
+        toy_run(folder / "runs" / f"b{seed}", label="lora", method="lora", seed=seed, predictions=rows)
     return folder
 
 
@@ -186,15 +186,15 @@ def test_numbers_of_a_regression_are_a_scatter_plot(tmp_path: Path) -> None:
 
 
 def test_confusion_matrices_are_shares_of_each_class(tmp_path: Path) -> None:
-    given = answers(("a", "a"), ("a", "b"), ("a", "b"), ("a", "b"), ("b", "c"))
-    (axes,) = drawings(toy_run(tmp_path / "a", predictions=given))["confusion"].axes
+    rows = answers(("a", "a"), ("a", "b"), ("a", "b"), ("a", "b"), ("b", "c"))
+    (axes,) = drawings(toy_run(tmp_path / "a", predictions=rows))["confusion"].axes
     shares = ["0.25", "0.75", "0.00", "0.00", "0.00", "1.00", "0.00", "0.00", "0.00"]
     assert [text.get_text() for text in axes.texts] == shares
 
 
-@pytest.mark.parametrize("given", [(["a", "b"], ["a"]), (None, "text")])
-def test_other_answers_are_not_drawn(tmp_path: Path, given: tuple[Any, Any]) -> None:
-    assert {"confusion", "scatter"}.isdisjoint(drawings(toy_run(tmp_path / "a", predictions=answers(given))))
+@pytest.mark.parametrize("pair", [(["a", "b"], ["a"]), (None, "text")])
+def test_other_answers_are_not_drawn(tmp_path: Path, pair: tuple[Any, Any]) -> None:
+    assert {"confusion", "scatter"}.isdisjoint(drawings(toy_run(tmp_path / "a", predictions=answers(pair))))
 
 
 def test_curves_hold_the_numbers_of_the_files(tmp_path: Path) -> None:
@@ -254,10 +254,12 @@ def test_of_many_runs_the_singular_values_of_one_seed_per_method_are_drawn(tmp_p
 
 def test_ranks_that_were_cut_in_between_leave_rows_empty(tmp_path: Path) -> None:
     folder = toy_run(tmp_path / "a")
-    readings = [{"step": 0, "layers": {"q": [1.0, 2.0, 3.0]}}, {"step": 4, "layers": {"q": [1.0]}}]
+    # Of two lines of one step the later one counts: a run that was cut off repeats steps.
+    readings = [{"step": 4, "layers": {"q": [9.0] * 3}}, {"step": 0, "layers": {"q": [1.0, 2.0, 3.0]}}]
+    readings += [{"step": 4, "layers": {"q": [4.0]}}]
     (folder / "values.jsonl").write_text(jsonl(readings))
     mesh = drawings(folder)["values-bilora-seed0"].axes[0].collections[0]
-    assert mesh.get_array().mask.tolist() == [[False, False], [False, True], [False, True]]
+    assert mesh.get_array().tolist() == [[1.0, 4.0], [2.0, None], [3.0, None]]
 
 
 def test_numbers_per_class_are_a_table(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_table_says_what_each_line_was_scored_on() -> None:
 
 
 def test_a_card_of_validation_rows_says_so() -> None:
-    facts = CardFacts(TASKS["mrpc"], "org/model", "lora", {"train": 9}, {"f1": 0.5}, 0, {}, True)
+    facts = CardFacts("mrpc", TASKS["mrpc"].hub_names, "org/model", "lora", {"train": 9}, {"f1": 0.5}, 0, {}, True)
     assert "On the first validation set, one run with seed 0." in model_card(facts)
 
 

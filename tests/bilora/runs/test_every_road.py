@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import NonCallableMock
 
 import pytest
 import yaml
+from peft import PeftModel
 
 from bilora import BiloraConfig
 from bilora.commands.command_line import parse_config
@@ -89,7 +90,7 @@ def by_config(change: dict[str, Any], folder: Path) -> dict[str, Any]:
     own = dict(given.pop("method_settings", {}).get("bilora", {}))
     penalty = {"orthogonality": own.pop("orthogonality")} if "orthogonality" in own else {}
     config = BiloraConfig(**{"r" if name == "rank" else name: value for name, value in own.items()})
-    model: Any = SimpleNamespace(peft_config={"default": config}, active_adapter="default")
+    model = NonCallableMock(spec=PeftModel, peft_config={"default": config}, active_adapter="default")
     method = dataclasses.replace(settings_of_adapter(model, find_variant("bilora")), **penalty)
     return by_fit(given, folder) | {"bilora": resolved(method)}
 

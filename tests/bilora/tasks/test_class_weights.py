@@ -14,14 +14,8 @@ from bilora.errors import SettingsError
 from bilora.tasks import Task
 from bilora.tasks.class_weights import check_class_weights, resolve_class_weights, weigh_classes
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 60,
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 8,
-}
-SIZES |= {"initializer_range": 0.5}
+SIZES: dict[str, Any] = {"vocab_size": 60, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+SIZES |= {"intermediate_size": 8, "initializer_range": 0.5}
 WEIGHTS = (0.5, 2.0, 7.0)
 LOSS = Task("toy", ("text",), ("a", "b", "c")).loss
 
@@ -44,13 +38,10 @@ def by_hand(logits: Tensor, labels: Tensor) -> float:
     return sum(losses) / sum(WEIGHTS[label] for _, label in pairs)
 
 
-def test_auto_is_what_scikit_learn_calls_balanced() -> None:
+def test_auto_is_what_scikit_learn_calls_balanced_others_by_name() -> None:
     labels = numpy.array([0] * 90 + [1] * 7 + [2] * 3)
     expected = compute_class_weight("balanced", classes=numpy.arange(3), y=labels)
     assert resolve_class_weights("auto", {"a": 90, "b": 7, "c": 3}) == pytest.approx(expected.tolist(), rel=1e-12)
-
-
-def test_by_name_and_none() -> None:
     assert resolve_class_weights({"b": 3}, {"a": 1, "b": 1, "c": 0}) == (1.0, 3, 1.0)
     assert resolve_class_weights("none", {"a": 1, "b": 1}) is None
 
@@ -70,15 +61,15 @@ def test_classes_that_are_not_there(chosen: Any, said: str) -> None:
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
 def test_weights_are_positive(weight: float) -> None:
-    assert check_class_weights({"a": weight, "b": 1.0}) == [
-        f"class_weights: the weight of 'a' is {weight}, it must be positive"
-    ]
+    (fault,) = check_class_weights({"a": weight, "b": 1.0})
+    assert fault == f"class_weights: the weight of 'a' is {weight}, it must be positive"
 
 
 def test_the_loss_of_rows(batch: dict[str, Tensor]) -> None:
     model = model_of(BertForSequenceClassification)
     own, logits = model(**batch).loss.item(), model(**batch).logits
     handle = weigh_classes(model, LOSS, WEIGHTS)
+    assert model(input_ids=batch["input_ids"]).loss is None, "without labels nothing is done"
     output = model(**batch)
     assert output.loss.item() == pytest.approx(by_hand(logits, batch["labels"]), rel=1e-6)
     assert output["loss"] is output.loss
@@ -107,12 +98,6 @@ def test_gradients_are_those_of_the_weighted_loss(batch: dict[str, Tensor]) -> N
     found = torch.autograd.grad(model(**batch).loss, list(model.parameters()))
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
-
-
-def test_without_labels_nothing_is_done(batch: dict[str, Tensor]) -> None:
-    model = model_of(BertForSequenceClassification)
-    weigh_classes(model, LOSS, WEIGHTS)
-    assert model(input_ids=batch["input_ids"]).loss is None
 
 
 def test_what_a_method_has_added_to_the_loss_stays(batch: dict[str, Tensor]) -> None:

@@ -106,16 +106,21 @@ def test_names_that_peft_and_the_run_know(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TASK_KINDS)
-def test_rows_become_batches_with_a_loss(name: str, tokenizers: dict[str, Any]) -> None:
+def test_rows_become_batches_with_a_loss_that_is_the_mean_over_all_labels(
+    name: str, tokenizers: dict[str, Any]
+) -> None:
     task, rows = made(name)
     tokenizer = tokenizers[name]
     data = task.encode(rows, tokenizer, max_length=16)
     assert data.rows is rows
     batch = task.collator(tokenizer)(data.encoded)
     assert batch["input_ids"].shape[0] == len(data.encoded)
-    loss = model_of(name, task)(**batch).loss
-    assert loss.ndim == 0
-    assert loss.requires_grad
+    model = model_of(name, task)
+    loss = model(**batch).loss
+    assert loss.ndim == 0 and loss.requires_grad
+    with torch.no_grad():
+        expected = model.eval()(**batch).loss.item()
+    assert task.validate(Inference(model, tokenizer), data).metrics["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", TASK_KINDS)
@@ -142,17 +147,6 @@ def test_evaluations(name: str, tokenizers: dict[str, Any]) -> None:
     assert again.metrics == pytest.approx(found.metrics, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", TASK_KINDS)
-def test_the_loss_is_the_mean_over_all_labels(name: str, tokenizers: dict[str, Any]) -> None:
-    task, rows = made(name)
-    tokenizer = tokenizers[name]
-    model = model_of(name, task).eval()
-    data = task.encode(rows, tokenizer, max_length=16)
-    with torch.no_grad():
-        expected = model(**task.collator(tokenizer)(data.encoded)).loss.item()
-    assert task.validate(Inference(model, tokenizer), data).metrics["loss"] == pytest.approx(expected, rel=1e-5)
-
-
 def test_classes_are_counted_by_name() -> None:
     assert made("text")[0].class_counts(made("text")[1]) == {"no": 4, "yes": 3}
     assert made("tokens")[0].class_counts(made("tokens")[1]) == {"O": 4, "B-x": 7, "I-x": 5}
@@ -162,13 +156,10 @@ def test_classes_are_counted_by_name() -> None:
         Task("own", ("text",), None, metric="pearson").class_counts(made("text")[1])
 
 
-def test_a_task_type_that_is_none() -> None:
+def test_task_types_and_settings_that_are_none() -> None:
     with pytest.raises(SettingsError, match="task_type 'clasification' is unknown; .* Did you mean 'classification'"):
         find_kind("clasification")
     with pytest.raises(SettingsError, match="task_type 'json:loads' is no class of tasks"):
         find_kind("json:loads")
-
-
-def test_settings_are_refused_where_there_are_none() -> None:
     with pytest.raises(SettingsError, match="task_settings of task 'toy' has no setting 'beams'; known: none."):
         EXAMPLES["text"].task.with_settings({"beams": 4})

@@ -71,13 +71,13 @@ def test_labels_make_the_task_in_every_form(load: Load, form: str, labels: list[
     assert len(both) == len(labels)
 
 
-def test_truth_values_are_classes(load: Load) -> None:
-    assert load(labelled([True, False] * 10)).task.label_names == ("False", "True")  # type: ignore[attr-defined]
-
-
-def test_a_cell_is_a_number_only_if_it_is_written_as_one(load: Load) -> None:
-    rows = load([{"text": f"t {i}", "y": label} for i, label in enumerate(["007", "7"] * 10)], "csv")
-    assert rows.task.label_names == ("007", "7")  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("labels", "form", "names"),
+    [([True, False] * 10, "jsonl", ("False", "True")), (["007", "7"] * 10, "csv", ("007", "7"))],
+    ids=["truth values", "a number only if written as one"],
+)
+def test_special_labels_are_classes(load: Load, labels: list[Any], form: str, names: tuple[str, ...]) -> None:
+    assert load(labelled(labels), form).task.label_names == names  # type: ignore[attr-defined]
 
 
 def test_the_user_decides_otherwise(load: Load) -> None:
@@ -91,20 +91,13 @@ def test_the_user_decides_otherwise(load: Load) -> None:
         assert load(ratings, form).notices[0].endswith("make it classification; to choose another, give --task-type")
 
 
-def test_lists_of_tags_make_a_task_of_tokens(load: Load) -> None:
-    rows = load(
-        [{"text": ["in", "Rome"], "y": ["O", "B-town"]}, {"text": ["New", "York"], "y": ["B-town", "I-town"]}] * 5
-    )
+@pytest.mark.parametrize(("tokens", "tags"), [("text", "y"), ("tokens", "label")])
+def test_lists_of_tags_make_a_task_of_tokens(load: Load, tokens: str, tags: str) -> None:
+    pair = [{tokens: ["in", "Rome"], tags: ["O", "B-town"]}, {tokens: ["New", "York"], tags: ["B-town", "I-town"]}]
+    rows = load(pair * 5, text_columns=(tokens,), label_column=tags)
     assert isinstance(rows.task, TokenTask)
     assert rows.task.label_names == ("O", "B-town", "I-town")
-    assert rows.train[0]["y"] == (0, 1)
-    assert rows.train.labels == (None,) * 9
-
-
-def test_tags_may_stand_in_the_column_that_is_read_by_default(load: Load) -> None:
-    lists = [{"tokens": ["in", "Rome"], "label": ["O", "B-town"]}] * 10
-    rows = load(lists, text_columns=("tokens",), label_column="label")
-    assert rows.train[0]["label"] == (0, 1)
+    assert rows.train[0][tags] == (0, 1)
     assert rows.train.labels == (None,) * 9
 
 
@@ -127,16 +120,10 @@ def test_the_share_is_stratified_and_always_the_same(load: Load) -> None:
     assert any("validation is 20 of the 100 rows" in notice for notice in first.notices)
 
 
-def test_classes_of_two_rows_stay_in_training(load: Load) -> None:
-    rows = load(labelled(["a"] * 30 + ["b", "b"]), validation_share=0.5)
+def test_classes_of_two_rows_stay_in_training_and_one_of_one_row_is_named(load: Load) -> None:
+    rows = load(labelled(["a"] * 30 + ["b", "b", "c"]), validation_share=0.5)
     assert rows.train.labels.count(1) == 2
-
-
-def test_a_class_of_one_row_is_named(load: Load) -> None:
-    assert (
-        "class 2, 'c', has 1 training rows, and a bi-level method needs 2"
-        in load(labelled(["a"] * 30 + ["b", "b", "c"])).notices
-    )
+    assert "class 2, 'c', has 1 training rows, and a bi-level method needs 2" in rows.notices
 
 
 def test_a_share_that_is_too_large_or_too_small(load: Load) -> None:
@@ -173,11 +160,10 @@ def test_missing_labels_and_texts_are_named_by_file_line_and_field(load: Load, f
     rows[5]["text"] = ""
     with pytest.raises(DataError) as caught:
         load(rows, form)
-    first = 2 if form == "csv" else 1
+    first, label = (2, "''") if form == "csv" else (1, "None")
     path = tmp_path / f"mine.{form}"
     assert str(caught.value).split("\n")[1:] == [
-        f"  {path}:{first + 3} field 'y': is {'' if form != 'csv' else chr(39) * 2}"
-        f"{'None' if form != 'csv' else ''}; every row needs a label",
+        f"  {path}:{first + 3} field 'y': is {label}; every row needs a label",
         f"  {path}:{first + 5} field 'text': is empty; every row needs text",
     ]
 
@@ -210,14 +196,11 @@ def test_a_column_that_is_not_there_is_told_once(load: Load, form: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_without_rows(tmp_path: Path) -> None:
+def test_a_file_without_rows_and_broken_lines_among_others(tmp_path: Path) -> None:
     path = tmp_path / "empty.csv"
     path.write_text("text,y\n", encoding="utf-8")
     with pytest.raises(DataError, match="empty.csv has no row"):
         load_labelled_files(LabelledFiles(str(path), ("text",), "y"))
-
-
-def test_broken_lines_are_told_with_the_others(load: Load, tmp_path: Path) -> None:
     path = tmp_path / "broken.jsonl"
     lines = [json.dumps(row) for row in labelled(["a", "b"] * 5)]
     path.write_text("\n".join([*lines, '{"text": "cut', '{"text": "x", "y": NaN}']), encoding="utf-8")

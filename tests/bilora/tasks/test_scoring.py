@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bilora.data.rows import check_rows
 from bilora.metrics.metric import UndefinedMetricWarning
 from bilora.tasks.catalog import TASKS
-from bilora.tasks.scoring import predict
+from bilora.tasks.scoring import one_class, predict
 from bilora.tasks.task import EncodedRows, Inference
 from bilora.tasks.text import task as text_task
 
@@ -97,6 +97,12 @@ def test_regression_takes_the_single_output(monkeypatch: pytest.MonkeyPatch) -> 
     assert found["loss"] == pytest.approx(2 / 3)
     assert found["pearson"] == pytest.approx(expected, rel=1e-12)
     assert found["spearmanr"] == pytest.approx(1.0)
+
+
+def test_one_answer_to_all_rows_is_told_where_the_labels_differ() -> None:
+    (notice,) = one_class(["no", "no"], ["no", "yes"], of="rows")
+    assert notice.startswith("all 2 rows are predicted as 'no', and they are of 2 classes;")
+    assert one_class(["no", "yes"], ["no", "yes"], of="rows") == one_class(["no", "no"], ["no"], of="rows") == ()
 
 
 def test_an_undefined_metric_is_none_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

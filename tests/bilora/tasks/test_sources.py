@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
+import huggingface_hub
 import pytest
 
 import bilora.tasks.sources
@@ -101,14 +106,11 @@ def test_missing_folder_and_files_name_what_is_there(save: Save, tmp_path: Path)
         find_task("rte").load_rows(tmp_path)
 
 
-def test_mnli_without_a_validation_set(save: Save, tmp_path: Path) -> None:
+def test_mnli_without_a_validation_set_and_a_file_in_both_forms_are_refused(save: Save, tmp_path: Path) -> None:
     save("mnli/train.jsonl", some_rows(TASKS["mnli"], 6))
     save("mnli/validation.jsonl", some_rows(TASKS["mnli"], 6))
     with pytest.raises(DataError, match=r"no validation_matched set .*has: train.jsonl, validation.jsonl"):
         find_task("mnli").load_rows(tmp_path)
-
-
-def test_a_file_in_both_forms_is_refused(save: Save, tmp_path: Path) -> None:
     for suffix in ("", ".gz"):
         save(f"rte/train.jsonl{suffix}", some_rows(TASKS["rte"], 2))
     with pytest.raises(DataError, match=r"has more than one train set: train.jsonl, train.jsonl.gz; keep one"):
@@ -126,18 +128,12 @@ def test_notices_of_shared_texts_and_of_files_not_read(save: Save, tmp_path: Pat
     )
 
 
-def test_pairs_share_a_text_only_if_both_parts_are_equal(save: Save, tmp_path: Path) -> None:
-    save("rte/train.jsonl", [{"sentence1": "a", "sentence2": "b", "label": 0}])
-    save("rte/validation.jsonl", [{"sentence1": "a", "sentence2": "c", "label": 0}])
+def test_pairs_share_a_text_only_if_both_parts_are_equal_and_a_bad_row_is_named(save: Save, tmp_path: Path) -> None:
+    pairs = [{"sentence1": "a", "sentence2": second, "label": 0} for second in "bc"]
+    save("rte/train.jsonl", pairs[:1])
+    save("rte/validation.jsonl", pairs[1:])
     assert find_task("rte").load_rows(tmp_path).notices == ()
-
-
-def test_a_bad_validation_row_is_named(save: Save, tmp_path: Path) -> None:
-    save("rte/train.jsonl", some_rows(TASKS["rte"], 2))
-    save(
-        "rte/validation.jsonl",
-        [*some_rows(TASKS["rte"], 2), {"sentence1": "a", "sentence2": "b", "label": -1}],
-    )
+    save("rte/validation.jsonl", [*pairs[1:] * 2, pairs[1] | {"label": -1}])
     with pytest.raises(DataError, match=r"rte/validation.jsonl:3 field 'label': is -1"):
         find_task("rte").load_rows(tmp_path)
 
@@ -181,13 +177,10 @@ def test_a_rare_class_is_taken_if_there_is_room() -> None:
     assert {sum(take_rows(rows, 10, seed=seed).labels) for seed in range(5)} == {1}
 
 
-def test_taken_rows_depend_on_the_seed_alone() -> None:
+def test_taken_rows_depend_on_the_seed_alone_and_numbers_are_taken_from_the_whole_range() -> None:
     rows = in_memory([0, 1] * 100)
-    chosen = [take_rows(rows, 20, seed=seed).ids for seed in (0, 0, 1)]
-    assert chosen[0] == chosen[1] != chosen[2]
-
-
-def test_numbers_are_taken_from_the_whole_range() -> None:
+    first, again, other = (take_rows(rows, 20, seed=seed).ids for seed in (0, 0, 1))
+    assert first == again != other
     rows = in_memory([index / 20 for index in range(100)], TASKS["stsb"])
     assert [int(label * 2) for label in take_rows(rows, 10, seed=0).labels] == list(range(10))
 
@@ -196,3 +189,109 @@ def test_numbers_are_taken_from_the_whole_range() -> None:
 def test_more_rows_than_there_are(count: int) -> None:
     with pytest.raises(DataError, match=rf"{count} rows are asked for, but memory has 4; ask for 1 to 4"):
         take_rows(in_memory([0, 1, 0, 1]), count, seed=0)
+
+
+# ---- the hub, without a hub: the answers are in memory
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """A hub that can be reached; what is asked of it."""
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "dataset_info", lambda self, name, *, timeout: asked.append((name, timeout))
+    )
+    return asked
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, sets: Any) -> list[tuple[str, ...]]:
+    asked: list[tuple[str, ...]] = []
+
+    def load_dataset(*names: str) -> Any:
+        asked.append(names)
+        if isinstance(sets, Exception):
+            raise sets
+        return sets
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def hub_sets(task: Task, *names: str) -> Any:
+    counts = {name: 4 + place for place, name in enumerate(("train", *task.validation_splits))}
+    return datasets.DatasetDict(
+        {name: datasets.Dataset.from_list(some_rows(task, counts[name], start=10 * counts[name])) for name in names}
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.hub])
+def test_any_glue_task_from_the_hub(name: str, hub: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TASKS[name]
+    asked = answer(monkeypatch, hub_sets(task, "train", *task.validation_splits))
+    rows = find_task(name).load_rows(None)
+    assert asked == [("nyu-mll/glue", name)] and hub == [("nyu-mll/glue", 3.0)]
+    assert len(rows.train) == 4 and rows.notices == ()
+    assert {split: len(each) for split, each in rows.validation.items()} == {
+        split: 5 + place for place, split in enumerate(task.validation_splits)
+    }
+    assert rows.train.origin(2) == f"nyu-mll/glue/{name}/train:3"
+
+
+def test_hub_sets_without_a_part_or_with_a_bad_row(hub: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = hub_sets(TASKS["rte"], "train")
+    answer(monkeypatch, sets)
+    with pytest.raises(DataError, match="nyu-mll/glue rte has no validation; it has: train"):
+        find_task("rte").load_rows(None)
+    sets["validation"] = datasets.Dataset.from_list([{"sentence1": "a", "sentence2": "b", "label": -1}])
+    with pytest.raises(DataError, match=r"nyu-mll/glue/rte/validation:1 field 'label': is -1 .*unlabelled"):
+        find_task("rte").load_rows(None)
+
+
+def test_no_network_is_one_clear_error_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(self: Any, name: str, *, timeout: float) -> None:
+        assert timeout <= 5
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
+    asked = answer(monkeypatch, {})
+    with pytest.raises(DataError) as caught:
+        find_task("cola").load_rows(None)
+    assert asked == []  # the long retries of load_dataset are not entered
+    assert str(caught.value) == (
+        "no answer from the hub for nyu-mll/glue cola (OSError: Name or service not known); give --data-dir "
+        "DIR with DIR/cola/train.jsonl and DIR/cola/validation.jsonl (.gz allowed), or set HF_HUB_OFFLINE=1 "
+        "if the set was loaded on this machine before"
+    )
+
+
+def test_a_failure_while_loading(hub: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, ConnectionError("cut off"))
+    with pytest.raises(DataError, match=r"\(ConnectionError: cut off\); give --data-dir") as caught:
+        find_task("cola").load_rows(None)
+    assert isinstance(caught.value.__cause__, ConnectionError)
+
+
+def test_offline_mode_asks_nobody_and_reads_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: True)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", never)
+    answer(monkeypatch, hub_sets(TASKS["rte"], "train", "validation"))
+    assert len(find_task("rte").load_rows(None).train) == 4
+
+
+def test_offline_for_real_is_told_within_seconds(tmp_path: Path) -> None:
+    code = (
+        "import time, datasets, huggingface_hub; from bilora.tasks.catalog import find_task\n"
+        "start = time.monotonic()\n"
+        "try: find_task('cola').load_rows(None)\n"
+        "except ValueError as error: print(f'{time.monotonic() - start:.3f}', error)"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    seconds, _, text = done.stdout.partition(" ")
+    assert float(seconds) < 5  # the retries of load_dataset take 23
+    assert "give --data-dir DIR with DIR/cola/train.jsonl" in text and "or unset HF_HUB_OFFLINE" in text

@@ -21,7 +21,10 @@ def test_a_task_comes_back_as_it_was(task: Any, tmp_path: Path) -> None:
     assert read_task(tmp_path) == (task, 77)
 
 
-def test_a_task_of_texts_that_earlier_versions_wrote_by_name(tmp_path: Path) -> None:
+def test_the_file_is_strict_json_and_earlier_versions_wrote_tasks_of_texts_by_name(tmp_path: Path) -> None:
+    write_task(tmp_path, OWN, max_length=8)
+    read = json.loads((tmp_path / TASK_FILE).read_text(encoding="utf-8"))
+    assert (read["kind"], read["task"]["label_names"]) == ("text", ["ham", "spam"])
     written = {"kind": "generation", "max_length": 77, "task": {"name": "e2e"}}
     (tmp_path / TASK_FILE).write_text(json.dumps(written), encoding="utf-8")
     assert read_task(tmp_path) == (ALL_TASKS["e2e"], 77)
@@ -42,10 +45,3 @@ def test_what_is_no_task_is_refused_and_named(content: str, tmp_path: Path) -> N
     (tmp_path / TASK_FILE).write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=TASK_FILE):
         read_task(tmp_path)
-
-
-def test_the_file_is_strict_json(tmp_path: Path) -> None:
-    write_task(tmp_path, OWN, max_length=8)
-    read = json.loads((tmp_path / TASK_FILE).read_text(encoding="utf-8"))
-    assert read["kind"] == "text"
-    assert read["task"]["label_names"] == ["ham", "spam"]

@@ -81,8 +81,7 @@ def test_through_fit(
 
 
 def test_counts_on_after_a_resume() -> None:
-    monitor = Monitor("score", greater_is_better=True)
-    before, after = EarlyStopping(monitor, patience=3), EarlyStopping(monitor, patience=3)
+    before, after = (EarlyStopping(Monitor("score", greater_is_better=True), patience=3) for _ in range(2))
     before.best, before.without_gain = 0.5, 2
     after.load_state(before.state())
     assert (after.best, after.without_gain) == (0.5, 2)

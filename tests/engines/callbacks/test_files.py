@@ -15,7 +15,6 @@ from bilora.adapter.spectrum import adapted_layers
 from bilora.compare.statistics import read_validations
 from bilora.engines.bilevel import BilevelEngine
 from bilora.engines.callbacks.files import MetricsFile, TimesFile, ValuesFile, read_times
-from bilora.report.read_run import read_run
 
 Make = Callable[..., BilevelEngine]
 
@@ -145,13 +144,3 @@ def test_readings_of_a_run(fit_adapter: Callable[..., Any], tmp_path: Path, ever
     for name, layer in layers.items():
         torch.testing.assert_close(torch.tensor(readings[steps][name]), layer.singular_values("default").detach())
     assert readings[0] != readings[steps]
-
-
-def test_the_later_line_of_a_step_counts(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("method: [bilora]\nseeds: [0]\n")
-    (tmp_path / "metrics.jsonl").write_text("")
-    readings = [(2, 1.0), (4, 3.0), (2, 2.0)]
-    lines = [json.dumps({"step": step, "layers": {"q": [value]}}) + "\n" for step, value in readings]
-    (tmp_path / "values.jsonl").write_text("".join(lines))
-    values = read_run(tmp_path).values[["step", "layer", "term", "value"]]
-    assert values.to_numpy().tolist() == [[2, "q", 1, 2.0], [4, "q", 1, 3.0]]

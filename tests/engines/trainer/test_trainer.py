@@ -35,20 +35,16 @@ from bilora.commands.predict import PREDICT
 from bilora.engines import BilevelTrainer, BilevelTrainingArguments, FitSettings, fit
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.trainer.arguments import REFUSED
+from bilora.engines.trainer.trainer import NOT_FIRED
 from bilora.errors import CheckpointError, DataError, InterruptedRun, SettingsError
+from bilora.files.formats import read_lines
 from bilora.problems.variants.bilora import BiloraSettings
 from bilora.tasks.catalog import Task
 from bilora.tasks.task_files import read_task
 from bilora.tasks.text.batches import Collator
 
-DEFAULTS = {
-    "per_device_train_batch_size": 8,
-    "max_steps": 6,
-    "unroll_steps": 2,
-    "learning_rate": 0.05,
-    "use_cpu": True,
-    "disable_tqdm": True,
-}
+QUIET = {"use_cpu": True, "disable_tqdm": True, "per_device_train_batch_size": 8}
+DEFAULTS = {**QUIET, "max_steps": 6, "unroll_steps": 2, "learning_rate": 0.05}
 BEST = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "learning_rate": 0.5}
 
 
@@ -59,8 +55,8 @@ def tokenizer(tiny_encoder: Path) -> Any:
 
 @pytest.fixture
 def rows(review_file: Path, tokenizer: Any) -> Dataset:
-    lines = [json.loads(line) for line in review_file.read_text(encoding="utf-8").splitlines()]
-    data = Dataset.from_list([{"text": row["text"], "label": int(row["label"] == "positive")} for row in lines])
+    reviews = read_lines(review_file)
+    data = Dataset.from_list([{"text": row["text"], "label": int(row["label"] == "positive")} for row in reviews])
     return data.map(lambda row: tokenizer(row["text"], truncation=True, max_length=32))
 
 
@@ -113,7 +109,6 @@ class Events(TrainerCallback):
         self.seen: list[tuple[str, int]] = []
 
 
-NOT_FIRED = ("on_substep_end", "on_pre_optimizer_step", "on_optimizer_step")
 for event in (name for name in dir(TrainerCallback) if name.startswith("on_") and name not in NOT_FIRED):
 
     def note(self: Any, args: Any, state: Any, control: Any, event: str = event, **given: Any) -> None:
@@ -126,24 +121,11 @@ for event in (name for name in dir(TrainerCallback) if name.startswith("on_") an
 def script(kind: Any, arguments_class: Any, model: Any, folder: Path, tokenizer: Any, data: Any, **options: Any):
     """Ordinary code for transformers' Trainer, and what it can look at afterwards."""
     events = Events()
-    args = arguments_class(
-        output_dir=str(folder),
-        num_train_epochs=3,
-        learning_rate=5e-3,
-        per_device_train_batch_size=8,
-        per_device_eval_batch_size=16,
-        logging_steps=5,
-        load_best_model_at_end=True,
-        metric_for_best_model="accuracy",
-        use_cpu=True,
-        report_to="none",
-        seed=1,
-        disable_tqdm=True,
-        **options.pop("args"),
-    )
+    settings = {"num_train_epochs": 3, "learning_rate": 5e-3, "per_device_eval_batch_size": 16, "logging_steps": 5}
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "accuracy", "report_to": "none", "seed": 1}
     trainer = kind(
         model,
-        args,
+        arguments_class(output_dir=str(folder), **QUIET, **settings, **options.pop("args")),
         train_dataset=data.select(range(64)),
         eval_dataset=data.select(range(80, 120)),
         processing_class=tokenizer,
@@ -175,42 +157,35 @@ def test_code_for_the_trainer_of_transformers_runs_with_other_class_names(
     args: dict[str, Any], tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset
 ) -> None:
     """The same script with both: events in the same order, logs with the same keys at the same steps."""
-    config = LoraConfig(task_type="SEQ_CLS", r=4)
-    theirs = get_peft_model(fresh(tiny_encoder), config)
-    common = (tokenizer, rows)
-    one = script(Trainer, TrainingArguments, theirs, tmp_path / "theirs", *common, args={**args})
-    ours = {
-        "peft_config": BiloraConfig(task_type="SEQ_CLS", r=4, formulation="softmax"),
-        "upper_dataset": rows.select(range(64, 80)),
-    }
-    two = script(
-        BilevelTrainer, BilevelTrainingArguments, fresh(tiny_encoder), tmp_path / "ours", *common, args={**args}, **ours
-    )
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    lora = get_peft_model(fresh(tiny_encoder), LoraConfig(task_type="SEQ_CLS", r=4))
+    one = script(Trainer, TrainingArguments, lora, theirs, tokenizer, rows, args=args)
+    upper = {"peft_config": BiloraConfig(task_type="SEQ_CLS", r=4, formulation="softmax"), "args": args}
+    upper |= {"upper_dataset": rows.select(range(64, 80))}
+    two = script(BilevelTrainer, BilevelTrainingArguments, fresh(tiny_encoder), ours, tokenizer, rows, **upper)
     if args["save_strategy"] == "best":  # which steps are the best ones differs
         without = [[(event, step) for event, step in seen if event != "on_save"] for seen in (one[0], two[0])]
         assert without[0] == without[1]
         assert any(event == "on_save" for event, _ in two[0])
     else:
         assert one[0] == two[0]
-        assert [path.name for path in sorted((tmp_path / "ours").glob("checkpoint-*"))] == [
-            path.name for path in sorted((tmp_path / "theirs").glob("checkpoint-*"))
-        ]
+        names = [{path.name for path in folder.glob("checkpoint-*")} for folder in (theirs, ours)]
+        assert names[0] == names[1]
     assert one[1].global_step == two[1].global_step == 24
     assert set(one[1].metrics) - {"total_flos"} == set(two[1].metrics)
     assert set(one[2]) - {"eval_model_preparation_time"} == set(two[2]) - {"eval_model_preparation_time"}
     assert two[3].predictions.shape == one[3].predictions.shape == (10, 2)
     assert two[3].label_ids is None
     keys = [[(entry["step"], set(entry)) for entry in trainer.state.log_history] for trainer in (one[4], two[4])]
-    upper = {"upper_loss", "hypergradient_norm", "upper_learning_rate"}
-    gone = {"total_flos", "eval_model_preparation_time"}
-    plain = [[(step, names - upper - gone) for step, names in entries] for entries in keys]
+    differ = {"upper_loss", "hypergradient_norm", "upper_learning_rate", "total_flos", "eval_model_preparation_time"}
+    plain = [[(step, names - differ) for step, names in entries] for entries in keys]
     assert plain[0] == plain[1]
-    state = TrainerState.load_from_json(str(tmp_path / "ours" / "trainer_state.json"))
+    state = TrainerState.load_from_json(str(ours / "trainer_state.json"))
     assert state.best_metric == max(entry["eval_accuracy"] for entry in state.log_history if "eval_accuracy" in entry)
     assert (state.epoch, state.max_steps, state.num_train_epochs) == (3.0, 24, 3)
-    assert (tmp_path / "ours" / "train_results.json").exists()
-    assert (tmp_path / "ours" / "final" / "adapter_model.safetensors").exists()
-    assert not list((tmp_path / "ours").rglob("*.bin"))  # which hold pickles
+    assert (ours / "train_results.json").exists()
+    assert (ours / "final" / "adapter_model.safetensors").exists()
+    assert not list(ours.rglob("*.bin"))  # which hold pickles
 
 
 class Asking(TrainerCallback):
@@ -220,10 +195,8 @@ class Asking(TrainerCallback):
         self.step, self.flags = step, flags
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> Any:
-        """Set the flags."""
         if state.global_step == self.step:
-            for name, value in self.flags.items():
-                setattr(control, name, value)
+            vars(control).update(self.flags)
         return control
 
 
@@ -251,15 +224,13 @@ def test_early_stopping_callbacks_stop_and_go_on_counting(make: Making) -> None:
     args = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 12, "learning_rate": 0.0, "save_strategy": "steps"}
     args |= {"save_steps": 2, "upper_learning_rate": 0.0}  # nothing is learned, so that no loss is better
 
-    def early() -> EarlyStoppingCallback:
-        return EarlyStoppingCallback(early_stopping_patience=5)
+    def early(name: str, *others: Any) -> Any:
+        return make(name, args=args, callbacks=[EarlyStoppingCallback(early_stopping_patience=5), *others])
 
-    whole = make("whole", args=args, callbacks=[early()])
-    assert whole.train().global_step == 6
+    assert early("whole").train().global_step == 6
     with pytest.raises(InterruptedRun):
-        make("part", args=args, callbacks=[early(), Stopping(4)]).train()
-    part = make("part", args=args, callbacks=[early()])
-    assert part.train(resume_from_checkpoint=True).global_step == 6
+        early("part", Stopping(4)).train()
+    assert early("part").train(resume_from_checkpoint=True).global_step == 6
 
 
 class Halved(BilevelTrainer):
@@ -278,9 +249,7 @@ def test_a_loss_of_the_users_own_is_that_of_both_levels(make: Making) -> None:
 
     plain, overridden, by_function = make("a"), make("b", kind=Halved), make("c", compute_loss_func=halved)
     overridden.train(), by_function.train(), plain.train()
-    lines = [
-        [json.loads(line) for line in (make.folder / name / "metrics.jsonl").read_text().splitlines()] for name in "abc"
-    ]
+    lines = [read_lines(make.folder / name / "metrics.jsonl") for name in "abc"]
     before, after = lines[0][0]["lower_task_loss"], lines[1][0]["lower_task_loss"]
     assert after == pytest.approx(before / 2, rel=1e-6)
     both = [line["upper_loss"] for line in lines[1] if "upper_loss" in line]
@@ -289,8 +258,7 @@ def test_a_loss_of_the_users_own_is_that_of_both_levels(make: Making) -> None:
     assert overridden.evaluate()["eval_loss"] == pytest.approx(by_function.evaluate()["eval_loss"])
     smoothed = make("d", args={"label_smoothing_factor": 0.5})
     smoothed.train()
-    first = json.loads((make.folder / "d" / "metrics.jsonl").read_text().splitlines()[0])
-    assert first["lower_task_loss"] != before
+    assert read_lines(make.folder / "d" / "metrics.jsonl")[0]["lower_task_loss"] != before
 
 
 def test_what_two_levels_do_not_call_is_refused_by_name(make: Making) -> None:
@@ -323,20 +291,14 @@ def test_it_goes_the_road_of_fit(make: Making, tokenizer: Any, rows: Dataset) ->
     settings = other.args.fit_settings(rows=80, splits=True)
     adapter = trainer.variant_settings
     assert adapter == BiloraSettings(rank=4, formulation=adapter.formulation, normalized=adapter.normalized)
-    fit(other.model, encoded[:80], collate=Collator(tokenizer), variant_settings=adapter, settings=settings)
+    common: Any = {"collate": Collator(tokenizer), "variant_settings": adapter, "settings": settings}
+    fit(other.model, encoded[:80], **common)
     assert result.global_step == 6
     assert_equal(trainer.model, other.model)
     # D2 as rows of their own.
     divided, divided_too = make("a", upper_dataset=rows.select(range(80, 100))), make("b")
     divided.train()
-    fit(
-        divided_too.model,
-        encoded[:80],
-        upper_rows=encoded[80:100],
-        collate=Collator(tokenizer),
-        variant_settings=adapter,
-        settings=settings,
-    )
+    fit(divided_too.model, encoded[:80], upper_rows=encoded[80:100], **common)
     assert_equal(divided.model, divided_too.model)
 
 
@@ -392,7 +354,6 @@ class Stopping(Callback):
         self.step = step
 
     def on_step(self, engine: Any, record: Any) -> None:
-        """Raise the signal, if it is time."""
         if record.step == self.step:
             signal.raise_signal(signal.SIGTERM)
 
@@ -464,33 +425,21 @@ def test_the_loss_of_an_evaluation_does_not_depend_on_the_batches(
             small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
             model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.5, **small))
         config = BiloraConfig(task_type="TOKEN_CLS" if kind == "tokens" else "CAUSAL_LM", r=2, formulation="softmax")
-        args = BilevelTrainingArguments(
-            str(tmp_path / str(size)),
-            **{**DEFAULTS, "max_steps": 2, "upper_train_batch_size": 4},
-            per_device_eval_batch_size=size,
-        )
-        trainer = BilevelTrainer(
-            model,
-            args,
-            train_dataset=data,
-            eval_dataset=data,
-            processing_class=tokenizer,
-            data_collator=DataCollatorForTokenClassification(tokenizer),
-            peft_config=config,
-        )
+        making = Making(tiny_encoder, tmp_path, tokenizer, rows)
+        options = {"train_dataset": data, "eval_dataset": data, "compute_metrics": None, "peft_config": config}
+        options |= {"args": {"max_steps": 2, "upper_train_batch_size": 4, "per_device_eval_batch_size": size}}
+        collator = DataCollatorForTokenClassification(tokenizer)
+        trainer = making(str(size), model=model, data_collator=collator, **options)
         losses.append(trainer.evaluate()["eval_loss"])
     model.eval()
     shift = int(kind == "causal")
-    with torch.no_grad():
-        alone = [
-            functional.cross_entropy(
-                model(input_ids=torch.tensor([row["input_ids"]])).logits[0, : len(row["labels"]) - shift].double(),
-                torch.tensor(row["labels"][shift:]),
-                reduction="sum",
-            )
-            for row in data
-        ]
-    expected = float(sum(alone)) / sum(label != -100 for row in data for label in row["labels"][shift:])
+    total = 0.0
+    for row in data:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, : len(row["labels"]) - shift]
+        labels = torch.tensor(row["labels"][shift:])
+        total += float(functional.cross_entropy(logits.double(), labels, reduction="sum"))
+    expected = total / sum(label != -100 for row in data for label in row["labels"][shift:])
     assert losses == pytest.approx([expected] * 3, rel=1e-5)
     assert trainer.train().global_step == 2
     assert trainer.evaluate()["eval_loss"] != losses[-1]
@@ -523,7 +472,7 @@ def test_what_is_saved_is_what_a_run_saves(review_file: Path, make: Making, rows
     assert "num_labels=2" in card
     assert read_task(folder) == (task, 32)
     assert PREDICT.run([str(folder), "--file", str(review_file), "--output", str(make.folder / "out.jsonl")]) == 0
-    answers = [json.loads(line) for line in (make.folder / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    answers = read_lines(make.folder / "out.jsonl")
     classes = trainer.predict(rows).predictions.argmax(-1)
     assert [row["prediction"] for row in answers] == [task.label_names[index] for index in classes]
     with pytest.raises(SettingsError, match="task 'reviews' has 3 outputs, and the model has 2"):

@@ -53,12 +53,15 @@ def test_an_input_that_leaves_no_room_is_named(rows: Rows, causal_tokenizer: Any
     assert all(len(each["input_ids"]) <= room + 1 for each in examples)
 
 
+def tiny_decoder() -> Any:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 300, "n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 64}
+    return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).eval()
+
+
 def test_the_loss_is_the_mean_over_answer_tokens(rows: Rows, causal_tokenizer: Any) -> None:
     """Padding with the end token, which is a label too: the loss equals that of the rows one by one."""
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=300, n_embd=8, n_layer=1, n_head=1, n_positions=64, bos_token_id=0, eos_token_id=0)
-    ).eval()
+    model = tiny_decoder()
     examples, _ = encode_pairs(rows, causal_tokenizer, max_length=60)
     batch = PairCollator(causal_tokenizer.eos_token_id)(examples)
     assert batch["attention_mask"].sum(1).tolist() == [len(each["input_ids"]) for each in examples]
@@ -72,11 +75,8 @@ def test_the_loss_is_the_mean_over_answer_tokens(rows: Rows, causal_tokenizer: A
     assert model(**batch).loss.item() == pytest.approx(total / count, rel=1e-5)
 
 
-def test_left_padding_keeps_what_follows(causal_tokenizer: Any) -> None:
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=300, n_embd=8, n_layer=1, n_head=1, n_positions=64, bos_token_id=0, eos_token_id=0)
-    ).eval()
+def test_left_padding_keeps_what_follows() -> None:
+    model = tiny_decoder()
     batch = left_padded([[5, 6, 7, 8], [9, 10]], 0)
     settings = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0, "eos_token_id": 299}
     together = model.generate(**batch, **settings)[1, 4:]

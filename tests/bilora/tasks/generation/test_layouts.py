@@ -81,8 +81,3 @@ def test_faults_name_field_and_reason(row: dict[str, Any], field: str | None, te
 def test_a_metric_may_stand_once() -> None:
     with pytest.raises(ValueError, match="name one more than once"):
         GenerationTask("toy", other_metrics=("bleu",))
-
-
-def test_the_edit_rate_is_better_when_smaller() -> None:
-    task = GENERATION_TASKS["e2e"].with_settings({"metrics": ["ter", "bleu"]})
-    assert (task.metric, task.other_metrics, task.greater_is_better) == ("ter", ("bleu",), False)

@@ -75,14 +75,11 @@ def test_real_inputs_become_the_lines_of_the_lora_papers_code(real_data: Path, t
         assert checked["label"] is None
 
 
-def test_only_dart_puts_properties_in_lower_case() -> None:
+def test_triples_are_joined_and_only_dart_puts_properties_in_lower_case() -> None:
     row = {"triples": [["Zizzi", "eatType", "pub"]], "references": ["Zizzi is a pub."]}
     sources = {name: task.check_row(row)[0]["source"] for name, task in GENERATION_TASKS.items()}
     assert sources["webnlg"] == "Zizzi : eatType : pub"
     assert sources["dart"] == "Zizzi : eattype : pub"
-
-
-def test_several_triples_are_joined() -> None:
     triples = [("A", "b", "C"), ("D", "e", "F, G")]
     assert linearize_triples(triples, lowercase_properties=False) == "A : b : C | D : e : F, G"
 

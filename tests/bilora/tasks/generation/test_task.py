@@ -39,23 +39,6 @@ def model() -> Any:
     return GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.5, bos_token_id=0, eos_token_id=0))
 
 
-@pytest.fixture
-def tokenizer(causal_tokenizer: Any) -> Any:
-    causal_tokenizer.pad_token = causal_tokenizer.eos_token
-    yield causal_tokenizer
-    causal_tokenizer.pad_token = None
-
-
-def test_d2_decides_which_sets_are_read_and_scored(real_data: Path) -> None:
-    data = str(real_data)
-    given = E2E.load_rows(data)
-    assert given.upper is not None
-    assert (len(given.train), len(given.upper), list(given.validation)) == (4862, 547, ["test"])
-    drawn = E2E.with_settings({"d2": "split"}).load_rows(data)
-    assert drawn.upper is None
-    assert (len(drawn.train), list(drawn.validation)) == (4862, ["validation"])
-
-
 def test_a_part_of_the_scored_set_is_the_same_each_time_and_told(real_data: Path) -> None:
     task = E2E.with_settings({"generate_rows": 7})
     once, twice = (task.load_rows(str(real_data)) for _ in range(2))
@@ -68,30 +51,21 @@ def test_a_part_of_the_scored_set_is_the_same_each_time_and_told(real_data: Path
 def test_settings_come_from_the_section_of_a_config() -> None:
     task = E2E.with_settings({"beams": 4, "metrics": ["ter", "bleu"]})
     assert (task.decoding.beams, task.decoding.length_penalty, task.decoding.no_repeat_ngram_size) == (4, 0.9, 4)
-    assert (task.metric, task.greater_is_better) == ("ter", False)
+    assert (task.metric, task.other_metrics, task.greater_is_better) == ("ter", ("bleu",), False)
     assert GENERATION_TASKS["dart"].decoding.length_penalty == 0.8
     assert E2E.with_settings({"length_penalty": 1.5}).decoding.length_penalty == 1.5
     with pytest.raises(SettingsError, match="metric 'rouge' is unknown"):
         E2E.with_settings({"metrics": ["rouge"]})
 
 
-def test_a_row_makes_as_many_examples_as_it_has_references(rows: Rows, causal_tokenizer: Any) -> None:
-    found = E2E.encode(rows, causal_tokenizer, max_length=96)
-    count = E2E.examples_of
-    assert [sum(each["group"] == group for each in found.encoded) for group in range(3)] == [count(row) for row in rows]
-    assert found.notices == ()
-
-
-def test_cut_texts_are_told(rows: Rows, causal_tokenizer: Any) -> None:
-    whole = E2E.encode(rows, causal_tokenizer, max_length=96).encoded
-    most = max(len(each["input_ids"]) for each in whole) - 1
+def test_a_row_makes_as_many_examples_as_it_has_references_and_cuts_are_told(rows: Rows, causal_tokenizer: Any) -> None:
+    whole = E2E.encode(rows, causal_tokenizer, max_length=96)
+    groups = [example["group"] for example in whole.encoded]
+    assert [groups.count(group) for group in range(3)] == [E2E.examples_of(row) for row in rows]
+    assert whole.notices == ()
+    most = max(len(example["input_ids"]) for example in whole.encoded) - 1
     notices = E2E.encode(rows, causal_tokenizer, max_length=most).notices
     assert notices == (f"1 of 4 texts of toy are cut at max_length {most}",)
-
-
-def test_texts_are_no_classes(rows: Rows) -> None:
-    with pytest.raises(SettingsError, match="task 'e2e' generates texts and has no classes to count"):
-        E2E.class_counts(rows)
 
 
 def test_the_loss_may_be_of_the_first_references_only(rows: Rows, model: Any, tokenizer: Any) -> None:

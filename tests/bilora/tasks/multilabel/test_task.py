@@ -12,13 +12,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
 from bilora.data.rows import check_rows
 from bilora.data.sets import TaskRows
 from bilora.data.split import split_rows
 from bilora.errors import DataError, SettingsError
-from bilora.models import embedded_model_folder
 from bilora.tasks.labelled_files import load_labelled_files
 from bilora.tasks.labels import LabelledFiles
 from bilora.tasks.multilabel.task import MultilabelTask
@@ -43,11 +41,6 @@ class Scripted(nn.Module):
 
 # Text lengths 1 to 4: right, one label too few, one too many, right.
 MODEL = Scripted({1: (2.0, -1.0), 3: (-0.5, 3.0), 2: (-1.0, 0.25), 4: (-4.0, 1.0)})
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(embedded_model_folder())
 
 
 @pytest.fixture

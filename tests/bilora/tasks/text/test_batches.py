@@ -20,17 +20,6 @@ PAIRS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(embedded_model_folder())
-
-
-@pytest.fixture
-def own_tokenizer() -> Any:
-    """One that a test may change."""
-    return AutoTokenizer.from_pretrained(embedded_model_folder())
-
-
 def rows_of(name: str, rows: list[dict[str, Any]]) -> Rows:
     return check_rows(enumerate(rows, 1), TASKS[name], source="toy", split="train")
 
@@ -52,11 +41,7 @@ def test_pairs_are_marked_and_the_longer_text_is_cut(tokenizer: Any) -> None:
     assert encoded[2]["token_type_ids"] == [0, 0, 0, 1, 1]
     assert len(encoded[1]["input_ids"]) == 12
     assert tokenizer.decode(encoded[1]["input_ids"]).endswith("[SEP] brief [SEP]")
-    assert [(type(each["labels"]), each["labels"]) for each in encoded] == [
-        (float, 4.0),
-        (float, 0.5),
-        (float, 2.0),
-    ]
+    assert [(type(each["labels"]), each["labels"]) for each in encoded] == [(float, 4.0), (float, 0.5), (float, 2.0)]
 
 
 @pytest.mark.parametrize(("name", "rows", "least"), [("sst2", SINGLES, 3), ("stsb", rows_of("stsb", PAIRS), 4)])
@@ -108,14 +93,11 @@ FITTING = [
 @pytest.mark.parametrize(("config", "positions"), FITTING, ids=lambda each: getattr(each, "model_type", None))
 def test_the_longest_text_that_fits(tokenizer: Any, config: Any, positions: int) -> None:
     check_fits(tokenizer, config, max_length=positions)
+    check_fits(tokenizer, T5Config(), max_length=100_000)  # relative positions have no limit
     with pytest.raises(
         DataError, match=rf"{config.model_type} model has {positions} positions; set max_length={positions}"
     ):
         check_fits(tokenizer, config, max_length=positions + 1)
-
-
-def test_relative_positions_have_no_limit(tokenizer: Any) -> None:
-    check_fits(tokenizer, T5Config(), max_length=100_000)
 
 
 @pytest.mark.parametrize("shift", [0, 1])
@@ -123,15 +105,8 @@ def test_the_limit_is_that_of_the_model_itself(tokenizer: Any, shift: int) -> No
     """A tiny RoBERTa takes a text of the length that check_fits allows, and fails with one token more."""
     from transformers import RobertaModel
 
-    config = RobertaConfig(
-        vocab_size=30522,
-        pad_token_id=0,
-        max_position_embeddings=20,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        intermediate_size=8,
-    )
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = RobertaConfig(vocab_size=30522, pad_token_id=0, max_position_embeddings=20, **sizes)
     check_fits(tokenizer, config, max_length=19)
     model = RobertaModel(config)
     ids = torch.full((1, 19 + shift), 5)
@@ -142,16 +117,14 @@ def test_the_limit_is_that_of_the_model_itself(tokenizer: Any, shift: int) -> No
         assert model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.shape == (1, 19, 8)
 
 
-def test_token_ids_beyond_the_vocabulary(own_tokenizer: Any) -> None:
+def test_token_ids_beyond_the_vocabulary_and_no_pad_token() -> None:
+    own_tokenizer = AutoTokenizer.from_pretrained(embedded_model_folder())  # which this test changes
     with pytest.raises(DataError, match=r"ids up to 30521, but the bert model has embeddings for 0 to 30520;.*resize"):
         check_fits(own_tokenizer, BertConfig(vocab_size=30521), max_length=8)
     check_fits(own_tokenizer, BertConfig(), max_length=8)
     own_tokenizer.add_tokens(["[new]"])
     with pytest.raises(DataError, match="ids up to 30522"):
         check_fits(own_tokenizer, BertConfig(), max_length=8)
-
-
-def test_no_pad_token(own_tokenizer: Any) -> None:
     own_tokenizer.pad_token = None
     with pytest.raises(DataError, match="no pad token.*tokenizer.pad_token = tokenizer.eos_token"):
         check_fits(own_tokenizer, GPT2Config(), max_length=8)

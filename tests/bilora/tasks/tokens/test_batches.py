@@ -16,11 +16,6 @@ from bilora.tasks.tokens.task import TokenTask
 TASK = TokenTask("toy", ("O", "B-town", "I-town"))
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(embedded_model_folder())
-
-
 def rows_of(*sentences: list[tuple[str, str]]) -> Rows:
     pairs = [
         (line, {"tokens": [token for token, _ in each], "tags": [tag for _, tag in each]})
@@ -50,23 +45,17 @@ def test_a_cut_row_says_what_is_left(tokenizer: Any) -> None:
     assert [label for label in row["labels"] if label != -100] == [0, 1, 1]
 
 
-def test_a_token_of_which_nothing_is_left_is_skipped(tokenizer: Any) -> None:
+def test_a_token_of_which_nothing_is_left_is_skipped_and_such_a_row_is_named(tokenizer: Any) -> None:
     (row,) = encode_tokens(rows_of([("a", "O"), ("\u200b", "O"), ("Rome", "B-town")]), tokenizer, TASK)
     assert row["positions"] == [0, 2]
     assert [label for label in row["labels"] if label != -100] == [0, 1]
-
-
-def test_a_row_of_which_nothing_is_left_is_named(tokenizer: Any) -> None:
     with pytest.raises(DataError, match=r"toy.jsonl:2: the tokenizer leaves nothing of the tokens; 1 such rows"):
         encode_tokens(rows_of(SLOVENIA, [("\u200b", "O")]), tokenizer, TASK)
 
 
-def test_no_room(tokenizer: Any) -> None:
+def test_no_room_and_a_slow_tokenizer_are_refused(tokenizer: Any) -> None:
     with pytest.raises(SettingsError, match="max_length is 2, of which special tokens take 2"):
         encode_tokens(rows_of(SLOVENIA), tokenizer, TASK, max_length=2)
-
-
-def test_a_slow_tokenizer_is_refused() -> None:
     slow = SimpleNamespace(is_fast=False, num_special_tokens_to_add=lambda pair: 2)
     with pytest.raises(DataError, match="cannot say which piece belongs to which token"):
         encode_tokens(rows_of(SLOVENIA), slow, TASK)

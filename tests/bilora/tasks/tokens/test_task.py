@@ -8,22 +8,20 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
 from bilora.data.rows import Rows, check_rows
 from bilora.errors import DataError, SettingsError
 from bilora.metrics.metric import UndefinedMetricWarning
-from bilora.models.embedded import embedded_model_folder
 from bilora.tasks.catalog import find_task
 from bilora.tasks.task import Inference
 from bilora.tasks.tokens.task import TokenTask, tags_in_order
 
-TOWNS = TokenTask("towns", ("O", "B-town", "I-town"))
+TASK = TokenTask("toy", ("O", "B-town", "I-town"))
 SPEECH = TokenTask("speech", ("NOUN", "VERB"), tokens_field="words", tags_field="pos")
 
 
 def test_names_and_indices_of_tags() -> None:
-    row, faults = TOWNS.check_row({"id": 7, "tokens": ["in", "New", "York"], "tags": ["O", 1, "I-town"]})
+    row, faults = TASK.check_row({"id": 7, "tokens": ["in", "New", "York"], "tags": ["O", 1, "I-town"]})
     assert faults == []
     assert row == {"id": 7, "tokens": ("in", "New", "York"), "tags": (0, 1, 2), "label": None}
 
@@ -47,15 +45,25 @@ def test_names_and_indices_of_tags() -> None:
     ],
 )
 def test_what_is_wrong_is_named_by_field(row: dict[str, Any], field: str, said: str) -> None:
-    _, (fault,) = TOWNS.check_row(row)
+    _, (fault,) = TASK.check_row(row)
     assert fault.field == field
     assert fault.text.startswith(said)
 
 
-def test_an_entity_of_another_type_begins_anew() -> None:
-    both = TokenTask("both", ("O", "B-a", "I-a", "B-b", "I-b"))
-    _, (fault,) = both.check_row({"tokens": ["x", "y"], "tags": ["B-a", "I-b"]})
-    assert "tag 2 is 'I-b' behind 'B-a'" in fault.text
+@pytest.mark.parametrize(
+    ("task", "tags", "text"),
+    [
+        (TokenTask("both", ("O", "B-a", "I-a", "B-b", "I-b")), ["B-a", "I-b"], "tag 2 is 'I-b' behind 'B-a'"),
+        (
+            TokenTask("mine", ("0", "1"), labels_from="mine.jsonl"),
+            [1, 0],
+            "1, which is no tag of mine.jsonl; those are: 0, 1",
+        ),
+    ],
+)
+def test_entities_of_another_type_begin_anew_and_tags_of_a_file_are_names(task: Any, tags: Any, text: str) -> None:
+    _, (fault,) = task.check_row({"tokens": ["x", "y"], "tags": tags})
+    assert text in fault.text
 
 
 def test_other_tags_have_no_order() -> None:
@@ -64,16 +72,10 @@ def test_other_tags_have_no_order() -> None:
     assert (SPEECH.metric, SPEECH.metric_keys) == ("token_accuracy", ("token_accuracy",))
 
 
-def test_tags_of_a_file_are_names_only() -> None:
-    task = TokenTask("mine", ("0", "1"), labels_from="mine.jsonl")
-    _, (fault,) = task.check_row({"tokens": ["a"], "tags": [1]})
-    assert fault.text == "tag 1 is 1, which is no tag of mine.jsonl; those are: 0, 1"
-
-
 def test_a_bad_row_is_named_by_file_and_line() -> None:
     rows = [(1, {"tokens": ["a"], "tags": ["O"]}), (2, {"tokens": ["a"], "tags": []})]
     with pytest.raises(DataError, match=r"train.jsonl:2 field 'tags': has 0 tags for 1 tokens"):
-        check_rows(rows, TOWNS, source="train.jsonl", split="train")
+        check_rows(rows, TASK, source="train.jsonl", split="train")
 
 
 @pytest.mark.parametrize("tags", [("O", "B-a", "X"), ("O", "B-"), ("O", "b-a")])
@@ -102,17 +104,11 @@ def test_the_corpus_is_read_whole(ner_folder: Any) -> None:
 # ---- predictions ----------------------------------------------------------------------------------
 
 
-TASK = TokenTask("toy", ("O", "B-town", "I-town"))
 SENTENCES = [
     [("from", "O"), ("New", "B-town"), ("York", "I-town"), ("to", "O"), ("Rome", "B-town")],
     [("Škofja", "B-town"), ("Loka", "I-town"), ("to", "O")],
     [("to", "O"), ("Rome", "B-town")],
 ]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(embedded_model_folder())
 
 
 def rows_of(sentences: list[list[tuple[str, str]]]) -> Rows:
@@ -142,7 +138,7 @@ def model(tokenizer: Any) -> Knowing:
     return Knowing({tokenizer.convert_tokens_to_ids(piece): tag for piece, tag in first.items()})
 
 
-def test_a_model_that_knows_all_is_right(tokenizer: Any, model: Knowing) -> None:
+def test_a_model_that_knows_all_is_right_with_the_loss_of_first_pieces(tokenizer: Any, model: Knowing) -> None:
     """Rows are scored in order of length and given back in their own; later pieces do not count."""
     data = TASK.encode(rows_of(SENTENCES), tokenizer, max_length=16)
     found = TASK.evaluate(Inference(model, tokenizer), data)
@@ -151,6 +147,8 @@ def test_a_model_that_knows_all_is_right(tokenizer: Any, model: Knowing) -> None
     assert found.predictions is not None
     assert [row["predicted"] for row in found.predictions] == [[tag for _, tag in each] for each in SENTENCES]
     assert [row["row"] for row in found.predictions] == [0, 1, 2]
+    expected = -torch.tensor([10.0, 0.0, 0.0]).double().log_softmax(0)[0].item()
+    assert TASK.validate(Inference(model, tokenizer), data).metrics["loss"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_tokens_that_do_not_fit_are_missed(tokenizer: Any, model: Knowing) -> None:
@@ -175,12 +173,6 @@ def test_without_a_tag_for_outside_what_is_not_seen_is_wrong(tokenizer: Any) -> 
     data = task.encode(rows, tokenizer, max_length=5)
     found = task.evaluate(Inference(Knowing({}), tokenizer), data)
     assert found.metrics["token_accuracy"] == pytest.approx(3 / 6)
-
-
-def test_the_loss_is_that_of_first_pieces(tokenizer: Any, model: Knowing) -> None:
-    data = TASK.encode(rows_of(SENTENCES), tokenizer, max_length=16)
-    expected = -torch.tensor([10.0, 0.0, 0.0]).double().log_softmax(0)[0].item()
-    assert TASK.validate(Inference(model, tokenizer), data).metrics["loss"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_model_that_finds_nothing(tokenizer: Any) -> None:
