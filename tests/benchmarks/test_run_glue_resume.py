@@ -33,7 +33,7 @@ def numbers(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def whole(run_command: Command, small: list[str], tmp_path: Path) -> Path:
+def whole(in_tmp_path: None, run_command: Command, small: list[str], tmp_path: Path) -> Path:
     """The same command, never interrupted."""
     assert run_command([*small, *METHODS, "--output", "whole"]).code == 0
     return tmp_path / "whole"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.files import MetricsFile
+from bilora.engines.checkpoints.files import read_parts
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.training.fit import fit
 from bilora.engines.training.result import FitResult
@@ -63,8 +65,26 @@ class Ended:
         return {name: each.detach() for name, each in self.model.named_parameters() if each.requires_grad}
 
     def metrics(self) -> bytes:
-        """Return metrics.jsonl."""
         return (self.folder / "metrics.jsonl").read_bytes()
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.metrics().splitlines()]
+
+    def digests(self, step: int) -> dict[str, str]:
+        """Return the hash of every part of a checkpoint, without the time that was taken."""
+        parts = read_parts(self.folder / f"checkpoint-{step}")
+        del parts["stages"].tree["seconds"]
+        return {name: part.digest() for name, part in parts.items()}
+
+    def check_same(self, other: Ended) -> None:
+        """Hold every number trained and every line written against another run's, to the bit."""
+        assert same(self.parameters(), other.parameters())
+        assert self.metrics() == other.metrics()
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    assert left.keys() == right.keys()
+    return all(torch.equal(left[name], each) for name, each in right.items())
 
 
 class Adapted:
@@ -130,7 +150,9 @@ class Faults:
 
     at = At
     adapted = Adapted
+    same = staticmethod(same)
     tiny_base = staticmethod(tiny_base)
+    smaller = LevelSettings(batch_size=4, accumulation=2, learning_rate=1e-2)
     monitor = Monitor("score", greater_is_better=True)
 
 

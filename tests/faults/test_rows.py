@@ -128,11 +128,7 @@ TOKENS = TokenTask("toy", ("NOUN", "VERB"), tokens_field="text", tags_field="lab
 @pytest.mark.parametrize(
     ("task", "label", "said"),
     [
-        (
-            TEXT,
-            0,
-            "own: all 2 rows are predicted as 'yes', and they are of 2 classes; .*--class-weights auto",
-        ),
+        (TEXT, 0, "own: all 2 rows are predicted as 'yes', and they are of 2 classes; .*--class-weights auto"),
         (TEXT, 1, None),
         (TOKENS, ["NOUN", "VERB"], "own: all 3 tokens are predicted as 'VERB', and they are of 2 classes"),
         (TOKENS, ["VERB", "VERB"], None),
@@ -179,9 +175,8 @@ def test_row_22_texts_in_d1_and_d2_are_counted(repeat: int) -> None:
         shared.append(sum(place // repeat in below for place in split.upper))
     told = shared_by_levels(runs, TaskRows(SST2, rows, {}))
     count = f"{min(shared)} to {max(shared)}" if min(shared) < max(shared) else f"{max(shared)}"
-    assert [each.split(",")[0] for each in told] == [f"{count} of 8 rows of D2 have the text of a row of D1"][
-        : max(shared)
-    ]
+    said = f"{count} of 8 rows of D2 have the text of a row of D1"
+    assert [notice.split(",")[0] for notice in told] == [said][: max(shared)]
     assert shared_by_levels([RunConfig(task="sst2", method="lora")], TaskRows(SST2, rows, {})) == ()
 
 

@@ -44,11 +44,8 @@ def nan_loss(level: Any) -> None:
 
 
 def nan_term(engine: Any) -> None:
-    nan_once(
-        engine.upper_level.hypergradient,
-        "implicit_term",
-        broken=lambda found: tuple(each * torch.nan for each in found),
-    )
+    broken = lambda term: tuple(tensor * torch.nan for tensor in term)  # noqa: E731
+    nan_once(engine.upper_level.hypergradient, "implicit_term", broken=broken)
 
 
 HARM: dict[str, Callable[[Any], None]] = {
@@ -91,7 +88,7 @@ def test_a_step_that_is_not_finite_moves_nothing_and_is_told(run: Run, where: st
     assert [each.category for each in warned].count(RuntimeWarning) == len(skipped)
     assert (ended.result.skipped_steps, ended.result.skipped_upper_steps) == (len(skipped) - 1, 1)
     assert all(torch.isfinite(each).all() for each in ended.parameters().values())
-    lines = [json.loads(line) for line in ended.metrics().splitlines()]
+    lines = ended.lines()
     told = [(line["step"], name) for line in lines for name in ("lower", "upper") if f"{name}_skipped" in line]
     assert told == [(6, name) for name in skipped]
     assert lines[5]["hypergradient_norm"] is None

@@ -15,7 +15,7 @@ from bilora.files.state import Packed, pack, unpack
 
 STATES: dict[str, Any] = {
     "numbers": {"a": 1, "b": 0.1, "c": True, "d": None, "e": "text"},
-    "not finite": {"up": math.inf, "down": -math.inf},
+    "not finite": {"up": math.inf, "down": -math.inf, "none": math.nan},
     "containers": {"list": [1, [2]], "tuple": (1, (2, [3])), "empty": [{}, (), []]},
     "keys that are no strings": {0: {"step": 1}, (1, 2): "pair", None: "none"},
     "a key of ours": {"$": "tensor", "name": "mine"},
@@ -27,11 +27,7 @@ STATES: dict[str, Any] = {
 def test_comes_back_as_it_was(name: str) -> None:
     packed = pack(STATES[name], part="x")
     tree = json.loads(json.dumps(packed.tree, allow_nan=False))
-    assert unpack(Packed(packed.tensors, tree), part="x") == STATES[name]
-
-
-def test_not_a_number_comes_back() -> None:
-    assert math.isnan(unpack(pack({"x": math.nan}, part="x"), part="x")["x"])
+    assert repr(unpack(Packed(packed.tensors, tree), part="x")) == repr(STATES[name])  # nan is not equal to itself
 
 
 @pytest.mark.parametrize(
@@ -46,10 +42,9 @@ def test_not_a_number_comes_back() -> None:
     ],
 )
 def test_tensors_come_back_in_value_shape_and_type(tensor: Any) -> None:
-    found = unpack(pack([tensor], part="x"), part="x")[0]
-    assert (found.shape, found.dtype) == (tensor.shape, tensor.dtype)
-    assert torch.equal(found, tensor.detach())
-    assert not found.requires_grad
+    (copy,) = unpack(pack([tensor], part="x"), part="x")
+    assert (copy.shape, copy.dtype, copy.requires_grad) == (tensor.shape, tensor.dtype, False)
+    assert torch.equal(copy, tensor.detach())
 
 
 def test_a_packed_tensor_is_a_copy_even_of_one_that_is_there_twice() -> None:
@@ -78,10 +73,7 @@ def test_what_would_need_a_pickle_is_refused(thing: Any) -> None:
     ("change", "said"),
     [
         (lambda packed: packed.tensors.clear(), "checkpoint incomplete: mine: a is missing"),
-        (
-            lambda packed: packed.tensors.update(b=torch.ones(1)),
-            "checkpoint does not fit: mine: tensor 'b' is left over",
-        ),
+        (lambda packed: packed.tensors.update(b=torch.ones(1)), "does not fit: mine: tensor 'b' is left over"),
         (lambda packed: packed.tree["a"].update({"$": "code"}), "checkpoint incomplete: mine: a is missing"),
     ],
 )

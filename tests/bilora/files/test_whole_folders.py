@@ -63,7 +63,6 @@ def test_a_damaged_folder_is_made_anew(cache: Path, damage: str) -> None:
     again = Build()
     with pytest.warns(DamagedCacheWarning, match="it is damaged .*; it is made anew"):
         assert cached_folder("it", again) == folder
-    assert again.times == 1
     assert (folder / "model").read_text() == "weights"
     assert cached_folder("it", again) == folder
     assert again.times == 1

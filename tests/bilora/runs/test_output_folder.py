@@ -45,7 +45,9 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text("mine", encoding="utf-8")
-    with pytest.raises(SettingsError, match=f"output folder {tmp_path} is not empty; name another one"):
+    with pytest.raises(
+        SettingsError, match=f"output folder {tmp_path} is not empty; name another one, .* or go on in it with --resume"
+    ):
         make_output_folder(str(tmp_path), task="mrpc")
     assert [each.name for each in tmp_path.iterdir()] == ["results.jsonl"]
 

@@ -146,8 +146,8 @@ def test_a_label_that_training_has_not_is_named(load: Load, tmp_path: Path) -> N
 def test_texts_in_both_files_are_counted(load: Load, tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text('{"text": "text 0", "y": "a"}\n{"text": "new", "y": "b"}\n', encoding="utf-8")
-    rows = load(labelled(["a", "b"] * 10), validation=str(other))
-    assert "1 of 2 validation rows have the text of a training row" in rows.notices
+    notices = load(labelled(["a", "b"] * 10), validation=str(other)).notices
+    assert "1 of 2 validation rows have the text of a training row" in notices
 
 
 # ---- what is refused ------------------------------------------------------------------------------

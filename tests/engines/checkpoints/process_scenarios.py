@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,12 @@ from bilora.tasks.scoring import predict
 from bilora.tasks.task import Inference
 
 PRODUCTS: dict[str, dict[str, Any]] = {
-    "central": {},
+    "central": {"finite_difference": "central"},
     "forward": {"finite_difference": "forward"},
     "exact": {"products": "exact"},
 }
 APPROXIMATIONS: dict[str, dict[str, Any]] = {
-    "darts": {"finite_difference": "central"},
+    "darts": {},
     "neumann": {"terms": 3},
     "conjugate_gradient": {"damping": 1.0},
     "nystrom": {"rank": 2, "damping": 1.0},
@@ -115,34 +116,39 @@ VARIANT = Variant("low_rank", VectorsLower, ValuesUpper, dict, lambda model, *_,
 
 
 def collate(rows: Any) -> dict[str, Tensor]:
-    """Return a batch."""
-    return {
-        "row": torch.tensor([row["row"] for row in rows]),
-        "inputs": torch.stack([row["inputs"] for row in rows]),
-        "labels": torch.tensor([row["labels"] for row in rows]),
-    }
+    numbers = {name: torch.tensor([row[name] for row in rows]) for name in ("row", "labels")}
+    return {**numbers, "inputs": torch.stack([row["inputs"] for row in rows])}
 
 
 def some_rows(count: int = ROWS) -> list[dict[str, Any]]:
-    """Return rows of three classes."""
     generator = torch.Generator().manual_seed(5)
     inputs = torch.randn(count, 4, generator=generator, dtype=torch.float64)
     return [{"row": row, "inputs": inputs[row], "labels": row % 3} for row in range(count)]
 
 
 class Records(Callback):
-    """Keeps every record."""
-
     def __init__(self) -> None:
         self.steps: list[Any] = []
 
     def on_step(self, engine: Any, record: Any) -> None:
-        """Keep a step."""
         self.steps.append(record)
 
 
+class At(Callback):
+    """Does something at a step, if it is wanted in this process."""
+
+    must_work = True
+
+    def __init__(self, step: int, action: Callable[[Any], object], *, wanted: bool = True) -> None:
+        self.step, self.action, self.wanted = step, action, wanted
+
+    def on_step(self, engine: Any, record: Any) -> None:
+        if self.wanted and record.step == self.step:
+            self.action(engine)
+
+
 def level(processes: Processes, *, rows: int = 8, accumulation: int = 1) -> LevelSettings:
-    """Return a level with the same rows a step whatever the number of processes."""
+    """Return a level with the same rows per step whatever the number of processes."""
     batch = rows // processes.count
     return LevelSettings(learning_rate=2e-2, batch_size=batch, accumulation=accumulation, gradient_clipping=0.5)
 
@@ -156,6 +162,7 @@ def trained(
     rows: Any = None,
     model: LowRank | None = None,
     callbacks: Any = (),
+    collate: Callable[[Any], dict[str, Tensor]] = collate,
     **options: Any,
 ) -> tuple[LowRank, Records, Any]:
     """Fit a model and return it, its records and the result."""
@@ -180,6 +187,9 @@ def trained(
 def vector(model: nn.Module) -> Tensor:
     """Return all trained parameters as one vector."""
     return torch.cat([each.detach().flatten().double() for each in model.parameters() if each.requires_grad])
+
+
+# ---- scenarios ------------------------------------------------------------------------------------
 
 
 def equality(processes: Processes) -> dict[str, Any]:
@@ -225,21 +235,11 @@ def masks(processes: Processes) -> dict[str, Any]:
     return {"masks": processes.gathered(model.masks)}
 
 
-class Stop(Callback):
-    """Asks one process to stop."""
-
-    def __init__(self, wanted: bool, step: int) -> None:
-        self.wanted, self.step = wanted, step
-
-    def on_step(self, engine: Any, record: Any) -> None:
-        """Stop at the step."""
-        if self.wanted and record.step == self.step:
-            engine.stop("asked")
-
-
 def stopping(processes: Processes) -> dict[str, Any]:
     """Ask the second process alone to stop."""
-    _, _, result = trained(processes, callbacks=[Stop(not processes.is_first, 5)])
+    _, _, result = trained(
+        processes, callbacks=[At(5, lambda engine: engine.stop("asked"), wanted=not processes.is_first)]
+    )
     return {"steps": processes.gathered(result.steps), "reasons": processes.gathered(result.stop_reason)}
 
 
@@ -251,39 +251,22 @@ def metrics(processes: Processes) -> dict[str, Any]:
 
 def divergence(processes: Processes) -> dict[str, Any]:
     """Give the second process alone a row that is not finite."""
-    rows = some_rows()
-    bad = rows if processes.is_first else [{**row, "inputs": row["inputs"] * float("nan")} for row in rows]
-    model = LowRank()
-    before = vector(model)
+
+    def broken(count: int) -> Callable[[Any], dict[str, Tensor]]:
+        """Return a collator by which the first rows are not finite; the sample of rows that is compared is the same."""
+        bad = [{**row, "inputs": row["inputs"] * float("nan")} if row["row"] < count else row for row in some_rows()]
+        return lambda rows: collate(rows if processes.is_first else [bad[row["row"]] for row in rows])
+
+    model, before, said = LowRank(), vector(LowRank()), "nothing"
     try:
-        # The sample of rows that is compared is the same: only the collator differs.
-        fit(
-            model,  # type: ignore[arg-type]
-            rows,
-            collate=lambda some: collate([bad[row["row"]] for row in some]),
-            variant=VARIANT,
-            settings=FitSettings(steps=4, unroll_steps=2, lower=level(processes), upper=level(processes), device="cpu"),
-            processes=processes,
-        )
-        said = "nothing"
+        trained(processes, steps=4, split_ratio=0.8, model=model, collate=broken(ROWS))
     except DivergedError as error:
         said = str(error)
     found = {"said": processes.gathered(said), "moved": processes.gathered(float((vector(model) - before).abs().max()))}
     # Two rows of the second process's alone: the steps that read them are skipped by both.
-    few = [{**row, "inputs": row["inputs"] * float("nan")} if row["row"] < 2 else row for row in rows]
-    own = level(processes)
-    settings = FitSettings(steps=12, unroll_steps=2, lower=own, upper=own, device="cpu", skip_diverged=12)
-    model = LowRank()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        result = fit(
-            model,  # type: ignore[arg-type]
-            rows,
-            collate=lambda some: collate([(rows if processes.is_first else few)[row["row"]] for row in some]),
-            variant=VARIANT,
-            settings=settings,
-            processes=processes,
-        )
+        model, _, result = trained(processes, steps=12, split_ratio=0.8, skip_diverged=12, collate=broken(2))
     found["skipped"] = processes.gathered([result.skipped_steps, result.skipped_upper_steps])
     found["warnings"] = processes.gathered(len(told))
     first, second = processes.gathered(vector(model))
@@ -319,30 +302,25 @@ def refusals(processes: Processes) -> dict[str, Any]:
 def bert() -> Any:
     """Return a tiny BERT with a BILORA adapter."""
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=32,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=16,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        attn_implementation="eager",
-    )
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    without = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "attn_implementation": "eager"}
+    config = BertConfig(vocab_size=32, max_position_embeddings=16, **sizes, **without)
     adapter = BiloraConfig(task_type="SEQ_CLS", r=2, formulation="softmax", init_weights=False)
     return get_peft_model(BertForSequenceClassification(config), adapter)
 
 
 def token_rows() -> list[dict[str, Any]]:
-    """Return rows of token ids."""
     tokens = torch.randint(1, 32, (ROWS, 6), generator=torch.Generator().manual_seed(1))
     return [{"input_ids": ids, "labels": index % 2} for index, ids in enumerate(tokens.tolist())]
 
 
 def collate_tokens(rows: Any) -> dict[str, Tensor]:
-    """Return ids and labels."""
     return {name: torch.tensor([row[name] for row in rows]) for name in ("input_ids", "labels")}
+
+
+def token_batches() -> list[dict[str, Tensor]]:
+    """Return three batches, of which two processes cannot take equally many."""
+    return [collate_tokens(token_rows()[start : start + 5]) for start in range(0, 15, 5)]
 
 
 def fit_bert(model: Any, processes: Processes) -> Tensor:
@@ -367,8 +345,7 @@ def sharded_base(processes: Processes) -> dict[str, Any]:
     whole = local_bytes(model)
     shard_base(model, processes=processes)
     cut = local_bytes(model)
-    together = fit_bert(model, processes)
-    batches = [collate_tokens(token_rows()[start : start + 5]) for start in range(0, 15, 5)]
+    together, batches = fit_bert(model, processes), token_batches()
     logits, labels = predict(Inference(model, None, processes=processes), batches)
     found: dict[str, Any] = {"whole": whole, "cut": processes.gathered(cut)}
     if processes.is_first:
@@ -385,25 +362,13 @@ def sharded_base(processes: Processes) -> dict[str, Any]:
 
 
 def validation(processes: Processes) -> dict[str, Any]:
-    """Predict batches of unequal lengths, of which the processes cannot take equally many."""
-    model = bert()
-    batches = [collate_tokens(token_rows()[start : start + 5]) for start in range(0, 15, 5)]
-    calls = []
+    model, batches, calls = bert(), token_batches(), []
     model.register_forward_hook(lambda *_: calls.append(1))
     together = predict(Inference(model, None, processes=processes), batches)
     passes = processes.gathered(len(calls))
     alone = predict(Inference(model, None), batches)
     same = all(bool(torch.equal(a, b)) for a, b in zip(together, alone, strict=True))
     return {"same": processes.gathered(same), "passes": passes}
-
-
-class Signalled(Callback):
-    """Sends its own process a SIGTERM in the third step."""
-
-    def on_step(self, engine: Any, record: Any) -> None:
-        """Send it."""
-        if record.step == 3:
-            signal.raise_signal(signal.SIGTERM)
 
 
 def moved(processes: Processes, folder: Path, step: int) -> dict[str, Any]:
@@ -460,7 +425,7 @@ def saving(processes: Processes) -> dict[str, Any]:
         ]
         found["same"][step] = processes.gathered(same)
     try:
-        run("ended", callbacks=[] if processes.is_first else [Signalled()])
+        run("ended", callbacks=[At(3, lambda _: signal.raise_signal(signal.SIGTERM), wanted=not processes.is_first)])
     except InterruptedRun as error:
         found["ended"] = processes.gathered([str(error), error.number])
     again, _ = run("ended", resume=True)
@@ -481,21 +446,10 @@ def command_words(folder: Path) -> list[str]:
         shutil.copy(embedded_model_folder() / name, folder / "model")
     rows = [{"text": f"number {row % 7} of {row}", "label": ("even", "odd")[row % 2]} for row in range(80)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    given = {"--model": "model", "--train-file": "rows.jsonl", "--output": "run"}
-    words = [word for name, each in given.items() for word in (name, str(folder / each))]
-    return [
-        *words,
-        "--max-length",
-        "16",
-        "--device",
-        "cpu",
-        "--epochs",
-        "8",
-        "--lower.batch-size",
-        "4",
-        "--upper.batch-size",
-        "4",
-    ]
+    paths = {"--model": "model", "--train-file": "rows.jsonl", "--output": "run"}
+    words = [word for name, path in paths.items() for word in (name, str(folder / path))]
+    more = "--max-length 16 --device cpu --epochs 8 --lower.batch-size 4 --upper.batch-size 4"
+    return [*words, *more.split()]
 
 
 def train_command(processes: Processes) -> dict[str, Any]:
@@ -513,47 +467,25 @@ def train_command(processes: Processes) -> dict[str, Any]:
     return found
 
 
-SCENARIOS = {
-    each.__name__: each
-    for each in (
-        *(
-            equality,
-            rows_read,
-            masks,
-            stopping,
-            metrics,
-            divergence,
-            refusals,
-            validation,
-            sharded_base,
-            saving,
-            train_command,
-        ),
-    )
-}
+IN_ORDER = (equality, rows_read, masks, stopping, metrics, divergence, refusals, validation, sharded_base, saving)
+SCENARIOS = {scenario.__name__: scenario for scenario in (*IN_ORDER, train_command)}
 
 
-class Vanish(Callback):
-    """Kills, or puts to sleep, the second process at its third step."""
-
-    def __init__(self, how: str, rank: int) -> None:
-        self.how, self.rank = how, rank
-
-    def on_step(self, engine: Any, record: Any) -> None:
-        """Vanish."""
-        if self.rank != 1 or record.step != 3:
-            return
-        if self.how == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(600)
+# ---- faults: the process does not come back -------------------------------------------------------
 
 
 def vanish(folder: Path, how: str) -> None:
-    """Train until the second process vanishes; the first writes what it is told."""
+    """Train until the second process is killed, or falls asleep, at its third step; the first writes its error."""
     processes = join_processes(device="cpu", timeout=3.0)
     started = time.monotonic()
+
+    def gone(_: Any) -> None:
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(600)
+
     try:
-        trained(processes, callbacks=[Vanish(how, processes.rank)])
+        trained(processes, callbacks=[At(3, gone, wanted=not processes.is_first)])
     except ProcessesError as error:
         if processes.is_first:
             (folder / f"{how}.json").write_text(json.dumps({"said": str(error), "after": time.monotonic() - started}))

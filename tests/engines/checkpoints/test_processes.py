@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from fractions import Fraction
@@ -31,32 +32,29 @@ def numbered(rank: int, count: int) -> Processes:
     return processes
 
 
+def numbers_of(rows: Any) -> Any:
+    return [row["row"] for row in rows]
+
+
 def readers(count: int, *, batch_size: int) -> list[LoaderPosition]:
     """Return the places of the loaders of so many processes, before the first batch."""
-    return [
-        LoaderPosition(
-            make_loader(ROWS, batch_size=batch_size, seed=3, collate=rows_of, share=Share(rank, count)), level="lower"
-        )
-        for rank in range(count)
-    ]
-
-
-def rows_of(batch: Any) -> Any:
-    return [row["row"] for row in batch]
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "seed": 3,
+        "collate": lambda rows: [row["row"] for row in rows],
+    }
+    loaders = [make_loader(ROWS, **options, share=Share(rank, count)) for rank in range(count)]
+    return [LoaderPosition(loader, level="lower") for loader in loaders]
 
 
 def read(positions: list[LoaderPosition], state: dict[str, Any], *, batches: int | None = None) -> list[list[int]]:
     """Return the rows of the batches of all processes together, from a place on, and note how far that is."""
-    iterators = [each.reopened(state) for each in positions]
-    found = []
-    while batches is None or len(found) < batches:
-        parts = [next(each, None) for each in iterators]
-        if None in parts:
-            break
-        for each in positions:
-            each.step()
-        found.append([row for part in parts for row in part or ()])
-    return found
+    read_rows = []
+    for parts in itertools.islice(zip(*(position.reopened(state) for position in positions), strict=False), batches):
+        for position in positions:
+            position.step()
+        read_rows.append([row for part in parts for row in part])
+    return read_rows
 
 
 @pytest.mark.parametrize(("before", "now"), [(2, 1), (1, 2), (4, 2), (2, 4), (3, 2), (1, 3)])
@@ -131,6 +129,7 @@ def recorded(*batches: str, unfinished: Any = None) -> Packed:
 
 def of_two() -> dict[str, Packed]:
     """Return a state of two processes: of the first one's callbacks and the rest, what is equal stands once."""
+    both = ["lower.optimizer", "random", "lower.recorded"]
     return {
         "lower.optimizer": pack("equal", part=""),
         "random": pack("first", part=""),
@@ -138,13 +137,7 @@ def of_two() -> dict[str, Packed]:
         "lower.recorded": recorded("a", "b"),
         "process-1.lower.recorded": recorded("c", "d"),
         "callback.MetricsFile": pack("of the first", part=""),
-        "processes": pack(
-            [
-                ["lower.optimizer", "random", "lower.recorded", "callback.MetricsFile"],
-                ["lower.optimizer", "random", "lower.recorded"],
-            ],
-            part="",
-        ),
+        "processes": pack([[*both, "callback.MetricsFile"], both], part=""),
     }
 
 
@@ -164,19 +157,15 @@ def test_every_process_takes_a_whole_state(rank: int, count: int, source: str) -
 def test_all_take_the_state_of_one() -> None:
     alone = {"random": pack("only", part=""), "lower.recorded": recorded("a")}
     for rank in (0, 1):
-        found = parts_for(alone, numbered(rank, 2), saved=1)
-        assert found["random"].tree == "only"
-        assert unpack(found["lower.recorded"], part="") == unpack(alone["lower.recorded"], part="")
+        state = parts_for(alone, numbered(rank, 2), saved=1)
+        assert state["random"].tree == "only"
+        assert unpack(state["lower.recorded"], part="") == unpack(alone["lower.recorded"], part="")
 
 
-def test_a_part_that_is_missing_is_named() -> None:
-    state = of_two()
-    del state["lower.optimizer"]
-    with pytest.raises(CheckpointError, match=r"process 0: lower.optimizer is missing"):
-        parts_for(state, numbered(0, 1), saved=2)
-
-
-def test_the_middle_of_a_step_cannot_be_taken_elsewhere() -> None:
+def test_a_missing_part_is_named_and_the_middle_of_a_step_cannot_be_taken_elsewhere() -> None:
     state = of_two() | {"lower.recorded": recorded("a", unfinished={"micro_batches": []})}
     with pytest.raises(CheckpointError, match="taken inside a step of several processes"):
+        parts_for(state, numbered(0, 1), saved=2)
+    del state["lower.optimizer"]
+    with pytest.raises(CheckpointError, match=r"process 0: lower.optimizer is missing"):
         parts_for(state, numbered(0, 1), saved=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,32 +33,23 @@ def level(**own: Any) -> LevelSettings:
 
 # 40 rows: D1 has 32 and D2 has 8, so that an epoch of D1 is 4 batches of 8 (8 of 4) and one of D2 is 1 (2, or 3).
 SCHEDULES: dict[str, dict[str, Any]] = {
-    "plain": {"steps": 10, "unroll_steps": 2},
-    "inside warm-up": {"steps": 10, "unroll_steps": 2, "warmup_steps": 5, "lower": level(warmup=0.5)},
+    "plain": {"steps": 10},
+    "inside warm-up": {"steps": 10, "warmup_steps": 5, "lower": level(warmup=0.5)},
     "long unroll": {"steps": 10, "unroll_steps": 5, "hypergradient": {"name": "unrolled", "steps": 3}},
     "adaptive": {"steps": 8, "unroll_steps": 4, "hypergradient": "adaptive"},
-    "forward differences": {
-        "steps": 8,
-        "unroll_steps": 2,
-        "hypergradient": {"name": "darts", "finite_difference": "forward"},
-    },
+    "forward differences": {"steps": 8, "hypergradient": {"name": "darts", "finite_difference": "forward"}},
     "accumulation": {
         "steps": 10,
-        "unroll_steps": 2,
         "lower": level(batch_size=4, accumulation=2),
         "upper": level(batch_size=3, accumulation=3),
     },
-    "refresh": {"steps": 12, "unroll_steps": 2, "refresh": 1, "upper": level(batch_size=3)},
-    "loss scaled": {"steps": 8, "unroll_steps": 2, "precision": "fp16"},
-    "grouped by length": {"steps": 8, "unroll_steps": 2, "group_by_length": True},
-    "meter": {"steps": 8, "unroll_steps": 2, "meter": 3},
-    "watched": {"steps": 10, "unroll_steps": 2, "validate_every": 3, "early_stopping": 9, "keep_best": True},
-    "retrain": {"steps": 4, "unroll_steps": 2, "ending": "retrain", "validate_every": 3, "keep_best": True},
-    "cut and retrain": {
-        "steps": 4,
-        "unroll_steps": 2,
-        "ending": {"name": "retrain", "ranks": {"name": "budget", "total": 5}},
-    },
+    "refresh": {"steps": 12, "refresh": 1, "upper": level(batch_size=3)},
+    "loss scaled": {"steps": 8, "precision": "fp16"},
+    "grouped by length": {"steps": 8, "group_by_length": True},
+    "meter": {"steps": 8, "meter": 3},
+    "watched": {"steps": 10, "validate_every": 3, "early_stopping": 9, "keep_best": True},
+    "retrain": {"steps": 4, "ending": "retrain", "validate_every": 3, "keep_best": True},
+    "cut and retrain": {"steps": 4, "ending": {"name": "retrain", "ranks": {"name": "budget", "total": 5}}},
 }
 METHODS = {name: "bilora" for name in SCHEDULES} | {"single level": "lora", "pruned": "adalora"}
 SCHEDULES |= {
@@ -84,9 +76,8 @@ def fit_saved(fit_adapter: Fit) -> Fit:
     """Fit in a folder, with dropout, a metrics file, and a checkpoint after every step."""
 
     def run(name: str, folder: Path, **options: Any) -> Any:
-        settings = {"save_every": 1, "upper": UPPER, **SCHEDULES[name], **options.pop("settings", {})}
+        settings = {"save_every": 1, "unroll_steps": 2, "upper": UPPER, **SCHEDULES[name]} | options.pop("settings", {})
         folder.mkdir(exist_ok=True)
-        more = LATE.get(name, {})
         return fit_adapter(
             METHODS[name],
             settings=settings,
@@ -95,7 +86,7 @@ def fit_saved(fit_adapter: Fit) -> Fit:
             monitor=MONITOR,
             callbacks=[MetricsFile(folder / "metrics.jsonl")],
             folder=folder,
-            **more,
+            **LATE.get(name, {}),
             **options,
         )
 
@@ -139,6 +130,16 @@ def files(folder: Path, step: int) -> dict[str, Any]:
     return parts | {name: each["sha256"] for name, each in named.items() if name.startswith("adapter/")}
 
 
+def resumed_from(step: int, whole: Path, fitted: Callable[..., Any]) -> Any:
+    """Return a run resumed from a checkpoint of the whole one, after comparing its files with the whole one's."""
+    last = checkpoints(whole)[0][0]
+    folder = copied(whole, step, whole.with_name(f"from-{step}"))
+    resumed = fitted(folder, resume=True)
+    assert files(folder, last) == files(whole, last), f"resumed from step {step}"
+    assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    return resumed
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_ends_like_the_whole_run(whole_run: Fit, fit_saved: Fit, tmp_path: Path, name: str) -> None:
     whole = whole_run(name)
@@ -146,10 +147,7 @@ def test_ends_like_the_whole_run(whole_run: Fit, fit_saved: Fit, tmp_path: Path,
     last = steps[-1]
     assert len(steps) == last >= 8
     for step in steps[:-1] if name in EVERY else (2, 5, last - 1):
-        folder = copied(tmp_path / "whole", step, tmp_path / f"from-{step}")
-        resumed = fit_saved(name, folder, resume=True)
-        assert files(folder, last) == files(tmp_path / "whole", last), f"resumed from step {step}"
-        assert (folder / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+        resumed = resumed_from(step, tmp_path / "whole", partial(fit_saved, name))
         for parameter, value in whole.parameters().items():
             assert torch.equal(resumed.parameters()[parameter], value)
         assert resumed.result.best_step == whole.result.best_step
@@ -166,12 +164,8 @@ def test_every_variant(fit_adapter: Fit, tmp_path: Path, method: str) -> None:
 
     (tmp_path / "whole").mkdir()
     fitted(tmp_path / "whole")
-    last = checkpoints(tmp_path / "whole")[0][0]
-    for step in (3, last - 1):
-        folder = copied(tmp_path / "whole", step, tmp_path / f"from-{step}")
-        fitted(folder, resume=True)
-        assert files(folder, last) == files(tmp_path / "whole", last), f"resumed from step {step}"
-        assert (folder / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    for step in (3, checkpoints(tmp_path / "whole")[0][0] - 1):
+        resumed_from(step, tmp_path / "whole", fitted)
 
 
 def test_the_schedules_meet_what_they_are_named_after(whole_run: Fit, tmp_path: Path) -> None:

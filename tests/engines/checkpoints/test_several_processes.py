@@ -26,6 +26,7 @@ COMBINATIONS = [
     for accumulation in (1, 2)
 ]
 Told = dict[str, Any]
+pytestmark = pytest.mark.slow
 
 
 def run_two(folder: Path, *chosen: str, seconds: float) -> None:
@@ -61,7 +62,6 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Told]:
     return read
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("combination", COMBINATIONS)
 def test_two_processes_equal_one(told: Callable[[str], Told], combination: str) -> None:
     found = told("equality")[combination]
@@ -72,7 +72,6 @@ def test_two_processes_equal_one(told: Callable[[str], Told], combination: str) 
     assert all(apart < 1e-12 for apart in found.values()), found
 
 
-@pytest.mark.slow
 def test_rows_are_shared_evenly_and_none_is_read_twice(told: Callable[[str], Told]) -> None:
     found = told("rows_read")
     for level in ("lower", "upper"):
@@ -82,7 +81,6 @@ def test_rows_are_shared_evenly_and_none_is_read_twice(told: Callable[[str], Tol
             assert [*parts[0], *parts[1]] == whole[: 2 * len(parts[0])]
 
 
-@pytest.mark.slow
 def test_masks_differ_between_processes_and_not_within_a_hypergradient(told: Callable[[str], Told]) -> None:
     first, second = told("masks")["masks"]
     for masks in (first, second):
@@ -92,25 +90,22 @@ def test_masks_differ_between_processes_and_not_within_a_hypergradient(told: Cal
     assert not any(mask in second for mask in first)
 
 
-@pytest.mark.slow
 def test_one_process_asked_to_stop_stops_all(told: Callable[[str], Told]) -> None:
     assert told("stopping") == {"steps": [5, 5], "reasons": ["asked", "asked"]}
 
 
-@pytest.mark.slow
 def test_all_decide_by_the_numbers_of_the_first(told: Callable[[str], Told]) -> None:
     assert told("metrics")["scores"] == [0.0, 0.0]
 
 
-@pytest.mark.slow
 def test_a_loss_that_is_not_finite_anywhere_ends_all_before_a_step(told: Callable[[str], Told]) -> None:
     found = told("divergence")
-    assert found["said"][0] == found["said"][1]
-    assert found["said"][0].startswith("level 'lower', step 1: loss nan")
+    first, second = found["said"]
+    assert first == second
+    assert first.startswith("level 'lower', step 1: loss nan")
     assert found["moved"] == [0.0, 0.0]
 
 
-@pytest.mark.slow
 def test_all_skip_the_steps_that_are_not_finite_anywhere(told: Callable[[str], Told]) -> None:
     found = told("divergence")
     first, second = found["skipped"]
@@ -121,35 +116,32 @@ def test_all_skip_the_steps_that_are_not_finite_anywhere(told: Callable[[str], T
     assert found["finite"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("case", "start"),
+    ("scenario", "case", "start"),
     [
-        ("model", "the parameters of process 1 differ"),
-        ("rows", "the training rows of process 1 differ"),
-        ("settings", "the settings of process 1 differ"),
-        ("first_only", "the first one's error"),
+        ("refusals", "model", "the parameters of process 1 differ"),
+        ("refusals", "rows", "the training rows of process 1 differ"),
+        ("refusals", "settings", "the settings of process 1 differ"),
+        ("refusals", "first_only", "the first one's error"),
+        ("saving", "halve", "on_out_of_memory is 'halve', which one process alone can do, and there are 2"),
     ],
 )
-def test_all_refuse_together(told: Callable[[str], Told], case: str, start: str) -> None:
-    first, second = told("refusals")[case]
+def test_all_refuse_together(told: Callable[[str], Told], scenario: str, case: str, start: str) -> None:
+    first, second = told(scenario)[case]
     assert first == second
     assert first.startswith(start)
 
 
-@pytest.mark.slow
 def test_validation_is_shared_and_its_numbers_are_those_of_one(told: Callable[[str], Told]) -> None:
     assert told("validation") == {"same": [True, True], "passes": [2, 2]}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("step", ["3", "6", "9"])
 def test_a_run_goes_on_from_a_checkpoint_to_the_same_bits(told: Callable[[str], Told], step: str) -> None:
     assert told("saving")["same"][step] == [[True] * 4] * 2
     assert told("saving")["masks_differ"]
 
 
-@pytest.mark.slow
 def test_a_signal_to_one_process_saves_and_ends_all(told: Callable[[str], Told]) -> None:
     found = told("saving")
     first, second = found["ended"]
@@ -160,7 +152,6 @@ def test_a_signal_to_one_process_saves_and_ends_all(told: Callable[[str], Told])
     assert found["ended_same"] == [True, True]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("step", ["3", "11", "14"])
 def test_a_run_goes_on_with_other_processes_and_a_notice(told: Callable[[str], Told], step: str) -> None:
     """Without masks, and with the same rows a step, it ends where it would have; all are in the middle of unrolling."""
@@ -175,15 +166,6 @@ def test_a_run_goes_on_with_other_processes_and_a_notice(told: Callable[[str], T
     assert nothing == []
 
 
-@pytest.mark.slow
-def test_several_processes_do_not_halve_batches(told: Callable[[str], Told]) -> None:
-    found = told("saving")
-    first, second = found["halve"]
-    assert first == second
-    assert first.startswith("on_out_of_memory is 'halve', which one process alone can do, and there are 2")
-
-
-@pytest.mark.slow
 def test_a_sharded_base_halves_and_trains_as_a_whole_one(told: Callable[[str], Told]) -> None:
     found = told("sharded_base")
     assert found["cut"] == [found["whole"] // 2] * 2
@@ -193,7 +175,6 @@ def test_a_sharded_base_halves_and_trains_as_a_whole_one(told: Callable[[str], T
     assert found["labels"]
 
 
-@pytest.mark.slow
 def test_the_command_trains_in_several_processes(told: Callable[[str], Told]) -> None:
     found = told("train_command")
     first, second = found["trained"]["printed"]
@@ -209,7 +190,6 @@ def test_the_command_trains_in_several_processes(told: Callable[[str], Told]) ->
     assert second == ""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "asleep"])
 def test_a_lost_process_ends_the_others_with_its_number(tmp_path: Path, how: str) -> None:
     began = time.monotonic()

@@ -17,10 +17,10 @@ from bilora.errors import SettingsError
 Fit = Callable[..., Any]
 
 
-def rates_of_a_plain_loop(schedule: str, *, rate: float, steps: int, warmup: int) -> list[float]:
+def rates_of_a_plain_loop(schedule: str, *, rate: float, steps: int, warmup: float) -> list[float]:
     """The learning rate of each step of ``optimizer.step(); scheduler.step()``."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
-    scheduler = get_scheduler(schedule, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    scheduler = get_scheduler(schedule, optimizer, num_warmup_steps=round(warmup * steps), num_training_steps=steps)
     rates = []
     for _ in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -29,10 +29,14 @@ def rates_of_a_plain_loop(schedule: str, *, rate: float, steps: int, warmup: int
     return rates
 
 
+@pytest.mark.parametrize("warmup", [0.0, 0.25])
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
-def test_learning_rates_are_those_of_a_plain_loop(fit_pair: Fit, schedule: str, accumulation: int) -> None:
-    own = {"schedule": schedule, "accumulation": accumulation, "batch_size": 4, "warmup": 0.0}
+def test_learning_rates_are_those_of_a_plain_loop(
+    fit_pair: Fit, schedule: str, accumulation: int, warmup: float
+) -> None:
+    """Warm-up is a share of the level's own steps, and a constant schedule warms up too."""
+    own = {"schedule": schedule, "accumulation": accumulation, "batch_size": 4, "warmup": warmup}
     fitted = fit_pair(
         steps=24,
         unroll_steps=3,
@@ -41,26 +45,9 @@ def test_learning_rates_are_those_of_a_plain_loop(fit_pair: Fit, schedule: str, 
     )
     below = [record.learning_rates for record in fitted.records.steps]
     above = [record.upper.learning_rates for record in fitted.records.steps if record.upper]
-    upper_steps = 8 // accumulation
-    assert below == [(rate,) for rate in rates_of_a_plain_loop(schedule, rate=0.25, steps=24, warmup=0)]
-    assert above == [(rate,) for rate in rates_of_a_plain_loop(schedule, rate=0.5, steps=upper_steps, warmup=0)]
-
-
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_warm_up_is_a_share_of_the_level_s_own_steps(fit_pair: Fit, schedule: str) -> None:
-    own = {"schedule": schedule, "batch_size": 4, "warmup": 0.25, "learning_rate": 0.5}
-    fitted = fit_pair(steps=24, unroll_steps=3, lower=LevelSettings(**own), upper=LevelSettings(**own))  # type: ignore[arg-type]
-    below = [record.learning_rates[0] for record in fitted.records.steps]
-    above = [record.upper.learning_rates[0] for record in fitted.records.steps if record.upper]
-    assert below == rates_of_a_plain_loop(schedule, rate=0.5, steps=24, warmup=6)
-    assert above == rates_of_a_plain_loop(schedule, rate=0.5, steps=8, warmup=2)
-
-
-def test_a_constant_schedule_warms_up_too(fit_pair: Fit) -> None:
-    own = {"schedule": "constant", "batch_size": 4, "warmup": 0.25, "learning_rate": 0.5}
-    fitted = fit_pair(steps=8, lower=LevelSettings(**own))  # type: ignore[arg-type]
-    below = [record.learning_rates[0] for record in fitted.records.steps]
-    assert below == rates_of_a_plain_loop("constant_with_warmup", rate=0.5, steps=8, warmup=2)
+    plain = "constant_with_warmup" if schedule == "constant" else schedule
+    for rates, peak, steps in ((below, 0.25, 24), (above, 0.5, 8 // accumulation)):
+        assert rates == [(rate,) for rate in rates_of_a_plain_loop(plain, rate=peak, steps=steps, warmup=warmup)]
 
 
 def test_levels_take_their_own_settings(fit_pair: Fit) -> None:

@@ -86,11 +86,8 @@ def test_the_upper_level_starts_its_new_rows_from_the_beginning(fit_pair: Fit) -
     assert sorted(row for batch in batches[5:9] for row in batch) == list(second.upper)
 
 
-def test_without_refresh_the_first_split_stays(fit_pair: Fit) -> None:
+def test_later_draws_depend_on_the_seed_and_without_refresh_there_are_none(fit_pair: Fit) -> None:
     assert len(fit_pair(steps=40).result.splits) == 1
-
-
-def test_later_draws_depend_on_the_seed(fit_pair: Fit) -> None:
     first, same, other = (fit_pair(steps=40, refresh=1, seed=seed).result.splits for seed in (0, 0, 1))
     assert first == same
     assert [split.upper for split in first] != [split.upper for split in other]
@@ -130,17 +127,10 @@ def test_order_depends_on_the_seed_alone() -> None:
     assert sorted(orders[0]) == list(range(40))
 
 
-def test_labels_that_are_numbers_are_stratified_by_size() -> None:
-    numbers = [{"row": row, "labels": float(row)} for row in range(40)]
-    (split,) = SplitLoaders(numbers, settings(), collate=list).splits
-    assert split == split_rows([float(row) for row in range(40)], ratio=0.8, seed=0)
-    assert sum(row < 20 for row in split.upper) == 4
-
-
-def test_labels_of_tokens_are_not_stratified() -> None:
-    tokens = [{"row": row, "labels": [row, -100]} for row in range(40)]
-    (split,) = SplitLoaders(tokens, settings(), collate=list).splits
-    assert split == split_rows([None] * 40, ratio=0.8, seed=0)
+def test_labels_that_are_numbers_are_stratified_by_size_and_those_of_tokens_are_not() -> None:
+    for labels, strata in (([float(row) for row in range(40)],) * 2, ([[row, -100] for row in range(40)], [None] * 40)):
+        labelled = [{"row": row, "labels": label} for row, label in enumerate(labels)]
+        assert SplitLoaders(labelled, settings(), collate=list).splits == [split_rows(strata, ratio=0.8, seed=0)]
 
 
 def test_a_part_follows_its_positions() -> None:
@@ -176,17 +166,12 @@ def test_groups_follow_a_refresh() -> None:
 
 
 def test_a_given_d2_is_taken_whole_and_nothing_is_drawn() -> None:
-    given = [{"row": 100 + row, "labels": 0} for row in range(8)]
-    loaders = SplitLoaders(DividedRows(rows(), given), settings(), collate=list)
+    divided = DividedRows(rows(), [{"row": 100 + row, "labels": 0} for row in range(8)])
+    loaders = SplitLoaders(divided, settings(), collate=list)
     assert loaders.splits == []
     assert sorted(order(loaders.lower)) == list(range(40))
     assert sorted(order(loaders.upper)) == list(range(100, 108))
-
-
-def test_a_single_level_reads_the_given_d2_too() -> None:
-    given = [{"row": 100 + row, "labels": 0} for row in range(8)]
-    loader = whole_loader(DividedRows(rows(), given), settings(), collate=list)
-    assert sorted(order(loader)) == [*range(40), *range(100, 108)]
+    assert sorted(order(whole_loader(divided, settings(), collate=list))) == [*range(40), *range(100, 108)]
 
 
 def test_a_given_d2_is_not_drawn_anew() -> None:

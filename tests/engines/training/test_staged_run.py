@@ -51,20 +51,11 @@ def test_retraining_counts_on_and_says_its_stage(fit_pair: Fit, tmp_path: Path) 
     assert [line["step"] for line in steps] == list(range(1, 17))
     assert [line["stage"] for line in steps] == ["bilevel"] * 8 + ["retrain"] * 8
     assert [line["step"] for line in lines(path) if "validation" in line] == [8, 16]
-    assert diary.events == [
-        "run start",
-        "bilevel at 0",
-        "end of bilevel at 8",
-        "retrain at 8",
-        "end of retrain at 16",
-        "run end",
-        "close",
-    ]
+    search, retraining = ["bilevel at 0", "end of bilevel at 8"], ["retrain at 8", "end of retrain at 16"]
+    assert diary.events == ["run start", *search, *retraining, "run end", "close"]
     assert (fitted.result.steps, fitted.result.upper_steps) == (16, 4)
-    assert [(each.name, each.steps, each.upper_steps) for each in fitted.result.stages] == [
-        ("bilevel", 8, 4),
-        ("retrain", 8, 0),
-    ]
+    stages = [(stage.name, stage.steps, stage.upper_steps) for stage in fitted.result.stages]
+    assert stages == [("bilevel", 8, 4), ("retrain", 8, 0)]
 
 
 def test_retraining_is_a_single_level_run_from_the_start_with_the_learned_upper_values(fit_pair: Fit) -> None:
@@ -102,19 +93,23 @@ def test_a_callback_that_stops_the_run_skips_later_stages(fit_pair: Fit) -> None
     diary = Diary()
     result = fit_pair(ending="retrain", callbacks=[Stop(), diary]).result
     assert diary.events == ["run start", "bilevel at 0", "end of bilevel at 3", "run end", "close"]
-    assert (result.steps, result.stop_reason, len(result.stages)) == (3, "enough", 1)
+    assert (result.steps, result.upper_steps, result.stop_reason, len(result.stages)) == (3, 1, "enough", 1)
+
+
+def watched(*scores: float) -> dict[str, Any]:
+    """Return options of a run whose validations, one every two steps, give these scores."""
+    script, monitor = iter(scores), Monitor("score", greater_is_better=True)
+    return {
+        "ending": "retrain",
+        "validate": lambda: {"score": next(script)},
+        "monitor": monitor,
+        "validate_every": 2,
+    }
 
 
 def test_early_stopping_ends_one_stage_only(fit_pair: Fit) -> None:
     """The search stops after two validations without gain; the retraining has a patience of its own."""
-    script = iter([0.9, 0.5, 0.4, 0.1, 0.2, 0.3, 0.4])
-    result = fit_pair(
-        ending="retrain",
-        validate=lambda: {"score": next(script)},
-        monitor=Monitor("score", greater_is_better=True),
-        validate_every=2,
-        early_stopping=2,
-    ).result
+    result = fit_pair(**watched(0.9, 0.5, 0.4, 0.1, 0.2, 0.3, 0.4), early_stopping=2).result
     search, retrained = result.stages
     assert (search.steps, retrained.steps) == (6, 8)
     assert search.stop_reason is not None and "was not better than 0.9" in search.stop_reason
@@ -122,14 +117,7 @@ def test_early_stopping_ends_one_stage_only(fit_pair: Fit) -> None:
 
 
 def test_each_stage_keeps_its_own_best(fit_pair: Fit) -> None:
-    script = iter([0.9, 0.8, 0.7, 0.6, 0.1, 0.3, 0.2, 0.2])
-    result = fit_pair(
-        ending="retrain",
-        validate=lambda: {"score": next(script)},
-        monitor=Monitor("score", greater_is_better=True),
-        validate_every=2,
-        keep_best=True,
-    ).result
+    result = fit_pair(**watched(0.9, 0.8, 0.7, 0.6, 0.1, 0.3, 0.2, 0.2), keep_best=True).result
     assert [each.best_step for each in result.stages] == [2, 12]
     assert result.best_step == 12
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -104,10 +105,9 @@ def test_mode_and_random_state_stay_and_dropout_is_off(
 
 
 def test_a_ngram_is_not_repeated(tokenizer: Any) -> None:
-    model = gpt2()
-    free = decode(Inference(model, tokenizer), ["a"], Decoding(beams=1, no_repeat_ngram_size=0, max_new_tokens=40))
-    bound = decode(Inference(model, tokenizer), ["a"], Decoding(beams=1, no_repeat_ngram_size=2, max_new_tokens=40))
-    assert free != bound
+    inference, greedy = Inference(gpt2(), tokenizer), Decoding(beams=1, max_new_tokens=40)
+    texts = [decode(inference, ["a"], replace(greedy, no_repeat_ngram_size=size)) for size in (0, 2)]
+    assert texts[0] != texts[1]
 
 
 def test_a_text_is_one_line(tokenizer: Any) -> None:

@@ -29,9 +29,8 @@ SINGLES = rows_of("sst2", [{"sentence": "good " * length, "label": length % 2} f
 
 def test_single_texts_against_the_tokenizer_one_by_one(tokenizer: Any) -> None:
     encoded = TASKS["sst2"].encode(SINGLES, tokenizer, max_length=20).encoded
-    for row, found in zip(SINGLES, encoded, strict=True):
-        wanted = tokenizer(row["sentence"], truncation=True, max_length=20)
-        assert found == {**wanted, "labels": row["label"]}
+    for row, ids in zip(SINGLES, encoded, strict=True):
+        assert ids == {**tokenizer(row["sentence"], truncation=True, max_length=20), "labels": row["label"]}
     assert max(len(each["input_ids"]) for each in encoded) == 20
     assert len(encoded[0]["input_ids"]) == 3  # not padded
 
@@ -41,7 +40,9 @@ def test_pairs_are_marked_and_the_longer_text_is_cut(tokenizer: Any) -> None:
     assert encoded[2]["token_type_ids"] == [0, 0, 0, 1, 1]
     assert len(encoded[1]["input_ids"]) == 12
     assert tokenizer.decode(encoded[1]["input_ids"]).endswith("[SEP] brief [SEP]")
-    assert [(type(each["labels"]), each["labels"]) for each in encoded] == [(float, 4.0), (float, 0.5), (float, 2.0)]
+    assert [(type(row["labels"]), row["labels"]) for row in encoded] == [(float, 4.0), (float, 0.5), (float, 2.0)]
+    batch = Collator(tokenizer)(encoded)
+    assert batch["labels"].dtype == torch.float32 and batch["labels"].tolist() == [4.0, 0.5, 2.0]
 
 
 @pytest.mark.parametrize(("name", "rows", "least"), [("sst2", SINGLES, 3), ("stsb", rows_of("stsb", PAIRS), 4)])
@@ -75,11 +76,6 @@ def test_batches_are_padded_to_their_own_longest(tokenizer: Any) -> None:
         assert ids[:length].tolist() == row["input_ids"]
     assert batch["labels"].dtype == torch.int64 and batch["labels"].tolist() == [1, 1, 1]
     assert encoded == before
-
-
-def test_labels_of_regression_are_single_precision(tokenizer: Any) -> None:
-    batch = Collator(tokenizer)(TASKS["stsb"].encode(rows_of("stsb", PAIRS), tokenizer, max_length=128).encoded)
-    assert batch["labels"].dtype == torch.float32 and batch["labels"].tolist() == [4.0, 0.5, 2.0]
 
 
 FITTING = [

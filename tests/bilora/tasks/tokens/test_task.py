@@ -83,13 +83,10 @@ def test_tags_that_mark_no_entities(tags: tuple[str, ...]) -> None:
     assert not TokenTask("x", tags).marks_entities
 
 
-def test_faults_of_a_task_are_told_together() -> None:
+def test_order_of_tags_and_faults_of_a_task_that_are_told_together() -> None:
     with pytest.raises(SettingsError) as caught:
         TokenTask("bad", ("O", "O"), tokens_field="x", tags_field="x", validation_splits=())
     assert all(word in str(caught.value) for word in ("label_names", "tokens_field", "validation_splits"))
-
-
-def test_order_of_tags() -> None:
     assert tags_in_order({"I-loc", "O", "B-per", "I-per", "B-loc"}) == ["O", "B-loc", "I-loc", "B-per", "I-per"]
 
 
