@@ -266,14 +266,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
 def compiled(
     model: nn.Module, mode: CompileMode, *, levels: Sequence[Level] = (), backend: str | Callable[..., Any] = "inductor"
 ) -> Iterator[None]:
-    """Run the block with the base model compiled in place by torch.compile; afterwards it is as it was.
-
-    Args:
-        model: The model; of one with PEFT's adapters the base model is compiled, with the adapters in it.
-        mode: torch.compile's, or ``off``.
-        levels: The levels that train it; with CUDA graphs they copy what they keep from one pass to the next.
-        backend: torch.compile's.
-    """
+    """Run the block with the base model compiled in place by torch.compile; afterwards it is as it was."""
     # Both levels and the displaced passes of finite differences call the same model with the same shapes, and so share
     # one graph. It has no second derivative: products `exact` and the meter need `off`.
     if mode == "off":

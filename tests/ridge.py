@@ -8,6 +8,8 @@ from typing import Any
 from betty.engine import Engine
 from torch import Tensor, nn
 
+from bilora.tensors import Tensors, dot, norm
+
 DIRECT = 0.1
 
 
@@ -40,6 +42,11 @@ class UpperLoss:
     def training_step(self, batch: Any) -> Tensor:
         inputs, targets = batch
         return ((inputs @ self.lower.module.value - targets) ** 2).mean() + DIRECT * (self.module.value**2).sum()
+
+
+def cosine(left: Tensors, right: Tensors) -> float:
+    """Return the cosine of the angle between two vectors, each of one tensor per parameter."""
+    return dot(left, right) / (norm(left) * norm(right))
 
 
 def run_engine(engine: Engine, micro_batches: int) -> None:

@@ -22,13 +22,7 @@ _SHORTEST = 1e-24
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """The part of an adapter's config that every forward pass reads.
-
-    Args:
-        formulation: How s comes from E.
-        normalized: Whether P and Q enter with columns and rows of unit length.
-        scale: alpha / r.
-    """
+    """The part of an adapter's config that every forward pass reads."""
 
     formulation: Formulation
     normalized: bool

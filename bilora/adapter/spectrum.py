@@ -105,13 +105,7 @@ class Spectrum:
         return [{"layer": name, "values": terms, "kept": self.kept[name]} for name, terms in self.values.items()]
 
     def table(self) -> str:
-        """Return one line per layer: its name, the kept rank of its rank, and the values, with a bar before the cut.
-
-        Example:
-            >>> print(Spectrum({"query": [2.0, 0.5]}, {"query": 1}).table())
-            layer  rank  magnitudes
-            query  1/2   2 | 0.5
-        """
+        """Return one line per layer: its name, the kept rank of its rank, and the values, with a bar before the cut."""
         width = max(len("layer"), *(len(name) for name in self.values))
         lines = [f"{'layer':{width}}  rank  magnitudes"]
         for name, values in self.values.items():

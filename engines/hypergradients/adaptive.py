@@ -16,10 +16,6 @@ class Adaptive(ImplicitHypergradient):
 
     The derivative of an SGD, Adam or AdamW step in its gradient is diagonal, and known from the optimizer's
     state: bias correction, weight decay and gradient clipping are in it. SAMA leaves the bias correction out.
-
-    Example:
-        >>> Adaptive().needs.optimizer
-        True
     """
 
     @property

@@ -23,13 +23,6 @@ class ConjugateGradient(ImplicitHypergradient):
         iterations: The largest number of iterations.
         damping: Added to every eigenvalue of H.
         tolerance: Stop when the residual is shorter than this times v.
-
-    Raises:
-        SettingsError: A value is out of range.
-
-    Example:
-        >>> ConjugateGradient(iterations=3, damping=0.1).iterations
-        3
     """
 
     iterations: int = 10

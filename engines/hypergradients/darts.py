@@ -22,9 +22,6 @@ class Darts(ImplicitHypergradient):
     Args:
         scale: ``one``, or ``learning_rate``: each parameter's rate in the lower step.
 
-    Raises:
-        SettingsError: A value is not allowed.
-
     Example:
         >>> Darts(scale="learning_rate").finite_difference, Darts(around="after_step").finite_difference
         ('forward', 'central')

@@ -28,9 +28,6 @@ class ExactProducts:
     One forward and one backward pass build the graph of the gradient; each product is one backward pass
     through it. Exact up to rounding, also where the loss holds a ``detach``. Needs memory for that graph, and
     layers that have a second derivative.
-
-    Args:
-        around: The lower parameters at which the derivatives are taken.
     """
 
     around: Around = "before_step"

@@ -31,16 +31,6 @@ class FiniteDifference:
         forward:  (g(V + eps x) - g(V)) / eps                 error O(eps),   one: the step itself yields g(V)
 
     Only first derivatives are taken, so fused attention kernels and gradient checkpointing work.
-
-    Args:
-        scheme: ``central`` or ``forward``.
-        radius: Length of the displacement in parameter space.
-        around: ``before_step`` displaces the parameters at which the lower step took its gradient (DARTS);
-            ``after_step`` those it arrived at (Betty). ``forward`` can only do the former, as g(V) is known
-            only there.
-
-    Raises:
-        SettingsError: A value is out of range, or ``forward`` is combined with ``after_step``.
     """
 
     scheme: Scheme = "central"

@@ -14,10 +14,6 @@ class FirstOrder:
     """w = 0: the two levels alternate, each with its own gradient; dL2/dE ~ d_E L2.
 
     Costs nothing beyond the upper level's pass, and forgets how the lower level answers to the upper one.
-
-    Example:
-        >>> FirstOrder().needs.steps
-        0
     """
 
     @property

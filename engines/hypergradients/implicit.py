@@ -50,9 +50,6 @@ class ProductSettings:
             ``forward`` for ``darts`` around ``before_step``, and ``central`` elsewhere.
         radius: Length of their displacement of the lower parameters.
         around: Whether products are taken at the lower parameters ``before_step`` or ``after_step``.
-
-    Raises:
-        SettingsError: A value is not allowed, or a setting of finite differences is given for exact products.
     """
 
     products: str = "finite_difference"

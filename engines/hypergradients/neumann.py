@@ -26,13 +26,6 @@ class Neumann(ImplicitHypergradient):
         terms: Terms of the series; one is ``darts`` with that scale.
         step_size: A number, ``learning_rate`` or ``power_iteration``.
         power_iterations: Hessian products that ``power_iteration`` spends.
-
-    Raises:
-        SettingsError: A value is out of range.
-
-    Example:
-        >>> Neumann(terms=3, step_size=0.1, products="exact").step_size
-        0.1
     """
 
     terms: int = 5

@@ -28,13 +28,6 @@ class Nystrom(ImplicitHypergradient):
         damping: Added to every eigenvalue; it alone acts outside the sketch, where w = v / damping. With a low rank
             a small damping therefore makes w very long: take one of the size of the eigenvalues that are left out.
         seed: Of the sketch, which has a separate generator.
-
-    Raises:
-        SettingsError: A value is out of range.
-
-    Example:
-        >>> Nystrom(rank=3, damping=0.1).rank
-        3
     """
 
     rank: int = 5

@@ -19,29 +19,14 @@ class MeterReading:
     """The configured implicit term t beside the exact one-step one, ``e = -d2_{E,V} L1 . v`` by double backward.
 
     Both are of the same batch, masks and v.
-
-    Attributes:
-        cosine: ``t . e / (|t| |e|)``; None where one of them is zero.
-        norm_ratio: ``|t| / |e|``; None where e is zero.
     """
 
-    cosine: float | None
-    norm_ratio: float | None
+    cosine: float | None  # t . e / (|t| |e|); None where one of them is zero
+    norm_ratio: float | None  # |t| / |e|; None where e is zero
 
 
 class QualityMeter:
-    """A hypergradient that returns the term of another one, and measures it every few upper steps.
-
-    Args:
-        metered: The hypergradient in use.
-        every: Upper steps between two readings.
-
-    Attributes:
-        reading: The reading of the latest upper step; None where its turn had not come.
-
-    Raises:
-        SettingsError: ``every`` is below one.
-    """
+    """A hypergradient that returns the term of another one, and measures it every few upper steps."""
 
     def __init__(self, metered: Hypergradient, *, every: int) -> None:
         if every < 1:

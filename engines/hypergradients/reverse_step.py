@@ -14,17 +14,11 @@ from bilora.tensors import Tensors, add, dot, scaled
 
 @dataclass(frozen=True)
 class Adjoint:
-    """The derivative of L2 in a parameter and in the optimizer's moments of it, at one point of the unrolled steps.
-
-    Attributes:
-        parameter: In the parameter.
-        first: In the first moment (``exp_avg``, or SGD's momentum buffer).
-        second: In the second moment (``exp_avg_sq``).
-    """
+    """The derivative of L2 in a parameter and in the optimizer's moments of it, at one point of the unrolled steps."""
 
     parameter: Tensor
-    first: Tensor
-    second: Tensor
+    first: Tensor  # moment: exp_avg, or SGD's momentum buffer
+    second: Tensor  # moment: exp_avg_sq
 
     @classmethod
     def of(cls, parameter: Tensor) -> Adjoint:

@@ -23,13 +23,6 @@ class Unrolled(ProductSettings):
 
     Args:
         steps: How many steps to go back; at most the unroll steps.
-
-    Raises:
-        SettingsError: A value is out of range.
-
-    Example:
-        >>> Unrolled(steps=2).needs.steps
-        2
     """
 
     steps: int = 1

@@ -27,15 +27,10 @@ PARTS = ("parameters", "optimizer", "scheduler", "scaler", "progress", "loaders"
 
 @dataclass(frozen=True)
 class Rates:
-    """The rates that the settings give a level's optimizer.
+    """The rates that the settings give a level's optimizer."""
 
-    Attributes:
-        groups: Learning rate and weight decay, by param group.
-        base: Peak learning rate, by param group.
-    """
-
-    groups: tuple[dict[str, Any], ...]
-    base: tuple[float, ...]
+    groups: tuple[dict[str, Any], ...]  # learning rate and weight decay
+    base: tuple[float, ...]  # peak learning rate
 
 
 def rates_of(level: Level) -> Rates:

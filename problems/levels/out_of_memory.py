@@ -13,12 +13,7 @@ from bilora.errors import ResourceError
 
 
 class OutOfMemory(ResourceError, MemoryError):
-    """A pass of a level did not fit into memory.
-
-    Args:
-        message: The text for the user.
-        section: The section of the settings with the batch: ``lower`` or ``upper``.
-    """
+    """A pass of a level did not fit into memory."""
 
     def __init__(self, message: str, *, section: str) -> None:
         super().__init__(message)

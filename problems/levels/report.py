@@ -66,16 +66,10 @@ class LevelReport:
 
 @dataclass
 class SkippedSteps:
-    """The count of the skipped steps of a level.
+    """The count of the skipped steps of a level."""
 
-    Attributes:
-        allowed: How many in a row may be skipped; with 0 the first one ends the run.
-        in_row: Those since the last step that was taken.
-        total: All of them.
-    """
-
-    allowed: int = 0
-    in_row: int = 0
+    allowed: int = 0  # in a row; with 0 the first one ends the run
+    in_row: int = 0  # since the last step that was taken
     total: int = 0
 
     def took(self) -> None:

@@ -14,14 +14,7 @@ from bilora.tensors import Tensors
 
 @dataclass(frozen=True)
 class OptimizerSnapshot:
-    """One parameter's side of an optimizer, copied before a step.
-
-    Attributes:
-        optimizer: Name of the optimizer's class.
-        parameter: The parameter's value.
-        group: Settings of its param group.
-        state: Its state; empty before its first step.
-    """
+    """One parameter's side of an optimizer, copied before a step."""
 
     optimizer: str
     parameter: Tensor

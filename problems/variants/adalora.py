@@ -25,10 +25,6 @@ class AdaloraSettings(AdapterSettings):
         orthogonality: Weight of the regularizer that PEFT adds to the loss.
         warmup: Share of the steps before the first pruning.
         final: Share of the steps after the last pruning.
-
-    Example:
-        >>> AdaloraSettings(rank=8).start_rank
-        12
     """
 
     initial_rank: int | None = None

@@ -18,14 +18,7 @@ from bilora.problems.variants.bilora import BiloraLower, BiloraUpper
 
 @dataclass(frozen=True)
 class AutoloraSettings(AdapterSettings):
-    """An adapter's settings; ``rank`` is the number k of rank-one terms to select among.
-
-    Example:
-        >>> AutoloraSettings(rank=1)
-        Traceback (most recent call last):
-            ...
-        bilora.errors.SettingsError: adapter: rank is 1, it must be at least 2 for there to be a selection
-    """
+    """An adapter's settings; ``rank`` is the number k of rank-one terms to select among."""
 
     def faults(self) -> list[str]:
         """Return the faults of all the settings."""

@@ -24,20 +24,6 @@ class WeightDecays(Companion):
     with v = d L2 / d theta': one dot product per tensor. It is exact for one step of SGD or AdamW between two upper
     steps. For k of them :meth:`implicit_term` takes k times the last step's term, which is near where a step moves the
     parameters by a small part.
-
-    Args:
-        names: Names of the lower parameter tensors.
-        shared: Whether all the tensors share one decay; otherwise each has its own.
-        start: The start of every decay.
-        cap: The largest decay; ``rho`` is put back to it after a step beyond, so that it can come down again.
-
-    Attributes:
-        log_decay: rho, ``(decays,)``.
-
-    Example:
-        >>> decays = WeightDecays(["P", "Q"], start=0.5, cap=50.0)
-        >>> decays.learned()
-        {'weight_decays': {'P': 0.5, 'Q': 0.5}}
     """
 
     def __init__(self, names: Iterable[str], *, start: float, cap: float, shared: bool = False) -> None:

@@ -108,9 +108,6 @@ def make_transformer() -> Callable[..., Transformer]:
     return make
 
 
-# ---- the road from rows to parameters, on a model of two vectors ----------------------------------
-
-
 class Pair(nn.Module):
     """One float64 vector a level, and the row ids of every batch that a level was given."""
 
@@ -125,11 +122,9 @@ class PairLower(LowerProblem):
     """A quadratic whose target is the batch's mean label plus noise, so that the random state matters."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the lower vector."""
         return {"below": self.module.below}
 
     def training_step(self, batch: Any) -> Any:
-        """Return L1."""
         self.module.seen["lower"].append(batch["row"].tolist())
         target = batch["labels"].double().mean() + torch.rand_like(self.module.below)
         return ((self.module.below - self.module.above - target) ** 2).mean()
@@ -139,11 +134,9 @@ class PairUpper(UpperProblem):
     """A quadratic in the sum of both vectors."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the upper vector."""
         return {"above": self.module.above}
 
     def training_step(self, batch: Any) -> Any:
-        """Return L2."""
         self.module.seen["upper"].append(batch["row"].tolist())
         return ((self.module.below + self.module.above - batch["labels"].double().mean()) ** 2).mean()
 
@@ -189,11 +182,9 @@ class Records(Callback):
         self.validations: list[Any] = []
 
     def on_step(self, engine: BilevelEngine, record: Any) -> None:
-        """Keep a step."""
         self.steps.append(record)
 
     def on_validation(self, engine: BilevelEngine, record: Any) -> None:
-        """Keep a validation."""
         self.validations.append(record)
 
 

@@ -28,9 +28,6 @@ def equal(left: list[Tensor], right: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-# ---- the schedule ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("upper_accumulation", [1, 2])
 @pytest.mark.parametrize("lower_accumulation", [1, 3])
 @pytest.mark.parametrize(("unroll", "warmup"), [(1, 0), (2, 0), (3, 0), (2, 4), (2, 5), (3, 2)])
@@ -84,9 +81,6 @@ def test_single_level_never_steps_above(make_engine: Make) -> None:
     assert torch.equal(engine.lower_level.module.above, above)
 
 
-# ---- validation -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("every", "steps", "at"),
     [(0, 5, [5]), (1, 3, [1, 2, 3]), (2, 5, [2, 4, 5]), (2, 4, [2, 4]), (3, 7, [3, 6, 7]), (9, 4, [4])],
@@ -137,15 +131,6 @@ def test_training_does_not_notice_what_validation_draws(make_engine: Make) -> No
     assert found[0][1:] == found[1][1:]
 
 
-def test_without_validate_there_is_no_validation(make_engine: Make) -> None:
-    engine = make_engine(validate_every=1)
-    engine.run()
-    assert engine.last_validation is None
-
-
-# ---- stopping -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("every", "validated"), [(0, [3]), (3, [3]), (2, [2, 3])])
 def test_a_callback_stops_after_its_step_and_the_end_is_validated_once(
     make_engine: Make, every: int, validated: list[int]
@@ -166,10 +151,10 @@ def test_a_callback_stops_after_its_step_and_the_end_is_validated_once(
     assert (engine.step, engine.stop_reason, seen) == (3, "three are enough", validated)
 
 
-def test_a_run_to_the_end_has_no_stop_reason(make_engine: Make) -> None:
-    engine = make_engine()
+def test_a_run_to_the_end_has_no_stop_reason_and_without_validate_no_validation(make_engine: Make) -> None:
+    engine = make_engine(validate_every=1)
     engine.run()
-    assert engine.stop_reason is None
+    assert (engine.stop_reason, engine.last_validation) == (None, None)
 
 
 def test_a_diverged_step_moves_no_parameter(make_engine: Make) -> None:
@@ -185,9 +170,6 @@ def test_a_diverged_step_moves_no_parameter(make_engine: Make) -> None:
         engine.run()
     assert engine.step == 3
     assert equal(parameters(engine), before)
-
-
-# ---- what is refused ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

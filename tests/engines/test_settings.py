@@ -16,57 +16,51 @@ from bilora.errors import SettingsError
 from bilora.settings.sections import refuse_faults, resolved
 
 NAN = float("nan")
-LEVEL_FAULTS: list[tuple[str, Any]] = [
-    ("learning_rate", -1e-3),
-    ("learning_rate", NAN),
-    ("learning_rate", float("inf")),
-    ("weight_decay", -0.1),
-    ("batch_size", 0),
-    ("accumulation", 0),
-    ("schedule", "cosin"),
-    ("warmup", 1.0),
-    ("warmup", -0.1),
-    ("gradient_clipping", -1.0),
-    ("gradient_clipping", NAN),
-]
-FIT_FAULTS: list[tuple[str, Any]] = [
-    ("steps", 0),
-    ("unroll_steps", 0),
-    ("warmup_steps", -1),
-    ("split_ratio", 0.0),
-    ("split_ratio", 1.0),
-    ("refresh", -1),
-    ("validate_every", -1),
-    ("early_stopping", -1),
-    ("precision", "fp8"),
-]
+FAULTS: dict[type, dict[str, tuple[Any, ...]]] = {
+    LevelSettings: {
+        "learning_rate": (-1e-3, NAN, float("inf")),
+        "weight_decay": (-0.1,),
+        "batch_size": (0,),
+        "accumulation": (0,),
+        "schedule": ("cosin",),
+        "warmup": (1.0, -0.1),
+        "gradient_clipping": (-1.0, NAN),
+    },
+    FitSettings: {
+        "steps": (0,),
+        "unroll_steps": (0,),
+        "warmup_steps": (-1,),
+        "split_ratio": (0.0, 1.0),
+        "refresh": (-1,),
+        "validate_every": (-1,),
+        "early_stopping": (-1,),
+        "precision": ("fp8",),
+    },
+}
+SECTION = {LevelSettings: "level", FitSettings: "settings"}
 
 
-@pytest.mark.parametrize(("field", "value"), LEVEL_FAULTS)
-def test_a_level_s_fault_names_field_and_value(field: str, value: Any) -> None:
-    with pytest.raises(SettingsError, match=rf"^level: {field} is {value!r}, "):
-        LevelSettings(**{field: value})
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [(kind, field, value) for kind, table in FAULTS.items() for field, values in table.items() for value in values],
+)
+def test_a_fault_names_field_and_value(kind: type, field: str, value: Any) -> None:
+    with pytest.raises(SettingsError, match=rf"^{SECTION[kind]}: {field} is {value!r}, "):
+        kind(**{field: value})
 
 
-@pytest.mark.parametrize(("field", "value"), FIT_FAULTS)
-def test_a_fit_s_fault_names_field_and_value(field: str, value: Any) -> None:
-    with pytest.raises(SettingsError, match=rf"^settings: {field} is {value!r}, "):
-        FitSettings(**{field: value})
-
-
-def test_all_faults_of_a_level_are_told_together() -> None:
+@pytest.mark.parametrize(
+    ("kind", "bad", "semicolons"),
+    [
+        (LevelSettings, {"learning_rate": -1.0, "batch_size": 0, "accumulation": 0, "warmup": 2.0}, 3),
+        (FitSettings, {"steps": 0, "unroll_steps": 0, "split_ratio": 2.0, "keep_best": True}, 4),
+    ],
+)
+def test_all_faults_are_told_together(kind: type, bad: dict[str, Any], semicolons: int) -> None:
     with pytest.raises(SettingsError) as raised:
-        LevelSettings(learning_rate=-1.0, batch_size=0, accumulation=0, warmup=2.0)
-    assert str(raised.value).count(";") == 3
-    for field in ("learning_rate", "batch_size", "accumulation", "warmup"):
-        assert f"{field} is " in str(raised.value)
-
-
-def test_all_faults_of_a_fit_are_told_together() -> None:
-    with pytest.raises(SettingsError) as raised:
-        FitSettings(steps=0, unroll_steps=0, split_ratio=2.0, keep_best=True)
-    for field in ("steps", "unroll_steps", "split_ratio", "validate_every"):
-        assert f"{field} is " in str(raised.value)
+        kind(**bad)
+    assert str(raised.value).count(";") == semicolons
+    assert all(f"{'validate_every' if field == 'keep_best' else field} is " in str(raised.value) for field in bad)
 
 
 @pytest.mark.parametrize("edge", [{"learning_rate": 0.0}, {"warmup": 0.0}, {"gradient_clipping": 0.0}])

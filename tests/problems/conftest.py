@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,9 +110,6 @@ def make_ridge() -> Callable[..., Ridge]:
     return make
 
 
-# ---- transformers ---------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="session")
 def make_bert() -> Callable[[], nn.Module]:
     """Build a tiny random BERT; each call gives the same weights."""
@@ -152,16 +148,3 @@ def bert_batches() -> list[dict[str, Tensor]]:
         }
         for _ in range(3)
     ]
-
-
-@pytest.fixture(scope="session")
-def digest() -> Callable[[Sequence[Tensor]], str]:
-    """The sha256 of some tensors, bit for bit."""
-
-    def sha(tensors: Sequence[Tensor]) -> str:
-        whole = hashlib.sha256()
-        for each in tensors:
-            whole.update(each.detach().contiguous().view(torch.uint8).numpy().tobytes())
-        return whole.hexdigest()
-
-    return sha

@@ -25,40 +25,12 @@ from transformers import (
 
 from bilora import BiloraConfig
 
-ENCODER = {
-    "vocab_size": 60,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 40,
-    "num_labels": 3,
-}
-DECODER = {
-    "vocab_size": 60,
-    "n_embd": 16,
-    "n_layer": 2,
-    "n_head": 2,
-    "n_positions": 40,
-    "num_labels": 3,
-    "pad_token_id": 1,
-    "bos_token_id": 2,
-    "eos_token_id": 2,
-}
+WIDTHS = dict(vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
+ENDS = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 2}
+ENCODER = {**WIDTHS, "max_position_embeddings": 40, "num_labels": 3}
+DECODER = {**ENDS, "vocab_size": 60, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 40, "num_labels": 3}
 # Rotary positions, two query heads to one key head, and an output layer that is the embedding.
-ROTARY = {
-    "vocab_size": 60,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "intermediate_size": 24,
-    "max_position_embeddings": 40,
-    "tie_word_embeddings": True,
-    "pad_token_id": 1,
-    "bos_token_id": 2,
-    "eos_token_id": 2,
-}
+ROTARY = {**WIDTHS, **ENDS, "num_key_value_heads": 1, "max_position_embeddings": 40, "tie_word_embeddings": True}
 # Model, config, and the layers to adapt: query and value; in GPT-2 they are one Conv1D.
 KINDS: dict[str, tuple[type[PreTrainedModel], Callable[[], PretrainedConfig], list[str]]] = {
     "bert": (BertForSequenceClassification, lambda: BertConfig(**ENCODER), ["query", "value"]),
@@ -67,13 +39,7 @@ KINDS: dict[str, tuple[type[PreTrainedModel], Callable[[], PretrainedConfig], li
     "gpt2-classifier": (GPT2ForSequenceClassification, lambda: GPT2Config(**DECODER), ["c_attn", "c_proj"]),
     "llama": (LlamaForCausalLM, lambda: LlamaConfig(**ROTARY), ["q_proj", "v_proj", "down_proj"]),
 }
-TASKS = {
-    "bert": "SEQ_CLS",
-    "roberta": "SEQ_CLS",
-    "gpt2": "CAUSAL_LM",
-    "gpt2-classifier": "SEQ_CLS",
-    "llama": "CAUSAL_LM",
-}
+TASKS = {kind: "CAUSAL_LM" if kind in ("gpt2", "llama") else "SEQ_CLS" for kind in KINDS}
 
 
 @pytest.fixture(autouse=True)
@@ -144,16 +110,8 @@ def adapt(
     """Wrap a tiny model; settings overrule the defaults of its kind."""
 
     def wrap(kind: str = "bert", base: PreTrainedModel | None = None, **settings: Any) -> PeftModel:
-        config = BiloraConfig(
-            **{
-                "r": 4,
-                "target_modules": targets[kind],
-                "task_type": tasks[kind],
-                "formulation": "softmax",
-                "normalized": False,
-                **settings,
-            }
-        )
+        defaults = {"r": 4, "target_modules": targets[kind], "task_type": tasks[kind]}
+        config = BiloraConfig(**{**defaults, "formulation": "softmax", "normalized": False, **settings})
         return get_peft_model(base or make_model(kind), config).eval()
 
     return wrap

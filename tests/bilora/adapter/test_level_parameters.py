@@ -131,25 +131,31 @@ def test_any_layer_that_answers_takes_part() -> None:
     assert set(level_parameters(Own()).upper) == {"b"}
 
 
-def test_a_parameter_claimed_for_both_levels_is_refused() -> None:
-    model = nn.Sequential(Own())
+def claim_twice(model: nn.Sequential) -> None:
     model[0].lower = {"a": model[0].a, "b": model[0].b}
-    with pytest.raises(LevelsError, match=r"both levels: 0\.b"):
-        level_parameters(model)
 
 
-def test_a_claim_under_another_name_is_refused() -> None:
-    model = nn.Sequential(Own())
+def claim_under_another_name(model: nn.Sequential) -> None:
     model[0].upper = {"c": model[0].b}
-    with pytest.raises(LevelsError, match=r"'0\.c', which is not the name"):
-        level_parameters(model)
 
 
-def test_a_parameter_shared_by_two_layers_is_refused() -> None:
-    model = nn.Sequential(Own(), Own())
+def share_between_layers(model: nn.Sequential) -> None:
     model[1].b = model[0].b
     model[1].upper = {"b": model[1].b}
-    with pytest.raises(LevelsError, match=r"'1\.b' is the same parameter"):
+
+
+@pytest.mark.parametrize(
+    ("claim", "match"),
+    [
+        (claim_twice, r"both levels: 0\.b"),
+        (claim_under_another_name, r"'0\.c', which is not the name"),
+        (share_between_layers, r"'1\.b' is the same parameter"),
+    ],
+)
+def test_claims_that_are_refused(claim: Callable[[nn.Module], None], match: str) -> None:
+    model = nn.Sequential(Own(), Own())
+    claim(model)
+    with pytest.raises(LevelsError, match=match):
         level_parameters(model)
 
 

@@ -114,9 +114,6 @@ def test_values_of_one_leave_plain_lora(adapt: Adapt, train: Train) -> None:
         assert layer.bilora_settings["default"].scale == pytest.approx(16.0 / 4)
 
 
-# ---- what is lost -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_the_export_loses_no_more_than_the_dropped_terms(adapt: Adapt, train: Train, tmp_path: Path, rule: Any) -> None:
     """Layer by layer: ||lost||_F is the norm of the dropped singular values, and below that of the dropped terms."""
@@ -178,9 +175,6 @@ def test_a_larger_share_keeps_the_logits_nearer(
     assert moved == sorted(moved, reverse=True)
     assert moved[0] > 1e-2
     assert moved[-1] < 1e-5
-
-
-# ---- what is refused --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,6 @@ def read(positions: list[LoaderPosition], state: dict[str, Any], *, batches: int
     return read_rows
 
 
-# ---- where the loaders are ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("before", "now"), [(2, 1), (1, 2), (4, 2), (2, 4), (3, 2), (1, 3)])
 def test_no_row_of_an_epoch_is_read_again(before: int, now: int) -> None:
     """Each keeps its batch size, so that a batch of all has another one; what does not divide is rounded up."""
@@ -82,9 +79,6 @@ def test_batches_are_the_same_where_they_have_the_same_rows(before: int, now: in
     read(then, start, batches=2)
     place = then[0].state()
     assert read(here, place) == read(readers(before, batch_size=8 // before), place)
-
-
-# ---- settings -------------------------------------------------------------------------------------
 
 
 def levels(batch_size: int, accumulation: int = 1) -> FitSettings:
@@ -126,9 +120,6 @@ def test_the_settings_of_a_run_s_folder_leave_batches_to_the_checkpoint(tmp_path
     with pytest.raises(CheckpointError, match="lower.batch_size: 16 -> 32"):
         enter_run_folder(tmp_path / "run", larger, processes=2)
     assert enter_run_folder(tmp_path / "run", larger, processes=1)
-
-
-# ---- states ---------------------------------------------------------------------------------------
 
 
 def recorded(*batches: str, unfinished: Any = None) -> Packed:

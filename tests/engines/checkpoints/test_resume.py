@@ -231,9 +231,6 @@ def test_mid_accumulation_of_the_lower_level(make_engine: Any) -> None:
     assert torch.equal(resumed.lower_level.module.above, whole.lower_level.module.above)
 
 
-# ---- other settings -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [

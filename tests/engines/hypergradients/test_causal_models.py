@@ -7,19 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from ridge import cosine
 from torch import Tensor
 
 from bilora.engines.hypergradients.darts import Darts
 from bilora.engines.hypergradients.neumann import Neumann
-from bilora.tensors import dot, norm
+from bilora.tensors import norm
 
 MODELS = ("gpt2-answers", "llama")
 RADIUS = 1e-3
 """Shorter than the default: the truncation error of a forward difference is in proportion to it."""
-
-
-def cosine(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> float:
-    return dot(left, right) / (norm(left) * norm(right))
 
 
 def term(make_transformer: Callable[..., Any], name: str, *, dropout: float, method: Any) -> tuple[Tensor, ...]:

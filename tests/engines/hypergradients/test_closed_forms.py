@@ -62,24 +62,24 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).norm() / expected.norm()).item()
 
 
-@pytest.mark.parametrize(("condition", "allowed"), [(1.0, 1e-6), (1e2, 1e-5), (1e4, 1e-2)])
-def test_conjugate_gradient_is_exact_after_as_many_iterations_as_dimensions(
-    make_known: Callable[..., KnownRidge], condition: float, allowed: float
+CG = {"name": "conjugate_gradient", "products": "exact"}
+NYSTROM = {"name": "nystrom", "rank": FEATURES, "products": "exact"}
+SOLVES = [
+    *((CG | {"iterations": FEATURES, "tolerance": 0.0}, 0.0, k, e) for k, e in ((1.0, 1e-6), (1e2, 1e-5), (1e4, 1e-2))),
+    *((CG | {"iterations": 60, "damping": 0.5, "tolerance": 1e-12}, 0.5, condition, 1e-9) for condition in CONDITIONS),
+    *((NYSTROM | {"damping": d}, d, condition, 1e-8) for d in (1e-3, 1.0) for condition in CONDITIONS),
+]
+
+
+@pytest.mark.parametrize(("settings", "damping", "condition", "allowed"), SOLVES)
+def test_conjugate_gradient_and_nystrom_of_full_rank_solve_the_damped_system(
+    make_known: Callable[..., KnownRidge], settings: dict[str, Any], damping: float, condition: float, allowed: float
 ) -> None:
-    settings = {"name": "conjugate_gradient", "iterations": FEATURES, "tolerance": 0.0, "products": "exact"}
+    """Conjugate gradients after as many iterations as there are dimensions."""
     known = make_known(settings, condition)
-    expected = known.term_of(torch.linalg.solve(known.hessian, known.vector))
+    damped = known.hessian + damping * torch.eye(FEATURES).double()
+    expected = known.term_of(torch.linalg.solve(damped, known.vector))
     assert relative_error(known.implicit_term(), expected) <= allowed
-
-
-@pytest.mark.parametrize("condition", CONDITIONS)
-def test_conjugate_gradient_with_damping_solves_the_damped_system(
-    make_known: Callable[..., KnownRidge], condition: float
-) -> None:
-    settings = {"name": "cg", "iterations": 60, "damping": 0.5, "tolerance": 1e-12, "products": "exact"}
-    known = make_known(settings, condition)
-    damped = known.hessian + 0.5 * torch.eye(FEATURES).double()
-    assert relative_error(known.implicit_term(), known.term_of(torch.linalg.solve(damped, known.vector))) < 1e-9
 
 
 @pytest.mark.parametrize("products", ["exact", "finite_difference"])
@@ -125,17 +125,6 @@ def test_neumann_refuses_to_diverge(make_ridge: Callable[..., Any]) -> None:
     ridge = make_ridge({"name": "neumann", "terms": 40, "step_size": 2.2, "products": "exact"})
     with pytest.raises(DivergedError, match="neumann diverges: term .* take fewer terms, a smaller step_size"):
         ridge.engine.run()
-
-
-@pytest.mark.parametrize("condition", CONDITIONS)
-@pytest.mark.parametrize("damping", [1e-3, 1.0])
-def test_nystrom_of_full_rank_is_the_damped_inverse(
-    make_known: Callable[..., KnownRidge], condition: float, damping: float
-) -> None:
-    settings = {"name": "nystrom", "rank": FEATURES, "damping": damping, "products": "exact"}
-    known = make_known(settings, condition)
-    damped = known.hessian + damping * torch.eye(FEATURES).double()
-    assert relative_error(known.implicit_term(), known.term_of(torch.linalg.solve(damped, known.vector))) <= 1e-8
 
 
 def test_nystrom_of_low_rank_is_exact_on_a_hessian_of_low_rank(make_known: Callable[..., KnownRidge]) -> None:

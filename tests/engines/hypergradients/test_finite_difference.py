@@ -38,11 +38,9 @@ class CubicLower(LowerProblem):
     """L1 = sum E V^3, so that d2_{E,V} L1 x = 3 V^2 x."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
-        """Return V."""
         return {"below": self.module.below}
 
     def training_step(self, batch: Any) -> Tensor:
-        """Return L1."""
         return (self.module.above * self.module.below.float() ** 3).sum()
 
 
@@ -50,11 +48,9 @@ class CubicUpper(UpperProblem):
     """L2 = sum V, so that v is one everywhere."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
-        """Return E."""
         return {"above": self.module.above}
 
     def training_step(self, batch: Any) -> Tensor:
-        """Return L2."""
         return self.module.below.float().sum() + 0.0 * self.module.above.sum()
 
 

@@ -55,11 +55,9 @@ class Below(LowerProblem):
     """A ridge regression on inputs that the upper level scales."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the lower parameters."""
         return self.module.named("below")
 
     def training_step(self, batch: Any) -> Tensor:
-        """Return L1."""
         inputs, targets = batch
         below, above = self.module.whole("below"), self.module.whole("above")
         return ((inputs @ (above * below) - targets) ** 2).mean() + 0.2 * (below**2).sum()
@@ -69,11 +67,9 @@ class Above(UpperProblem):
     """The error on other rows."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the upper parameters."""
         return self.module.named("above")
 
     def training_step(self, batch: Any) -> Tensor:
-        """Return L2."""
         inputs, targets = batch
         return ((inputs @ self.module.whole("below") - targets) ** 2).mean() + 0.1 * self.module.whole("above").sum()
 
@@ -144,9 +140,6 @@ def test_every_micro_batch_of_the_upper_step_enters(chosen: Any) -> None:
     found = _upper_gradient(chosen, above=[one, two])
     whole = _upper_gradient(chosen, above=[joined, joined])
     torch.testing.assert_close(found, whole, rtol=1e-6, atol=1e-9)
-
-
-# ---- products of a user's own ----------------------------------------------------------------------
 
 
 def own_products(settings: ProductSettings) -> Products:

@@ -31,9 +31,6 @@ def order(loader: Any) -> list[int]:
     return [row["row"] for batch in loader for row in batch]
 
 
-# ---- refresh --------------------------------------------------------------------------------------
-
-
 class SplitInUse(Callback):
     """Notes how many splits there were when each batch of D2 was read."""
 
@@ -96,9 +93,6 @@ def test_later_draws_depend_on_the_seed_and_without_refresh_there_are_none(fit_p
     assert [split.upper for split in first] != [split.upper for split in other]
 
 
-# ---- the loaders ----------------------------------------------------------------------------------
-
-
 def test_first_split_is_that_of_the_seed_and_ratio() -> None:
     loaders = SplitLoaders(rows(), settings(seed=5, split_ratio=0.6), collate=list)
     assert loaders.splits == [split_rows(LABELS, ratio=0.6, seed=5)]
@@ -144,9 +138,6 @@ def test_a_part_follows_its_positions() -> None:
     assert (len(part), list(part), part[-1]) == (2, ["b", "d"], "d")
     part.positions = Split((0, 2, 4), (1, 3, 5), seed=0, ratio=0.5).upper
     assert list(part) == ["b", "d", "f"]
-
-
-# ---- rows that belong together, and a D2 that is given --------------------------------------------
 
 
 def grouped() -> list[dict[str, Any]]:

@@ -100,9 +100,6 @@ def test_a_watching_stage_ends_with_its_best_loss_on_the_other_part(
     assert rows_of(read) == set(range(40))
 
 
-# ---- what is refused ------------------------------------------------------------------------------
-
-
 def test_two_stages_of_one_name(fit_plan: Fit) -> None:
     with pytest.raises(SettingsError, match="method 'planned' has two stages of one name: a, a"):
         fit_plan({"name": "a"}, {"name": "a"})

@@ -65,9 +65,6 @@ def level(module: nn.Module, batches: Any, optimizer: Optimizer | None = None) -
     return LowerProblem("lower", None, module, optimizer, train_data_loader=batches)
 
 
-# ---- parameters -----------------------------------------------------------------------------------------
-
-
 def test_trainable_parameters_only(module: Body, batches: Any, train: Train) -> None:
     lower = level(module, batches)
     frozen = module.frozen.weight.clone()
@@ -83,9 +80,6 @@ def test_level_without_trainable_parameters_is_refused(module: Body, batches: An
     lower = LowerProblem("lower", None, module.requires_grad_(False))
     with pytest.raises(SettingsError, match="'lower' has no trainable parameters.*is_trainable=True"):
         lower.trainable_parameters()
-
-
-# ---- optimizer and scheduler ----------------------------------------------------------------------------
 
 
 def test_param_groups_and_scheduler_train_as_in_a_plain_loop(batches: Any, train: Train) -> None:
@@ -119,25 +113,21 @@ def plain_loop(module: Body, batches: list[dict[str, Tensor]], *, steps: int) ->
     return trace
 
 
-def test_level_without_optimizer_is_refused(module: Body, batches: Any, train: Train) -> None:
-    lower = LowerProblem("lower", None, module, train_data_loader=batches)
-    with pytest.raises(SettingsError, match="'lower' has no optimizer.*configure_optimizer"):
+@pytest.mark.parametrize(
+    ("optimizer", "match"),
+    [
+        (lambda module: None, "'lower' has no optimizer.*configure_optimizer"),
+        (
+            lambda module: SGD(module.head.parameters(), lr=0.1),
+            r"lacks 2 .*\(middle.weight, middle.bias\) and holds 0 that",
+        ),
+        (lambda module: SGD(module.parameters(), lr=0.1), "lacks 0 .* and holds 2 that are not the level's"),
+    ],
+)
+def test_optimizers_that_are_refused(module: Body, batches: Any, train: Train, optimizer: Any, match: str) -> None:
+    lower = LowerProblem("lower", None, module, optimizer(module), train_data_loader=batches)
+    with pytest.raises(SettingsError, match=match):
         train(lower, 1)
-
-
-def test_optimizer_that_lacks_parameters_is_refused(module: Body, batches: Any, train: Train) -> None:
-    lower = level(module, batches, SGD(module.head.parameters(), lr=0.1))
-    with pytest.raises(SettingsError, match=r"lacks 2 .*\(middle.weight, middle.bias\) and holds 0 that"):
-        train(lower, 1)
-
-
-def test_optimizer_with_foreign_parameters_is_refused(module: Body, batches: Any, train: Train) -> None:
-    lower = level(module, batches, SGD(module.parameters(), lr=0.1))
-    with pytest.raises(SettingsError, match=r"lacks 0 .* and holds 2 that are not the level's"):
-        train(lower, 1)
-
-
-# ---- module ---------------------------------------------------------------------------------------------
 
 
 class Placed(Body):
@@ -157,9 +147,6 @@ def test_placed_model_is_not_moved(batches: Any, train: Train, mark: str) -> Non
     setattr(module, mark, {"": 0})
     assert is_placed(module)
     train(level(module, batches), 1)
-
-
-# ---- loaders --------------------------------------------------------------------------------------------
 
 
 def test_empty_loader_is_refused_by_name(module: Body, train: Train) -> None:
@@ -193,17 +180,12 @@ def test_loader_over_a_stream_is_opened_again(module: Body, train: Train) -> Non
     assert lower.epoch_counter == [2]
 
 
-def test_every_end_of_an_epoch_is_told(module: Body, batches: Any, train: Train) -> None:
+def test_a_loader_begins_again_at_its_end_and_on_request(module: Body, batches: Any, train: Train) -> None:
     lower = level(module, batches)
     ends: list[int] = []
     lower.epoch_listeners.append(lambda: ends.append(lower.count))
-    train(lower, 9)
+    train(lower, 10)
     assert ends == [5, 9]  # the count of the step that found the loader of four at its end
-
-
-def test_restarted_loader_begins_again(module: Body, batches: Any, train: Train) -> None:
-    lower = level(module, batches)
-    train(lower, 2)
     lower.restart_loader()
     train(lower, 1)
     assert torch.equal(lower.cur_batch["x"], batches[0]["x"])
@@ -303,10 +285,12 @@ def test_all_faults_are_told_together() -> None:
     assert all(name in str(caught.value) for name in ("type='cg'", "unroll_steps", "accumulation", "'half'"))
 
 
-def test_good_configs_pass() -> None:
-    check_config(Config(), level="lower")
-    read = Config(unroll_steps=4, gradient_accumulation=2, gradient_clipping=1.0, precision="bf16", warmup_steps=8)
-    check_config(read, level="lower")
+@pytest.mark.parametrize(
+    "settings",
+    [{}, dict(unroll_steps=4, gradient_accumulation=2, gradient_clipping=1.0, precision="bf16", warmup_steps=8)],
+)
+def test_good_configs_pass(settings: dict[str, Any]) -> None:
+    check_config(Config(**settings), level="lower")
 
 
 def test_autocast_dtypes() -> None:

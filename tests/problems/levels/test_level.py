@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -53,9 +54,6 @@ def whole(batches: list[Batch]) -> Batch:
     return {key: torch.cat([each[key] for each in batches]) for key in ("x", "y")}
 
 
-# ---- accumulation ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("clipping", [0.0, 0.05])
 def test_accumulated_gradient_is_the_full_batch_gradient(batches: list[Batch], train: Train, clipping: float) -> None:
     small = make(batches, gradient_accumulation=4, gradient_clipping=clipping)
@@ -69,9 +67,6 @@ def test_accumulated_gradient_is_the_full_batch_gradient(batches: list[Batch], t
     assert not torch.equal(weights(small), start)
     assert small.report.loss == pytest.approx(large.report.loss, rel=1e-13)
     assert small.report.gradient_norm == pytest.approx(large.report.gradient_norm, rel=1e-13)
-
-
-# ---- clipping -------------------------------------------------------------------------------------------
 
 
 def test_clipping_is_torchs(batches: list[Batch], train: Train) -> None:
@@ -89,23 +84,14 @@ def test_clipping_is_torchs(batches: list[Batch], train: Train) -> None:
 
 def test_small_gradients_are_not_clipped(batches: list[Batch], train: Train) -> None:
     clipped, free = make(batches, gradient_clipping=1e6), make(batches)
-    train(clipped, 3)
-    train(free, 3)
+    for level in (clipped, free):
+        train(level, 3)
     assert torch.equal(weights(clipped), weights(free))
 
 
-# ---- schedules ------------------------------------------------------------------------------------------
-
-
-def halving(optimizer: Any) -> StepLR:
-    return StepLR(optimizer, step_size=2, gamma=0.5)
-
-
-def one_cycle(optimizer: Any) -> OneCycleLR:
-    return OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
-
-
-@pytest.mark.parametrize("scheduler", [halving, one_cycle])
+@pytest.mark.parametrize(
+    "scheduler", [partial(StepLR, step_size=2, gamma=0.5), partial(OneCycleLR, max_lr=0.1, total_steps=10)]
+)
 def test_scheduler_steps_once_an_optimizer_step(
     batches: list[Batch], train: Train, scheduler: Callable[[Any], LRScheduler]
 ) -> None:
@@ -141,21 +127,18 @@ def test_plateau_scheduler_sees_the_mean_loss_of_the_step(batches: list[Batch], 
     assert rates == [1e-12, 1e-12, 1e-12, 5e-13, 5e-13, 5e-13]
 
 
-# ---- losses ---------------------------------------------------------------------------------------------
-
-
-def answers(module: nn.Module) -> dict[str, Callable[[Batch], Any]]:
-    return {
-        "tensor": lambda batch: module(**batch)["loss"],
-        "dict": lambda batch: {"loss": module(**batch)["loss"], "constant": torch.tensor(2.0)},
-        "ModelOutput": lambda batch: module(**batch),
-    }
-
-
-@pytest.mark.parametrize(("kind", "parts"), [("tensor", {}), ("dict", {"constant": 2.0}), ("ModelOutput", {})])
-def test_training_step_may_return(batches: list[Batch], train: Train, kind: str, parts: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    ("answer", "parts"),
+    [
+        (lambda output: output["loss"], {}),
+        (lambda output: {"loss": output["loss"], "constant": torch.tensor(2.0)}, {"constant": 2.0}),
+        (lambda output: output, {}),
+    ],
+    ids=["tensor", "dict", "ModelOutput"],
+)
+def test_training_step_may_return(batches: list[Batch], train: Train, answer: Any, parts: dict[str, float]) -> None:
     level, plain = make(batches), make(batches)
-    level.training_step = answers(level.module)[kind]
+    level.training_step = lambda batch: answer(level.module(**batch))
     train(level, 2)
     train(plain, 2)
     assert torch.equal(weights(level), weights(plain))
@@ -194,9 +177,6 @@ def test_loss_that_cannot_be_trained_on(
     with pytest.raises(SettingsError, match=match):
         train(level, 1)
     assert torch.equal(weights(level), start)
-
-
-# ---- hooks ----------------------------------------------------------------------------------------------
 
 
 def test_hooks_fire_when_they_say(batches: list[Batch], train: Train) -> None:
@@ -249,16 +229,12 @@ class TallLevel(LowerProblem):
         return self.module.loss()  # type: ignore[no-any-return]
 
 
-def test_autograd_gives_this_gradient_transposed() -> None:
-    module = Tall()
-    (gradient,) = torch.autograd.grad(module.loss(), [module.left])
-    assert gradient.stride() != module.left.stride()
-
-
-def test_a_fused_optimizer_steps_as_one_that_is_not(train: Callable[[LowerProblem, int], None]) -> None:
+def test_a_fused_optimizer_steps_as_one_that_is_not(train: Train) -> None:
     ended = []
     for fused in (True, False):
         module = Tall()
+        (gradient,) = torch.autograd.grad(module.loss(), [module.left])
+        assert gradient.stride() != module.left.stride()
         optimizer = torch.optim.AdamW(module.parameters(), lr=0.1, fused=fused)
         train(TallLevel("lower", Config(gradient_accumulation=2), module, optimizer, None, [torch.zeros(1)]), 6)
         ended.append(module.left.detach())

@@ -92,9 +92,6 @@ def test_values_and_decays_under_every_hypergradient(adapted: Adapted, bert_batc
     assert (together[-1] != 0).sum() == 10
 
 
-# ---- what is refused --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("bad", "match"),
     [
@@ -110,19 +107,19 @@ def test_settings_refuse(name: str, bad: dict[str, Any], match: str) -> None:
         VARIANTS[name].settings(**bad)
 
 
-def test_an_optimizer_without_a_group_a_tensor() -> None:
+@pytest.mark.parametrize(
+    ("tensors", "grouped", "match"),
+    [
+        (["weight", "bias"], False, "one param group for each of the level's parameters"),
+        (["weight"], True, "the decays of level 'lower' are not those of the level's parameters"),
+    ],
+)
+def test_levels_that_the_decays_do_not_fit(tensors: list[str], grouped: bool, match: str) -> None:
     lower = DecayedLower("lower", Config(), nn.Linear(2, 2))
-    lower.companion = decays()
-    lower.optimizer = torch.optim.SGD(lower.trainable_parameters(), lr=0.1)
-    with pytest.raises(SettingsError, match="one param group for each of the level's parameters"):
-        lower.patch_optimizer()
-
-
-def test_decays_of_other_tensors() -> None:
-    lower = DecayedLower("lower", Config(), nn.Linear(2, 2))
-    lower.companion = WeightDecays(["weight"], start=0.1, cap=1.0)
-    lower.optimizer = torch.optim.SGD(lower.optimizer_groups(), lr=0.1)
-    with pytest.raises(SettingsError, match="the decays of level 'lower' are not those of the level's parameters"):
+    lower.companion = WeightDecays(tensors, start=0.1, cap=1.0)
+    groups = lower.optimizer_groups() if grouped else lower.trainable_parameters()
+    lower.optimizer = torch.optim.SGD(groups, lr=0.1)
+    with pytest.raises(SettingsError, match=match):
         lower.patch_optimizer()
 
 

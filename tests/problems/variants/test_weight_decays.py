@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -53,13 +54,9 @@ class Upper(DecayUpper):
         return found
 
 
-def rising(optimizer: torch.optim.Optimizer) -> Any:
-    """A learning-rate schedule under which no step has the optimizer's default rate."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 + 0.25 * step)
-
-
-def level_rate(optimizer: torch.optim.Optimizer) -> Any:
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+# Under ``rising`` no step has the optimizer's default rate.
+rising = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda step: 0.5 + 0.25 * step)
+level_rate = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda step: 1.0)
 
 
 def batch(seed: int) -> tuple[Tensor, Tensor]:
@@ -95,12 +92,8 @@ def run(
     return lower, upper
 
 
-def sgd(groups: Any) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=RATE)
-
-
-def adamw(groups: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=RATE)
+sgd = partial(torch.optim.SGD, lr=RATE)
+adamw = partial(torch.optim.AdamW, lr=RATE)
 
 
 def differences(
@@ -178,10 +171,7 @@ def test_several_steps_are_nearly_right_at_a_small_rate() -> None:
     """Where a step moves little, what the k-fold term leaves out is of second order in the learning rate."""
     errors = []
     for rate in (1e-3, 5e-4):
-
-        def constant(groups: Any, rate: float = rate) -> torch.optim.Optimizer:
-            return torch.optim.SGD(groups, lr=rate)
-
+        constant = partial(torch.optim.SGD, lr=rate)
         _, upper = run(constant, decays_at(LOG_DECAY), steps=4, schedule=level_rate)
         exact = differences(constant, LOG_DECAY, steps=4, windows=4, size=1e-4, schedule=level_rate)
         errors.append(((upper.term - exact).abs() / exact.abs()).max().item())
@@ -196,9 +186,6 @@ def test_a_skipped_step_has_no_term() -> None:
     vector = tuple(torch.ones_like(each) for each in lower.trainable_parameters())
     (term,) = upper.implicit_term(vector, lower)
     assert torch.equal(term, torch.zeros_like(term))
-
-
-# ---- the decays in the optimizer --------------------------------------------------------------------
 
 
 def test_decays_reach_the_groups_before_a_step() -> None:
