@@ -173,8 +173,9 @@ def write_comparison(
     versions: dict[str, str] = next((record["row"]["versions"] for record in records if record["row"] is not None), {})
     text = section(config, lines, choices, versions=versions, command=command)
     name = config.run.task or Path(str(config.run.train_file)).stem
-    for path in filter(None, (folder / "comparison.md", config.document)):
-        write_section(Path(path), text, name=name)
+    write_section(folder / "comparison.md", text, name=name)
+    if config.document is not None:
+        write_section(Path(config.document), text, name=name)
 
 
 def _run_row(record: Record) -> dict[str, Any]:
