@@ -71,7 +71,8 @@ def orthogonality_penalty(model: nn.Module) -> Tensor:
     Example:
         >>> from peft import get_peft_model
         >>> from bilora import BiloraConfig
-        >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), BiloraConfig(r=2, target_modules=["0"]))
+        >>> config = BiloraConfig(r=2, target_modules=["0"], formulation="softmax")
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), config)
         >>> round(orthogonality_penalty(model).item(), 5)  # P = 0 gives r, orthonormal Q gives 0
         2.0
     """

@@ -24,8 +24,8 @@ def commented_yaml(config: Any, *, sections: dict[str, Any] | None = None) -> st
 
     Example:
         >>> from bilora.engines.settings import LevelSettings
-        >>> print(commented_yaml(LevelSettings(batch_size=8)).splitlines()[4])
-        # Rows a micro-batch.
+        >>> print(commented_yaml(LevelSettings(batch_size=8)).splitlines()[5])
+        # Rows per micro-batch.
     """
     return "\n".join(_lines(config, prefix="", known=sections or {}, depth=0)) + "\n"
 
@@ -36,7 +36,7 @@ def setting_texts(kind: type) -> dict[str, str]:
     Example:
         >>> from bilora.engines.settings import LevelSettings
         >>> setting_texts(LevelSettings)["batch_size"]
-        'Rows a micro-batch.'
+        'Rows per micro-batch.'
     """
     texts: dict[str, str] = {}
     for each in reversed(kind.__mro__):
