@@ -47,6 +47,8 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
     A run that was scored on D2 has no validation loss and no gap.
     """
+    if not rows:
+        return []  # an empty frame has no columns to subtract
     # Rows that were written before there was a choice do not hold it.
     runs = pandas.DataFrame(
         [{"scored_on": VALIDATION, "d2_loss": None, "validation_loss": None, **row} for row in rows]
