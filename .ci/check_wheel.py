@@ -64,17 +64,7 @@ def compare(wheel: Path) -> None:
 def import_elsewhere(wheel: Path, folder: Path) -> None:
     """Exit unless the wheel, unpacked into ``folder``, is imported from there by a process started there."""
     target = folder / "site"
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--target",
-        str(target),
-        str(wheel),
-    ]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
     subprocess.run(pip, check=True)
     # -S leaves out the editable install; the dependencies are found through the second entry.
     (site_packages,) = [path for path in sys.path if path.endswith("site-packages")]

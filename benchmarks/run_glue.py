@@ -18,9 +18,7 @@ from pathlib import Path
 from bilora.commands.exit_codes import Program
 
 PROGRAM = Program(
-    "run_glue.py",
-    "Compare methods on a GLUE task.",
-    default_config=Path(__file__).parent / "configs" / "demo.yaml",
+    "run_glue.py", "Compare methods on a GLUE task.", default_config=Path(__file__).parent / "configs" / "demo.yaml"
 )
 
 if __name__ == "__main__":

@@ -115,12 +115,7 @@ class _TrainerTicks(TrainerCallback):
 
 
 def ours(
-    bench: Bench,
-    clock: Clock,
-    *,
-    variant: str,
-    unroll_steps: int = 1,
-    hypergradient: str | Mapping[str, Any] = "darts",
+    bench: Bench, clock: Clock, *, variant: str, unroll_steps: int = 1, hypergradient: str | Mapping[str, Any] = "darts"
 ) -> None:
     """Train a variant in our engine, ``metrics.jsonl`` and progress bar on."""
     row = find_variant(variant)

@@ -77,14 +77,7 @@ def _run(
     hooks = (*(ReportTo(name, folder, resolved(run), scored_on=kind) for name in config.report_to), *checks)
     watched = Monitor("loss", greater_is_better=False) if config.watch == "loss" else None
     try:
-        return run_once(
-            run,
-            prepared,
-            folder=folder,
-            callbacks=hooks,
-            monitor=watched,
-            processes=processes,
-        )
+        return run_once(run, prepared, folder=folder, callbacks=hooks, monitor=watched, processes=processes)
     except InterruptedRun as error:
         message = f"{error}; go on with bilora train --resume {folder}"
         raise InterruptedRun(message, number=error.number) from error

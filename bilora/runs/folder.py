@@ -71,12 +71,7 @@ def remove_run(folder: Path) -> list[Path]:
 
 def _files(run: Path) -> Iterator[Path]:
     """Yield the files of one run, its settings last, and those of the command where it is the command's folder."""
-    places = {
-        "": (*RUN, *COMMAND),
-        "adapter/": ADAPTER,
-        "lora/": ADAPTER,
-        "checkpoint-*/": CHECKPOINT,
-    }
+    places = {"": (*RUN, *COMMAND), "adapter/": ADAPTER, "lora/": ADAPTER, "checkpoint-*/": CHECKPOINT}
     for place, names in places.items():
         for name in names:
             yield from sorted(run.glob(place + name))

@@ -37,12 +37,7 @@ class Checkpoints(Callback):
     describe: Callable[[], Mapping[str, Any]]
 
     def __init__(
-        self,
-        folder: Path | None,
-        settings: FitSettings,
-        *,
-        signals: StopSignals,
-        processes: Processes = ONE_PROCESS,
+        self, folder: Path | None, settings: FitSettings, *, signals: StopSignals, processes: Processes = ONE_PROCESS
     ) -> None:
         self.folder, self.settings = folder, settings
         self.saved: Path | None = None  # by this process, or the one that it was resumed from

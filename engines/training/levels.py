@@ -153,7 +153,5 @@ def _with_optimizer(level: AnyLevel, own: LevelSettings, steps: int) -> AnyLevel
 
 def _config(settings: FitSettings, own: LevelSettings) -> Config:
     return Config(
-        gradient_accumulation=own.accumulation,
-        gradient_clipping=own.gradient_clipping,
-        precision=settings.precision,
+        gradient_accumulation=own.accumulation, gradient_clipping=own.gradient_clipping, precision=settings.precision
     )

@@ -13,13 +13,7 @@ import pytest
 import torch
 
 from bilora.engines.checkpoints import files as checkpoint_files
-from bilora.engines.checkpoints.files import (
-    checkpoints,
-    fault,
-    newest_checkpoint,
-    open_checkpoint,
-    write_checkpoint,
-)
+from bilora.engines.checkpoints.files import checkpoints, fault, newest_checkpoint, open_checkpoint, write_checkpoint
 from bilora.engines.settings import LevelSettings
 from bilora.engines.training import saved_run
 from bilora.errors import CheckpointError, InterruptedRun, ResourceError

@@ -50,10 +50,7 @@ def score(predictions: list[list[str]], references: list[list[str]]) -> dict[str
 
 def test_by_hand() -> None:
     """Predicted: a 0-2 right, b 3-4 of the wrong type, a 0-1 too short; missed: a 3-4 and a 0-2 of the second row."""
-    values = score(
-        [["B-a", "I-a", "O", "B-b"], ["B-a", "O", "O"]],
-        [["B-a", "I-a", "O", "B-a"], ["B-a", "I-a", "O"]],
-    )
+    values = score([["B-a", "I-a", "O", "B-b"], ["B-a", "O", "O"]], [["B-a", "I-a", "O", "B-a"], ["B-a", "I-a", "O"]])
     assert values == {
         "entity_f1": pytest.approx(2 * 1 / (3 + 3)),
         "entity_precision": pytest.approx(1 / 3),

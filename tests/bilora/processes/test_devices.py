@@ -20,8 +20,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("has", "best"),
-    [({}, "cpu"), ({"mps": 1}, "mps"), ({"cuda": 1}, "cuda"), ({"cuda": 2, "mps": 1}, "cuda")],
+    ("has", "best"), [({}, "cpu"), ({"mps": 1}, "mps"), ({"cuda": 1}, "cuda"), ({"cuda": 2, "mps": 1}, "cuda")]
 )
 def test_auto_takes_the_best_there_is(machine: dict[str, int], has: dict[str, int], best: str) -> None:
     machine |= has

@@ -59,10 +59,7 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
 }
 # In peft 0.21 these have no layers that are adapted unless others are named.
 WITHOUT_DEFAULT_TARGETS = {"mpnet", "distilbert", "modernbert"}
-TASKS = {
-    "text": Task("toy", ("text",), ("a", "b", "c")),
-    "tokens": TokenTask("toy", ("O", "B-x", "I-x")),
-}
+TASKS = {"text": Task("toy", ("text",), ("a", "b", "c")), "tokens": TokenTask("toy", ("O", "B-x", "I-x"))}
 CASES = [
     (name, kind, targets)
     for name in CONFIGS

@@ -88,14 +88,7 @@ def test_tagged_rows_are_divided_as_in_training(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("own", [{"method": "lora"}, {"refresh": 1}, {"ending": "retrain"}])
 def test_d2_that_cannot_be_watched_is_refused(own: dict[str, Any], review_file: Path) -> None:
-    config = RunConfig(
-        **{
-            "train_file": str(review_file),
-            "text_columns": ["text"],
-            "validation_share": 0.0,
-            **own,
-        }
-    )
+    config = RunConfig(**{"train_file": str(review_file), "text_columns": ["text"], "validation_share": 0.0, **own})
     with pytest.raises(SettingsError, match="that takes refresh 0 and a method whose upper level alone"):
         load_run_rows(config)
 

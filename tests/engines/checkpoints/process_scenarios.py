@@ -389,10 +389,7 @@ def moved(processes: Processes, folder: Path, step: int) -> dict[str, Any]:
     fewer = processes.first_only(lambda: run("fewer", ONE_PROCESS, start="together"))
     more = run("more", processes, start="alone")
     return {
-        name: {
-            "apart": processes.gathered(float((found - together).abs().max())),
-            "told": processes.gathered(told),
-        }
+        name: {"apart": processes.gathered(float((found - together).abs().max())), "told": processes.gathered(told)}
         for name, (found, told) in (("fewer", fewer), ("more", more))
     }
 

@@ -121,10 +121,7 @@ def learn_regularisation(data: LogisticData, hypergradient: Any, *, adam: bool =
     return found
 
 
-DARTS = {
-    "darts": {"finite_difference": "central"},
-    "darts, forward": {"name": "darts", "finite_difference": "forward"},
-}
+DARTS = {"darts": {"finite_difference": "central"}, "darts, forward": {"name": "darts", "finite_difference": "forward"}}
 LOGISTIC: dict[str, dict[str, Any]] = {
     **DARTS,
     "neumann": {"terms": 5},

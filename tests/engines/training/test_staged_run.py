@@ -99,12 +99,7 @@ def test_a_callback_that_stops_the_run_skips_later_stages(fit_pair: Fit) -> None
 def watched(*scores: float) -> dict[str, Any]:
     """Return options of a run whose validations, one every two steps, give these scores."""
     script, monitor = iter(scores), Monitor("score", greater_is_better=True)
-    return {
-        "ending": "retrain",
-        "validate": lambda: {"score": next(script)},
-        "monitor": monitor,
-        "validate_every": 2,
-    }
+    return {"ending": "retrain", "validate": lambda: {"score": next(script)}, "monitor": monitor, "validate_every": 2}
 
 
 def test_early_stopping_ends_one_stage_only(fit_pair: Fit) -> None:
