@@ -254,9 +254,5 @@ def _attention(tokenizer: Tokenizer) -> str | None:
 
 
 DOCTOR = Verb(
-    "doctor",
-    "Check versions, device, data, model and disk for a run; takes the options of train.",
-    TrainConfig,
-    doctor,
-    aliases={"--seed": "--seeds"},
+    "doctor", "Check versions, device, data, model and disk for a run; takes the options of train.", TrainConfig, doctor
 )
