@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bilora.commands.init import INIT, InitConfig, init_text
-from bilora.commands.init_config import setting_texts
+from bilora.commands.init import INIT, InitConfig, init_text, setting_texts
 from bilora.commands.train import TRAIN
 from bilora.commands.train_config import TrainConfig
 from bilora.problems.catalog import VARIANTS
