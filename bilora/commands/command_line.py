@@ -64,18 +64,9 @@ def parse_config(
     dotted option changes one entry of a mapping and leaves the others. The settings of the run that
     :class:`~bilora.runs.config.SeveralRuns` share are options without ``run.`` before them.
 
-    Args:
-        kind: A dataclass of dataclasses.
-        argv: The words, without the program's name.
-        prog: Name of the program, for help and errors.
-        description: One line for the help.
-        usage: How it is called, in short; None lists every option.
-        before: Words that the program puts before those of the user: they are defaults.
-        left_out: Settings that are no options at all, by the field whose dataclass has them.
-
-    Raises:
-        SystemExit: With code 2 after an error message, or 0 after ``--help`` or ``--print_config``.
-        SettingsError: From the checks of the dataclasses themselves.
+    ``before`` are words that the program puts before those of the user: defaults. ``left_out`` names settings that are
+    no options, by the field whose dataclass has them. Wrong words end the program with code 2 after one line,
+    ``--help`` and ``--print_config`` with 0; the checks of the dataclasses raise SettingsError.
 
     Example:
         >>> from bilora.engines.settings import FitSettings

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_origin, get_type_hints
 
 from bilora.commands.command_line import parse_config
-from bilora.commands.exit_codes import exit_code
+from bilora.commands.exit_codes import asks_for_debug, exit_code
 from bilora.errors import SettingsError
 from bilora.models.pretrained import quiet_transformers
 
@@ -60,8 +60,8 @@ class Verb:
             SystemExit: With code 2 where the words make no config, with 0 after ``--help`` or ``--print_config``.
         """
         quiet_transformers()
-        debug = any(word == "--debug" or word.lower() == "--debug=true" for word in argv)
-        return exit_code(lambda: self._parse_and_work(argv), program=f"bilora {self.name}", debug=debug)
+        program = f"bilora {self.name}"
+        return exit_code(lambda: self._parse_and_work(argv), program=program, debug=asks_for_debug(argv))
 
     def _parse_and_work(self, argv: Sequence[str]) -> None:
         config = self.parse(argv)

@@ -27,6 +27,7 @@ Results = list[dict[str, Any]]
         (["--task", "mrpc"], False),
         (["--task=mrpc"], False),
         (["--train-file", "rows.csv"], False),
+        (["--train_file=rows.csv"], False),
         (["--config", "a.yaml"], False),
         (["--steps", "3", "--config=a.yaml"], False),
     ],
