@@ -18,7 +18,7 @@ VERBS = {
     "evaluate": "bilora.commands.evaluate:EVALUATE",
     "predict": "bilora.commands.predict:PREDICT",
     "export": "bilora.commands.export:EXPORT",
-    "merge": "bilora.commands.merge:MERGE",
+    "merge": "bilora.commands.export:MERGE",
     "report": "bilora.commands.report:REPORT",
     "compare": "bilora.commands.compare:COMPARE",
     "doctor": "bilora.commands.doctor:DOCTOR",

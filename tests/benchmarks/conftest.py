@@ -65,7 +65,7 @@ def run_glue() -> Any:
 
 
 @pytest.fixture(scope="session")
-def read_results() -> Callable[[Path], list[dict[str, Any]]]:
+def read_results() -> Any:
     """Read results.jsonl as strict JSON, each row with exactly the keys it must have."""
 
     def refuse(constant: str) -> NoReturn:
@@ -96,7 +96,7 @@ def in_tmp_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def wait_for() -> Callable[[Path, subprocess.Popen[str]], None]:
+def wait_for() -> Any:
     """Wait until a process has begun to write a file."""
 
     def wait(path: Path, process: subprocess.Popen[str]) -> None:
@@ -110,13 +110,13 @@ def wait_for() -> Callable[[Path, subprocess.Popen[str]], None]:
 
 
 @pytest.fixture
-def few_rows(glue_folder: Path, tmp_path: Path) -> Callable[[str], Path]:
+def few_rows(glue_folder: Path, tmp_path: Path) -> Any:
     """Copy the first rows of a real task to a folder for ``--data-dir``."""
     return functools.partial(copy_rows, glue_folder, tmp_path / "glue")
 
 
 @pytest.fixture
-def few_sentences(ner_folder: Path, tmp_path: Path) -> Callable[[str], Path]:
+def few_sentences(ner_folder: Path, tmp_path: Path) -> Any:
     """Copy the first sentences of a real task to a folder for ``--data-dir``."""
     return functools.partial(copy_rows, ner_folder, tmp_path / "ner")
 

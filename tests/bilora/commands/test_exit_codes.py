@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
-from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-from bilora.commands.exit_codes import Program, exit_code
-from bilora.errors import DataError, DivergedError, SettingsError
+from bilora.commands.exit_codes import exit_code
+from bilora.errors import (
+    DataError,
+    DivergedError,
+    InterruptedRun,
+    ProcessesError,
+    ResourceError,
+    SelfCheckError,
+    SettingsError,
+)
 from bilora.metrics.metric import UndefinedMetricWarning
 
 pytestmark = pytest.mark.usefixtures("own_handler")
-
-PROGRAM = Program("example.py", "An example.", default_config=Path("default.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -23,6 +29,11 @@ PROGRAM = Program("example.py", "An example.", default_config=Path("default.yaml
         (DataError("a.csv:3: bad"), 2, "a.csv:3: bad"),
         (SettingsError("rank is 0"), 2, "rank is 0"),
         (DivergedError("loss nan"), 3, "loss nan"),
+        (SelfCheckError("differs"), 1, "differs"),
+        (ProcessesError("lost"), 1, "lost"),
+        (ResourceError("no room"), 4, "no room"),
+        (OSError(errno.ENOSPC, "No space left"), 4, "[Errno 28] No space left"),
+        (InterruptedRun("SIGTERM", number=15), 143, "SIGTERM"),
         (KeyboardInterrupt(), 130, "interrupted; finished runs are in results.jsonl"),
     ],
 )
@@ -57,17 +68,3 @@ def test_a_fault_of_ours_is_not_hidden() -> None:
 
     with pytest.raises(ZeroDivisionError):
         exit_code(work, program="example.py")
-
-
-@pytest.mark.parametrize(
-    ("words", "default"),
-    [
-        (["--seeds", "1"], True),
-        (["--task", "mrpc"], False),
-        (["--train_file=a.csv"], False),
-        (["--train-file", "a.csv"], False),
-    ],
-)
-def test_the_default_config_comes_first_unless_rows_are_named(words: list[str], default: bool) -> None:
-    first = ["--config", "default.yaml"] if default else []
-    assert PROGRAM.default_words(words) == first
