@@ -15,7 +15,7 @@ from bilora.commands.verb import Verb
 from bilora.errors import SettingsError
 from bilora.files.whole_folders import new_folder
 from bilora.runs.trained import Trained, open_trained
-from bilora.tasks.task_files import write_task
+from bilora.tasks.kinds import write_task
 
 CUT_NOTE = "Ranks were cut in the export; the scores above are those of the adapter before that."
 

@@ -1,18 +1,22 @@
-"""What a fingerprint sees, and what it passes over."""
+"""What a fingerprint sees, and what it passes over; the versions in a row of results."""
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
+import peft
 import pytest
 import torch
+import transformers
 from peft import get_peft_model
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
+import bilora
 from bilora import BiloraConfig
 from bilora.artifacts import fingerprint
-from bilora.artifacts.fingerprint import base_fingerprint, base_tensors, data_fingerprint
+from bilora.artifacts.fingerprint import base_fingerprint, base_tensors, data_fingerprint, versions
 
 
 def bert(seed: int = 0) -> Any:
@@ -101,3 +105,12 @@ def test_many_rows_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprint, "ROWS", 3)
     rows = [{"x": index} for index in range(10)]
     assert data_fingerprint(rows) != data_fingerprint(rows[:-1]), "the number of rows enters"
+
+
+def test_versions_are_those_that_run() -> None:
+    found = versions()
+    assert found["python"] == platform.python_version()
+    assert found["bilora"] == bilora.__version__
+    assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert (found["transformers"], found["peft"]) == (transformers.__version__, peft.__version__)
+    assert found["betty-ml"] == "0.2.1"

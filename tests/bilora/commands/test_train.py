@@ -23,7 +23,7 @@ from bilora.commands.train_config import TrainConfig
 from bilora.errors import DataError, SettingsError
 from bilora.runs.config import RunConfig
 from bilora.runs.self_check import SelfCheck, Verdict
-from bilora.tasks.task_files import read_task
+from bilora.tasks.kinds import read_task
 
 
 def test_a_model_and_a_file_make_a_whole_run_folder(command_run: Any) -> None:
