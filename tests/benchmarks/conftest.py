@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from tracked_files import ROOT, loaded
@@ -68,12 +68,9 @@ def run_glue() -> Any:
 def read_results() -> Any:
     """Read results.jsonl as strict JSON, each row with exactly the keys it must have."""
 
-    def refuse(constant: str) -> NoReturn:
-        raise AssertionError(f"{constant} is not JSON")
-
     def read(folder: Path) -> list[dict[str, Any]]:
         lines = (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line, parse_constant=refuse) for line in lines]
+        rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]
         for row in rows:
             assert set(row) - EXTRA == KEYS
         return rows
@@ -110,15 +107,9 @@ def wait_for() -> Any:
 
 
 @pytest.fixture
-def few_rows(glue_folder: Path, tmp_path: Path) -> Any:
+def few_rows(real_data: Path, tmp_path: Path) -> Any:
     """Copy the first rows of a real task to a folder for ``--data-dir``."""
-    return functools.partial(copy_rows, glue_folder, tmp_path / "glue")
-
-
-@pytest.fixture
-def few_sentences(ner_folder: Path, tmp_path: Path) -> Any:
-    """Copy the first sentences of a real task to a folder for ``--data-dir``."""
-    return functools.partial(copy_rows, ner_folder, tmp_path / "ner")
+    return lambda family, task: copy_rows(real_data / family, tmp_path / family, task)
 
 
 def copy_rows(source: Path, to: Path, task: str) -> Path:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tracked_files import ROOT
 
 from bilora.commands.command_line import parse_config
 from bilora.runs.config import SeveralRuns
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +52,7 @@ def test_tasks_from_a_folder(
     run_command: Any, read_results: Any, few_rows: Any, small: list[str], tmp_path: Path, task: str, metrics: set[str]
 ) -> None:
     output = tmp_path / "out"
-    words = ["--task", task, "--data-dir", str(few_rows(task)), "--method", "bilora", "lora", "--seeds", "0"]
+    words = ["--task", task, "--data-dir", str(few_rows("glue", task)), "--method", "bilora", "lora", "--seeds", "0"]
     ended = run_command([*small, *words, "--output", str(output)])
     assert ended.code == 0, ended.err
     assert ("note: validation_mismatched is not in" in ended.out) == (task == "mnli")

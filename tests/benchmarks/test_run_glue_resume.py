@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tracked_files import ROOT
 
 from bilora.engines.checkpoints.files import checkpoints
 from bilora.files.lock import locked
@@ -21,7 +22,7 @@ from bilora.files.lock import locked
 # The program shows them as lines of its own, which the tests read.
 pytestmark = [pytest.mark.filterwarnings("always::RuntimeWarning"), pytest.mark.usefixtures("in_tmp_path")]
 METHODS = ["--method", "bilora", "lora", "--seeds", "0", "--save-every", "2"]
-PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "run_glue.py"
+PROGRAM = ROOT / "benchmarks" / "run_glue.py"
 
 
 def numbers(folder: Path) -> list[dict[str, Any]]:
@@ -39,11 +40,8 @@ def whole(in_tmp_path: None, run_command: Any, small: list[str], tmp_path: Path)
 
 def started(words: list[str]) -> subprocess.Popen[str]:
     """Start the program as a process of its own, with the packages of this one."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "PYTHONUNBUFFERED": "1",
-    }
+    packages = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "PYTHONPATH": packages, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-P", str(PROGRAM), *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 

@@ -1,14 +1,16 @@
-"""Exit codes of a program; tests/benchmarks has programs from end to end."""
+"""Exit codes of programs and verbs; tests/benchmarks has programs from end to end."""
 
 from __future__ import annotations
 
 import errno
 import warnings
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 from bilora.commands.exit_codes import exit_code
+from bilora.commands.verb import Verb
+from bilora.engines.settings import LevelSettings
 from bilora.errors import (
     DataError,
     DivergedError,
@@ -49,9 +51,7 @@ def test_what_goes_wrong_is_a_line_and_a_code(
 
 @pytest.mark.filterwarnings("always")
 @pytest.mark.parametrize("category", [RuntimeWarning, UndefinedMetricWarning])
-def test_a_warning_of_ours_is_a_line_without_a_place(
-    category: type[Warning], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_warning_of_ours_is_a_line_without_a_place(category: type[Warning], capsys: Any) -> None:
     assert exit_code(lambda: warnings.warn("f1 is undefined", category, stacklevel=1), program="example.py") == 0
     assert capsys.readouterr().err == "example.py: warning: f1 is undefined\n"
 
@@ -68,3 +68,16 @@ def test_a_fault_of_ours_is_not_hidden() -> None:
 
     with pytest.raises(ZeroDivisionError):
         exit_code(work, program="example.py")
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_several_processes_are_refused_unless_they_work_together(
+    together: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = []
+    verb = Verb("show", "Print.", LevelSettings, done.append, together=together)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert verb.run(["--batch-size", "4"]) == (0 if together else 2)
+    assert done == ([LevelSettings(batch_size=4)] if together else [])
+    said = "bilora show runs in one process, and torchrun has started 2; several train together in bilora train"
+    assert (said in capsys.readouterr().err) == (not together)
