@@ -36,14 +36,14 @@ def test_adapter_and_head_do_not_enter() -> None:
     model = adapted()
     before = base_fingerprint(model)
     with torch.no_grad():
-        for each in model.parameters():
-            if each.requires_grad:
-                each.add_(1.0)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1.0)
     assert base_fingerprint(model) == before == base_fingerprint(adapted(head=6))
-
-
-def test_another_base_is_another_one() -> None:
-    assert base_fingerprint(adapted()) != base_fingerprint(adapted(seed=1))
+    assert base_fingerprint(adapted(seed=1)) != before
+    layer = nn.Linear(4, 4)
+    plain = base_fingerprint(nn.Sequential(layer))
+    assert base_fingerprint(get_peft_model(nn.Sequential(layer), BiloraConfig(r=2, target_modules=["0"]))) == plain
 
 
 @pytest.mark.parametrize("whole", [1, 2**20], ids=["sampled", "whole"])

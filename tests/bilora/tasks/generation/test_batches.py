@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from bilora.data.rows import Rows, check_rows
 from bilora.errors import DataError
 from bilora.tasks.catalog import GENERATION_TASKS
-from bilora.tasks.generation.batches import PairCollator, encode_pairs, left_padded
+from bilora.tasks.generation.batches import PairCollator, encode_pairs, padded
 from bilora.tasks.generation.prompts import Prompts
 
 FIRST = {"source": "name : Zizzi", "references": ["Zizzi is a pub.", "There is a pub, Zizzi."]}
@@ -77,7 +77,7 @@ def test_the_loss_is_the_mean_over_answer_tokens(rows: Rows, causal_tokenizer: A
 
 def test_left_padding_keeps_what_follows() -> None:
     model = tiny_decoder()
-    batch = left_padded([[5, 6, 7, 8], [9, 10]], 0)
+    batch = padded([[5, 6, 7, 8], [9, 10]], 0, side="left")
     settings = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0, "eos_token_id": 299}
     together = model.generate(**batch, **settings)[1, 4:]
     alone = model.generate(input_ids=torch.tensor([[9, 10]]), **settings)[0, 2:]
