@@ -11,18 +11,14 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from tracked_files import tracked_files
+from tracked_files import ROOT, tracked_files
 
 import bilora
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("bilora", "problems", "engines")
 CURE = "pip install --no-deps --ignore-requires-python betty-ml==0.2.1"
-DISTRIBUTION = {
-    "jinja2": "Jinja2",
-    "sklearn": "scikit-learn",
-    "yaml": "PyYAML",
-}  # where it is not the name of the import
+# Where it is not the name of the import.
+DISTRIBUTION = {"jinja2": "Jinja2", "sklearn": "scikit-learn", "yaml": "PyYAML"}
 
 
 def setup_cfg() -> configparser.ConfigParser:
