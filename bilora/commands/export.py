@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,6 @@ class ExportConfig:
             ``rank_pattern``.
         model: The base model, where it is no longer where it was in training.
         task_type: ``package.module:NAME`` of your own kind of task, where the adapter was trained for one.
-
-    Raises:
-        SettingsError: Both ``rank`` and ``ranks`` are given, or a value is not allowed.
     """
 
     run: str
@@ -61,24 +59,12 @@ class ExportConfig:
         """How ranks are cut, or None where all terms stay."""
         if self.ranks is not None:
             return Cut(build_rank_rule(self.ranks))
-        return None if self.rank is None else Cut(AtMost(self.rank))
+        return None if self.rank is None else Cut(partial(_largest_terms, count=self.rank))
 
 
-@dataclass(frozen=True)
-class AtMost:
-    """Keep of each layer so many terms, the largest ones.
-
-    Example:
-        >>> import torch
-        >>> AtMost(2)({"query": torch.tensor([1.0, 3.0, 2.0]), "value": torch.tensor([1.0])})
-        {'query': 2, 'value': 1}
-    """
-
-    rank: int
-
-    def __call__(self, magnitudes: Magnitudes) -> dict[str, int]:
-        """Return the ranks."""
-        return {name: min(self.rank, len(each)) for name, each in magnitudes.items()}
+def _largest_terms(magnitudes: Magnitudes, *, count: int) -> dict[str, int]:
+    """Return how many of its terms each layer keeps."""
+    return {name: min(count, len(terms)) for name, terms in magnitudes.items()}
 
 
 def export(config: ExportConfig) -> Path:
