@@ -1,7 +1,5 @@
 """Sets as their authors publish them, from a folder or the hub, joined by input."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path
@@ -12,7 +10,6 @@ import pytest
 from bilora.errors import DataError
 from bilora.tasks import sources
 from bilora.tasks.catalog import GENERATION_TASKS
-from bilora.tasks.generation.task import GenerationTask
 
 E2E = GENERATION_TASKS["e2e"]
 WEBNLG = GENERATION_TASKS["webnlg"]
@@ -60,8 +57,8 @@ def test_official_webnlg_json_and_xml(tmp_path: Path) -> None:
         "modifiedtripleset": [{"subject": "A", "property": "near", "object": "B"}],
         "lexicalisations": [{"comment": "good", "lex": "A is near B."}],
     }
-    found = json.dumps({"entries": [{"1": entry}]})
-    data = write(tmp_path / "webnlg", train_json=found, dev_json=found, test_xml=XML)
+    content = json.dumps({"entries": [{"1": entry}]})
+    data = write(tmp_path / "webnlg", train_json=content, dev_json=content, test_xml=XML)
     rows = WEBNLG.load_rows(data)
     assert rows.train[0]["source"] == "A : near : B"
     (row,) = rows.validation["test"]
@@ -71,9 +68,9 @@ def test_official_webnlg_json_and_xml(tmp_path: Path) -> None:
 
 
 def test_official_dart_json(tmp_path: Path) -> None:
-    found = json.dumps([{"tripleset": [["A", "NEAR", "B"]], "annotations": [{"source": "x", "text": "A is near B."}]}])
-    stems = ("train", "dev", "test")
-    data = write(tmp_path / "dart", **{f"dart-v1.1.1-full-{stem}_json": found for stem in stems})
+    entry = {"tripleset": [["A", "NEAR", "B"]], "annotations": [{"source": "x", "text": "A is near B."}]}
+    names = [f"dart-v1.1.1-full-{stem}_json" for stem in ("train", "dev", "test")]
+    data = write(tmp_path / "dart", **dict.fromkeys(names, json.dumps([entry])))
     assert GENERATION_TASKS["dart"].load_rows(data).train[0]["source"] == "A : near : B"
 
 
@@ -103,9 +100,8 @@ def test_blank_references_beside_others_are_counted_and_left_out(tmp_path: Path)
     data = write(tmp_path / "e2e", train_jsonl=line, validation_jsonl=line.replace('"a"', '"b"'))
     rows = SPLIT.load_rows(data)
     assert rows.train[0]["references"] == ["x", "y"]
-    assert rows.notices == tuple(
-        f"1 blank references of the {name} set are left out" for name in ("train", "validation")
-    )
+    told = "1 blank references of the {} set are left out"
+    assert rows.notices == (told.format("train"), told.format("validation"))
 
 
 def test_missing_and_double_sets_are_named(tmp_path: Path) -> None:
@@ -115,8 +111,6 @@ def test_missing_and_double_sets_are_named(tmp_path: Path) -> None:
     write(tmp_path / "e2e", train_csv=CSV)
     with pytest.raises(DataError, match=r"more than one train set: train\.csv, trainset\.csv; keep one"):
         SPLIT.load_rows(data)
-    with pytest.raises(DataError, match="there is no folder .*webnlg"):
-        WEBNLG.load_rows(data)
 
 
 def test_the_hub_is_asked_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,5 +125,3 @@ def test_the_hub_is_asked_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> N
     rows = E2E.load_rows(None)
     assert asked == [("tuetschek/e2e_nlg", None)]
     assert [row["references"] for row in rows.train] == [["A.", "A."]]
-    with pytest.raises(DataError, match="task 'toy' needs data: give --data-dir DIR with DIR/toy/train.jsonl"):
-        GenerationTask("toy").load_rows(None)
