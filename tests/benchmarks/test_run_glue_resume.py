@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,15 +26,22 @@ PROGRAM = ROOT / "benchmarks" / "run_glue.py"
 
 def numbers(folder: Path) -> list[dict[str, Any]]:
     """Return the rows of results without what the clock and the machine decide."""
-    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{name: each for name, each in row.items() if name not in ("seconds", "peak_memory_mb")} for row in rows]
+    lines = (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) | {"seconds": None, "peak_memory_mb": None} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(run_command: Any, small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a command that was never interrupted."""
+    folder = tmp_path_factory.mktemp("finished") / "whole"
+    assert run_command([*small, *METHODS, "--output", folder]).code == 0
+    return folder
 
 
 @pytest.fixture
-def whole(in_tmp_path: None, run_command: Any, small: list[str], tmp_path: Path) -> Path:
-    """The same command, never interrupted."""
-    assert run_command([*small, *METHODS, "--output", "whole"]).code == 0
-    return tmp_path / "whole"
+def whole(finished: Path, in_tmp_path: None, tmp_path: Path) -> Path:
+    """A copy of it, ``whole`` from where the test runs."""
+    return shutil.copytree(finished, tmp_path / "whole")
 
 
 def started(words: list[str]) -> subprocess.Popen[str]:
@@ -50,24 +58,22 @@ def test_a_signal_ends_the_run_after_a_whole_step(
 ) -> None:
     long = [*small, "--method", "bilora", "--seeds", "0", "--steps", "80"]
     process = started([*long, "--output", "out"])
-    run = tmp_path / "out" / "bilora-seed0"
-    wait_for(run / "metrics.jsonl", process)
+    runs = [tmp_path / name / "bilora-seed0" for name in ("out", "whole")]
+    wait_for(runs[0] / "metrics.jsonl", process)
     process.send_signal(number)
     sent = time.monotonic()
     _, errors = process.communicate(timeout=60)
     assert time.monotonic() - sent < 10
     assert process.returncode == 128 + number
-    ((step, folder),) = checkpoints(run)
-    last = errors.splitlines()[-1]
-    assert last == (
+    ((step, folder),) = checkpoints(runs[0])
+    assert errors.splitlines()[-1] == (
         f"run_glue.py: error: {number.name}: stopped after step {step}; out/bilora-seed0/{folder.name} is the newest "
         "checkpoint; go on with --resume out"
     )
     assert run_command(["--resume", "out"]).code == 0
     assert run_command([*long, "--output", "whole"]).code == 0
     assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")
-    metrics = [(tmp_path / name / "bilora-seed0" / "metrics.jsonl").read_bytes() for name in ("out", "whole")]
-    assert metrics[0] == metrics[1]
+    assert len({(run / "metrics.jsonl").read_bytes() for run in runs}) == 1
 
 
 def test_a_second_interrupt_stops_at_once(wait_for: Any, small: list[str], tmp_path: Path) -> None:
@@ -85,21 +91,19 @@ def test_a_second_interrupt_stops_at_once(wait_for: Any, small: list[str], tmp_p
     assert errors.splitlines()[-1].startswith("run_glue.py: error: interrupted")
 
 
-def test_finished_runs_are_kept_and_the_interrupted_one_goes_on(
-    run_command: Any, small: list[str], tmp_path: Path, whole: Path
-) -> None:
+def test_finished_runs_are_kept_and_the_interrupted_one_goes_on(run_command: Any, finished: Path, whole: Path) -> None:
     """As after a kill in the second run, with half a line of results and half a checkpoint."""
-    out = tmp_path / "out"
-    assert run_command([*small, *METHODS, "--output", "out"]).code == 0
-    rows = (out / "results.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    (out / "results.jsonl").write_text(rows[0] + rows[1][:20], encoding="utf-8")
-    (out / "lora-seed0" / "checkpoint-4" / "manifest.json").unlink()
-    ended = run_command(["--resume", "out"])
+    rows = (whole / "results.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (whole / "results.jsonl").write_text(rows[0] + rows[1][:20], encoding="utf-8")
+    (whole / "lora-seed0" / "checkpoint-4" / "manifest.json").unlink()
+    ended = run_command(["--resume", "whole"])
     assert ended.code == 0
     assert "bilora-seed0: finished before" in ended.out
     assert "lora-seed0: training" in ended.out
     assert "warning: checkpoint skipped: checkpoint-4: manifest.json is missing" in ended.err
-    assert numbers(out) == numbers(whole)
+    assert numbers(whole) == numbers(finished)
+    kept = yaml.safe_load((whole / "config.yaml").read_text(encoding="utf-8"))
+    assert (kept["method"], kept["save_every"], kept["output"], kept["resume"]) == (["bilora", "lora"], 2, None, None)
 
 
 def test_auto_starts_anew_or_goes_on(run_command: Any, small: list[str], tmp_path: Path) -> None:
@@ -138,11 +142,6 @@ def test_a_changed_setting_is_shown(run_command: Any, whole: Path) -> None:
     allowed = run_command([*words, "--allow-config-change"])
     assert allowed.code == 0
     assert "warning: the run goes on with other settings: lower.learning_rate: 0.05 -> 0.01" in allowed.err
-
-
-def test_the_settings_of_the_command_are_kept(whole: Path) -> None:
-    kept = yaml.safe_load((whole / "config.yaml").read_text(encoding="utf-8"))
-    assert (kept["method"], kept["save_every"], kept["output"], kept["resume"]) == (["bilora", "lora"], 2, None, None)
 
 
 @pytest.mark.usefixtures("whole")
