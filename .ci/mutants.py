@@ -5,9 +5,10 @@
     python .ci/mutants.py --only 3 17         some of them
     python .ci/mutants.py --jobs 2            two at once, each on a copy of the checkout
 
-Each mutant is one changed expression. The tests of its own room run first, then all the others; the first failure
-kills it. A mutant that changes nothing that can be seen is listed in EQUIVALENT with its reason, and the next one that
-the seed draws in its room takes its place. It takes about an hour on two cores, so ``.ci/run`` leaves it out.
+Each mutant is one changed expression. The tests of its own room run first, then those of whole runs, then all the
+others; the first failure kills it. A mutant that changes nothing that can be seen is listed in EQUIVALENT with its
+reason, and the next one that the seed draws in its room takes its place. It takes about an hour on two cores, so
+``.ci/run`` leaves it out.
 """
 
 import argparse
@@ -179,10 +180,10 @@ def fate(mutant: Mutant, *, quick: bool) -> tuple[str, str]:
         source = target.read_bytes()
         target.write_bytes(source[: mutant.start] + mutant.after.encode() + source[mutant.end :])
         first = tests_of(mutant.room)
-        others = [[], ["tests", *(f"--ignore={path}" for path in first)]][not quick]
-        for selected in (first, others):
-            if not selected:
-                continue
+        # Whole runs go through all rooms, and notice most of what a room's own tests have not.
+        runs = [path for path in ("tests/bilora/runs", "tests/engines/training") if path not in first]
+        others = ["tests", *(f"--ignore={path}" for path in (*first, *runs))]
+        for selected in [first] if quick else [first, runs, others]:
             noticed = _pytest(folder, links.parent, selected)
             if noticed is not None:
                 return "killed", noticed

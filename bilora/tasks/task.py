@@ -61,7 +61,9 @@ class Inference:
 class EncodedRows:
     """Checked rows, and the same as token ids: one mapping per example, as the collator takes them.
 
-    D1 and D2 are stratified by ``stratum`` where an example has one, else by ``labels`` that is an int or a float.
+    A command stratifies D1 and D2 by the rows' labels, where they are numbers or sets of names;
+    :func:`~bilora.engines.training.fit.fit`, which has no rows, by ``stratum`` where an example has one, else by
+    ``labels`` that is an int or a float.
     """
 
     rows: Rows
