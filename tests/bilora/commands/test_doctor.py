@@ -47,6 +47,13 @@ def test_rows_that_cannot_be_used_are_a_fault(tmp_path: Path, capsys: pytest.Cap
     assert "FAULT data: " in capsys.readouterr().out
 
 
+def test_rows_that_train_refuses_are_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "good,1\nbad,0\n" * 15, encoding="utf-8")
+    assert DOCTOR.run(["--train-file", str(path), "--device", "cpu"]) == 2
+    assert "FAULT data: the upper part has 6 rows, fewer than a batch of 16" in capsys.readouterr().out
+
+
 def test_long_rows_and_a_foreign_script_are_notes(
     tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
