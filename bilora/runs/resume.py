@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,8 +58,8 @@ def resumed_folder(argv: Sequence[str]) -> Path | None:
 def keep_config(path: Path, config: RunConfig | SeveralRuns) -> None:
     """Write the settings of a command, for ``--resume`` to read; not where it writes, since a folder may move."""
     run = config.run if isinstance(config, SeveralRuns) else config
-    kept = dataclasses.replace(run, output=None, overwrite=False, resume=None, allow_config_change=False, debug=False)
-    settings = resolved(kept)
+    of_this_call = {"output": None, "overwrite": False, "resume": None, "allow_config_change": False, "debug": False}
+    settings = resolved(run) | of_this_call
     if isinstance(config, SeveralRuns):
         del settings["seed"]
         settings |= {"method": config.method, "seeds": config.seeds}
