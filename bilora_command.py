@@ -18,7 +18,7 @@ VERBS = {
     "evaluate": "bilora.commands.evaluate:EVALUATE",
     "predict": "bilora.commands.predict:PREDICT",
     "export": "bilora.commands.export:EXPORT",
-    "merge": "bilora.commands.merge:MERGE",
+    "merge": "bilora.commands.export:MERGE",
     "report": "bilora.commands.report:REPORT",
     "compare": "bilora.commands.compare:COMPARE",
     "doctor": "bilora.commands.doctor:DOCTOR",
@@ -82,12 +82,12 @@ def help_folder() -> Path:
 def _run(verb: str, argv: Sequence[str]) -> int:
     module, _, name = VERBS[verb].partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        command = getattr(importlib.import_module(module), name)
     except ImportError as error:
         if error.name != "betty":
             raise
         return _fail(str(error))
-    return int(found.run(argv))
+    return int(command.run(argv))
 
 
 def _print_completion(words: Sequence[str]) -> int:
@@ -98,8 +98,8 @@ def _print_completion(words: Sequence[str]) -> int:
         if not (help_folder() / f"{verb}.txt").is_file():
             continue
         options = sorted(set(re.findall(r"--[a-z][\w.]*", help_text(verb))))
-        said = " ".join(each.replace("_", "-") for each in options)
-        cases.append(f'        {verb}:-*) COMPREPLY=($(compgen -W "{said}" -- "$word")) ;;')
+        offered = " ".join(option.replace("_", "-") for option in options)
+        cases.append(f'        {verb}:-*) COMPREPLY=($(compgen -W "{offered}" -- "$word")) ;;')
     script = COMPLETION.replace("@VERBS@", " ".join(VERBS)).replace("@CASES@", "\n".join(cases))
     print(("autoload -U +X bashcompinit && bashcompinit\n" if words[0] == "zsh" else "") + script, end="")
     return 0

@@ -32,43 +32,32 @@ def pytest_configure(config: pytest.Config) -> None:
         if error.name != "betty":
             raise  # a fault of ours, better seen whole
         raise pytest.UsageError(str(error)) from error
-    one_thread()
-
-
-def one_thread() -> None:
-    """The models of the tests are too small to share out over threads.
-
-    With one, float sums also add up in the same order on every machine, whatever its number of cores.
-    """
     import torch  # not at the top: without it, the line above is what one should see
 
+    # The models of the tests are too small to share out over threads. With one, float sums also add up in the same
+    # order on every machine, whatever its number of cores.
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def glue_folder() -> Path:
-    """The folder with the real GLUE files, one sub-folder a task."""
-    return data_folder() / "glue"
-
-
-@pytest.fixture(scope="session")
-def ner_folder() -> Path:
-    """The folder with the real files of tagged tokens, one sub-folder a task."""
-    return data_folder() / "ner"
-
-
-@pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder with all real files, those of data-to-text tasks among them."""
-    return data_folder()
-
-
-def data_folder() -> Path:
-    """The folder with real data; tests that need it are skipped where there is none."""
+    """The folder with real data, one sub-folder a family; tests that need it are skipped where there is none."""
     data = os.environ.get("BILORA_DATA")
     if data is None:
         pytest.skip("BILORA_DATA does not name a folder with data")
     return Path(data)
+
+
+@pytest.fixture(scope="session")
+def glue_folder(real_data: Path) -> Path:
+    """The folder with the real GLUE files, one sub-folder a task."""
+    return real_data / "glue"
+
+
+@pytest.fixture(scope="session")
+def ner_folder(real_data: Path) -> Path:
+    """The folder with the real files of tagged tokens, one sub-folder a task."""
+    return real_data / "ner"
 
 
 TEXTS = (

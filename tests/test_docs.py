@@ -1,7 +1,8 @@
-"""The pages of docs/: their commands are ones that parsers take, their code runs and prints what it says."""
+"""README and the pages of docs/: parsers take their commands, their code runs and prints what it says."""
 
 from __future__ import annotations
 
+import configparser
 import importlib
 import re
 import shlex
@@ -18,25 +19,18 @@ import bilora
 import bilora.engines
 import bilora.problems
 from bilora.commands.command_line import parse_config
-from bilora.commands.compare import COMPARE
-from bilora.commands.report import REPORT
-from bilora.compare.config import ComparisonConfig
-from bilora.report.report import ReportConfig
+from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.runs.config import SeveralRuns
 
-DOCS = ROOT / "docs"
-ELSEWHERE = ("write-your-own-variant.md",)
-"""Pages whose blocks are parts of something larger: tests/test_examples.py has them."""
-
-FRAGMENTS = ("several-processes.md",)
+FRAGMENTS = ("docs/several-processes.md", "docs/write-your-own-variant.md")
 """Pages whose Python blocks leave out what is the reader's own: they are compiled, and not run."""
 
 PAGES = {
-    str(path.relative_to(DOCS)): path.read_text(encoding="utf-8")
-    for path in tracked_files("docs/*.md")
-    if path.name not in ELSEWHERE
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in tracked_files("README.md", "docs/*.md")
 }
+README = PAGES["README.md"]
 NOT_OURS = (["vllm"], ["curl"], ["llama-server"], ["llama-cli"], ["python", "convert_lora_to_gguf.py"])
+HARMLESS = (["python3", "-m", "venv"], [".", ".venv/bin/activate"], ["uv", "venv"], ["git", "clone"], ["cd"])
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -44,18 +38,23 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 def commands() -> list[tuple[str, list[str]]]:
-    """Return page and words of every command of the bash blocks."""
+    """Return page and words of every command of the bash blocks, comments left out and chains taken apart."""
     return [
-        (page, words)
+        (page, [words[0].removeprefix(".venv/bin/"), *words[1:]])
         for page, block in blocks("bash")
         for line in block.replace("\\\n", " ").splitlines()
         # Of a script, such as one for a cluster, only the calls of our programs.
-        if (not block.startswith("#!") or "benchmarks/" in line) and (words := shlex.split(line, comments=True))
+        if not block.startswith("#!") or "benchmarks/" in line
+        for part in line.split(" && ")
+        if (words := shlex.split(part, comments=True))
     ]
 
 
 def test_there_is_something_to_check() -> None:
-    assert {words[0] for _, words in commands()} >= {"bilora", "python", "make"}
+    assert {words[0] for _, words in commands()} >= {"bilora", "python", "make", "pip", "uv"}
+    for page in ("README.md", "docs/write-your-own-variant.md"):
+        assert any("benchmarks/run_glue.py" in words for name, words in commands() if name == page)
+        assert code_blocks(PAGES[page], "python")
     assert len(blocks("python")) > 5
     assert blocks("yaml")
 
@@ -69,27 +68,49 @@ def verb(name: str) -> Any:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that looks like a checkout, with the config that the page's own ``bilora init`` writes."""
     for name in ("benchmarks", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
-    [init] = [words for page, words in commands() if words[:2] == ["bilora", "init"]]
+    init = next(words for _, words in commands() if words[:2] == ["bilora", "init"])
     assert verb("init").run(init[2:]) == 0
-    return tmp_path
 
 
 def check_bilora(words: list[str]) -> None:
     """The words make a config of the verb."""
-    name, argv = words[1], words[2:]
-    if name == "compare":
-        parse_config(ComparisonConfig, COMPARE.words(argv), prog="bilora compare", description="")
-    elif name == "report":
-        parse_config(ReportConfig, REPORT.words(argv), prog="bilora report", description="")
-    elif name == "init":
+    if words[1].startswith("--"):
+        assert words[1] in (ROOT / "bilora/commands/help/bilora.txt").read_text(encoding="utf-8")
+    elif words[1] == "init":
         assert Path("mrpc.yaml").is_file()
     else:
-        verb(name).parse(argv)
+        verb(words[1]).parse(words[2:])
+
+
+def check_make(words: list[str]) -> None:
+    """The targets and variables are those of the Makefile."""
+    variables = set(re.findall(r"^(\w+) \?=", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    for word in words[1:]:
+        name, is_setting, _ = word.partition("=")
+        assert name in (variables if is_setting else make_targets()), f"the Makefile has no {name}"
+
+
+def check_install(words: list[str]) -> None:
+    """Files, extras and versions that a pip or uv line names are those of the project."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    for before, word in zip(words, words[1:], strict=False):
+        if before in ("--constraint", "-c", "--requirement", "-r"):
+            assert (ROOT / word).is_file()
+        elif word.startswith(".["):
+            assert set(word[2:-1].split(",")) <= set(config["options.extras_require"])
+        elif "==" in word:
+            name, version = word.split("==")
+            assert pinned[name] == version
+        elif re.fullmatch(r"[a-z][\w-]*", word) and word not in ("pip", "install"):
+            assert word in pinned or word == "bilora", f"{word} has no tested version"
 
 
 def check_benchmark(path: str, argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,25 +125,34 @@ def check_benchmark(path: str, argv: list[str], monkeypatch: pytest.MonkeyPatch)
         getattr(module, read)(argv)
 
 
-@pytest.mark.parametrize(("page", "words"), commands(), ids=lambda each: each if isinstance(each, str) else each[0])
-def test_command(page: str, words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "--print_config" in words:
-        with pytest.raises(SystemExit) as ended:
-            check_bilora(words)
-        assert ended.value.code == 0
-    elif words[0] == "bilora":
+def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    if words[0] == "bilora":
         check_bilora(words)
     elif words[0] == "torchrun" and "bilora_command" in words:
         check_bilora(words[words.index("bilora_command") :])
     elif words[0] == "make":
-        assert set(words[1:]) <= make_targets()
+        check_make(words)
     elif programs := [index for index, word in enumerate(words) if word.startswith("benchmarks/")]:
         check_benchmark(words[programs[0]], words[programs[0] + 1 :], monkeypatch)
+    elif words[:2] == ["pip", "install"] or words[:3] == ["uv", "pip", "install"]:
+        check_install(words)
     else:
-        assert any(words[: len(each)] == each for each in NOT_OURS), f"no test knows how to check {words}"
+        others = (*NOT_OURS, *HARMLESS)
+        assert any(words[: len(other)] == other for other in others), f"no test knows how to check {words}"
 
 
-@pytest.mark.parametrize(("page", "code"), blocks("python"), ids=lambda each: each.splitlines()[0])
+@pytest.mark.parametrize(("page", "words"), commands(), ids=lambda part: part if isinstance(part, str) else part[0])
+@pytest.mark.usefixtures("checkout")
+def test_command(page: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    if not {"--print_config", "--help"} & set(words[2:]):
+        check(words, monkeypatch)
+        return
+    with pytest.raises(SystemExit) as ended:
+        check(words, monkeypatch)
+    assert ended.value.code == 0
+
+
+@pytest.mark.parametrize(("page", "code"), blocks("python"), ids=lambda part: part.splitlines()[0])
 def test_code_runs_and_prints_what_it_says(
     page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,26 +166,41 @@ def test_code_runs_and_prints_what_it_says(
     said = re.findall(r"^ *print\(.*\)  # (.*)$", code, flags=re.MULTILINE)
     said += re.findall(r"^# (.*)$", code, flags=re.MULTILINE)
     assert said
-    assert [each for each in said if each not in printed] == []
+    assert [text for text in said if text not in printed] == []
 
 
-@pytest.mark.parametrize(("page", "text"), blocks("yaml"), ids=lambda each: each.splitlines()[0])
-def test_settings_load(page: str, text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("page", "text"), blocks("yaml"), ids=lambda part: part.splitlines()[0])
+def test_settings_load(page: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="utf-8")
+    monkeypatch.chdir(ROOT)
     assert parse_config(SeveralRuns, ["--config", str(path)], prog=page, description="").method
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_are_named_exist(page: str) -> None:
-    assert set(missing_files(PAGES[page])) <= {"docs/features/lora.md"}  # vLLM's
+    assert set(missing_files(PAGES[page], r"[A-Z]+\.md")) <= {"docs/features/lora.md"}  # vLLM's
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_pages(page: str) -> None:
     """Anchors are checked by ``make docs``, where pages of the API have theirs."""
-    linked = {link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", PAGES[page])}
-    assert [link for link in sorted(linked) if not (DOCS / page).parent.joinpath(link).is_file()] == []
+    linked = {link.partition("#")[0] for link in re.findall(r"\]\(((?!https:)[^)]+)\)", PAGES[page])}
+    assert [link for link in sorted(linked) if not (ROOT / page).parent.joinpath(link).is_file()] == []
+
+
+def test_options_that_the_readme_names_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_config(SeveralRuns, ["--help"], prog="run_glue.py", description="")
+    helps = [capsys.readouterr().out, *(path.read_text() for path in tracked_files("bilora/commands/help/*.txt"))]
+    known = {option.replace("-", "_") for text in helps for option in re.findall(r"--[a-z][\w.-]*", text)}
+    prose = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+    named = {option.replace("-", "_") for option in re.findall(r"`(--[a-z][\w.-]*)", prose)}
+    assert named
+    # What stands below an option that is a mapping is that mapping's key: one that does not exist raises here.
+    below = {option for option in named if option.startswith("__hypergradient.")}
+    build_hypergradient({"name": "neumann"} | {option.split(".")[1]: "neumann" for option in below})
+    assert named - below - known == set()
 
 
 def entries(nav: Any) -> Iterator[str]:
@@ -168,14 +213,13 @@ def entries(nav: Any) -> Iterator[str]:
 
 def test_every_page_is_in_the_navigation() -> None:
     """A page that is new needs a line under ``nav`` in mkdocs.yml."""
-    listed = list(entries(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]))
-    there = {str(path.relative_to(DOCS)) for path in tracked_files("docs/*.md")}
-    assert sorted(listed) == sorted(there)
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    assert sorted(f"docs/{page}" for page in entries(nav)) == sorted(PAGES.keys() - {"README.md"})
 
 
 @pytest.mark.parametrize("package", [bilora, bilora.problems, bilora.engines], ids=lambda each: each.__name__)
 def test_every_public_name_is_in_the_api(package: ModuleType) -> None:
-    page = PAGES[f"api/{package.__name__.rpartition('.')[2]}.md"]
+    page = PAGES[f"docs/api/{package.__name__.rpartition('.')[2]}.md"]
     shown = re.findall(r"^::: ([\w.]+)$", page, flags=re.MULTILINE)
     assert {f"{package.__name__}.{name}" for name in package.__all__} <= set(shown)
     for name in shown:
@@ -188,15 +232,15 @@ def rows(text: str) -> list[str]:
 
 
 def test_measured_hypergradients_are_those_of_the_readme() -> None:
-    told = rows(PAGES["which-hypergradient.md"])
+    told = rows(PAGES["docs/which-hypergradient.md"])
     assert len(told) == len(bilora.engines.HYPERGRADIENTS)
-    assert set(told) <= set(rows((ROOT / "README.md").read_text(encoding="utf-8")))
+    assert set(told) <= set(rows(README))
 
 
 def quoted_messages() -> list[str]:
     """Return what the first column of each row of the page on errors quotes."""
-    found = re.findall(r"^\| `([^`]+)` \|", PAGES["troubleshooting.md"], flags=re.MULTILINE)
-    found += re.findall(r"^\| ``(.+?)`` \|", PAGES["troubleshooting.md"], flags=re.MULTILINE)
+    found = re.findall(r"^\| `([^`]+)` \|", PAGES["docs/troubleshooting.md"], flags=re.MULTILINE)
+    found += re.findall(r"^\| ``(.+?)`` \|", PAGES["docs/troubleshooting.md"], flags=re.MULTILINE)
     return found
 
 
@@ -221,7 +265,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     import nbformat
     from nbclient import NotebookClient
 
-    notebook = nbformat.read(DOCS / "quick_start.ipynb", as_version=4)
+    notebook = nbformat.read(ROOT / "docs/quick_start.ipynb", as_version=4)
     nbformat.validate(notebook)
     assert [cell for cell in notebook.cells if cell.cell_type == "code" and cell.outputs] == []
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()

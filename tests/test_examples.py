@@ -12,15 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tracked_files import ROOT, code_blocks, missing_files
+from tracked_files import ROOT, code_blocks
 from transformers import BertConfig, BertForSequenceClassification
 
 from bilora import magnitudes
-from bilora.commands.command_line import parse_config
 from bilora.errors import SettingsError
 from bilora.models.embedded import embedded_reviews
 from bilora.problems import find_variant
-from bilora.runs.config import RunConfig, SeveralRuns
+from bilora.runs.config import RunConfig
 from bilora.tasks.sources import take_rows
 
 EXAMPLE = ROOT / "examples" / "my_variant.py"
@@ -44,24 +43,10 @@ def test_the_page_shows_the_code_of_the_example() -> None:
     assert [block for block in code_blocks(PAGE, "python") if block not in code] == []
 
 
-def test_every_command_of_the_page_is_understood() -> None:
-    lines = [line for block in code_blocks(PAGE, "bash") for line in block.splitlines()]
-    assert len(lines) == 4
-    for line in lines:
-        words = shlex.split(line)
-        assert words[:2] == ["python", "benchmarks/run_glue.py"]
-        assert parse_config(SeveralRuns, words[2:], prog="run_glue.py", description="").method
-
-
 def test_the_settings_of_the_page_load() -> None:
     for block in code_blocks(PAGE, "yaml"):
         config = RunConfig(**yaml.safe_load(block))
         assert (config.settings_of(NAME).rank, config.settings_of(NAME).sparsity) == (4, 0.05)
-
-
-def test_files_that_the_page_names_exist() -> None:
-    assert PAGE.count("`problems/") + PAGE.count("`bilora/") > 2
-    assert missing_files(PAGE) == []
 
 
 def test_bad_settings_are_refused() -> None:

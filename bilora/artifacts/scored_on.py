@@ -1,8 +1,11 @@
-"""Which rows the numbers of a run are of: rows that nothing has seen, or D2, which its upper level was trained on."""
+"""Which rows the numbers of a run are of, and the same numbers in the form that transformers' Trainer writes.
+
+They are of rows that nothing has seen, or of D2, which the upper level was trained on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 VALIDATION = "validation"
@@ -47,3 +50,42 @@ def loss_by_name(loss: float | None, kind: str) -> dict[str, Any]:
     if kind == VALIDATION:
         return {"scored_on": kind, "validation_loss": loss}
     return {"scored_on": kind, "validation_loss": None, f"{kind}_loss": loss}
+
+
+def trainer_state(lines: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``trainer_state.json`` from the lines of ``metrics.jsonl`` and ``all_results.json``.
+
+    Example:
+        >>> lines = [{"step": 1, "lower_loss": 0.7, "lower_learning_rates": [0.1], "lower_gradient_norm": 2.0}]
+        >>> lines += [{"step": 1, "validation": {"loss": 0.6, "accuracy": 0.5}}]
+        >>> state = trainer_state(lines, {"metric": "accuracy", "score": 0.5, "steps": 1, "best_step": 1})
+        >>> state["log_history"][1]
+        {'step': 1, 'eval_loss': 0.6, 'eval_accuracy': 0.5}
+    """
+    return {
+        "best_global_step": results["best_step"],
+        "best_metric": results["score"],
+        "best_model_checkpoint": None,
+        "global_step": results["steps"],
+        "is_local_process_zero": True,
+        "is_world_process_zero": True,
+        "log_history": [_entry(line) for line in lines],
+        "max_steps": results["steps"],
+        "metric_for_best_model": results["metric"],
+    }
+
+
+def _entry(line: Mapping[str, Any]) -> dict[str, Any]:
+    numbers = numbers_in(line)
+    if numbers is not None:
+        prefix = UPPER if UPPER in line else "eval"
+        return {"step": line["step"], **{f"{prefix}_{name}": value for name, value in numbers.items()}}
+    entry = {
+        "step": line["step"],
+        "loss": line["lower_loss"],
+        "grad_norm": line["lower_gradient_norm"],
+        "learning_rate": max(line["lower_learning_rates"]),
+    }
+    if "upper_loss" in line:
+        entry |= {"upper_loss": line["upper_loss"], "hypergradient_norm": line["hypergradient_norm"]}
+    return entry

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import NoneType, UnionType
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
@@ -62,18 +64,9 @@ def parse_config(
     dotted option changes one entry of a mapping and leaves the others. The settings of the run that
     :class:`~bilora.runs.config.SeveralRuns` share are options without ``run.`` before them.
 
-    Args:
-        kind: A dataclass of dataclasses.
-        argv: The words, without the program's name.
-        prog: Name of the program, for help and errors.
-        description: One line for the help.
-        usage: How it is called, in short; None lists every option.
-        before: Words that the program puts before those of the user: they are defaults.
-        left_out: Settings that are no options at all, by the field whose dataclass has them.
-
-    Raises:
-        SystemExit: With code 2 after an error message, or 0 after ``--help`` or ``--print_config``.
-        SettingsError: From the checks of the dataclasses themselves.
+    ``before`` are words that the program puts before those of the user: defaults. ``left_out`` names settings that are
+    no options, by the field whose dataclass has them. Wrong words end the program with code 2 after one line,
+    ``--help`` and ``--print_config`` with 0; the checks of the dataclasses raise SettingsError.
 
     Example:
         >>> from bilora.engines.settings import FitSettings
@@ -85,7 +78,9 @@ def parse_config(
     parser = OneLineParser(prog=prog, usage=usage, description=description, default_env=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="A YAML file of settings; later words override it.")
     _add_arguments(parser, kind, left_out or {})
-    words = _normal_form([*before, *argv], _list_options(kind))
+    flat = RunConfig if issubclass(kind, SeveralRuns) else kind
+    lists = _list_options(flat) | {f"--{name}": True for name in _naming(kind)}
+    words = _normal_form([*before, *argv], lists)
     # Of the two names of one setting, words take the one that files of today have: then what stands later wins.
     words = [
         re.sub(r"^--seeds?(?==|$)", "--seed" if issubclass(kind, RunConfig) else "--seeds", word) for word in words
@@ -191,33 +186,6 @@ def _plain_value(word: str) -> Any:
         return yaml.safe_load(word)
 
 
-def _normal_form(argv: list[str], lists: Container[str]) -> list[str]:
-    """Return the words with underscores in option names, and the words of a list joined to ``[a, b]``.
-
-    Args:
-        argv: The words.
-        lists: Options that take several words.
-    """
-    words: list[str] = []
-    for word in argv:
-        if word.startswith("--"):
-            name, equals, value = word.partition("=")
-            option = "--" + name[2:].replace("-", "_")
-            words.append(option + equals + (f"[{value}]" if _is_bare_list(option, value, lists) else value))
-        elif words and _is_list_item(words, word, lists):
-            words[-1] = f"{words[-1][:-1]}, {word}]"
-        elif words and _is_bare_list(words[-1], word, lists):
-            words.append(f"[{word}]")
-        else:
-            words.append(word)
-    return [_with_value(word, following) for word, following in zip(words, [*words[1:], "--"], strict=False)]
-
-
-def _with_value(word: str, following: str) -> str:
-    """Return a switch that stands alone with the value that it then means."""
-    return f"{word}={SWITCHES[word]}" if word in SWITCHES and following.startswith("--") else word
-
-
 SWITCHES = {
     **dict.fromkeys(("--debug", "--allow_config_change", "--keep_best", "--shard_base"), "true"),
     **dict.fromkeys(("--overwrite", "--uniform_rank"), "true"),
@@ -226,16 +194,42 @@ SWITCHES = {
 """Options that may stand without a value, and the value they then have."""
 
 
-def _list_options(kind: type) -> set[str]:
-    """Return the options that are lists, or lists or None."""
-    hints = get_type_hints(RunConfig if issubclass(kind, SeveralRuns) else kind)
-    lists = {name for name, hint in hints.items() if list in {get_origin(part) for part in (hint, *get_args(hint))}}
-    return {f"--{name}" for name in (*lists, *_naming(kind))}
+def _normal_form(argv: Sequence[str], lists: Mapping[str, bool]) -> list[str]:
+    """Return the words as ``--option_name=value``, several words of a list joined to ``[a, b]``.
+
+    Args:
+        argv: The words.
+        lists: Options that take several words, with whether a single word is a list of one.
+    """
+    groups: list[list[str]] = [[]]  # an option and the words behind it; before the first one some may stand
+    for word in argv:
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            groups.append(["--" + name[2:].replace("-", "_") + equals + value])
+        else:
+            groups[-1].append(word)
+    return [*groups[0], *(word for option, *values in groups[1:] for word in _written(option, values, lists))]
 
 
-def _is_bare_list(option: str, value: str, lists: Container[str]) -> bool:
-    return option in lists and value != "" and not value.startswith("[")
+def _written(option: str, values: list[str], lists: Mapping[str, bool]) -> list[str]:
+    """Return an option, which may have a value behind an equals sign, and the words behind it."""
+    if not values and option in SWITCHES:
+        return [f"{option}={SWITCHES[option]}"]
+    name, equals, value = option.partition("=")
+    items = [value, *values] if equals else values
+    if name in lists and items and items[0] and not items[0].startswith("["):
+        joined = ", ".join(items)
+        return [f"{name}=[{joined}]" if lists[name] or "," in joined else f"{name}={joined}"]
+    return [option, *values]  # apart, as they were given: errors quote them
 
 
-def _is_list_item(words: list[str], word: str, lists: Container[str]) -> bool:
-    return len(words) > 1 and words[-2] in lists and words[-1].endswith("]") and not word.startswith("[")
+def _list_options(kind: type, prefix: str = "--") -> dict[str, bool]:
+    """Return the options that take several words, with whether a single word is a list of one."""
+    lists: dict[str, bool] = {}
+    for name, hint in get_type_hints(kind).items():
+        allowed = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+        if dataclasses.is_dataclass(hint):
+            lists |= _list_options(hint, f"{prefix}{name}.")  # type: ignore[arg-type]  # a class, not an instance
+        elif any(get_origin(part) is list for part in allowed):
+            lists[prefix + name] = all(part is NoneType or get_origin(part) is list for part in allowed)
+    return lists

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from bilora.artifacts.scored_on import UPPER, WHOLE_D2
 from bilora.commands.command_line import parse_config
@@ -20,6 +15,7 @@ from bilora.files.formats import write_json
 from bilora.files.whole_folders import new_file
 from bilora.runs.config import RunConfig
 from bilora.runs.plan import scored_sets
+from bilora.runs.table import print_cells
 from bilora.runs.trained import Trained, open_trained
 from bilora.settings.lookup import no_code_but
 
@@ -52,7 +48,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     trained = open_trained(config.run, model=config.model, device=config.device, task_type=config.task_type)
     found = {name: _metrics(trained, rows, name) for name, rows in _sets(config, trained).items()}
     for name, metrics in found.items():
-        _print(WHOLE_D2 if name == UPPER else name, metrics)
+        cells = [{"metric": key, "value": _cell(key, value, empty="undefined")} for key, value in metrics.items()]
+        print_cells(cells, title=WHOLE_D2 if name == UPPER else name)
     if output is not None:
         write_json(output, next(iter(found.values())) if len(found) == 1 else found)
         print(f"metrics: {output}")
@@ -80,29 +77,15 @@ def _metrics(trained: Trained, rows: Rows, name: str) -> dict[str, Any]:
     evaluated = trained.task.evaluate(trained.inference, data)
     evaluated.warn(name)
     if evaluated.table:
-        _print_table(name, evaluated.table)
+        table = [{key: _cell(key, value, empty="-") for key, value in row.items()} for row in evaluated.table]
+        print_cells(table, title=f"{name}, by class")
     return {"rows": len(rows), **evaluated.metrics}
 
 
-def _print_table(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    table = Table(title=f"{name}, by class", title_justify="left")
-    for column in rows[0]:
-        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right", no_wrap=True)
-    for row in rows:
-        values = row.values()
-        table.add_row(
-            *("-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value) for value in values)
-        )
-    Console(file=sys.stdout).print(table)
-
-
-def _print(name: str, metrics: dict[str, Any]) -> None:
-    table = Table(title=name, title_justify="left")
-    table.add_column("metric", no_wrap=True)
-    table.add_column("value", justify="right", no_wrap=True)
-    for key, value in metrics.items():
-        table.add_row(key, "undefined" if value is None else f"{value:,}" if key == "rows" else f"{value:.4f}")
-    Console(file=sys.stdout).print(table)
+def _cell(name: str, value: Any, *, empty: str) -> str:
+    if value is None:
+        return empty
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if name == "rows" else str(value)
 
 
 EVALUATE = Verb("evaluate", "Evaluate a trained adapter on labelled rows.", EvaluateConfig, evaluate, positional="run")

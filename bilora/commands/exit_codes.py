@@ -25,14 +25,16 @@ from bilora.processes.group import join_processes
 from bilora.runs.config import SeveralRuns
 from bilora.runs.resume import CONFIG, resumed_folder
 
-SELF_CHECK_FAILED = 1
-"""What was saved is not what was trained: as of a fault of ours, which Python ends with 1 too."""
-
-LOST = 1
-"""Another process was lost: what is wrong is told by that one."""
 DIVERGED = 3
-NO_ROOM = 4
 INTERRUPTED = 130
+NO_ROOM = 4
+CODES: dict[type[Exception], int] = {
+    SelfCheckError: 1,  # as a fault of ours, which Python ends with 1 too
+    ProcessesError: 1,  # another process is lost, and tells what is wrong
+    DivergedError: DIVERGED,
+    ResourceError: NO_ROOM,
+    BiloraError: BAD_INPUT,  # any other
+}
 
 SECONDS_FOR_FIRST = 10.0
 """How long another process waits before it prints an error; the launcher ends it as soon as the first has ended."""
@@ -40,31 +42,20 @@ SECONDS_FOR_FIRST = 10.0
 
 @dataclass(frozen=True)
 class Program:
-    """A program that compares methods.
+    """A program that compares methods."""
 
-    Args:
-        name: Name of its file, for help and errors.
-        description: One line for the help.
-        default_config: The YAML file that is read unless one of the options ``naming`` is given.
-        naming: Options that say what is run.
-    """
-
-    name: str
+    name: str  # of its file, for help and errors
     description: str
-    default_config: Path
+    default_config: Path  # the YAML file that is read unless one of the options ``naming`` is given
     naming: Sequence[str] = ("--config", "--task", "--train-file", "--train_file")
 
     def run(self, argv: Sequence[str]) -> int:
         """Run the command and return its exit code, see :func:`exit_code`."""
         quiet_transformers()
-        debug = any(word == "--debug" or word.lower() == "--debug=true" for word in argv)
-        return exit_code(lambda: self._compare(argv), program=self.name, debug=debug)
+        return exit_code(lambda: self._compare(argv), program=self.name, debug=asks_for_debug(argv))
 
     def default_words(self, argv: Sequence[str]) -> list[str]:
-        """Return the words that read the default config, unless the user's name a config or where the rows are.
-
-        A command that is resumed has its settings in its output folder.
-        """
+        """Return the words that read the default config, unless the user's name a config or where the rows are."""
         folder = resumed_folder(argv)
         if folder is not None:
             return ["--config", str(folder / CONFIG)]
@@ -85,21 +76,16 @@ class Program:
         compare_methods(config, processes)
 
 
+def asks_for_debug(argv: Sequence[str]) -> bool:
+    """Return whether the words, which may hold mistakes, ask for tracebacks."""
+    return any(word == "--debug" or word.lower() == "--debug=true" for word in argv)
+
+
 def exit_code(work: Callable[[], object], *, program: str, debug: bool = False) -> int:
     """Do the work, and return the exit code, after a line on standard error where it is not 0.
 
-    Args:
-        work: What to do.
-        program: Stands before the line.
-        debug: Whether to show the traceback too.
-
-    Returns:
-        0, 1 where another process was lost, 2 for bad input, 3 for a run that diverged, 4 for too little memory or
-        disk, 128 and the signal's number (130, 143) for a run that a signal ended.
-
-    Example:
-        >>> exit_code(lambda: None, program="example")
-        0
+    It is that of :data:`CODES`, 4 also for a full disk or memory, 128 and the signal's number (130, 143) for a run that
+    a signal ended. ``debug`` shows the traceback too.
     """
     try:
         with sigterm_raised(), _one_line_warnings(program):
@@ -116,24 +102,13 @@ def exit_code(work: Callable[[], object], *, program: str, debug: bool = False) 
 
 
 def code_of(error: Exception) -> int | None:
-    """Return the exit code of an error, or None for one that nobody foresaw, whose traceback is worth seeing.
-
-    Example:
-        >>> code_of(OSError(errno.ENOSPC, "No space left on device")), code_of(KeyError("x"))
-        (4, None)
-    """
+    """Return the exit code of an error, or None for one that nobody foresaw, whose traceback is worth seeing."""
     if isinstance(error, InterruptedRun):
         return 128 + error.number
-    if isinstance(error, DivergedError):
-        return DIVERGED
-    if isinstance(error, ProcessesError):
-        return LOST
-    if isinstance(error, SelfCheckError):
-        return SELF_CHECK_FAILED
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or isinstance(error, ResourceError) or is_out_of_memory(error):
+    if full or is_out_of_memory(error):
         return NO_ROOM
-    return BAD_INPUT if isinstance(error, BiloraError) else None
+    return next((code for kind, code in CODES.items() if isinstance(error, kind)), None)
 
 
 def _fail(program: str, error: object, code: int, *, debug: bool) -> int:

@@ -1,9 +1,10 @@
-"""``bilora export``: a trained adapter as plain LoRA, for programs without this library."""
+"""``bilora export`` and ``bilora merge``: a trained adapter for programs without this library."""
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from bilora.adapter.pruning import Cut, cut_ranks
 from bilora.adapter.ranks import Magnitudes, build_rank_rule
 from bilora.commands.verb import Verb
 from bilora.errors import SettingsError
+from bilora.files.whole_folders import new_folder
 from bilora.runs.trained import Trained, open_trained
-from bilora.tasks.task_files import write_task
+from bilora.tasks.kinds import write_task
 
 CUT_NOTE = "Ranks were cut in the export; the scores above are those of the adapter before that."
 
@@ -33,9 +35,6 @@ class ExportConfig:
             ``rank_pattern``.
         model: The base model, where it is no longer where it was in training.
         task_type: ``package.module:NAME`` of your own kind of task, where the adapter was trained for one.
-
-    Raises:
-        SettingsError: Both ``rank`` and ``ranks`` are given, or a value is not allowed.
     """
 
     run: str
@@ -60,24 +59,12 @@ class ExportConfig:
         """How ranks are cut, or None where all terms stay."""
         if self.ranks is not None:
             return Cut(build_rank_rule(self.ranks))
-        return None if self.rank is None else Cut(AtMost(self.rank))
+        return None if self.rank is None else Cut(partial(_largest_terms, count=self.rank))
 
 
-@dataclass(frozen=True)
-class AtMost:
-    """Keep of each layer so many terms, the largest ones.
-
-    Example:
-        >>> import torch
-        >>> AtMost(2)({"query": torch.tensor([1.0, 3.0, 2.0]), "value": torch.tensor([1.0])})
-        {'query': 2, 'value': 1}
-    """
-
-    rank: int
-
-    def __call__(self, magnitudes: Magnitudes) -> dict[str, int]:
-        """Return the ranks."""
-        return {name: min(self.rank, len(each)) for name, each in magnitudes.items()}
+def _largest_terms(magnitudes: Magnitudes, *, count: int) -> dict[str, int]:
+    """Return how many of its terms each layer keeps."""
+    return {name: min(count, len(terms)) for name, terms in magnitudes.items()}
 
 
 def export(config: ExportConfig) -> Path:
@@ -119,4 +106,36 @@ def _write_rest(trained: Trained, folder: Path, *, note: str | None) -> None:
 
 EXPORT = Verb(
     "export", "Write a trained adapter as plain LoRA, which stock PEFT loads.", ExportConfig, export, positional="run"
+)
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """What is merged where.
+
+    Args:
+        run: Folder of a run, or of an adapter.
+        output: Folder for the model and its tokenizer.
+        model: The base model, where it is no longer where it was in training.
+    """
+
+    run: str
+    output: str
+    model: str | None = None
+
+
+def merge(config: MergeConfig) -> Path:
+    """Write the merged model and its tokenizer, and return the folder."""
+    folder = new_folder(config.output)
+    trained = open_trained(config.run, model=config.model, device="cpu")
+    merged = trained.model.merge_and_unload()
+    merged.save_pretrained(str(folder))
+    trained.tokenizer.own.save_pretrained(str(folder))
+    print(f"model and tokenizer: {folder}")
+    print(f"load it with {type(merged).__name__}.from_pretrained({str(folder)!r}); neither bilora nor peft is needed")
+    return folder
+
+
+MERGE = Verb(
+    "merge", "Fold a trained adapter into its base: a plain transformers model.", MergeConfig, merge, positional="run"
 )

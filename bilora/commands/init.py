@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+import textwrap
 from dataclasses import dataclass
+from typing import Any
 
-from bilora.commands.init_config import commented_yaml
+import yaml
+from jsonargparse import ArgumentParser
+
 from bilora.commands.train_config import TrainConfig
 from bilora.commands.verb import Verb
 from bilora.files.whole_folders import new_file
 from bilora.problems.catalog import find_variant
 from bilora.runs.config import has_formulation
+from bilora.settings.sections import resolved
+
+WIDTH = 110
 
 
 @dataclass(frozen=True)
@@ -46,29 +54,47 @@ def init(config: InitConfig) -> None:
 
 
 def init_text(config: InitConfig) -> str:
-    """Return the config as commented YAML.
-
-    Raises:
-        SettingsError: The task, the method or a file's settings are not allowed.
-
-    Example:
-        >>> "lower:" in init_text(InitConfig(task="mrpc", method="lora"))
-        True
-    """
-    chosen = TrainConfig(
+    """Return the config as commented YAML; raise SettingsError where the task, the method or a file is not allowed."""
+    train = TrainConfig(
         task=config.task,
         train_file=config.train_file,
         validation_file=config.validation_file,
         model=config.model,
         method=config.method,
-        method_settings={config.method: {}},
     )
-    settings = chosen.settings_of(config.method)
-    said = f"# bilora train --config FILE: {config.method}"
     kind = "bi-level" if find_variant(config.method).upper else "single-level"
     values = ", with singular values" if has_formulation(config.method) else ""
-    sections = {f"method_settings.{config.method}": settings}
-    return f"{said} ({kind}{values}). Each setting can be left out.\n" + commented_yaml(chosen, sections=sections)
+    head = f"# bilora train --config FILE: {config.method} ({kind}{values}). Each setting can be left out."
+    return "\n".join([head, *_commented(train, method=config.method)]) + "\n"
+
+
+def _commented(settings: Any, *, method: str = "", indent: str = "") -> list[str]:
+    """Return every field of a dataclass as lines of YAML, with what its docstring says as a comment above it."""
+    texts, lines = setting_texts(type(settings)), []
+    for field in dataclasses.fields(settings):
+        name, value = field.name, getattr(settings, field.name)
+        lines += [f"{indent}# {line}" for line in textwrap.wrap(texts[name], WIDTH - len(indent))]
+        if dataclasses.is_dataclass(value):
+            lines += [f"{indent}{name}:", *_commented(value, indent=indent + "  ")]
+        elif name == "method_settings":
+            own = _commented(settings.settings_of(method), indent="    ")
+            lines += [f"{name}:", f"  {method}:" if own else f"  {method}: {{}}", *own]
+        else:
+            text = yaml.safe_dump(resolved(value), default_flow_style=True, width=10_000, sort_keys=False)
+            # Behind a value that stands alone PyYAML ends the document.
+            text = text.removesuffix("...\n").strip()
+            lines.append(f"{indent}{name}: {text}")
+    return lines
+
+
+def setting_texts(kind: type) -> dict[str, str]:
+    """Return what the docstrings of a dataclass and of those above it say of each setting."""
+    parser = ArgumentParser()
+    parser.add_class_arguments(kind, None, as_group=False)
+    texts = {action.dest: action.help or "" for action in parser._actions}
+    # Of a section, the parser's own option says how a file of it is read.
+    texts |= {name: f"{group.title}." for name, group in (parser.groups or {}).items()}
+    return {name: " ".join(text.replace("``", "").split()) for name, text in texts.items()}
 
 
 INIT = Verb("init", "Write a commented config for a task, a model and a method.", InitConfig, init)

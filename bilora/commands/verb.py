@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from bilora.commands.command_line import parse_config
-from bilora.commands.exit_codes import exit_code
+from bilora.commands.exit_codes import asks_for_debug, exit_code
 from bilora.errors import SettingsError
 from bilora.models.pretrained import quiet_transformers
 
@@ -26,9 +29,10 @@ class Verb:
         help: What it does, one line.
         config: The dataclass that its words make.
         work: Does it, given that config; what it raises decides the exit code.
-        positional: The setting that the first word without a name gives.
-        aliases: Other names of options.
+        positional: The setting that the words before the first option give.
+        aliases: Settings by other names that they may be given by, without what follows a dot.
         before: Words to put before those of the user, given these.
+        left_out: Settings that are no options, by the field whose dataclass has them.
         together: Whether the processes that torchrun starts do the work together; otherwise they are refused.
 
     Example:
@@ -42,10 +46,11 @@ class Verb:
     name: str
     help: str
     config: type
-    work: Callable[[Any], object]
+    work: Callable[..., object]
     positional: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     before: Callable[[Sequence[str]], Sequence[str]] = _nothing
+    left_out: Mapping[str, Collection[str]] = field(default_factory=dict)
     together: bool = False
 
     def run(self, argv: Sequence[str]) -> int:
@@ -55,10 +60,10 @@ class Verb:
             SystemExit: With code 2 where the words make no config, with 0 after ``--help`` or ``--print_config``.
         """
         quiet_transformers()
-        debug = any(word == "--debug" or word.lower() == "--debug=true" for word in argv)
-        return exit_code(lambda: self._work(argv), program=f"bilora {self.name}", debug=debug)
+        program = f"bilora {self.name}"
+        return exit_code(lambda: self._parse_and_work(argv), program=program, debug=asks_for_debug(argv))
 
-    def _work(self, argv: Sequence[str]) -> None:
+    def _parse_and_work(self, argv: Sequence[str]) -> None:
         config = self.parse(argv)
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count > 1 and not self.together:
@@ -66,23 +71,35 @@ class Verb:
                 f"bilora {self.name} runs in one process, and torchrun has started {count}; several train together in "
                 "bilora train, in the programs of benchmarks/, and in fit()"
             )
+        self.do(config, argv)
+
+    def do(self, config: Any, argv: Sequence[str]) -> None:
+        """Do the work of a config, which the words made."""
         self.work(config)
 
     def parse(self, argv: Sequence[str]) -> Any:
         """Return the config that the words make."""
-        words = [self._named(word) for word in argv]
-        if self.positional and words and not words[0].startswith("-"):
-            words.insert(0, f"--{self.positional}")
-        place = "" if self.positional is None else f" {self.positional.upper()}"
+        words = [self._full(word) for word in argv]
+        values = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+        if self.positional and values:
+            is_list = get_origin(get_type_hints(self.config)[self.positional]) is list
+            # As JSON: a comma in the name of a file does not part a list.
+            words[: len(values)] = (
+                [f"--{self.positional}", json.dumps(values)] if is_list else [f"--{self.positional}", *values]
+            )
+        positional = "" if self.positional is None else f" {self.positional.upper()}"
         return parse_config(
             self.config,
             words,
             prog=f"bilora {self.name}",
             description=self.help,
-            usage=f"bilora {self.name}{place} [options]",
+            usage=f"bilora {self.name}{positional} [options]",
             before=self.before(argv),
+            left_out=self.left_out,
         )
 
-    def _named(self, word: str) -> str:
-        name, equals, value = word.partition("=")
-        return self.aliases.get(name, name) + equals + value
+    def _full(self, word: str) -> str:
+        """Return a word with its option's full name."""
+        option = re.match(r"--([\w-]+)(.*)", word, flags=re.DOTALL)
+        name = option[1].replace("-", "_") if option else ""
+        return f"--{self.aliases[name]}{option[2]}" if option and name in self.aliases else word

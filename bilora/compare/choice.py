@@ -1,4 +1,4 @@
-"""Which of its candidates a method is reported with, and how many steps its budget buys."""
+"""Which of its candidates a method is reported with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas
 
-from bilora.compare.jobs import Record
+from bilora.compare.folders import Record
 from bilora.errors import DivergedError
 from bilora.runs.table import Spread
 
@@ -48,13 +48,3 @@ def _tried(candidate: dict[str, Any], records: Sequence[Record]) -> dict[str, An
     rows = [record["row"] or {} for record in records if record["candidate"] == candidate]
     score, loss = (Spread.of(row.get(key) for row in rows) for key in ("score", "validation_loss"))
     return {"candidate": candidate, "score": score and score.mean, "loss": loss and loss.mean}
-
-
-def steps_in_time(steps: int, *, seconds: float, baseline_seconds: float) -> int:
-    """Return how many steps fit in the time of the baseline's ``steps``, from seconds for equal steps.
-
-    Example:
-        >>> steps_in_time(150, seconds=30.0, baseline_seconds=20.0)
-        100
-    """
-    return max(1, round(steps * baseline_seconds / seconds))

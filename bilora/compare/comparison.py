@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bilora.compare.choice import Choice, choose, steps_in_time
+from bilora.compare.choice import Choice, choose
 from bilora.compare.config import NO_OPTIONS, ComparisonConfig
-from bilora.compare.folders import RecordFolder, ResultsFolder, run_name
-from bilora.compare.jobs import Job, Record, read_rows, run_job, run_jobs
+from bilora.compare.folders import Job, Record, RecordFolder, ResultsFolder, run_name
+from bilora.compare.jobs import read_rows, run_job, run_jobs
 from bilora.compare.lines import Line, lines_of
-from bilora.compare.written import print_comparison, write_comparison
+from bilora.compare.written import in_words, print_comparison, write_comparison
 from bilora.errors import InterruptedRun, SettingsError
 from bilora.files.formats import write_json, write_yaml
 from bilora.files.lock import locked
@@ -127,7 +127,8 @@ def _budgeted_steps(config: ComparisonConfig, label: str, choices: Mapping[str, 
     seconds, baseline_seconds = choices[label].seconds, choices[config.baseline].seconds
     if config.budget == "steps" or seconds is None or baseline_seconds is None:
         return steps
-    return steps_in_time(steps, seconds=seconds, baseline_seconds=baseline_seconds)
+    # The seconds are of equal steps: as many steps as fit in the time of the baseline's.
+    return max(1, round(steps * baseline_seconds / seconds))
 
 
 def _run_all(jobs: Sequence[Job], path: Path, *, at_once: int, purpose: str) -> list[Record]:
@@ -140,8 +141,7 @@ def _run_all(jobs: Sequence[Job], path: Path, *, at_once: int, purpose: str) -> 
 
 
 def _in_words(job: Job, record: Record) -> str:
-    settings = ", ".join(f"{name} {value}" for name, value in job.candidate.items())
-    name = f"{job.label}, seed {job.seed}" + (f", {settings}" if settings else "")
+    name = ", ".join(filter(None, (job.label, f"seed {job.seed}", in_words(job.candidate))))
     row = record["row"]
     if row is None:
         return f"{name}: {record['failed']}"

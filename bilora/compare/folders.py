@@ -1,7 +1,9 @@
-"""Where the runs of a comparison are written, and which of them are finished."""
+"""The single runs of a comparison: where each is written, and which are finished."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -9,14 +11,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bilora.compare.jobs import Job, Record
 from bilora.errors import CheckpointError
 from bilora.files.formats import write_json
-from bilora.runs.config import SeveralRuns
+from bilora.runs.config import RunConfig, SeveralRuns
 from bilora.runs.folder import plain_name
 
+Record = Mapping[str, Any]  # a run's row of results, and what the run is in its comparison
 RECORD = "comparison.json"  # what a run is in its comparison; written last into the run's folder
 RESULTS = "results.jsonl"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a comparison."""
+
+    label: str  # of its entry
+    seed: int
+    config: RunConfig  # all its settings
+    candidate: dict[str, Any] = field(default_factory=dict)  # those of them that were chosen, or are being tried
+    held_out: float | None = None  # share of its training rows that a trial is scored on; None: it is reported
+
+    @functools.cached_property
+    def key(self) -> str:
+        """The hash of everything that decides the numbers of the run."""
+        return hashlib.sha256(f"{self.config.sha256()} {self.held_out}".encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder."""
+        purpose = "run" if self.held_out is None else "choice"
+        return f"{plain_name(self.label)}-{purpose}-seed{self.seed}-{self.key[:10]}"
 
 
 @dataclass(frozen=True)
@@ -24,7 +48,7 @@ class RecordFolder:
     """The folder of ``bilora compare``, with a record in each run's folder: ``runs/<name>/comparison.json``."""
 
     path: Path
-    keeps_failures: bool = True
+    keeps_failures: bool = True  # a run that diverges is a result too, without a score
 
     def finished(self, job: Job) -> Record | None:
         """Return the record of a job that was run before with the same settings, or None."""
@@ -51,7 +75,7 @@ class ResultsFolder:
 
     path: Path
     rows: Mapping[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
-    keeps_failures: bool = False
+    keeps_failures: bool = False  # it ends the comparison
 
     @classmethod
     def opened(cls, path: Path, config: SeveralRuns) -> ResultsFolder:
@@ -86,6 +110,9 @@ class ResultsFolder:
             file.write(json.dumps(record["row"], allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+JobFolder = RecordFolder | ResultsFolder
 
 
 def run_name(method: str, seed: int) -> str:

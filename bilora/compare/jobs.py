@@ -5,25 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Any, Protocol
 
+from bilora.compare.folders import Job, JobFolder, Record
 from bilora.data.sets import TaskRows, take_validation
 from bilora.errors import DivergedError
 from bilora.runs.config import RunConfig
-from bilora.runs.folder import plain_name
 from bilora.runs.plan import RunPlan, load_run_rows, plan_run, training_rows
 from bilora.runs.run import Prepared, prepare, run_once
-
-Record = Mapping[str, Any]  # a run's row of results, and what the run is in its comparison
 
 # Settings of a run that say which rows are read.
 DATA = (
@@ -34,45 +28,6 @@ DATA = (
 # Of the processes of several jobs: one thread each, and no progress bars over each other.
 ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 PATIENCE = 1.0  # seconds between two signals to a process that is to end
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a comparison."""
-
-    label: str  # of its entry
-    seed: int
-    config: RunConfig  # all its settings
-    candidate: dict[str, Any] = field(default_factory=dict)  # those of them that were chosen, or are being tried
-    held_out: float | None = None  # share of its training rows that a trial is scored on; None: it is reported
-
-    @functools.cached_property
-    def key(self) -> str:
-        """The hash of everything that decides the numbers of the run."""
-        return hashlib.sha256(f"{self.config.sha256()} {self.held_out}".encode()).hexdigest()
-
-    @property
-    def name(self) -> str:
-        """Name of the run's folder."""
-        purpose = "run" if self.held_out is None else "choice"
-        return f"{plain_name(self.label)}-{purpose}-seed{self.seed}-{self.key[:10]}"
-
-
-class JobFolder(Protocol):
-    """The folder of a comparison: which of its runs are finished, and where each of them is written."""
-
-    @property
-    def keeps_failures(self) -> bool:
-        """Whether a run that diverges is a result too, without a score; otherwise it ends the comparison."""
-
-    def finished(self, job: Job) -> Record | None:
-        """Return the record of a job that was run before, or None."""
-
-    def run_folder(self, job: Job) -> Path:
-        """Return the folder that the run is written to, where one that was interrupted goes on."""
-
-    def keep(self, job: Job, record: Record) -> None:
-        """Write down that a job is finished."""
 
 
 def run_job(job: Job, folder: JobFolder, *, plan: RunPlan | None = None, prepared: Prepared | None = None) -> Record:

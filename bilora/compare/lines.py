@@ -11,7 +11,7 @@ from typing import Any
 import pandas
 
 from bilora.compare.config import ComparisonConfig
-from bilora.compare.jobs import Record
+from bilora.compare.folders import Record
 from bilora.compare.statistics import (
     Interval,
     Wilcoxon,

@@ -14,7 +14,7 @@ import pandas
 
 from bilora.compare.choice import Choice
 from bilora.compare.config import ComparisonConfig
-from bilora.compare.jobs import Record
+from bilora.compare.folders import Record
 from bilora.compare.lines import Line
 from bilora.compare.statistics import Interval, Wilcoxon
 from bilora.files.formats import finite_or_null
@@ -46,12 +46,7 @@ def cells(line: Line) -> dict[str, str]:
 
 
 def in_words(candidate: Mapping[str, object]) -> str:
-    """Return the settings of a candidate as words.
-
-    Example:
-        >>> in_words({"lower.learning_rate": 0.001, "refresh": 1})
-        'lower.learning_rate 0.001, refresh 1'
-    """
+    """Return the settings of a candidate as words."""
     words = [(name, f"{value:g}" if isinstance(value, float) else value) for name, value in candidate.items()]
     return ", ".join(f"{name} {value}" for name, value in words)
 

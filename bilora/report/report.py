@@ -31,13 +31,6 @@ class ReportConfig:
         runs: Folders of runs, of comparisons, or of programs that compare methods.
         output: The HTML file; None takes ``report.html`` in the first of the folders. The pictures go to a folder
             beside it that is called as the file is, with ``-figures``.
-
-    Raises:
-        SettingsError: There is no folder, or the file is not an HTML one.
-
-    Example:
-        >>> ReportConfig(["runs/mrpc-1"]).target.as_posix()
-        'runs/mrpc-1/report.html'
     """
 
     runs: list[str]

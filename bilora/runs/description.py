@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bilora.artifacts.model_card import CardFacts, write_card
-from bilora.artifacts.trainer_state import trainer_state
+from bilora.artifacts.scored_on import trainer_state
 from bilora.data.rows import Rows
 from bilora.files.formats import read_lines
+from bilora.tasks.kinds import write_task
 from bilora.tasks.task import AnyTask
-from bilora.tasks.task_files import write_task
 
 
 def describe_run(

@@ -14,8 +14,8 @@ from bilora.artifacts import adapter_files
 from bilora.errors import DataError
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
 from bilora.processes.devices import choose_device
+from bilora.tasks.kinds import read_task
 from bilora.tasks.task import AnyTask, Inference
-from bilora.tasks.task_files import read_task
 
 ADAPTER_FILE = "adapter_config.json"
 

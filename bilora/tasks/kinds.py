@@ -1,12 +1,15 @@
-"""The table of the kinds of task."""
+"""The table of the kinds of task, and a task as a file beside an adapter, which says what it reads and predicts."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from bilora.data.rows import Row
-from bilora.errors import SettingsError
+from bilora.errors import DataError, SettingsError
 from bilora.settings.lookup import find
+from bilora.tasks.catalog import ALL_TASKS
 from bilora.tasks.generation.task import GenerationTask
 from bilora.tasks.labels import LabelledFiles
 from bilora.tasks.multilabel.task import MultilabelTask
@@ -46,3 +49,31 @@ def kind_of(task: AnyTask) -> str:
 def hub_names_of(peft: str) -> HubNames | None:
     """Return the names of the first kind that PEFT calls so, or None."""
     return next((kind.hub_names for kind in TASK_KINDS.values() if kind.hub_names.peft == peft), None)
+
+
+TASK_FILE = "bilora_task.json"
+
+
+def write_task(folder: Path, task: AnyTask, *, max_length: int) -> None:
+    """Write what the adapter in ``folder`` was trained for."""
+    content = {"kind": kind_of(task), "max_length": max_length, "task": task.to_dict()}
+    (folder / TASK_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_task(folder: Path, *, task_type: str | None = None) -> tuple[AnyTask, int]:
+    """Return the task and ``max_length`` that :func:`write_task` wrote; no file, only ``task_type``, names code."""
+    path = folder / TASK_FILE
+    user_kind = None if task_type is None else find_kind(task_type)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        kind, fields, length = content["kind"], content["task"], int(content["max_length"])
+        if user_kind is None and kind not in TASK_KINDS:
+            raise ValueError(f"its kind of task is {kind!r}, which is not of this library; give --task-type {kind}")
+        if set(fields) == {"name"}:  # as earlier versions wrote a task that answers with text
+            return ALL_TASKS[fields["name"]], length
+        return (user_kind or TASK_KINDS[kind]).from_dict(fields), length
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: it says what the adapter was trained for, and cannot be read: {error}; give the folder of a run, "
+            "or an adapter that was trained or exported by this library"
+        ) from error

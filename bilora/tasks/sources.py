@@ -52,7 +52,7 @@ def read_sets(
     task: AnyTask, data_dir: str | os.PathLike[str] | None, files: SetFiles = JSON_LINES
 ) -> tuple[dict[str, Rows], list[str]]:
     """Return the checked rows of each set of a task by name, and notices of sets that are missing or not read."""
-    needed = ["train", *([] if task.upper_split is None else [task.upper_split])]
+    needed = _needed(task)
     if data_dir is None:
         return _from_hub(task, [*needed, *task.validation_splits], files), []
     folder = Path(data_dir) / task.name
@@ -76,24 +76,9 @@ def load_sets(task: AnyTask, data_dir: str | os.PathLike[str] | None) -> TaskRow
 
 
 def take_rows(rows: Rows, n: int, *, seed: int) -> Rows:
-    """Return a stratified random choice of ``n`` rows, in the order of the file.
+    """Return a stratified random choice of ``n`` rows, in the order of the file, with their origins and ids.
 
-    Args:
-        rows: The rows to choose from.
-        n: How many; each class keeps its share (exact to rounding) and, if ``n`` allows, at least a row.
-        seed: The same seed gives the same choice.
-
-    Returns:
-        The chosen rows, with their origins and ids.
-
-    Raises:
-        DataError: ``n`` is less than one, or more than there are.
-
-    Example:
-        >>> from bilora.models import embedded_reviews
-        >>> some = take_rows(embedded_reviews(), 500, seed=0)
-        >>> len(some), sum(some.labels)
-        (500, 250)
+    Each class keeps its share (exact to rounding) and, if ``n`` allows, at least a row.
     """
     if not 1 <= n <= len(rows):
         raise DataError(f"{n:,} rows are asked for, but {rows.source} has {len(rows):,}; ask for 1 to {len(rows)}")
@@ -124,8 +109,12 @@ def _listed(folder: Path) -> str:
     return (", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "") or "nothing"
 
 
+def _needed(task: AnyTask) -> list[str]:
+    return ["train"] if task.upper_split is None else ["train", task.upper_split]
+
+
 def _cure(task: AnyTask) -> str:
-    needed = ("train", *([] if task.upper_split is None else [task.upper_split]), *task.validation_splits)
+    needed = (*_needed(task), *task.validation_splits)
     return f"give --data-dir DIR with {' and '.join(f'DIR/{task.name}/{name}.jsonl' for name in needed)} (.gz allowed)"
 
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, float | None]
 
+IGNORED = -100
+"""The label of a token that enters no loss, as torch's cross entropy has it."""
+
 Answers = tuple[list[dict[str, Any]], tuple[str, ...]]
 """One JSON object per row, in the order of the rows, and what a reader of them must know."""
 

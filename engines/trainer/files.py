@@ -17,9 +17,8 @@ from bilora.artifacts.scored_on import numbers_in
 from bilora.engines.checkpoints.files import checkpoints
 from bilora.engines.training.result import FitResult
 from bilora.errors import CheckpointError, SettingsError
-from bilora.tasks.kinds import hub_names_of
+from bilora.tasks.kinds import hub_names_of, write_task
 from bilora.tasks.task import AnyTask
-from bilora.tasks.task_files import write_task
 
 if TYPE_CHECKING:
     from bilora.engines.trainer.trainer import BilevelTrainer

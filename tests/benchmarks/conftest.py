@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from tracked_files import ROOT, loaded
@@ -65,15 +65,12 @@ def run_glue() -> Any:
 
 
 @pytest.fixture(scope="session")
-def read_results() -> Callable[[Path], list[dict[str, Any]]]:
+def read_results() -> Any:
     """Read results.jsonl as strict JSON, each row with exactly the keys it must have."""
-
-    def refuse(constant: str) -> NoReturn:
-        raise AssertionError(f"{constant} is not JSON")
 
     def read(folder: Path) -> list[dict[str, Any]]:
         lines = (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line, parse_constant=refuse) for line in lines]
+        rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]
         for row in rows:
             assert set(row) - EXTRA == KEYS
         return rows
@@ -96,7 +93,7 @@ def in_tmp_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def wait_for() -> Callable[[Path, subprocess.Popen[str]], None]:
+def wait_for() -> Any:
     """Wait until a process has begun to write a file."""
 
     def wait(path: Path, process: subprocess.Popen[str]) -> None:
@@ -110,15 +107,9 @@ def wait_for() -> Callable[[Path, subprocess.Popen[str]], None]:
 
 
 @pytest.fixture
-def few_rows(glue_folder: Path, tmp_path: Path) -> Callable[[str], Path]:
+def few_rows(real_data: Path, tmp_path: Path) -> Any:
     """Copy the first rows of a real task to a folder for ``--data-dir``."""
-    return functools.partial(copy_rows, glue_folder, tmp_path / "glue")
-
-
-@pytest.fixture
-def few_sentences(ner_folder: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """Copy the first sentences of a real task to a folder for ``--data-dir``."""
-    return functools.partial(copy_rows, ner_folder, tmp_path / "ner")
+    return lambda family, task: copy_rows(real_data / family, tmp_path / family, task)
 
 
 def copy_rows(source: Path, to: Path, task: str) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from bilora.tasks.catalog import find_task
 from bilora.tasks.sources import take_rows
 from bilora.tasks.task import Inference
 
-Results = list[dict[str, Any]]
 METHODS = list(VARIANTS)
 SPLIT = {name for name, variant in VARIANTS.items() if variant.splits_rows(variant.settings())}
 WITH_VALUES = {name for name, variant in VARIANTS.items() if variant.has_values}
@@ -46,13 +44,13 @@ def words(small: list[str], folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def ended(run_command: Callable[..., Any], words: list[str]) -> Any:
+def ended(run_command: Any, words: list[str]) -> Any:
     """All methods with two seeds on the embedded sentences, once for the whole file."""
     return run_command(words)
 
 
 @pytest.fixture(scope="module")
-def rows(ended: Any, folder: Path, read_results: Callable[[Path], Results]) -> Results:
+def rows(ended: Any, folder: Path, read_results: Any) -> Any:
     assert ended.code == 0, ended.err
     return read_results(folder)
 
@@ -80,12 +78,12 @@ def test_prints_the_command_the_table_and_the_folder(ended: Any, words: list[str
     assert ended.out.splitlines()[-1].endswith(str(folder))
 
 
-def test_one_row_a_run(rows: Results) -> None:
+def test_one_row_a_run(rows: Any) -> None:
     assert sorted((row["method"], row["seed"]) for row in rows) == sorted(RUNS)
     assert [row["seed"] for row in rows] == [0] * len(METHODS) + [1] * len(METHODS), "methods alternate within a seed"
 
 
-def test_rows_say_what_was_run(rows: Results) -> None:
+def test_rows_say_what_was_run(rows: Any) -> None:
     for row in rows:
         assert (row["task"], row["metric"]) == ("rotten_tomatoes", "accuracy")
         assert row["steps"] == (6 if row["method"] == "two_stage" else 8 if row["method"] in STAGES else 4)
@@ -98,14 +96,14 @@ def test_rows_say_what_was_run(rows: Results) -> None:
         assert set(row["versions"]) >= {"python", "bilora", "torch", "transformers", "peft", "betty-ml"}
 
 
-def test_methods_and_seeds_make_a_difference(rows: Results) -> None:
+def test_methods_and_seeds_make_a_difference(rows: Any) -> None:
     # In a run this short, LoRA on D1 is never stopped early.
     different = [row for row in rows if row["method"] != "lora_early_stopping"]
     assert len({row["validation_loss"] for row in different}) == len(different)
     assert len({row["config_sha256"] for row in rows}) == len(RUNS)
 
 
-def test_trainable_parameters_are_those_of_the_adapter_and_the_head(rows: Results) -> None:
+def test_trainable_parameters_are_those_of_the_adapter_and_the_head(rows: Any) -> None:
     """Query and value of one layer of width 16 at rank 8, and a head of 2 x 16 weights and 2 biases."""
     head, vectors = 2 * 16 + 2, 2 * (16 * 8 + 8 * 16)
     found = {row["method"]: row["trainable_parameters"] for row in rows}
@@ -114,7 +112,7 @@ def test_trainable_parameters_are_those_of_the_adapter_and_the_head(rows: Result
     assert found["adalora"] == 2 * (16 * 12 + 12 * 16 + 12) + head, "it starts with one and a half times the rank"
 
 
-def test_files_of_a_comparison(rows: Results, folder: Path) -> None:
+def test_files_of_a_comparison(rows: Any, folder: Path) -> None:
     expected = {"results.jsonl", "config.yaml", *(f"loss-{method}.png" for method in METHODS)}
     assert {path.name for path in folder.iterdir()} == expected | {f"{name}-seed{seed}" for name, seed in RUNS}
     for method in METHODS:
@@ -122,7 +120,7 @@ def test_files_of_a_comparison(rows: Results, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("method", "seed"), RUNS)
-def test_files_of_a_run(rows: Results, folder: Path, method: str, seed: int) -> None:
+def test_files_of_a_run(rows: Any, folder: Path, method: str, seed: int) -> None:
     run = folder / f"{method}-seed{seed}"
     (row,) = [each for each in rows if (each["method"], each["seed"]) == (method, seed)]
     files = {"config.yaml", "metrics.jsonl", "times.jsonl", "adapter", "all_results.json", "trainer_state.json"}
@@ -138,7 +136,7 @@ def test_files_of_a_run(rows: Results, folder: Path, method: str, seed: int) -> 
 
 
 @pytest.mark.parametrize(("method", "seed"), RUNS)
-def test_metrics_of_a_run(rows: Results, folder: Path, method: str, seed: int) -> None:
+def test_metrics_of_a_run(rows: Any, folder: Path, method: str, seed: int) -> None:
     (row,) = [each for each in rows if (each["method"], each["seed"]) == (method, seed)]
     text = (folder / f"{method}-seed{seed}" / "metrics.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
@@ -154,7 +152,7 @@ def test_metrics_of_a_run(rows: Results, folder: Path, method: str, seed: int) -
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_split_holds_row_ids_of_the_data_set(rows: Results, folder: Path, plan: RunPlan, seed: int) -> None:
+def test_split_holds_row_ids_of_the_data_set(rows: Any, folder: Path, plan: RunPlan, seed: int) -> None:
     splits = load_json(folder / f"bilora-seed{seed}" / "split.json")
     taken = take_rows(plan.rows.train, 40, seed=seed)
     labels = dict(zip(taken.ids, taken.labels, strict=True))
@@ -168,7 +166,7 @@ def test_split_holds_row_ids_of_the_data_set(rows: Results, folder: Path, plan: 
 @pytest.mark.parametrize("form", ["adapter", "lora"])
 @pytest.mark.parametrize("method", METHODS)
 def test_saved_adapters_give_the_same_scores(
-    rows: Results, folder: Path, plan: RunPlan, tiny_encoder: Path, method: str, form: str
+    rows: Any, folder: Path, plan: RunPlan, tiny_encoder: Path, method: str, form: str
 ) -> None:
     saved = folder / f"{method}-seed0" / form
     if form == "lora" and method not in WITH_VALUES:
@@ -197,12 +195,7 @@ def test_saved_adapters_give_the_same_scores(
 
 
 def test_the_same_command_twice_writes_the_same_numbers(
-    rows: Results,
-    run_command: Callable[..., Any],
-    read_results: Callable[[Path], Results],
-    words: list[str],
-    folder: Path,
-    tmp_path: Path,
+    rows: Any, run_command: Any, read_results: Any, words: list[str], folder: Path, tmp_path: Path
 ) -> None:
     again = tmp_path / "again"
     assert run_command([*words, "--method", "bilora", "--seeds", "1", "--output", str(again)]).code == 0

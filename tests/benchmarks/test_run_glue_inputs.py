@@ -6,17 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tracked_files import ROOT
 
 from bilora.commands.command_line import parse_config
 from bilora.runs.config import SeveralRuns
-
-ROOT = Path(__file__).resolve().parents[2]
-Results = list[dict[str, Any]]
 
 
 @pytest.mark.parametrize(
@@ -27,6 +24,7 @@ Results = list[dict[str, Any]]
         (["--task", "mrpc"], False),
         (["--task=mrpc"], False),
         (["--train-file", "rows.csv"], False),
+        (["--train_file=rows.csv"], False),
         (["--config", "a.yaml"], False),
         (["--steps", "3", "--config=a.yaml"], False),
     ],
@@ -38,7 +36,7 @@ def test_the_demo_s_config_is_read_unless_another_or_a_task_is_named(
     assert run_glue.PROGRAM.default_words(given) == first
 
 
-def test_printed_config_is_yaml_from_the_first_line(run_command: Callable[..., Any], tmp_path: Path) -> None:
+def test_printed_config_is_yaml_from_the_first_line(run_command: Any, tmp_path: Path) -> None:
     printed = run_command(["--seeds", "3", "--print_config"])
     assert printed.code == 0
     path = tmp_path / "config.yaml"
@@ -51,16 +49,10 @@ def test_printed_config_is_yaml_from_the_first_line(run_command: Callable[..., A
     [("mrpc", {"loss", "accuracy", "f1"}), ("stsb", {"loss", "pearson", "spearmanr"}), ("mnli", {"loss", "accuracy"})],
 )
 def test_tasks_from_a_folder(
-    run_command: Callable[..., Any],
-    read_results: Callable[[Path], Results],
-    few_rows: Callable[[str], Path],
-    small: list[str],
-    tmp_path: Path,
-    task: str,
-    metrics: set[str],
+    run_command: Any, read_results: Any, few_rows: Any, small: list[str], tmp_path: Path, task: str, metrics: set[str]
 ) -> None:
     output = tmp_path / "out"
-    words = ["--task", task, "--data-dir", str(few_rows(task)), "--method", "bilora", "lora", "--seeds", "0"]
+    words = ["--task", task, "--data-dir", str(few_rows("glue", task)), "--method", "bilora", "lora", "--seeds", "0"]
     ended = run_command([*small, *words, "--output", str(output)])
     assert ended.code == 0, ended.err
     assert ("note: validation_mismatched is not in" in ended.out) == (task == "mnli")
@@ -85,7 +77,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.slow
-def test_the_demo_runs_without_a_network(read_results: Callable[[Path], Results], tmp_path: Path) -> None:
+def test_the_demo_runs_without_a_network(read_results: Any, tmp_path: Path) -> None:
     """The real model and sentences, with fewer steps, in a process of its own; and not told to be offline."""
     words = "--steps 8 --train-rows 64 --max-length 16 --seeds 0 --lower.batch-size 8 --upper.batch-size 8 --output out"
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ def numbers(folder: Path) -> list[dict[str, float]]:
 
 @pytest.mark.slow
 def test_two_processes_give_one_set_of_files_and_the_numbers_of_one(
-    words: list[str], whole: Whole, tmp_path: Path, run_command: Callable[..., Any], read_results: Callable[..., Any]
+    words: list[str], whole: Whole, tmp_path: Path, run_command: Any, read_results: Any
 ) -> None:
     together, alone = whole.folder, tmp_path / "alone"
     single = run_command([*words, "--output", str(alone)])
@@ -122,7 +121,7 @@ def weights(folder: Path) -> bytes:
 
 @pytest.mark.slow
 def test_a_run_that_is_ended_goes_on_to_the_same_bits(
-    wait_for: Callable[..., None], words: list[str], whole: Whole, tmp_path: Path
+    wait_for: Any, words: list[str], whole: Whole, tmp_path: Path
 ) -> None:
     ended = tmp_path / "ended"
     process = subprocess.Popen(

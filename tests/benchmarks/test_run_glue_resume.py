@@ -9,21 +9,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tracked_files import ROOT
 
 from bilora.engines.checkpoints.files import checkpoints
 from bilora.files.lock import locked
 
-Command = Callable[..., Any]
 # The program shows them as lines of its own, which the tests read.
 pytestmark = [pytest.mark.filterwarnings("always::RuntimeWarning"), pytest.mark.usefixtures("in_tmp_path")]
 METHODS = ["--method", "bilora", "lora", "--seeds", "0", "--save-every", "2"]
-PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "run_glue.py"
+PROGRAM = ROOT / "benchmarks" / "run_glue.py"
 
 
 def numbers(folder: Path) -> list[dict[str, Any]]:
@@ -33,7 +32,7 @@ def numbers(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def whole(in_tmp_path: None, run_command: Command, small: list[str], tmp_path: Path) -> Path:
+def whole(in_tmp_path: None, run_command: Any, small: list[str], tmp_path: Path) -> Path:
     """The same command, never interrupted."""
     assert run_command([*small, *METHODS, "--output", "whole"]).code == 0
     return tmp_path / "whole"
@@ -41,18 +40,15 @@ def whole(in_tmp_path: None, run_command: Command, small: list[str], tmp_path: P
 
 def started(words: list[str]) -> subprocess.Popen[str]:
     """Start the program as a process of its own, with the packages of this one."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "PYTHONUNBUFFERED": "1",
-    }
+    packages = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "PYTHONPATH": packages, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-P", str(PROGRAM), *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_a_whole_step(
-    run_command: Command, wait_for: Command, small: list[str], tmp_path: Path, number: signal.Signals
+    run_command: Any, wait_for: Any, small: list[str], tmp_path: Path, number: signal.Signals
 ) -> None:
     long = [*small, "--method", "bilora", "--seeds", "0", "--steps", "80"]
     process = started([*long, "--output", "out"])
@@ -76,7 +72,7 @@ def test_a_signal_ends_the_run_after_a_whole_step(
     assert metrics[0] == metrics[1]
 
 
-def test_a_second_interrupt_stops_at_once(wait_for: Command, small: list[str], tmp_path: Path) -> None:
+def test_a_second_interrupt_stops_at_once(wait_for: Any, small: list[str], tmp_path: Path) -> None:
     """The step is made endless, so that the first one cannot have an effect."""
     words = [*small, "--method", "lora", "--seeds", "0", "--save-every", "1", "--output", "out"]
     process = started([*words, "--steps", "3000", "--lower.accumulation", "4000", "--save-every", "1"])
@@ -92,7 +88,7 @@ def test_a_second_interrupt_stops_at_once(wait_for: Command, small: list[str], t
 
 
 def test_finished_runs_are_kept_and_the_interrupted_one_goes_on(
-    run_command: Command, small: list[str], tmp_path: Path, whole: Path
+    run_command: Any, small: list[str], tmp_path: Path, whole: Path
 ) -> None:
     """As after a kill in the second run, with half a line of results and half a checkpoint."""
     out = tmp_path / "out"
@@ -108,7 +104,7 @@ def test_finished_runs_are_kept_and_the_interrupted_one_goes_on(
     assert numbers(out) == numbers(whole)
 
 
-def test_auto_starts_anew_or_goes_on(run_command: Command, small: list[str], tmp_path: Path) -> None:
+def test_auto_starts_anew_or_goes_on(run_command: Any, small: list[str], tmp_path: Path) -> None:
     words = [*small, *METHODS, "--output", "out", "--resume"]
     assert run_command([*words, "auto"]).code == 0
     ended = run_command(words)
@@ -128,14 +124,14 @@ def test_auto_starts_anew_or_goes_on(run_command: Command, small: list[str], tmp
     ],
 )
 @pytest.mark.usefixtures("whole")
-def test_what_cannot_be_resumed(run_command: Command, words: list[str], said: str) -> None:
+def test_what_cannot_be_resumed(run_command: Any, words: list[str], said: str) -> None:
     ended = run_command(words)
     assert ended.code == 2
     (line,) = ended.err.splitlines()
     assert re.search(said, line)
 
 
-def test_a_changed_setting_is_shown(run_command: Command, whole: Path) -> None:
+def test_a_changed_setting_is_shown(run_command: Any, whole: Path) -> None:
     (whole / "results.jsonl").write_text("", encoding="utf-8")
     words = ["--resume", "whole", "--lower.learning-rate", "0.01"]
     refused = run_command(words)
@@ -152,14 +148,14 @@ def test_the_settings_of_the_command_are_kept(whole: Path) -> None:
 
 
 @pytest.mark.usefixtures("whole")
-def test_a_second_process_is_told(run_command: Command) -> None:
+def test_a_second_process_is_told(run_command: Any) -> None:
     with locked(Path("whole")):
         ended = run_command(["--resume", "whole"])
     assert ended.code == 2
     assert f"output folder whole is in use by process {os.getpid()}" in ended.err
 
 
-def test_debug_shows_where(run_command: Command, small: list[str]) -> None:
+def test_debug_shows_where(run_command: Any, small: list[str]) -> None:
     words = [*small, "--method", "bilroa"]
     assert "Traceback" not in run_command(words).err
     assert "Traceback" in run_command([*words, "--debug"]).err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,19 @@ from bilora.models.pretrained import load_tokenizer
 from bilora.tasks.catalog import find_task
 from bilora.tasks.task import Inference
 
-Results = list[dict[str, Any]]
 TAGS = {"O": 0, "B-Disease": 1, "I-Disease": 2}
 
 
 @pytest.fixture
-def words(small: list[str], few_sentences: Callable[[str], Path], tmp_path: Path) -> list[str]:
-    folder = few_sentences("ncbi_disease")
+def words(small: list[str], few_rows: Any, tmp_path: Path) -> list[str]:
+    folder = few_rows("ner", "ncbi_disease")
     return [*small, "--data-dir", str(folder), "--method", "bilora", "lora", "--output", str(tmp_path / "out")]
 
 
 # A tiny model may find nothing at a validation, and its precision is then undefined.
 @pytest.mark.filterwarnings("ignore::bilora.metrics.metric.UndefinedMetricWarning")
 def test_the_committed_config_end_to_end(
-    run_ner_command: Callable[..., Any],
-    read_results: Callable[[Path], Results],
-    words: list[str],
-    tiny_encoder: Path,
-    tmp_path: Path,
+    run_ner_command: Any, read_results: Any, words: list[str], tiny_encoder: Path, tmp_path: Path
 ) -> None:
     """The config that is read where no task is named, with ``--data-dir`` and smaller numbers in front of it."""
     ended = run_ner_command([*words, "--seeds", "0", "--validate-every", "2", "--class-weights", "{O: 0.2}"])
@@ -41,11 +35,9 @@ def test_the_committed_config_end_to_end(
     assert "are longer than max_length 32: " in ended.out
     assert "entity_f1" in ended.out
     rows = read_results(tmp_path / "out")
-    assert [(row["task"], row["method"], row["metric"]) for row in rows] == [
-        ("ncbi_disease", "bilora", "entity_f1"),
-        ("ncbi_disease", "lora", "entity_f1"),
-    ]
+    assert [row["method"] for row in rows] == ["bilora", "lora"]
     for row in rows:
+        assert (row["task"], row["metric"]) == ("ncbi_disease", "entity_f1")
         assert set(row["metrics"]) == {"loss", "entity_f1", "entity_precision", "entity_recall", "token_accuracy"}
         assert row["score"] == row["metrics"]["entity_f1"]
     run = tmp_path / "out" / "bilora-seed0"
@@ -55,7 +47,7 @@ def test_the_committed_config_end_to_end(
     assert len(predictions) == 60
     assert all(len(row["tokens"]) == len(row["tags"]) == len(row["predicted"]) for row in predictions)
     task = find_task("ncbi_disease")
-    sets = find_task("ncbi_disease").load_rows(words[words.index("--data-dir") + 1])
+    sets = task.load_rows(words[words.index("--data-dir") + 1])
     tokenizer = load_tokenizer(str(tiny_encoder), task, max_length=32)
     data = task.encode(sets.validation["validation"], tokenizer.own, max_length=32)
     for form in ("adapter", "lora"):
@@ -66,9 +58,7 @@ def test_the_committed_config_end_to_end(
         assert found.predictions == predictions
 
 
-def test_a_file_of_one_s_own(
-    run_ner_command: Callable[..., Any], read_results: Callable[[Path], Results], small: list[str], tmp_path: Path
-) -> None:
+def test_a_file_of_one_s_own(run_ner_command: Any, read_results: Any, small: list[str], tmp_path: Path) -> None:
     """Parts of speech: no entities, so tokens are scored; validation is a share of the file."""
     rows = [{"words": ["the", "dog", f"runs{i}"], "pos": ["DET", "NOUN", "VERB"]} for i in range(60)]
     path = tmp_path / "speech.jsonl"
@@ -79,20 +69,5 @@ def test_a_file_of_one_s_own(
     assert "(lists, 1 different) make it token_classification" in ended.out
     (row,) = read_results(tmp_path / "out")
     assert (row["task"], row["metric"]) == ("speech", "token_accuracy")
-    assert json.loads((tmp_path / "out" / "lora-seed0" / "label_map.json").read_text()) == {
-        "DET": 0,
-        "NOUN": 1,
-        "VERB": 2,
-    }
-
-
-def test_a_bad_row_is_named_before_a_model_is_read(
-    run_ner_command: Callable[..., Any], words: list[str], tmp_path: Path
-) -> None:
-    path = Path(words[words.index("--data-dir") + 1]) / "ncbi_disease" / "train.jsonl"
-    with path.open("a", encoding="utf-8") as file:
-        file.write('{"tokens": ["a", "b"], "tags": ["O"]}\n')
-    ended = run_ner_command([*words, "--model", "org/model"])
-    assert ended.code == 2
-    assert "train.jsonl:61 field 'tags': has 1 tags for 2 tokens" in ended.err
-    assert not (tmp_path / "out").exists()
+    label_map = json.loads((tmp_path / "out" / "lora-seed0" / "label_map.json").read_text())
+    assert label_map == {"DET": 0, "NOUN": 1, "VERB": 2}

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from bilora.data.loaders import Batch, Encoded
 from bilora.data.rows import Rows
 from bilora.errors import DataError
 from bilora.tasks.generation.prompts import Prompts
-
-IGNORED = -100
-"""The label of a token that the loss of transformers' models leaves out."""
+from bilora.tasks.task import IGNORED
 
 
 def encode_pairs(rows: Rows, tokenizer: Any, *, max_length: int) -> tuple[list[dict[str, Any]], int]:
@@ -47,19 +47,15 @@ class PairCollator:
 
     def __call__(self, examples: Sequence[Encoded]) -> Batch:
         """Return ``input_ids``, ``attention_mask`` and ``labels``, each ``(batch, longest)``."""
-        ids, labels = ([example[name] for example in examples] for name in ("input_ids", "labels"))
-        longest = max(map(len, ids))
-        return {
-            "input_ids": torch.tensor([row + [self.pad_token_id] * (longest - len(row)) for row in ids]),
-            "attention_mask": torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids]),
-            "labels": torch.tensor([row + [IGNORED] * (longest - len(row)) for row in labels]),
-        }
+        batch = padded([example["input_ids"] for example in examples], self.pad_token_id, side="right")
+        return {**batch, "labels": _stacked([example["labels"] for example in examples], IGNORED, side="right")}
 
 
-def left_padded(prompts: Sequence[list[int]], pad_token_id: int) -> Batch:
-    """Return prompts padded on the left, so that what is generated follows the last token of each."""
-    longest = max(map(len, prompts))
-    return {
-        "input_ids": torch.tensor([[pad_token_id] * (longest - len(prompt)) + prompt for prompt in prompts]),
-        "attention_mask": torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]),
-    }
+def padded(rows: Sequence[Sequence[int]], pad_token_id: int, *, side: str) -> Batch:
+    """Return ids padded to the longest, with a mask; on the left, what is generated follows the last token of each."""
+    mask = _stacked([[1] * len(row) for row in rows], 0, side=side)
+    return {"input_ids": _stacked(rows, pad_token_id, side=side), "attention_mask": mask}
+
+
+def _stacked(rows: Sequence[Sequence[int]], value: int, *, side: str) -> Tensor:
+    return pad_sequence([torch.tensor(row) for row in rows], True, value, side)

@@ -16,10 +16,10 @@ from bilora.errors import SettingsError
 from bilora.processes.processes import ONE_PROCESS, taken_in_turn
 from bilora.processes.sharded import is_sharded
 from bilora.settings.sections import refuse_faults
-from bilora.tasks.generation.batches import IGNORED, left_padded
+from bilora.tasks.generation.batches import padded
 from bilora.tasks.generation.prompts import Prompts
 from bilora.tasks.scoring import evaluating, in_row_order, length_order
-from bilora.tasks.task import Inference, Metrics
+from bilora.tasks.task import IGNORED, Inference, Metrics
 from bilora.tensors import to_device
 
 
@@ -71,7 +71,7 @@ def _search(inference: Inference, prompts: list[list[int]], decoding: Decoding, 
     # as soon as the texts that have ended are better than the others are now. Greedy search knows neither setting.
     beams = {"length_penalty": decoding.length_penalty, "early_stopping": "never"} if decoding.beams > 1 else {}
     with one_batch() as device:
-        batch = to_device(left_padded(prompts, tokenizer.pad_token_id), device)
+        batch = to_device(padded(prompts, tokenizer.pad_token_id, side="left"), device)
         ids = model.generate(
             **batch,
             **beams,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,18 +23,9 @@ def read_generation_file(path: Path, task: AnyTask, *, split: str) -> Rows:
         return read_rows(path, task, split=split)
     try:
         rows = list(READERS[path.suffix](path))
-    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError, ElementTree.ParseError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ElementTree.ParseError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     return check_rows(rows, task, source=str(path), split=split)
-
-
-def _csv_rows(path: Path) -> Iterator[Numbered]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        for row in reader:
-            if None in row or None in row.values():
-                raise DataError(f"{path}:{reader.line_num}: has not as many fields as the header")
-            yield reader.line_num, dict(row)
 
 
 def _json_rows(path: Path) -> Iterator[Numbered]:
@@ -61,11 +51,10 @@ def _xml_rows(path: Path) -> Iterator[Numbered]:
 
 
 READERS: dict[str, Callable[[Path], Iterator[Numbered]]] = {
-    ".csv": _csv_rows,  # E2E: one reference per line, with a header
     ".json": _json_rows,  # DART: a list of entries; WebNLG: {"entries": [{"1": entry}, ...]}
     ".xml": _xml_rows,  # WebNLG and DART
 }
-"""How each kind of file beside JSON lines is read."""
+"""How each kind of file that :mod:`bilora.data.records` does not know is read."""
 
 
 SET_FILES = SetFiles(

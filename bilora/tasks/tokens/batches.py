@@ -10,12 +10,10 @@ from transformers import DataCollatorForTokenClassification
 from bilora.data.loaders import Batch
 from bilora.data.rows import Rows
 from bilora.errors import DataError, SettingsError
+from bilora.tasks.task import IGNORED
 
 if TYPE_CHECKING:
     from bilora.tasks.tokens.task import TokenTask  # which asks this module to encode its rows
-
-IGNORED = -100
-"""The label of a piece that enters no loss, as torch's cross entropy has it."""
 
 
 def encode_tokens(rows: Rows, tokenizer: Any, task: TokenTask, *, max_length: int = 128) -> list[dict[str, Any]]:

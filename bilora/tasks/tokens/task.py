@@ -18,8 +18,8 @@ from bilora.errors import DataError, SettingsError
 from bilora.metrics.tokens import token_metric
 from bilora.tasks.labels import LabelledFiles, are_lists, label_settings
 from bilora.tasks.scoring import in_row_order, one_class, ordered_loader, predicted_batches
-from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, HubNames, Inference, Metrics
-from bilora.tasks.tokens.batches import IGNORED, TokenCollator, encode_tokens
+from bilora.tasks.task import IGNORED, Answers, AnyTask, BaseTask, EncodedRows, Evaluated, HubNames, Inference, Metrics
+from bilora.tasks.tokens.batches import TokenCollator, encode_tokens
 from bilora.tasks.tokens.rows import OUTSIDE, check_row
 
 

@@ -1,18 +1,22 @@
-"""What a fingerprint sees, and what it passes over."""
+"""What a fingerprint sees, and what it passes over; the versions in a row of results."""
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
+import peft
 import pytest
 import torch
+import transformers
 from peft import get_peft_model
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
+import bilora
 from bilora import BiloraConfig
 from bilora.artifacts import fingerprint
-from bilora.artifacts.fingerprint import base_fingerprint, base_tensors, data_fingerprint
+from bilora.artifacts.fingerprint import base_fingerprint, base_tensors, data_fingerprint, versions
 
 
 def bert(seed: int = 0) -> Any:
@@ -32,14 +36,14 @@ def test_adapter_and_head_do_not_enter() -> None:
     model = adapted()
     before = base_fingerprint(model)
     with torch.no_grad():
-        for each in model.parameters():
-            if each.requires_grad:
-                each.add_(1.0)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1.0)
     assert base_fingerprint(model) == before == base_fingerprint(adapted(head=6))
-
-
-def test_another_base_is_another_one() -> None:
-    assert base_fingerprint(adapted()) != base_fingerprint(adapted(seed=1))
+    assert base_fingerprint(adapted(seed=1)) != before
+    layer = nn.Linear(4, 4)
+    plain = base_fingerprint(nn.Sequential(layer))
+    assert base_fingerprint(get_peft_model(nn.Sequential(layer), BiloraConfig(r=2, target_modules=["0"]))) == plain
 
 
 @pytest.mark.parametrize("whole", [1, 2**20], ids=["sampled", "whole"])
@@ -101,3 +105,12 @@ def test_many_rows_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprint, "ROWS", 3)
     rows = [{"x": index} for index in range(10)]
     assert data_fingerprint(rows) != data_fingerprint(rows[:-1]), "the number of rows enters"
+
+
+def test_versions_are_those_that_run() -> None:
+    found = versions()
+    assert found["python"] == platform.python_version()
+    assert found["bilora"] == bilora.__version__
+    assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert (found["transformers"], found["peft"]) == (transformers.__version__, peft.__version__)
+    assert found["betty-ml"] == "0.2.1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,8 @@ def test_no_words_are_the_defaults() -> None:
         (["--keep-best", "true", "--validate-every", "1"], "keep_best", True),
         (["--lower.learning-rate", "5e-4"], "lower", LevelSettings(learning_rate=5e-4)),
         (["--lower.learning_rate=5e-4", "--lower.batch-size", "4"], "lower", LevelSettings(5e-4, batch_size=4)),
+        (["--upper.batch-size", "4"], "upper", LevelSettings(learning_rate=0.1, batch_size=4)),
+        (["--upper.batch-size", "4"], "lower", RunConfig().lower),
         (["--hypergradient", "first_order"], "hypergradient", "first_order"),
         (["--hypergradient.products", "exact"], "hypergradient", {"name": "darts", "products": "exact"}),
         (["--hypergradient.name", "neumann"], "hypergradient", {"name": "neumann"}),
@@ -78,17 +81,9 @@ def test_ways_to_say_a_setting(words: list[str], field: str, value: Any) -> None
     assert getattr(several if field in ("method", "seeds") else several.run, field) == value
 
 
-def test_dotted_words_leave_the_rest_of_the_section() -> None:
-    run = parse("--upper.batch-size", "4").run
-    assert run.upper == LevelSettings(learning_rate=0.1, batch_size=4)
-    assert run.lower == RunConfig().lower
-
-
-# ---- files ----------------------------------------------------------------------------------------
-
-
 def test_what_stands_later_wins(tmp_path: Path) -> None:
-    first = write(tmp_path / "a.yaml", "steps: 10\nunroll_steps: 2\nlower: {learning_rate: 5e-4}\n")
+    # PyYAML alone would read 5e-4 as a string.
+    first = write(tmp_path / "a.yaml", "steps: 10\nunroll_steps: 2\nlower: {learning_rate: 5E-4}\n")
     second = write(tmp_path / "b.yaml", "unroll_steps: 5\n")
     config = parse("--config", first, "--config", second, "--lower.batch-size", "4").run
     assert (config.steps, config.unroll_steps) == (10, 5)
@@ -102,13 +97,6 @@ def test_a_word_about_a_method_leaves_the_rest_of_its_section(tmp_path: Path) ->
     words = ["--method-settings.bilora.alpha", "5e-1", "--method-settings.bilora.dropout=0.1"]
     run = parse("--config", path, *words).run
     assert run.method_settings == {"bilora": {"rank": 4, "alpha": 0.5, "dropout": 0.1}, "lora": {"rank": 3}}
-
-
-def test_numbers_in_scientific_form_are_numbers(tmp_path: Path) -> None:
-    """PyYAML alone would read 5e-4 as a string."""
-    path = write(tmp_path / "a.yaml", "lower: {learning_rate: 5e-4}\nupper: {learning_rate: 1E-2}\n")
-    config = parse("--config", path).run
-    assert (config.lower.learning_rate, config.upper.learning_rate) == (5e-4, 1e-2)
 
 
 def test_printed_config_loads_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -131,9 +119,6 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         assert option in text
 
 
-# ---- mistakes -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -147,6 +132,7 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         (["--steps", "1.5"], "Got value: 1.5"),
         (["--seeds", "0", "x"], "Got value: [0, 'x']"),
         (["--precision", "fp17"], "Got value: fp17"),
+        (["--config", "none.yaml"], "none.yaml"),
     ],
 )
 def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
@@ -172,9 +158,7 @@ def test_a_value_that_the_config_refuses(words: list[str], said: str) -> None:
 
 
 def test_an_option_without_its_value_is_not_told_its_own_name(capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused(capsys, "--seeds")
-    assert "--seeds" in said
-    assert "Did you mean" not in said
+    assert re.search("--seeds(?!.*Did you mean)", refused(capsys, "--seeds"))
 
 
 @pytest.mark.parametrize(
@@ -209,11 +193,6 @@ def test_an_empty_line_of_a_file(tmp_path: Path, text: str, names: str) -> None:
 
 def test_null_where_it_means_something(tmp_path: Path) -> None:
     assert parse("--config", write(tmp_path / "a.yaml", "train_rows: null\nmodel:\nsteps:\n")) == SeveralRuns()
-
-
-def test_a_missing_file_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    said = refused(capsys, "--config", str(tmp_path / "none.yaml"))
-    assert "none.yaml" in said
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from bilora.commands import doctor as doctor_checks
 from bilora.commands.doctor import (
     DOCTOR,
     check_attention,
@@ -63,9 +62,9 @@ def test_long_rows_and_a_foreign_script_are_notes(
 
 
 def test_versions_are_held_against_what_the_package_asks_for() -> None:
-    found = {each.subject: each.state for each in check_versions("transformers")}
-    assert found["python"] == "ok"
-    assert found["tokenizers"] == "ok"
+    states = {finding.subject: finding.state for finding in check_versions("transformers")}
+    assert states["python"] == "ok"
+    assert states["tokenizers"] == "ok"
     assert check_package("torch", ">=999").state == "fault"
     assert check_package("no-such-package", "").text == "is not installed; run pip install 'no-such-package'"
 
@@ -76,18 +75,18 @@ def test_versions_are_held_against_what_the_package_asks_for() -> None:
         ("first_order", "flash_attention_2", "ok"),
         ({"name": "darts", "finite_difference": "forward"}, "sdpa", "ok"),
         ({"name": "neumann", "products": "exact"}, "eager", "ok"),
-        ({"name": "neumann", "products": "exact"}, None, "note"),
+        ({"name": "neumann", "products": "exact"}, "sdpa", "note"),
         ({"name": "conjugate_gradient", "products": "exact"}, "flash_attention_2", "fault"),
     ],
 )
-def test_attention_is_held_against_the_derivatives(hypergradient: Any, implementation: str | None, state: str) -> None:
+def test_attention_is_held_against_the_derivatives(hypergradient: Any, implementation: str, state: str) -> None:
     assert check_attention(hypergradient, implementation).state == state
 
 
 def test_devices_and_precisions() -> None:
     assert check_precision(torch.device("cpu"), "bf16").state == "ok"
-    assert [each.state for each in check_device("cpu", "fp16")] == ["ok", "fault"]
-    assert [each.state for each in check_device("tpu", "fp32")] == ["fault"]
+    assert [finding.state for finding in check_device("cpu", "fp16")] == ["ok", "fault"]
+    assert [finding.state for finding in check_device("tpu", "fp32")] == ["fault"]
 
 
 def test_a_full_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +97,6 @@ def test_a_full_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_tracker_that_is_missing_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_checks.importlib.util, "find_spec", lambda name: None)
-    [found] = check_trackers(["mlflow"])
-    assert (found.state, found.text.endswith("run pip install mlflow")) == ("note", True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    [finding] = check_trackers(["mlflow"])
+    assert (finding.state, finding.text.endswith("run pip install mlflow")) == ("note", True)

@@ -1,20 +1,28 @@
-"""Exit codes of a program; tests/benchmarks has programs from end to end."""
+"""Exit codes of programs and verbs; tests/benchmarks has programs from end to end."""
 
 from __future__ import annotations
 
+import errno
 import warnings
-from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
-from bilora.commands.exit_codes import Program, exit_code
-from bilora.errors import DataError, DivergedError, SettingsError
+from bilora.commands.exit_codes import exit_code
+from bilora.commands.verb import Verb
+from bilora.engines.settings import LevelSettings
+from bilora.errors import (
+    DataError,
+    DivergedError,
+    InterruptedRun,
+    ProcessesError,
+    ResourceError,
+    SelfCheckError,
+    SettingsError,
+)
 from bilora.metrics.metric import UndefinedMetricWarning
 
 pytestmark = pytest.mark.usefixtures("own_handler")
-
-PROGRAM = Program("example.py", "An example.", default_config=Path("default.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -23,6 +31,11 @@ PROGRAM = Program("example.py", "An example.", default_config=Path("default.yaml
         (DataError("a.csv:3: bad"), 2, "a.csv:3: bad"),
         (SettingsError("rank is 0"), 2, "rank is 0"),
         (DivergedError("loss nan"), 3, "loss nan"),
+        (SelfCheckError("differs"), 1, "differs"),
+        (ProcessesError("lost"), 1, "lost"),
+        (ResourceError("no room"), 4, "no room"),
+        (OSError(errno.ENOSPC, "No space left"), 4, "[Errno 28] No space left"),
+        (InterruptedRun("SIGTERM", number=15), 143, "SIGTERM"),
         (KeyboardInterrupt(), 130, "interrupted; finished runs are in results.jsonl"),
     ],
 )
@@ -38,9 +51,7 @@ def test_what_goes_wrong_is_a_line_and_a_code(
 
 @pytest.mark.filterwarnings("always")
 @pytest.mark.parametrize("category", [RuntimeWarning, UndefinedMetricWarning])
-def test_a_warning_of_ours_is_a_line_without_a_place(
-    category: type[Warning], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_warning_of_ours_is_a_line_without_a_place(category: type[Warning], capsys: Any) -> None:
     assert exit_code(lambda: warnings.warn("f1 is undefined", category, stacklevel=1), program="example.py") == 0
     assert capsys.readouterr().err == "example.py: warning: f1 is undefined\n"
 
@@ -59,15 +70,14 @@ def test_a_fault_of_ours_is_not_hidden() -> None:
         exit_code(work, program="example.py")
 
 
-@pytest.mark.parametrize(
-    ("words", "default"),
-    [
-        (["--seeds", "1"], True),
-        (["--task", "mrpc"], False),
-        (["--train_file=a.csv"], False),
-        (["--train-file", "a.csv"], False),
-    ],
-)
-def test_the_default_config_comes_first_unless_rows_are_named(words: list[str], default: bool) -> None:
-    first = ["--config", "default.yaml"] if default else []
-    assert PROGRAM.default_words(words) == first
+@pytest.mark.parametrize("together", [False, True])
+def test_several_processes_are_refused_unless_they_work_together(
+    together: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = []
+    verb = Verb("show", "Print.", LevelSettings, done.append, together=together)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert verb.run(["--batch-size", "4"]) == (0 if together else 2)
+    assert done == ([LevelSettings(batch_size=4)] if together else [])
+    said = "bilora show runs in one process, and torchrun has started 2; several train together in bilora train"
+    assert (said in capsys.readouterr().err) == (not together)

@@ -15,6 +15,7 @@ from peft import AutoPeftModelForSequenceClassification
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
+from bilora.artifacts.model_card import push_to_hub
 from bilora.commands import train as train_command
 from bilora.commands.command_line import parse_config
 from bilora.commands.train import TRAIN
@@ -22,25 +23,21 @@ from bilora.commands.train_config import TrainConfig
 from bilora.errors import DataError, SettingsError
 from bilora.runs.config import RunConfig
 from bilora.runs.self_check import SelfCheck, Verdict
-from bilora.tasks.task_files import read_task
+from bilora.tasks.kinds import read_task
 
 
-def test_a_model_and_a_file_are_enough(command_run: Any) -> None:
+def test_a_model_and_a_file_make_a_whole_run_folder(command_run: Any) -> None:
     assert command_run.code == 0
     assert "120 training rows, 24 of them D2; score: accuracy" in command_run.out
     assert "the text is in 'text'" in command_run.out
     assert "make it classification" in command_run.out
-    for name in ("adapter", "lora"):
-        assert f"self-check of {command_run.folder / name}: ok" in command_run.out
-
-
-def test_the_run_folder_is_whole(command_run: Any) -> None:
     names = {path.name for path in command_run.folder.iterdir()}
     files = {"config.yaml", "metrics.jsonl", "all_results.json", "trainer_state.json", "split.json", "spectrum.json"}
     assert names >= files | {"adapter", "lora", "label_map.json", "tensorboard"}
     for name in ("adapter", "lora"):
-        here = {path.name for path in (command_run.folder / name).iterdir()}
-        assert here >= {"adapter_config.json", "adapter_model.safetensors", "config.json", "README.md"}
+        assert f"self-check of {command_run.folder / name}: ok" in command_run.out
+        names = {path.name for path in (command_run.folder / name).iterdir()}
+        assert names >= {"adapter_config.json", "adapter_model.safetensors", "config.json", "README.md"}
         task, length = read_task(command_run.folder / name)
         assert (task.name, length) == ("reviews", 32)
 
@@ -137,10 +134,22 @@ def test_numbers_are_learned_from_a_csv_of_quantities(
     lines = [f"word {number % 7} and more,{number % 7 / 2}\n" for number in range(60)]
     path = tmp_path / "sizes.csv"
     path.write_text("body,label\n" + "".join(lines) + "cut\n", encoding="utf-8")
-    words = ["--model", str(tiny_encoder), "--train-file", str(path), "--output", str(tmp_path / "run")]
-    words += ["--on-bad-row", "skip"]
-    words += ["--max-length", "16", "--device", "cpu", "--steps", "8", "--lower.batch-size", "4", *LAST]
-    assert TRAIN.run([*words, "--upper.batch-size", "4", "--lower.learning-rate", "0.05"]) == 0, capsys.readouterr().err
+    words = ["--model", str(tiny_encoder), "--train-file", str(path), "--output", str(tmp_path / "run"), *LAST]
+    words += [
+        "--on-bad-row",
+        "skip",
+        "--max-length",
+        "16",
+        "--device",
+        "cpu",
+        "--steps",
+        "8",
+        "--lower.batch-size",
+        "4",
+        "--upper.batch-size",
+        "4",
+    ]
+    assert TRAIN.run([*words, "--lower.learning-rate", "0.05"]) == 0, capsys.readouterr().err
     said, warned = capsys.readouterr()
     assert f"warning: {path}: 1 of 61 rows is left out (on_bad_row: skip)\n  {path}:62: has 1 fields" in warned
     results = json.loads((tmp_path / "run" / "all_results.json").read_text(encoding="utf-8"))
@@ -168,10 +177,9 @@ def test_bad_input_ends_with_2_before_a_model_is_read(
 ) -> None:
     monkeypatch.setattr(train_command, "prepare", None)
     try:
-        code: Any = TRAIN.run(words)
+        assert TRAIN.run(words) == 2
     except SystemExit as ended:
-        code = ended.code
-    assert code == 2
+        assert ended.code == 2
     assert said in capsys.readouterr().err
 
 
@@ -188,22 +196,20 @@ def test_the_adapter_and_its_card_go_to_the_hub_when_asked(
 
         def upload_folder(self, **options: Any) -> None:
             calls.append(
-                ("files", {**options, "there": sorted(path.name for path in Path(options["folder_path"]).iterdir())})
+                (options["repo_id"], {"files": {path.name for path in Path(options["folder_path"]).iterdir()}})
             )
 
     monkeypatch.setattr("bilora.artifacts.model_card.HfApi", Hub)
     own = ["--output", str(tmp_path / "run"), "--report-to", "[]", "--steps", "8", *LAST]
     code = TRAIN.run([*command_run.words, *own, "--push-to-hub", "true", "--hub-model-id", "me/model"])
     assert code == 0
-    assert calls[0] == ("me/model", {"private": True, "exist_ok": True})
-    assert calls[1][1]["repo_id"] == "me/model"
-    assert {"README.md", "adapter_model.safetensors"} <= set(calls[1][1]["there"])
+    (made, options), (filled, uploaded) = calls
+    assert (made, filled, options) == ("me/model", "me/model", {"private": True, "exist_ok": True})
+    assert uploaded["files"] >= {"README.md", "adapter_model.safetensors"}
     assert "uploaded: https://hub.example/me/model" in capsys.readouterr().out
 
 
-def test_a_hub_that_refuses_leaves_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from bilora.artifacts.model_card import push_to_hub
-
+def test_a_hub_that_refuses_leaves_the_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="was not uploaded to 'me/model'.*it is whole on this machine"):
         push_to_hub(tmp_path, repository="me/model")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import pytest
@@ -121,23 +122,21 @@ def test_the_label_is_the_method_where_none_is_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("words", "setting", "value"),
     [
-        ("--methods bilora,lora,adalora", ["--methods=[bilora, lora, adalora]"]),
-        ("--methods bilora lora", ["--methods=[bilora, lora]"]),
-        ("--seeds 5", ["--seeds=5"]),
-        ("--seeds 5 6", ["--seeds=[5, 6]"]),
-        ("--seeds=[5]", ["--seeds", "[5]"]),
-        ("--learning-rates 3e-4 1e-3", ["--learning_rates=[3e-4, 1e-3]"]),
-        ("--data-dir D --lower.batch-size 4", ["--run.data_dir", "D", "--run.lower.batch_size", "4"]),
-        ("--run.task mrpc --jobs 2", ["--run.task", "mrpc", "--jobs", "2"]),
-        ("--text-columns a b", ["--run.text_columns=[a, b]"]),
-        ("--no-such 1", ["--no_such", "1"]),
-        ("loose --config F", ["loose", "--config", "F"]),
+        ("--methods bilora,lora,adalora", "methods", ["bilora", "lora", "adalora"]),
+        ("--methods bilora lora", "methods", ["bilora", "lora"]),
+        ("--seeds 5", "seed_list", [0, 1, 2, 3, 4]),
+        ("--seeds 5 6", "seed_list", [5, 6]),
+        ("--seeds=[5]", "seed_list", [5]),
+        ("--learning-rates 3e-4 1e-3", "learning_rates", [3e-4, 1e-3]),
+        ("--lower.batch-size 4", "run.lower.batch_size", 4),
+        ("--run.task mrpc --jobs 2", "run.task", "mrpc"),
+        ("--train-file F --text-columns a b", "run.text_columns", ["a", "b"]),
     ],
 )
-def test_words_get_full_names_and_brackets(given: str, words: list[str]) -> None:
-    assert COMPARE.words(given.split()) == words
+def test_the_words_of_the_verb(words: str, setting: str, value: Any) -> None:
+    assert operator.attrgetter(setting)(COMPARE.parse(words.split())) == value
 
 
 @pytest.mark.parametrize("name", NO_OPTIONS)

@@ -11,12 +11,10 @@ from typing import Any
 import evaluate.config
 import numpy
 import pytest
-from sklearn import metrics as sklearn_metrics
 
-from bilora.errors import DataError, SettingsError
+from bilora.errors import SettingsError
 from bilora.metrics.classes import MEASURES, compute_metrics, task_metric
 from bilora.metrics.metric import UndefinedMetricWarning
-from bilora.metrics.monitor import is_better
 from bilora.tasks.catalog import TASKS, Task
 
 Array = numpy.ndarray[Any, Any]
@@ -64,7 +62,7 @@ def macro_f1(predictions: Array, references: Array) -> float:
 
 
 BY_HAND = {measure.__name__: measure for measure in (accuracy, f1, macro_f1, matthews_correlation, pearson, spearmanr)}
-COLA, MRPC, STSB, MNLI = TASKS["cola"], TASKS["mrpc"], TASKS["stsb"], TASKS["mnli"]
+COLA, MRPC, STSB = TASKS["cola"], TASKS["mrpc"], TASKS["stsb"]
 F1_ONLY = Task("f1_only", ("text",), ("no", "yes"), metric="f1")
 
 
@@ -88,51 +86,17 @@ def test_random_values(key: str, seed: int) -> None:
     assert value == pytest.approx(BY_HAND[key](predictions, references), abs=1e-12)
 
 
-def classes_of(name: str) -> int | None:
-    return None if TASKS[name].is_regression else TASKS[name].num_labels
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_every_task_has_all_its_metrics_in_order(name: str) -> None:
-    values = compute_metrics(TASKS[name], *random_labels(classes_of(name), seed=0))
-    assert tuple(values) == TASKS[name].metric_keys
-    assert all(type(value) is float and 0 < value < 1 for value in values.values())
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_batches_give_the_same_as_one_call_and_the_metric_can_be_used_again(name: str) -> None:
-    predictions, references = random_labels(classes_of(name), seed=1)
-    metric = task_metric(TASKS[name])
-    whole = compute_metrics(TASKS[name], predictions, references)
-    for _ in range(2):
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_every_task_has_all_its_metrics_in_order_and_batches_give_the_same_as_one_call(task: Task) -> None:
+    predictions, references = random_labels(None if task.is_regression else task.num_labels, seed=0)
+    whole = compute_metrics(task, predictions, references)
+    assert tuple(whole) == task.metric_keys
+    assert all(type(value) is float and 0 < value < 1 for value in whole.values())
+    metric = task_metric(task)
+    for _ in range(2):  # it can be used again
         for low in range(0, 57, 20):
             metric.add_batch(predictions=predictions[low : low + 20], references=references[low : low + 20])
         assert metric.compute() == whole
-    assert metric.compute(predictions=predictions, references=references) == whole
-
-
-@pytest.mark.parametrize("values", [(1, 0), [1, 0], numpy.array([1, 0], dtype=numpy.int32)])
-def test_forms_of_input(values: Any) -> None:
-    assert compute_metrics(COLA, values, [1, 0]) == {"matthews_correlation": 1.0}
-    single = numpy.array([0.5, 1.0, 4.0], dtype=numpy.float32)
-    assert compute_metrics(STSB, single, [0, 1, 4])["spearmanr"] == pytest.approx(1.0, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("task", "predictions", "references", "text"),
-    [
-        (COLA, [1, 0], [1], "2 predictions for 1 references"),
-        (COLA, [], [], r"predictions have shape \(0,\)"),
-        (COLA, [[0.1, 0.9]], [1], r"predictions have shape \(1, 2\).*argmax"),
-        (STSB, [[0.1], [0.2]], [1.0, 2.0], r"predictions have shape \(2, 1\).*squeeze"),
-        (COLA, [0.2, 0.9], [0, 1], r"predictions \(float64, 0.2 to 0.9\) are not class indices of cola"),
-        (COLA, [0, 1], [0, -1], "references .* are not class indices of cola; allowed: whole numbers from 0 to 1"),
-        (MNLI, [0, 3], [0, 1], "predictions .* from 0 to 2"),
-    ],
-)
-def test_input_that_cannot_be_scored(task: Task, predictions: list[Any], references: list[Any], text: str) -> None:
-    with pytest.raises(DataError, match=text):
-        compute_metrics(task, predictions, references)
 
 
 @pytest.mark.parametrize(
@@ -188,15 +152,6 @@ def test_nothing_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         metric.add_batch(predictions=[0, 1], references=[0, 1])
     assert [metric.compute() for metric in metrics] == [{"matthews_correlation": 1.0}] * 2
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_constant_prediction_never_beats_a_bad_one() -> None:
-    with pytest.warns(UndefinedMetricWarning):
-        constant = compute_metrics(COLA, [1, 1, 1, 1], [0, 1, 0, 1])["matthews_correlation"]
-    bad = compute_metrics(COLA, [1, 0, 1, 1], [0, 1, 0, 1])["matthews_correlation"]
-    assert bad is not None and bad < 0 and not is_better(constant, bad, greater_is_better=True)
-    # the official function gives 0 there, which would win
-    assert sklearn_metrics.matthews_corrcoef([0, 1, 0, 1], [1, 1, 1, 1]) == 0.0 > bad
 
 
 @pytest.mark.parametrize(

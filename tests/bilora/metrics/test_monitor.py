@@ -32,13 +32,9 @@ def test_which_value_is_better(value: float | None, than: float | None, when_gre
     assert Monitor("loss", greater_is_better=False).is_better(value, than=than) is when_smaller
 
 
-def test_reads_its_metric() -> None:
+def test_it_reads_its_metric_and_a_misspelt_one_is_told_with_those_there_are() -> None:
     record = ValidationRecord(3, {"loss": 0.5, "accuracy": None})
     assert Monitor("loss", greater_is_better=False).read(record) == 0.5
     assert Monitor("accuracy", greater_is_better=True).read(record) is None
-
-
-def test_a_misspelt_metric_is_told_with_those_there_are() -> None:
-    record = ValidationRecord(3, {"loss": 0.5, "accuracy": 1.0})
     with pytest.raises(SettingsError, match="'acuracy' is not among the validation's: loss, accuracy"):
         Monitor("acuracy", greater_is_better=True).read(record)

@@ -78,16 +78,13 @@ def test_against_scikit_learn_on_every_possible_span() -> None:
     assert values["token_accuracy"] == pytest.approx(accuracy_score(sum(rows, []), sum(others, [])), rel=1e-12)
 
 
-def test_nothing_predicted_leaves_f1_at_zero_and_precision_undefined() -> None:
-    with pytest.warns(UndefinedMetricWarning, match="entity_precision of toy is undefined"):
-        values = score([["O", "O"]], [["B-a", "I-a"]])
-    assert (values["entity_f1"], values["entity_precision"], values["entity_recall"]) == (0.0, None, 0.0)
-
-
-def test_no_entity_on_either_side() -> None:
-    with pytest.warns(UndefinedMetricWarning):
-        values = score([["O"]], [["O"]])
-    assert values == {"entity_f1": None, "entity_precision": None, "entity_recall": None, "token_accuracy": 1.0}
+@pytest.mark.parametrize(
+    ("predicted", "tags", "values"),
+    [("O", "B-a", (0.0, None, 0.0, 0.0)), ("B-a", "O", (0.0, 0.0, None, 0.0)), ("O", "O", (None, None, None, 1.0))],
+)
+def test_a_share_of_no_entity_is_undefined(predicted: str, tags: str, values: tuple[float | None, ...]) -> None:
+    with pytest.warns(UndefinedMetricWarning, match="entity_.* of toy is undefined: there is no entity"):
+        assert tuple(score([[predicted]], [[tags]]).values()) == values
 
 
 def test_other_tags_are_scored_one_by_one() -> None:

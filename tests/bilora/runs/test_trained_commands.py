@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bilora.commands.evaluate import EVALUATE
-from bilora.commands.export import EXPORT
-from bilora.commands.merge import MERGE
+from bilora.commands.export import EXPORT, MERGE
 from bilora.commands.predict import PREDICT
 from bilora.commands.verb import Verb
 from bilora.errors import CheckpointError

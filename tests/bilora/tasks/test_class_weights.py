@@ -47,15 +47,15 @@ def test_auto_is_what_scikit_learn_calls_balanced_others_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "said"),
+    ("setting", "said"),
     [
         ({"spma": 2.0}, "class_weights names 'spma', which is no class; known: ham, spam. Did you mean 'spam'?"),
         ("auto", "no training row has the class 'ham'"),
     ],
 )
-def test_classes_that_are_not_there(chosen: Any, said: str) -> None:
+def test_classes_that_are_not_there(setting: Any, said: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        resolve_class_weights(chosen, {"ham": 0, "spam": 3})
+        resolve_class_weights(setting, {"ham": 0, "spam": 3})
     assert said in str(caught.value)
 
 
@@ -79,24 +79,17 @@ def test_the_loss_of_rows(batch: dict[str, Tensor]) -> None:
     assert model(**batch).loss.item() == own
 
 
-def test_the_loss_of_tokens(batch: dict[str, Tensor]) -> None:
+def test_loss_and_gradients_of_tokens(batch: dict[str, Tensor]) -> None:
     model = model_of(BertForTokenClassification)
-    batch["labels"] = torch.tensor([[-100, 0, 1, 2, -100]] * 6)
+    parameters = list(model.parameters())
+    labels = torch.tensor([[-100, 0, 1, 2, -100]] * 6)
+    logits = model(**batch | {"labels": labels}).logits.flatten(0, 1)
+    expected = nn.functional.cross_entropy(logits, labels.flatten(), weight=torch.tensor(WEIGHTS))
     weigh_classes(model, LOSS, WEIGHTS)
-    output = model(**batch)
-    flat = output.logits.flatten(0, 1)
-    assert output.loss.item() == pytest.approx(by_hand(flat, batch["labels"].flatten()), rel=1e-6)
-
-
-def test_gradients_are_those_of_the_weighted_loss(batch: dict[str, Tensor]) -> None:
-    model = model_of(BertForSequenceClassification)
-    expected = torch.autograd.grad(
-        nn.functional.cross_entropy(model(**batch).logits, batch["labels"], weight=torch.tensor(WEIGHTS)),
-        list(model.parameters()),
-    )
-    weigh_classes(model, LOSS, WEIGHTS)
-    found = torch.autograd.grad(model(**batch).loss, list(model.parameters()))
-    for ours, theirs in zip(found, expected, strict=True):
+    loss = model(**batch | {"labels": labels}).loss
+    assert loss.item() == pytest.approx(by_hand(logits, labels.flatten()), rel=1e-6)
+    gradients = (torch.autograd.grad(of, parameters) for of in (loss, expected))
+    for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 

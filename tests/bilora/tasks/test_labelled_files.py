@@ -41,7 +41,7 @@ def labelled(labels: list[Any]) -> list[dict[str, Any]]:
     return [{"text": f"text {place}", "y": label} for place, label in enumerate(labels)]
 
 
-# ---- what the labels make of the task -------------------------------------------------------------
+# ---- what the labels make of the task ----
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
@@ -64,20 +64,16 @@ def test_labels_make_the_task_in_every_form(load: Load, form: str, labels: list[
     assert (rows.task.name, rows.task.label_names) == ("mine", names)
     both = [*rows.train, *rows.validation["validation"]]
     for row in both:
-        place = int(row["text"].split()[1])
-        expected = float(labels[place]) if names is None else names.index(str(labels[place]))
+        label = labels[int(row["text"].split()[1])]
+        expected = float(label) if names is None else names.index(str(label))
         assert row["label"] == expected
         assert type(row["label"]) is (float if names is None else int)
     assert len(both) == len(labels)
 
 
-@pytest.mark.parametrize(
-    ("labels", "form", "names"),
-    [([True, False] * 10, "jsonl", ("False", "True")), (["007", "7"] * 10, "csv", ("007", "7"))],
-    ids=["truth values", "a number only if written as one"],
-)
-def test_special_labels_are_classes(load: Load, labels: list[Any], form: str, names: tuple[str, ...]) -> None:
-    assert load(labelled(labels), form).task.label_names == names  # type: ignore[attr-defined]
+def test_truth_values_and_numbers_not_written_as_one_are_classes(load: Load) -> None:
+    assert load(labelled([True, False] * 10)).task.label_names == ("False", "True")  # type: ignore[attr-defined]
+    assert load(labelled(["007", "7"] * 10), "csv").task.label_names == ("007", "7")  # type: ignore[attr-defined]
 
 
 def test_the_user_decides_otherwise(load: Load) -> None:
@@ -106,30 +102,13 @@ def test_pairs_of_texts(load: Load) -> None:
     assert load(rows, "csv", text_columns=("a", "b")).task.text_fields == ("a", "b")  # type: ignore[attr-defined]
 
 
-# ---- validation -----------------------------------------------------------------------------------
-
-
-def test_the_share_is_stratified_and_always_the_same(load: Load) -> None:
-    rows = labelled(["a"] * 90 + ["b"] * 10)
-    first, second = load(rows, validation_share=0.2), load(rows, validation_share=0.2)
-    validation = first.validation["validation"]
-    assert len(validation) == 20
-    assert sum(validation.labels) == 2  # type: ignore[arg-type]
-    assert validation.ids == second.validation["validation"].ids
-    assert not {*validation.ids} & {*first.train.ids}
-    assert any("validation is 20 of the 100 rows" in notice for notice in first.notices)
+# ---- validation ----
 
 
 def test_classes_of_two_rows_stay_in_training_and_one_of_one_row_is_named(load: Load) -> None:
     rows = load(labelled(["a"] * 30 + ["b", "b", "c"]), validation_share=0.5)
     assert rows.train.labels.count(1) == 2
     assert "class 2, 'c', has 1 training rows, and a bi-level method needs 2" in rows.notices
-
-
-def test_a_share_that_is_too_large_or_too_small(load: Load) -> None:
-    for share in (0.9, 0.001):
-        with pytest.raises(DataError, match=f"a share of {share} of 20 rows cannot be taken"):
-            load(labelled(["a", "b"] * 10), validation_share=share)
 
 
 def test_a_label_that_training_has_not_is_named(load: Load, tmp_path: Path) -> None:
@@ -150,7 +129,7 @@ def test_texts_in_both_files_are_counted(load: Load, tmp_path: Path) -> None:
     assert "1 of 2 validation rows have the text of a training row" in notices
 
 
-# ---- what is refused ------------------------------------------------------------------------------
+# ---- what is refused ----
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])

@@ -17,7 +17,7 @@ def test_known_names_are_taken_among_others(columns: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "found"),
+    ("rows", "columns"),
     [
         ([{"id": "a7", "body": "see you", "kind": "spam mail"}], ("body",)),
         ([{"subject": "win now", "body": "see you", "kind": "spam"}], ("subject", "body")),
@@ -25,8 +25,8 @@ def test_known_names_are_taken_among_others(columns: tuple[str, ...]) -> None:
         ([{"a": "one two", "b": "one two", "kind": "x"}, {"a": "three", "b": "one two", "kind": "x"}], ("b",)),
     ],
 )
-def test_others_are_told_by_what_they_hold(rows: list[dict[str, Any]], found: tuple[str, ...]) -> None:
-    assert guess_text_columns(rows, label_columns=["kind"], source="a.jsonl") == found
+def test_others_are_told_by_what_they_hold(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    assert guess_text_columns(rows, label_columns=["kind"], source="a.jsonl") == columns
 
 
 @pytest.mark.parametrize("texts", [[], ["a", "b", "c"]])

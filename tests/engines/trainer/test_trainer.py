@@ -40,7 +40,7 @@ from bilora.errors import CheckpointError, DataError, InterruptedRun, SettingsEr
 from bilora.files.formats import read_lines
 from bilora.problems.variants.bilora import BiloraSettings
 from bilora.tasks.catalog import Task
-from bilora.tasks.task_files import read_task
+from bilora.tasks.kinds import read_task
 from bilora.tasks.text.batches import Collator
 
 QUIET = {"use_cpu": True, "disable_tqdm": True, "per_device_train_batch_size": 8}

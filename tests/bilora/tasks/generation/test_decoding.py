@@ -110,8 +110,7 @@ def test_a_ngram_is_not_repeated(tokenizer: Any) -> None:
     assert texts[0] != texts[1]
 
 
-def test_a_text_is_one_line(tokenizer: Any) -> None:
-    model = gpt2()
+def test_a_text_is_one_line(tokenizer: Any, model: Any) -> None:
     newline = tokenizer("\n", add_special_tokens=False).input_ids[0]
     with torch.no_grad():
         # The output layer is the embedding: a vector that wins everywhere makes a text of line feeds.
@@ -136,15 +135,7 @@ def test_bad_settings_are_refused(name: str, value: Any) -> None:
         Decoding(**{name: value})
 
 
-# ---- the loss -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def model() -> Any:
-    torch.manual_seed(0)
-    return GPT2LMHeadModel(
-        GPT2Config(vocab_size=40, n_embd=8, n_layer=1, n_head=1, n_positions=32, bos_token_id=0, eos_token_id=0)
-    )
+# ---- the loss ----
 
 
 def examples() -> list[dict[str, Any]]:
@@ -159,19 +150,19 @@ def examples() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("batch", [1, 2, 16])
 def test_mean_over_tokens_whatever_the_batches(model: Any, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     monkeypatch.setattr(generation_loss, "LOSS_BATCH", batch)
-    found = token_loss(Inference(model.train(), None), examples(), PairCollator(0))
+    metrics = token_loss(Inference(model.train(), None), examples(), PairCollator(0))
     model.eval()
     total, count = 0.0, 0
-    for each in examples():
-        own = model(input_ids=torch.tensor([each["input_ids"]]), labels=torch.tensor([each["labels"]])).loss.item()
-        total += own * (len(each["input_ids"]) - 2)
-        count += len(each["input_ids"]) - 2
-    assert found["loss"] == pytest.approx(total / count, rel=1e-6)
-    assert found["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
+    for example in examples():
+        ids, labels = (torch.tensor([example[name]]) for name in ("input_ids", "labels"))
+        total += model(input_ids=ids, labels=labels).loss.item() * (ids.shape[1] - 2)
+        count += ids.shape[1] - 2
+    assert metrics["loss"] == pytest.approx(total / count, rel=1e-6)
+    assert metrics["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
 
 
 def test_a_perplexity_beyond_all_numbers_is_none(model: Any) -> None:
     with torch.no_grad():
         model.lm_head.weight.mul_(1e6)
-    found = token_loss(Inference(model, None), examples(), PairCollator(0))
-    assert found["loss"] is not None and found["loss"] > 700 and found["perplexity"] is None
+    metrics = token_loss(Inference(model, None), examples(), PairCollator(0))
+    assert metrics["loss"] is not None and metrics["loss"] > 700 and metrics["perplexity"] is None

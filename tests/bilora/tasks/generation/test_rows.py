@@ -12,7 +12,6 @@ import pytest
 from bilora.errors import DataError
 from bilora.tasks import sources
 from bilora.tasks.catalog import GENERATION_TASKS
-from bilora.tasks.generation.task import GenerationTask
 
 E2E = GENERATION_TASKS["e2e"]
 WEBNLG = GENERATION_TASKS["webnlg"]
@@ -60,8 +59,8 @@ def test_official_webnlg_json_and_xml(tmp_path: Path) -> None:
         "modifiedtripleset": [{"subject": "A", "property": "near", "object": "B"}],
         "lexicalisations": [{"comment": "good", "lex": "A is near B."}],
     }
-    found = json.dumps({"entries": [{"1": entry}]})
-    data = write(tmp_path / "webnlg", train_json=found, dev_json=found, test_xml=XML)
+    content = json.dumps({"entries": [{"1": entry}]})
+    data = write(tmp_path / "webnlg", train_json=content, dev_json=content, test_xml=XML)
     rows = WEBNLG.load_rows(data)
     assert rows.train[0]["source"] == "A : near : B"
     (row,) = rows.validation["test"]
@@ -71,9 +70,9 @@ def test_official_webnlg_json_and_xml(tmp_path: Path) -> None:
 
 
 def test_official_dart_json(tmp_path: Path) -> None:
-    found = json.dumps([{"tripleset": [["A", "NEAR", "B"]], "annotations": [{"source": "x", "text": "A is near B."}]}])
-    stems = ("train", "dev", "test")
-    data = write(tmp_path / "dart", **{f"dart-v1.1.1-full-{stem}_json": found for stem in stems})
+    entry = {"tripleset": [["A", "NEAR", "B"]], "annotations": [{"source": "x", "text": "A is near B."}]}
+    names = [f"dart-v1.1.1-full-{stem}_json" for stem in ("train", "dev", "test")]
+    data = write(tmp_path / "dart", **dict.fromkeys(names, json.dumps([entry])))
     assert GENERATION_TASKS["dart"].load_rows(data).train[0]["source"] == "A : near : B"
 
 
@@ -81,10 +80,10 @@ def test_official_dart_json(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("train_csv", 'mr,ref\n"name[A",x\n', r"train\.csv:2 field 'mr': is no list of slots"),
-        ("train_csv", "mr,ref\nname[A],x,y\n", r"train\.csv:2: has not as many fields as the header"),
-        ("train_csv", "mr,ref\nname[A]\n", r"train\.csv:2: has not as many fields as the header"),
+        ("train_csv", "mr,ref\nname[A],x,y\n", r"train\.csv:2: has 3 fields, but the first line names 2"),
+        ("train_csv", "mr,ref\nname[A]\n", r"train\.csv:2: has 1 fields"),
         ("train_csv", "mr,ref\n", r"the train set has no row"),
-        ("train_csv", 'mr,ref\n"name[A],x\n', r"train\.csv: cannot be read: unexpected end of data"),
+        ("train_csv", 'mr,ref\n"name[A],x\n', r"train\.csv:2: the record that begins here is broken"),
         ("train_json", "[1]", r"train\.json:1: the entry is int; an object is needed"),
         ("train_json", "{}", r"train\.json: holds neither a list of entries nor"),
         ("train_json", "[", r"train\.json: cannot be read"),
@@ -103,9 +102,8 @@ def test_blank_references_beside_others_are_counted_and_left_out(tmp_path: Path)
     data = write(tmp_path / "e2e", train_jsonl=line, validation_jsonl=line.replace('"a"', '"b"'))
     rows = SPLIT.load_rows(data)
     assert rows.train[0]["references"] == ["x", "y"]
-    assert rows.notices == tuple(
-        f"1 blank references of the {name} set are left out" for name in ("train", "validation")
-    )
+    told = "1 blank references of the {} set are left out"
+    assert rows.notices == (told.format("train"), told.format("validation"))
 
 
 def test_missing_and_double_sets_are_named(tmp_path: Path) -> None:
@@ -115,8 +113,6 @@ def test_missing_and_double_sets_are_named(tmp_path: Path) -> None:
     write(tmp_path / "e2e", train_csv=CSV)
     with pytest.raises(DataError, match=r"more than one train set: train\.csv, trainset\.csv; keep one"):
         SPLIT.load_rows(data)
-    with pytest.raises(DataError, match="there is no folder .*webnlg"):
-        WEBNLG.load_rows(data)
 
 
 def test_the_hub_is_asked_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,5 +127,3 @@ def test_the_hub_is_asked_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> N
     rows = E2E.load_rows(None)
     assert asked == [("tuetschek/e2e_nlg", None)]
     assert [row["references"] for row in rows.train] == [["A.", "A."]]
-    with pytest.raises(DataError, match="task 'toy' needs data: give --data-dir DIR with DIR/toy/train.jsonl"):
-        GenerationTask("toy").load_rows(None)

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from bilora.data.rows import Rows, check_rows
 from bilora.errors import SettingsError
@@ -25,18 +23,8 @@ TEXTS = {"A": ["A is a pub.", "There is a pub, A."], "Blue": ["Blue is a café."
 
 @pytest.fixture
 def rows() -> Rows:
-    found = [
-        (line, {"id": f"row-{line}", "mr": f"name[{name}]", "references": texts})
-        for line, (name, texts) in enumerate(TEXTS.items(), start=1)
-    ]
-    return check_rows(found, E2E, source="toy", split="test")
-
-
-@pytest.fixture
-def model() -> Any:
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 300, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 96}
-    return GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.5, bos_token_id=0, eos_token_id=0))
+    rows = [{"id": name, "mr": f"name[{name}]", "references": texts} for name, texts in TEXTS.items()]
+    return check_rows(enumerate(rows, start=1), E2E, source="toy", split="test")
 
 
 def test_a_part_of_the_scored_set_is_the_same_each_time_and_told(real_data: Path) -> None:
@@ -69,12 +57,8 @@ def test_a_row_makes_as_many_examples_as_it_has_references_and_cuts_are_told(row
 
 
 def test_the_loss_may_be_of_the_first_references_only(rows: Rows, model: Any, tokenizer: Any) -> None:
-    first = check_rows(
-        [(1, {"source": row["source"], "references": row["references"][:1]}) for row in rows],
-        E2E,
-        source="first",
-        split="test",
-    )
+    alone = [(1, {"source": row["source"], "references": row["references"][:1]}) for row in rows]
+    first = check_rows(alone, E2E, source="first", split="test")
 
     def loss(some: Rows, **settings: Any) -> Any:
         data = E2E.encode(some, tokenizer, max_length=96)
@@ -100,20 +84,20 @@ def test_evaluation_gives_scores_texts_and_files(
 
     monkeypatch.setattr(generation_task, "decode", decode)
     inference = Inference(model, tokenizer)
-    found = E2E.evaluate(inference, data)
+    evaluated = E2E.evaluate(inference, data)
     expected = E2E.validate(inference, data).metrics
     expected |= score_texts([text_metric(key) for key in E2E.metric_keys], outputs, list(TEXTS.values()))
-    assert found.metrics == expected
-    assert found.predictions is not None
-    assert found.predictions[1] == {
-        "id": "row-2",
+    assert evaluated.metrics == expected
+    assert evaluated.predictions is not None
+    assert evaluated.predictions[1] == {
+        "id": "Blue",
         "source": "name : Blue",
         "output": "Blue is a bar.",
         "references": ["Blue is a café."],
     }
-    assert found.files["outputs.txt"] == "A is a pub.\nBlue is a bar.\nC sells fish.\n"
-    assert found.files["references.txt"] == "A is a pub.\nThere is a pub, A.\n\nBlue is a café.\n\nC serves fish.\n"
-    assert json.loads(found.files["scores.json"])["metrics"] == expected
+    assert evaluated.files["outputs.txt"] == "A is a pub.\nBlue is a bar.\nC sells fish.\n"
+    assert evaluated.files["references.txt"] == "A is a pub.\nThere is a pub, A.\n\nBlue is a café.\n\nC serves fish.\n"
+    assert json.loads(evaluated.files["scores.json"])["metrics"] == expected
 
 
 def test_a_validation_of_the_same_parameters_is_not_taken_twice(
@@ -121,8 +105,8 @@ def test_a_validation_of_the_same_parameters_is_not_taken_twice(
 ) -> None:
     task = E2E.with_settings({"beams": 1, "max_new_tokens": 3})
     monkeypatch.setattr(GenerationTask, "validate", None)
-    found = task.evaluate(Inference(model, tokenizer), data, Evaluated({"loss": 1.25, "perplexity": 3.5}))
-    assert (found.metrics["loss"], found.metrics["perplexity"]) == (1.25, 3.5)
+    metrics = task.evaluate(Inference(model, tokenizer), data, Evaluated({"loss": 1.25, "perplexity": 3.5})).metrics
+    assert (metrics["loss"], metrics["perplexity"]) == (1.25, 3.5)
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from bilora.commands.predict import PREDICT
 from bilora.commands.report import REPORT
 from bilora.commands.train import TRAIN
 from bilora.engines import BilevelTrainer, BilevelTrainingArguments
+from bilora.tasks.kinds import read_task
 from bilora.tasks.multilabel.task import MultilabelTask
-from bilora.tasks.task_files import read_task
 
 WORDS = {"fine": "good", "dull": "bad", "long": "slow"}
 NAMES = ["bad", "good", "slow"]

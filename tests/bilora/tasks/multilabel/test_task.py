@@ -45,36 +45,36 @@ MODEL = Scripted({1: (2.0, -1.0), 3: (-0.5, 3.0), 2: (-1.0, 0.25), 4: (-4.0, 1.0
 
 @pytest.fixture
 def data(tokenizer: Any) -> EncodedRows:
-    numbered = [(number, {"text": text, "label": labels}) for number, (text, labels) in enumerate(ROWS, start=1)]
-    return TASK.encode(check_rows(numbered, TASK, source="toy", split="train"), tokenizer, max_length=16)
+    rows = [{"text": text, "label": labels} for text, labels in ROWS]
+    return TASK.encode(check_rows(enumerate(rows, 1), TASK, source="toy", split="train"), tokenizer, max_length=16)
 
 
 def test_loss_metrics_and_table_are_those_by_hand(data: EncodedRows, tokenizer: Any) -> None:
-    found = TASK.evaluate(Inference(MODEL, tokenizer), data)
+    evaluated = TASK.evaluate(Inference(MODEL, tokenizer), data)
     pairs = [(2.0, 1), (-1.0, 0), (-0.5, 1), (3.0, 1), (-1.0, 0), (0.25, 0), (-4.0, 0), (1.0, 1)]
     losses = [math.log1p(math.exp(-logit if label else logit)) for logit, label in pairs]
-    assert found.metrics["loss"] == pytest.approx(sum(losses) / 8, rel=1e-7)
+    assert evaluated.metrics["loss"] == pytest.approx(sum(losses) / 8, rel=1e-7)
     # big: one found of two, none wrong; red: both found, one wrong.
-    assert found.metrics["micro_f1"] == pytest.approx(2 * 3 / (4 + 4))
-    assert found.metrics["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
-    assert found.metrics["subset_accuracy"] == 0.5
-    assert [(row["label"], row["support"], row["recall"]) for row in found.table] == [("big", 2, 0.5), ("red", 2, 1.0)]
-    assert json.loads(found.files["labels.json"]) == list(found.table)
-    assert found.predictions == [
-        {"id": 0, "label": ["big"], "prediction": ["big"]},
-        {"id": 1, "label": ["big", "red"], "prediction": ["red"]},
-        {"id": 2, "label": [], "prediction": ["red"]},
-        {"id": 3, "label": ["red"], "prediction": ["red"]},
+    assert evaluated.metrics["micro_f1"] == pytest.approx(2 * 3 / (4 + 4))
+    assert evaluated.metrics["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert evaluated.metrics["subset_accuracy"] == 0.5
+    assert [(row["label"], row["support"], row["recall"]) for row in evaluated.table] == [
+        ("big", 2, 0.5),
+        ("red", 2, 1.0),
     ]
-    score = TASK.rescored(found.predictions)
-    assert score(range(4)) == found.metrics["micro_f1"]
+    assert json.loads(evaluated.files["labels.json"]) == list(evaluated.table)
+    assert evaluated.predictions is not None
+    assert evaluated.predictions[1] == {"id": 1, "label": ["big", "red"], "prediction": ["red"]}
+    assert [row["prediction"] for row in evaluated.predictions] == [["big"], ["red"], ["red"], ["red"]]
+    score = TASK.rescored(evaluated.predictions)
+    assert score(range(4)) == evaluated.metrics["micro_f1"]
     assert score([0, 0]) == 1.0
 
 
 def test_thresholds_move_what_is_given(data: EncodedRows, tokenizer: Any) -> None:
     task = TASK.with_settings({"thresholds": {"big": 0.3, "red": 0.6}})
-    found = task.evaluate(Inference(MODEL, tokenizer), data)
-    assert found.metrics["subset_accuracy"] == 1.0
+    evaluated = task.evaluate(Inference(MODEL, tokenizer), data)
+    assert evaluated.metrics["subset_accuracy"] == 1.0
     assert MultilabelTask.from_dict(json.loads(json.dumps(task.to_dict()))) == task
     answers, _ = task.answers(Inference(MODEL, tokenizer), data.rows, max_length=16)
     assert [answer["prediction"] for answer in answers] == [["big"], ["big", "red"], [], ["red"]]
@@ -86,8 +86,8 @@ def test_thresholds_move_what_is_given(data: EncodedRows, tokenizer: Any) -> Non
 
 
 def test_no_label_at_all_is_told(data: EncodedRows, tokenizer: Any) -> None:
-    found = TASK.evaluate(Inference(Scripted(dict.fromkeys((1, 2, 3, 4), (-1.0, -1.0))), tokenizer), data)
-    assert found.notices[0].startswith("none of the 4 rows gets a label")
+    evaluated = TASK.evaluate(Inference(Scripted(dict.fromkeys((1, 2, 3, 4), (-1.0, -1.0))), tokenizer), data)
+    assert evaluated.notices[0].startswith("none of the 4 rows gets a label")
 
 
 def test_weights_are_of_labels(data: EncodedRows, tokenizer: Any) -> None:
@@ -100,7 +100,7 @@ def test_weights_are_of_labels(data: EncodedRows, tokenizer: Any) -> None:
     assert TASK.class_counts(data.rows) == {"big": 2, "red": 2}
 
 
-# ---- files ----------------------------------------------------------------------------------------
+# ---- files ----
 
 Load = Callable[..., TaskRows]
 

@@ -17,11 +17,8 @@ TASK = TokenTask("toy", ("O", "B-town", "I-town"))
 
 
 def rows_of(*sentences: list[tuple[str, str]]) -> Rows:
-    pairs = [
-        (line, {"tokens": [token for token, _ in each], "tags": [tag for _, tag in each]})
-        for line, each in enumerate(sentences, start=1)
-    ]
-    return check_rows(pairs, TASK, source="toy.jsonl", split="train")
+    rows = [{"tokens": [token for token, _ in pairs], "tags": [tag for _, tag in pairs]} for pairs in sentences]
+    return check_rows(enumerate(rows, start=1), TASK, source="toy.jsonl", split="train")
 
 
 SLOVENIA = [("in", "O"), ("Ljubljana", "B-town"), ("Škofja", "B-town"), ("Loka", "I-town")]
