@@ -1,7 +1,5 @@
 """The plan of a run: method, stages, task, rows and their first D1 and D2, checked before a model is read."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

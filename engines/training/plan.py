@@ -1,7 +1,5 @@
 """What a fit will do, worked out and checked once: the checks, the run, the fit and the saved run are handed it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The plan of a run: its rows, its first split, and what is refused before a model is read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from bilora.runs.config import RunConfig
