@@ -1,7 +1,5 @@
 """The command ``bilora``. It stands outside the package, since ``import bilora`` takes seconds, and help should not."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import importlib.metadata

@@ -1,7 +1,5 @@
 """Build the wheel by way of the sdist; compare what it holds with the sources; import it elsewhere."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile

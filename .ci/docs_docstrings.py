@@ -1,7 +1,5 @@
 """An extension of griffe: docstrings as they stand in the code, in the form that mkdocstrings shows well."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

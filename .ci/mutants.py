@@ -10,8 +10,6 @@ kills it. A mutant that changes nothing that can be seen is listed in EQUIVALENT
 the seed draws in its room takes its place. It takes about an hour on two cores, so ``.ci/run`` leaves it out.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import concurrent.futures

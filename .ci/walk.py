@@ -4,8 +4,6 @@ A row is followed by a word that no other row has: as text, as a token id, in a 
 rank that no other dimension of the model has: E, s = f(E), its gradients and products.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io

@@ -1,7 +1,5 @@
 """Write the help texts that ``bilora --help`` and ``bilora VERB --help`` show without importing the library."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import importlib.util

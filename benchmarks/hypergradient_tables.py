@@ -1,7 +1,5 @@
 """The measurements of hypergradients as three tables and a picture."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is measured of a hypergradient approximation: its error, its passes and its time."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -10,8 +10,6 @@ sentences, offline, on a CPU. Examples::
     python benchmarks/run_glue.py --train-file rows.csv --text-columns title,body --label-column kind
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

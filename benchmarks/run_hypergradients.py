@@ -9,8 +9,6 @@ one hypergradient costs there. All numbers but the times are the same in every r
     python benchmarks/run_hypergradients.py --only darts unrolled --draws 2
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json

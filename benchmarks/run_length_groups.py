@@ -7,8 +7,6 @@ Every round fits the embedded MiniLM for the same number of steps on the embedde
     python benchmarks/run_length_groups.py --rows 40 --steps 4 --rounds 1
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shlex

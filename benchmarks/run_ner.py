@@ -8,8 +8,6 @@ sentences of ``--data-dir``. Examples::
     python benchmarks/run_ner.py --train-file rows.jsonl --text-columns tokens --label-column tags
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

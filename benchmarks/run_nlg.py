@@ -8,8 +8,6 @@ meaning representations of E2E, on a CPU; ``--data-dir`` says where E2E is. Exam
     python benchmarks/run_nlg.py --task webnlg --model smollm2 --task-settings.d2 split --task-settings.beams 4
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -11,8 +11,6 @@ time stands beside wall-clock time; where the two ratios differ, other processes
     python benchmarks/run_speed.py --toy
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """Stock Betty on a BILORA adapter, with the least that it needs to run at all."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

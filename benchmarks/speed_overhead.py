@@ -3,8 +3,6 @@
 The bare loop has the fused AdamW that the engine has, so that the optimizer is not in the difference.
 """
 
-from __future__ import annotations
-
 import cProfile
 import pstats
 import statistics

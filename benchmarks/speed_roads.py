@@ -4,8 +4,6 @@ Every road makes ``clock.total`` lower steps on the same batches, with AdamW at 
 gradient clipping (stock Betty: Adam), and ticks after each.
 """
 
-from __future__ import annotations
-
 import itertools
 import tempfile
 from collections.abc import Callable, Mapping

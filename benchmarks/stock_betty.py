@@ -1,7 +1,5 @@
 """Stock Betty's hypergradients, taken of the same levels at the same point."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

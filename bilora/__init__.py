@@ -1,7 +1,5 @@
 """Bi-level, parameter-efficient fine-tuning of pre-trained language models."""
 
-from __future__ import annotations
-
 from bilora.adapter.config import BiloraConfig
 from bilora.adapter.export import LoraExport, export_lora
 from bilora.adapter.layer import BiloraLinear

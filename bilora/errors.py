@@ -1,7 +1,5 @@
 """Every error this library raises on purpose; all share one root, so that one ``except`` catches them."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One tensor per parameter as a vector: its algebra, parameters moved and restored, and batches on a device."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any

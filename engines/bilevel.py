@@ -1,7 +1,5 @@
 """The engine: Betty's graph and schedule, with callbacks, validation and devices."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

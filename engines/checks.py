@@ -1,7 +1,5 @@
 """Checks before a run: schedules that cannot work, levels that overlap, and processes that differ."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

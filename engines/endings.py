@@ -1,7 +1,5 @@
 """How a run ends: with what the levels have learned, with the lower one trained anew, or with ranks cut."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """The settings of training: of one level, and of a whole fit."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping

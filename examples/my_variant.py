@@ -3,8 +3,6 @@
 python benchmarks/run_glue.py --method examples.my_variant:VARIANT bilora
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch

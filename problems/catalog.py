@@ -1,7 +1,5 @@
 """The table of variants."""
 
-from __future__ import annotations
-
 from bilora.errors import SettingsError
 from bilora.problems.variant import Variant
 from bilora.problems.variants import (

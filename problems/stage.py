@@ -1,7 +1,5 @@
 """A stage: one part of a run, with its levels, its rows and the values it starts from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """A variant: two level classes, their settings, and the adapter they train."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

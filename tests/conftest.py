@@ -1,7 +1,5 @@
 """What holds for every test: the library is there, no network, one thread."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

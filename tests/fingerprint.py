@@ -1,7 +1,5 @@
 """Everything that a pass which changes nothing might touch, bit for bit."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

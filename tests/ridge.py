@@ -1,7 +1,5 @@
 """A ridge regression whose penalties the upper level learns: everything about its hypergradient has a closed form."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

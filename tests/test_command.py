@@ -1,7 +1,5 @@
 """The command itself: it answers fast, from texts that are what the parsers say, and runs as an installed one does."""
 
-from __future__ import annotations
-
 import configparser
 import resource
 import shutil

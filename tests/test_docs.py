@@ -1,7 +1,5 @@
 """README and the pages of docs/: parsers take their commands, their code runs and prints what it says."""
 
-from __future__ import annotations
-
 import configparser
 import importlib
 import re

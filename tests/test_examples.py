@@ -1,7 +1,5 @@
 """The example of a variant of one's own runs, and the page that explains it says what it holds."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

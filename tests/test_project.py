@@ -1,7 +1,5 @@
 """What must agree between the files of the project, and what a user meets when the set-up is incomplete."""
 
-from __future__ import annotations
-
 import ast
 import configparser
 import re

@@ -1,7 +1,5 @@
 """Random transformers of two layers with eager attention, which has second derivatives."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn

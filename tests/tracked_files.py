@@ -1,7 +1,5 @@
 """The files of the project as git knows them, for tests that read sources: a folder that moves cannot fall silent."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import subprocess

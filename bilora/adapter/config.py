@@ -1,7 +1,5 @@
 """The settings of one BiLoRA adapter, as PEFT stores them in ``adapter_config.json``."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Writes a trained adapter as a plain LoRA adapter, for stock PEFT and for servers of LoRA adapters."""
 
-from __future__ import annotations
-
 import json
 import re
 import warnings

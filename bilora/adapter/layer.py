@@ -1,7 +1,5 @@
 """A linear layer with BiLoRA adapters: W0 + (alpha / r) P diag(s) Q."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """Which parameters of a model belong to the lower level and which to the upper: the layers say so."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable

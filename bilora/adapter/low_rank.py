@@ -1,7 +1,5 @@
 """Exact factors of a low-rank matrix, without ever forming it."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

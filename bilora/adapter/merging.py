@@ -1,7 +1,5 @@
 """Which layers can be adapted, and how an update is added to the base weight and taken out again."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Puts BiLoRA adapters into a model; everything else is PEFT's ``BaseTuner``."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTuner

@@ -1,7 +1,5 @@
 """The name of the method in PEFT's list of methods, which PEFT itself offers no way to extend."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 from peft import PeftType

@@ -1,7 +1,5 @@
 """Cutting the ranks of a trained adapter in place: the small terms go, the others stay what they are."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

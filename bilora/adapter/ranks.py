@@ -1,7 +1,5 @@
 """Ranks chosen by size: from the magnitudes of each layer's rank-one terms to the number that is kept."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias

@@ -1,7 +1,5 @@
 """Makes ``BILORA`` a method of PEFT, like LORA, so that loading, saving, merging and switching just work."""
 
-from __future__ import annotations
-
 from peft import PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import register_peft_method

@@ -1,7 +1,5 @@
 """The penalties of both levels: orthogonality R1 of the vectors, binary entropy R2 of the values."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 
 import torch

@@ -1,7 +1,5 @@
 """The formulations of the pseudo singular values: from the raw values E to s, one row per formulation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Adapters on the disk, with the fingerprint of the base model that they were trained on."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Fingerprints of what a run stands on and does not change: the base model and the data."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import platform

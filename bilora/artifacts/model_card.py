@@ -1,7 +1,5 @@
 """The README.md of an adapter's folder, which is its model card on the hub."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

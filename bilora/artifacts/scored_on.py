@@ -3,8 +3,6 @@
 They are of rows that nothing has seen, or of D2, which the upper level was trained on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 

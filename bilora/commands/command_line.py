@@ -1,7 +1,5 @@
 """From a command line to a config: YAML files with dotted overrides, strict keys, one-line errors."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

@@ -1,7 +1,5 @@
 """``bilora compare``: methods at equal budget."""
 
-from __future__ import annotations
-
 import dataclasses
 import shlex
 from collections.abc import Sequence

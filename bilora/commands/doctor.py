@@ -1,7 +1,5 @@
 """``bilora doctor``: whether ``bilora train`` with the same words would run here, and what to do if not."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import platform

@@ -1,7 +1,5 @@
 """``bilora evaluate``: loss and metrics of a trained adapter on labelled rows."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

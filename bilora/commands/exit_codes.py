@@ -1,7 +1,5 @@
 """What every program that runs a config has in common: its words, its errors, its exit code."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shlex

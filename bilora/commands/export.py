@@ -1,7 +1,5 @@
 """``bilora export`` and ``bilora merge``: a trained adapter for programs without this library."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from functools import partial

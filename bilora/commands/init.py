@@ -1,7 +1,5 @@
 """``bilora init``: a commented config for a task, a model and a method."""
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 import textwrap

@@ -1,7 +1,5 @@
 """``bilora predict``: what a trained adapter says of rows, one JSON object a row."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import dataclass

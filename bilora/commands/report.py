@@ -1,7 +1,5 @@
 """``bilora report``: one page about runs."""
 
-from __future__ import annotations
-
 from bilora.commands.verb import Verb
 from bilora.report.report import ReportConfig, write_report
 

@@ -1,7 +1,5 @@
 """``bilora train``: one adapter for one task, from rows to a folder that can be shipped."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path

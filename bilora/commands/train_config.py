@@ -1,7 +1,5 @@
 """The configuration of ``bilora train``: that of a run, with defaults that need no thought."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What the verbs of the command have in common: words to a config, work to an exit code."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

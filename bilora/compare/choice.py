@@ -1,7 +1,5 @@
 """Which of its candidates a method is reported with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """A comparison from end to end: choose each method's settings where there are several, run all seeds, write tables."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence

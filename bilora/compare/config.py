@@ -1,7 +1,5 @@
 """The configuration of a comparison: what a YAML file or the words of ``bilora compare`` may say."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The single runs of a comparison, one or several at once; a finished one is never run again."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

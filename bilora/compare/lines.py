@@ -1,7 +1,5 @@
 """What a comparison found, one line per method, in numbers."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

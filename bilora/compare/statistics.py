@@ -1,7 +1,5 @@
 """How sure one may be that a method is better than another that ran with the same seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

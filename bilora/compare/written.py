@@ -1,7 +1,5 @@
 """The lines of a comparison as text: for the terminal, for Markdown, as files."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shlex

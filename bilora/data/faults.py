@@ -1,7 +1,5 @@
 """Checks of single lines and rows: what is wrong with them, field by field, before a model is loaded."""
 
-from __future__ import annotations
-
 import json
 import reprlib
 import warnings

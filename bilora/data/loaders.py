@@ -1,7 +1,5 @@
 """Loaders of encoded rows: batches in an order that depends on a seed alone, or on the rows' lengths too."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Files of records, of several forms: every record with its line and what is wrong with it as it stands there."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

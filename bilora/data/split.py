@@ -1,7 +1,5 @@
 """Division of the training rows into D1 for the lower level and D2 for the upper level."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Stratified random choice of rows: groups by label, exact shares, a draw that depends on its key alone."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections import Counter

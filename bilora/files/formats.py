@@ -1,7 +1,5 @@
 """JSON as the standard has it (no NaN, no infinity, no key twice), lines of it, and YAML."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, NoReturn

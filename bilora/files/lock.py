@@ -1,7 +1,5 @@
 """One process per folder: a second one is refused before it writes anything."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A state on the disk: tensors by name, and strict JSON that says where each of them belongs."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """ROUGE-L and CIDEr-D of generated texts, as the COCO caption tools and the official E2E scorer define them."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """METEOR of a set of generated texts, by its authors' Java program where that is present."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shutil

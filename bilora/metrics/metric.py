@@ -1,7 +1,5 @@
 """The base of every metric: an ``evaluate.Metric`` over a table of measures, which asks no hub and writes no file."""
 
-from __future__ import annotations
-
 import abc
 import warnings
 from collections.abc import Callable, Mapping, Sequence

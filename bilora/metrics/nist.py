@@ -1,7 +1,5 @@
 """NIST score of a set of generated texts, as NIST's mteval-13a and the official E2E scorer define it."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections import Counter

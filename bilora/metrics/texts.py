@@ -1,7 +1,5 @@
 """The metrics of generated text by name, those of sacrebleu among them, and all those of a task at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import zip_longest

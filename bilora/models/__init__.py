@@ -1,7 +1,5 @@
 """Where the pre-trained model comes from."""
 
-from __future__ import annotations
-
 from bilora.models.embedded import embedded_model_folder, embedded_reviews
 
 __all__ = ["embedded_model_folder", "embedded_reviews"]

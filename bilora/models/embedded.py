@@ -1,7 +1,5 @@
 """The models that come inside registry packages, and the sentences beside them, so that a first run needs no hub."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from bilora.data.rows import Rows

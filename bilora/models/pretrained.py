@@ -1,7 +1,5 @@
 """The tokenizer and the model of a run."""
 
-from __future__ import annotations
-
 import functools
 import warnings
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Several processes as one: who is first, what is shared, what is taken in turn."""
 
-from __future__ import annotations
-
 from bilora.processes.group import join_processes
 from bilora.processes.sharded import shard_base
 

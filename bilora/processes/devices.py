@@ -1,7 +1,5 @@
 """Which device a run uses."""
 
-from __future__ import annotations
-
 import torch
 
 from bilora.errors import SettingsError

@@ -1,7 +1,5 @@
 """Several processes on ``torch.distributed``, one per device, as torchrun starts them."""
 
-from __future__ import annotations
-
 import atexit
 import datetime
 import functools

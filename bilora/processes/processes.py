@@ -1,7 +1,5 @@
 """The processes that train together: which part of the rows each takes, and what they tell each other."""
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized

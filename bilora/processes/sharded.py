@@ -1,7 +1,5 @@
 """A frozen base model cut over the processes, for models that are too large for one device."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard

@@ -1,7 +1,5 @@
 """The figures over the steps of runs: losses, scores, hypergradients, learning rates."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The figures of the end of runs: their answers, their cost, and their pseudo singular values."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

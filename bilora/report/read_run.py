@@ -1,7 +1,5 @@
 """The folder of a run, read back as tables."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A report: from the folders of runs to one HTML page and a picture per figure."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass

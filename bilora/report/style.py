@@ -1,7 +1,5 @@
 """How all figures look, and how they are written."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager

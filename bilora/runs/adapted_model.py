@@ -1,7 +1,5 @@
 """A method's adapter on a loaded model, with everything that is new in the model trained."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

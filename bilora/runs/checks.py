@@ -1,7 +1,5 @@
 """What of a run is checked before its model is read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

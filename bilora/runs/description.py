@@ -1,7 +1,5 @@
 """What a finished run says of itself in files that others read: its state, its task, its cards."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping

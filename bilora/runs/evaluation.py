@@ -1,7 +1,5 @@
 """A model's scores on its validation sets, and its loss on its own training rows."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

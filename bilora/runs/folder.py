@@ -1,7 +1,5 @@
 """Where a command writes; what is there already is not touched, unless the user says so of an earlier run."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from pathlib import Path

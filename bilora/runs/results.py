@@ -1,7 +1,5 @@
 """What a run writes of its results: the row of the table, and what ``all_results.json`` has beyond it."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import gc

@@ -1,7 +1,5 @@
 """The output folder of a command: a new one, or that of an earlier command that goes on in it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path

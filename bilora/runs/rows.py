@@ -1,7 +1,5 @@
 """The rows that a config asks for."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from bilora.artifacts.scored_on import UPPER

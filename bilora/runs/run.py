@@ -1,7 +1,5 @@
 """One run: from a config, a method and a seed to an adapter folder and a row of results."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

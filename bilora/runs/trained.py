@@ -1,7 +1,5 @@
 """What a run left behind, opened again: the model with its adapter, its tokenizer, and its task."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

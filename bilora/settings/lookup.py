@@ -1,7 +1,5 @@
 """From a name to an object: a row of a table, or ``package.module:NAME`` for a user's own."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import os

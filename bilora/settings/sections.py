@@ -1,7 +1,5 @@
 """From a mapping of settings to the object they belong to, with strict keys and checked types."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import inspect

@@ -1,7 +1,5 @@
 """What is learnt: the tasks, their data, and the labels."""
 
-from __future__ import annotations
-
 from bilora.tasks.catalog import ALL_TASKS, Task, find_task
 from bilora.tasks.sources import take_rows
 from bilora.tasks.text.batches import Collator

@@ -1,7 +1,5 @@
 """The tasks the library knows by name; each is one row of a table."""
 
-from __future__ import annotations
-
 from bilora.errors import SettingsError
 from bilora.settings.lookup import find
 from bilora.tasks.generation.task import GenerationTask

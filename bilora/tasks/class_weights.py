@@ -1,7 +1,5 @@
 """Weights of the classes in the loss, for training rows of which some classes have few."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

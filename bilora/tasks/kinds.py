@@ -1,7 +1,5 @@
 """The table of the kinds of task, and a task as a file beside an adapter, which says what it reads and predicts."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Any file of labelled texts as a task, and its rows."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

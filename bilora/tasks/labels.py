@@ -1,7 +1,5 @@
 """Files of labelled rows: which columns hold the text and the labels, and what their cells mean."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a model gives for encoded rows, batch by batch, and in which order."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """The numbers of a step and of a validation, as callbacks get them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from bilora.engines.hypergradients.quality_meter import MeterReading

@@ -1,7 +1,5 @@
 """What may differ between the run that wrote a checkpoint and the one that goes on from it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 

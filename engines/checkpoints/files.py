@@ -1,7 +1,5 @@
 """A checkpoint on the disk: written whole or not at all."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The checkpoint of several processes: what each of them has to hold, and how another number goes on from it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any

@@ -1,7 +1,5 @@
 """SIGTERM and SIGINT end a run after the step it is in."""
 
-from __future__ import annotations
-
 import atexit
 import os
 import signal

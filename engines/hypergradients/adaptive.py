@@ -1,7 +1,5 @@
 """The derivative through one real step of an adaptive optimizer."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from bilora.engines.hypergradients.implicit import ImplicitHypergradient, Point

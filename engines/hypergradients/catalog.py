@@ -1,7 +1,5 @@
 """The table of hypergradient approximations, and how a config names one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

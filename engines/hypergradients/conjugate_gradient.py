@@ -1,7 +1,5 @@
 """The inverse Hessian by conjugate gradients."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The hypergradient of DARTS: the inverse Hessian taken as a multiple of the identity."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 

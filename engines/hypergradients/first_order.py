@@ -1,7 +1,5 @@
 """The hypergradient without its implicit term."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from bilora.problems.levels.lower import LowerProblem

@@ -1,7 +1,5 @@
 """The implicit function theorem: find ``w ~ H^-1 v``, then take one mixed product; and the ways to take products."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Callable
 from contextlib import AbstractContextManager

@@ -1,7 +1,5 @@
 """The inverse Hessian by a Neumann series."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """The inverse Hessian by a low-rank sketch."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """A live check of a hypergradient: how far it is from the exact one-step mixed derivative."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The exact derivative through the last lower steps."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from bilora.engines.hypergradients.implicit import ProductSettings, refuse_not_finite

@@ -1,7 +1,5 @@
 """Arguments of a trainer: those of transformers, and those of the upper level."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Iterator

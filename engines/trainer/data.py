@@ -1,7 +1,5 @@
 """Rows of a trainer: the columns that the model takes, with labels that it can learn, and the batches of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 

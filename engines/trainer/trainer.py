@@ -1,7 +1,5 @@
 """transformers' Trainer with the training loop of :func:`~bilora.engines.training.fit.fit`."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import itertools

@@ -1,7 +1,5 @@
 """The files that a step which is not finite leaves behind: the step, its batches, and the error."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

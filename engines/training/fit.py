@@ -1,7 +1,5 @@
 """From a model with an adapter and training rows to trained parameters."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

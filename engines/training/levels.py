@@ -1,7 +1,5 @@
 """From a stage and settings to the levels: problem, optimizer, schedule and data put together."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What comes of a fit, as a whole and by stage."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

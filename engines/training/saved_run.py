@@ -1,7 +1,5 @@
 """A run that is saved as it goes, and goes on where an earlier one stopped."""
 
-from __future__ import annotations
-
 import functools
 import signal
 import warnings

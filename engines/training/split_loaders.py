@@ -1,7 +1,5 @@
 """The data of the two levels: D1 and D2, drawn once or drawn anew every few epochs."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

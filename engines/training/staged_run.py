@@ -1,7 +1,5 @@
 """A run, stage after stage: each with levels, optimizers and an engine of its own."""
 
-from __future__ import annotations
-
 import gc
 import time
 import warnings

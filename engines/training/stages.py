@@ -1,7 +1,5 @@
 """The stages of a run: which there are, and what is done to the model before each of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

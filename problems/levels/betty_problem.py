@@ -1,7 +1,5 @@
 """Betty's ``ImplicitProblem`` with the user's objects kept: module, optimizer, scheduler, loaders and batches."""
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """One level of a bi-level problem: its loss, its gradient, and its step."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The state of a level: everything that its next step depends on, in the parts of a checkpoint."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A data loader, how far it has been read, and how to come back to that position."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

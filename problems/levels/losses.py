@@ -1,7 +1,5 @@
 """From the value of a training step to one scalar loss and its parts for the log."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

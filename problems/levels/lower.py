@@ -1,7 +1,5 @@
 """The lower level: it trains on D1 and remembers the steps that an upper step will differentiate."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Sequence
 from functools import cached_property

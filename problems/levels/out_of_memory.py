@@ -1,7 +1,5 @@
 """Errors of exhausted memory, in terms of settings that the user can change."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any

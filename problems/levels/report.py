@@ -1,7 +1,5 @@
 """The numbers of one optimizer step of a level, and the count of steps that were skipped."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Any

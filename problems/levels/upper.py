@@ -1,7 +1,5 @@
 """The upper level: it trains on D2 through the lower level's answer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

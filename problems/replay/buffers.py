@@ -1,7 +1,5 @@
 """Buffers that forward passes change, such as the statistics of a batch norm: noted, put back, and saved."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """The baseline: PEFT's own AdaLoRA (arXiv 2303.10512), with the calls that its users have to make."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

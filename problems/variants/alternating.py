@@ -1,7 +1,5 @@
 """A control for BiLoRA: its levels take turns on D1 and D2, neither knowing how the other will answer."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from bilora.problems.variants import bilora

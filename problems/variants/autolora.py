@@ -1,7 +1,5 @@
 """AutoLoRA (arXiv 2403.09113): rank-one terms below, the weights that select among them above."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from peft import PeftModel, get_peft_model

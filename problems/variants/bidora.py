@@ -1,7 +1,5 @@
 """BiDoRA (arXiv 2410.09758): direction of the weights below, their magnitude above."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

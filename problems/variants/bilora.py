@@ -1,7 +1,5 @@
 """BiLoRA (arXiv 2403.13037): singular vectors below, singular values above."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from peft import PeftModel, get_peft_model

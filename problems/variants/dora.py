@@ -1,7 +1,5 @@
 """A baseline: PEFT's own DoRA (arXiv 2402.09353), magnitude and direction trained together on all the data."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from peft import PeftModel

@@ -1,7 +1,5 @@
 """Weight decays learned above a LoRA: how fast each lower tensor is pulled to zero is decided on D2."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

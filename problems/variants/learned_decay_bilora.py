@@ -1,7 +1,5 @@
 """BiLoRA whose upper level learns the weight decays of the lower one beside the pseudo singular values."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import nn

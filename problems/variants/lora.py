@@ -1,7 +1,5 @@
 """The baseline: PEFT's own LoRA (arXiv 2106.09685), trained on all the data."""
 
-from __future__ import annotations
-
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 

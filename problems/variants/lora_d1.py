@@ -1,7 +1,5 @@
 """A control: LoRA on D1 alone, which shows what the rows of D2 are worth."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from bilora.problems.levels.lower import LowerProblem

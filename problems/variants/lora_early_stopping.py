@@ -1,7 +1,5 @@
 """A control: LoRA on D1 that stops when its loss on D2 no longer falls, the simplest use of D2 against overfitting."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from bilora.problems.levels.lower import LowerProblem

@@ -1,7 +1,5 @@
 """A control for BiLoRA: the same P, Q and E, trained together on all the data, in one level."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from bilora import binary_entropy_penalty, orthogonality_penalty

@@ -1,7 +1,5 @@
 """A control for BiLoRA: vectors and head on D1 to the end, and then the values on D2, each in a single level."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn

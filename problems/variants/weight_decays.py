@@ -1,7 +1,5 @@
 """One learned weight decay for each lower parameter tensor, and how the upper loss depends on it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Any

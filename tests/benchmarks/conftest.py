@@ -1,7 +1,5 @@
 """The benchmark as a module, a tiny model for it, and small pieces of the real data."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import gzip

@@ -1,7 +1,5 @@
 """Every committed config loads."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 

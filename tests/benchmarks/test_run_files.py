@@ -1,7 +1,5 @@
 """Files of one's own from end to end: string labels, pairs, quantities, weights, and what is refused."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The main job from end to end, with a tiny model: what it prints and every file that it writes."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import warnings

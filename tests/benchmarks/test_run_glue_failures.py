@@ -1,7 +1,5 @@
 """What the main job says and leaves behind when it cannot go on."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The main job's words, its real data of other forms, and the demo as a user runs it."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The main job under torchrun with two processes: the numbers of one, and the files of one."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """A comparison that is interrupted, and goes on."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

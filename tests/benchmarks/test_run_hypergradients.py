@@ -1,7 +1,5 @@
 """The measurements of hypergradients: their references against independent numbers, and what the command writes."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

@@ -1,7 +1,5 @@
 """The benchmark of batches of nearly one length: it reads the rows it says, and counts what it says."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Tagging tokens from end to end, with a tiny model and the first sentences of the real corpus."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

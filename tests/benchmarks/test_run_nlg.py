@@ -1,7 +1,5 @@
 """run_nlg.py with random models of two architectures on pieces of real E2E: what it writes, and what it refuses."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io

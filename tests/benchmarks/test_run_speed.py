@@ -1,7 +1,5 @@
 """The speed benchmark: every road makes the steps it says, is timed and weighed as it says, and is written down."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import sys

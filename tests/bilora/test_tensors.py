@@ -1,7 +1,5 @@
 """Arithmetic over tuples of tensors, gradients as they lie in memory, and batches on a device."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 

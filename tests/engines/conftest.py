@@ -1,7 +1,5 @@
 """Tiny transformers with adapters, and a model of two vectors, that the engine trains."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

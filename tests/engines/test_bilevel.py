@@ -1,7 +1,5 @@
 """The engine: its schedule, its validation, and what it refuses."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from typing import Any

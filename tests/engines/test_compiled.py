@@ -1,7 +1,5 @@
 """Compiled levels: one graph for both and for the displaced passes, the same numbers, nothing left behind."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

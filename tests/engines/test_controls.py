@@ -1,7 +1,5 @@
 """The controls against what they are controls for: the same numbers where they must be the same."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

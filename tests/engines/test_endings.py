@@ -1,7 +1,5 @@
 """How a run ends: which stages each ending adds to which variant, and what it leaves on the model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The settings of training: every fault is told, and all of them at once."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

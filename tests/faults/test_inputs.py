@@ -1,7 +1,5 @@
 """Rows 9, 26, 30 and 34: folders, words, and a long run; rows 18 to 21 are in tests/bilora/data."""
 
-from __future__ import annotations
-
 import gc
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Rows 24, 25, 27 and 28: adapters and folders that are not what they seem, and no network."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

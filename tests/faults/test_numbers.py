@@ -1,7 +1,5 @@
 """Rows 12 to 17, 29 and 33: numbers that are no numbers, memory that is too small, a base that must not move."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Rows 18, 21 and 22: rows that are left out, one answer to everything, and rows on both sides."""
 
-from __future__ import annotations
-
 import json
 import re
 import warnings

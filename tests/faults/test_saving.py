@@ -1,7 +1,5 @@
 """Rows 1 to 8 and 10: saving, stopping and going on."""
 
-from __future__ import annotations
-
 import errno
 import shutil
 import signal

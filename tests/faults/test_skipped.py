@@ -1,7 +1,5 @@
 """Row 12, the optional policy: up to k steps in a row that are not finite are left out, and the run goes on."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A ridge problem with closed forms, tiny BERTs with each variant's adapter, and Betty's own engine to run them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Variants are found by name, or as ``package.module:NAME`` in a user's own file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

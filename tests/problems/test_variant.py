@@ -1,7 +1,5 @@
 """The settings that every adapter has, and stages: parts that fit each other."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """From data-to-text rows to padded batches: one example per reference, a loss on the answer alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Texts out of a causal model, by beam search."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Sequence

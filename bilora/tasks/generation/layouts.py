@@ -1,7 +1,5 @@
 """Where the input and the references of a data-to-text row stand, in each of the published layouts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

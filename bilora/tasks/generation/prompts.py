@@ -1,7 +1,5 @@
 """From an input and a text to token ids: what a causal model reads, and where its answer begins."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any

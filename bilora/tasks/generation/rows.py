@@ -1,7 +1,5 @@
 """Where a data-to-text task's rows come from, one row a meaning representation with all its references."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path

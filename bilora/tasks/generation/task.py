@@ -1,7 +1,5 @@
 """Generation of a text from an input, by a causal language model."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -1,7 +1,5 @@
 """Classification of a text, or a pair of texts, that may have any number of labels."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections import Counter

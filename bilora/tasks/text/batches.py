@@ -1,7 +1,5 @@
 """From checked rows to padded batches of tensors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

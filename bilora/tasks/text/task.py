@@ -1,7 +1,5 @@
 """Classification of, and regression on, one text or a pair of texts."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Tiny models of each architecture that matters, the same numbers every time, and a stand-in for training."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

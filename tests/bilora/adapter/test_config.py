@@ -1,7 +1,5 @@
 """Settings: what is refused and how, what a start works out to, and what is written."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

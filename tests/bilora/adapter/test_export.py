@@ -1,7 +1,5 @@
 """Exported adapters against the model they came from, here and by stock PEFT in a process that never imports bilora."""
 
-from __future__ import annotations
-
 import copy
 import json
 import subprocess

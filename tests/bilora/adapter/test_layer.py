@@ -1,7 +1,5 @@
 """The layer against dense algebra: starts, forward, precision, merging, second derivatives."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

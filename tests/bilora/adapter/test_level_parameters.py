@@ -1,7 +1,5 @@
 """Both levels by name: disjoint, covering, and refused with a reason where they cannot be."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The factors against numpy's SVD of the whole product."""
 
-from __future__ import annotations
-
 import numpy
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Merging into plain, low-precision and quantised weights."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """BiLoRA as a method of PEFT, on tiny real architectures: what a LoRA user expects, low precision and torch.compile."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Cutting ranks in place, and in the export: what stays, what is lost, and that it is bounded by what was dropped."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

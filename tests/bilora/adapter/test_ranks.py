@@ -1,7 +1,5 @@
 """Ranks by threshold, by energy and to a budget, against counting by hand."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

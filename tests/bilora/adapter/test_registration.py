@@ -1,7 +1,5 @@
 """BILORA in PEFT's tables: once, by either road, and never over someone else's."""
 
-from __future__ import annotations
-
 import copy
 import json
 import pickle

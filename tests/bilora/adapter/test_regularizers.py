@@ -1,7 +1,5 @@
 """R1 and R2 against numpy, closed forms and finite differences."""
 
-from __future__ import annotations
-
 import math
 
 import numpy

@@ -1,7 +1,5 @@
 """One contract for every row of the table of formulations, and what only one row has."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

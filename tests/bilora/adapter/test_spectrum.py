@@ -1,7 +1,5 @@
 """Magnitudes of the rank-one terms, and the table of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a fingerprint sees, and what it passes over; the versions in a row of results."""
 
-from __future__ import annotations
-
 import platform
 from typing import Any
 

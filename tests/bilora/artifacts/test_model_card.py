@@ -1,7 +1,5 @@
 """Model cards: what they say is of the run, the hub can read them, and names in them are no markup."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import replace

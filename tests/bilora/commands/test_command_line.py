@@ -1,7 +1,5 @@
 """The words of a command line: every way to say a setting, and one line for every mistake."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """``bilora doctor``: a sound machine passes, and every fault is told with its cure and code 2."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import namedtuple

@@ -1,7 +1,5 @@
 """Exit codes of programs and verbs; tests/benchmarks has programs from end to end."""
 
-from __future__ import annotations
-
 import errno
 import warnings
 from typing import Any, NoReturn

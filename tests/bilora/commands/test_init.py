@@ -1,7 +1,5 @@
 """``bilora init``: what it writes reads back as the same config, says what every setting is, and runs."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

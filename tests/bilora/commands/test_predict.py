@@ -1,7 +1,5 @@
 """Texts for rows without a target: the ones that an evaluation finds, whatever the file's layout."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

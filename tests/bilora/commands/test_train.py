@@ -1,7 +1,5 @@
 """``bilora train`` from end to end on a tiny model: what it decides, what it writes, what it refuses."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """Which candidate is chosen."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """A comparison from end to end: fair trials, runs that are never made twice, and its files."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json

@@ -1,7 +1,5 @@
 """What a comparison may say: labels, equal numbers of candidates, and nothing chosen by what is reported."""
 
-from __future__ import annotations
-
 import operator
 from typing import Any
 

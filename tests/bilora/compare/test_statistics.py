@@ -1,7 +1,5 @@
 """Paired statistics against scipy and against what can be counted by hand."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The tables and the files of a comparison, from lines made by hand."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

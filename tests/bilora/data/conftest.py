@@ -1,7 +1,5 @@
 """A file that a test fills with bytes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Batches of rows of nearly one length: every row once, little padding, the same order for the same seed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

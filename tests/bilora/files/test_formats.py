@@ -1,7 +1,5 @@
 """Strict JSON, lines of it, and YAML."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A state on its way to the disk and back."""
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Any

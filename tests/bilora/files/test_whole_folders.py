@@ -1,7 +1,5 @@
 """The cache of converted models: whole or not there, and checked at each use."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

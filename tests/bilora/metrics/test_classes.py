@@ -1,7 +1,5 @@
 """The metrics of classes and numbers, against formulas written out here."""
 
-from __future__ import annotations
-
 import math
 import random
 import warnings

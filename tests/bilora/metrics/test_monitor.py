@@ -1,7 +1,5 @@
 """A metric by name, and its direction."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

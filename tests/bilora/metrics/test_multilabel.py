@@ -1,7 +1,5 @@
 """Multi-label measures against counts written out here and against scikit-learn on each label alone."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Metrics of generated text: the official scorers' numbers on real outputs, and values worked out by hand."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """A small GGUF file as llama.cpp writes them, converted; and the packaged decoder where it is installed."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from pathlib import Path

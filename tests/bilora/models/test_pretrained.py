@@ -1,7 +1,5 @@
 """The tokenizer and the model of a run, from a folder or the hub."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import warnings

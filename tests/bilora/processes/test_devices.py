@@ -1,7 +1,5 @@
 """Which device is chosen, and what is said when there is none."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

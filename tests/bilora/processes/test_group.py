@@ -1,7 +1,5 @@
 """How processes are joined, and what is refused before they are."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model

@@ -1,7 +1,5 @@
 """One process alone, and what a step tells the others, against a group that is played by lists."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Rows shared among processes: equal parts, no row twice, the whole batch as one process would read it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

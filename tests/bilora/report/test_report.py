@@ -1,7 +1,5 @@
 """A report of toy runs: what it shows, that all text is escaped, and that it asks nothing of the net."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -7,8 +7,6 @@ A move is two calls of this library's own functions, one after the other, that s
 prints the moves of that ``bilora train``, by the file that was entered, and how often each of WATCHED was called.
 """
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Callable

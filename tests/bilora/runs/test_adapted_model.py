@@ -1,7 +1,5 @@
 """Adapters on models whose new parts PEFT does not know; test_architectures.py has every architecture."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every architecture that users bring, tiny and random: adapter, a bi-level step, save, reload, export."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace

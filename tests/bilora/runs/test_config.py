@@ -1,7 +1,5 @@
 """The configuration of a run: what it refuses, what its hash knows, and that its parts load again."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Training on all rows of a file: D2 is watched in place of validation rows, and is called by its name everywhere."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

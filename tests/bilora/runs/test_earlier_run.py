@@ -1,7 +1,5 @@
 """What of a folder is a run's, and what is somebody else's."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

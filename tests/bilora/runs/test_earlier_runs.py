@@ -7,8 +7,6 @@
 configurations is a link to the embedded MiniLM.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

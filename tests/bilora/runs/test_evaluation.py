@@ -1,7 +1,5 @@
 """The scores of a model over its sets, whatever the kind of task."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The recommended settings are the same by every road, and a setting that is given changes nothing but itself."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How far the code of ``bilora train`` goes before its first step: moves between files, and what is done how often."""
 
-from __future__ import annotations
-
 import csv
 import importlib.util
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where results go, and that nothing there is touched but an earlier run that shall go."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Peak memory is that of one run, not of the process."""
 
-from __future__ import annotations
-
 import resource
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a run prepares and how it names itself; tests/benchmarks has it from end to end."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where a config's rows come from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from bilora.runs.config import RunConfig

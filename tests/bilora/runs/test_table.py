@@ -1,7 +1,5 @@
 """The table that a comparison ends with."""
 
-from __future__ import annotations
-
 import statistics
 import sys
 from typing import Any

@@ -1,7 +1,5 @@
 """``bilora evaluate``, ``predict``, ``export`` and ``merge`` on one trained run."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Optional packages: there, missing, or broken themselves."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

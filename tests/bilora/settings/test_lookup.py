@@ -1,7 +1,5 @@
 """From a name to an object."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

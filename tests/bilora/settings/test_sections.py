@@ -1,7 +1,5 @@
 """From a mapping of settings to the object they belong to."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Tokenizers that the tests of several kinds use; none of them may change one."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The contract of every kind of task, each on a task of its own."""
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Which columns are taken for text."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Loss and metrics on labelled rows."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Every hook, at its time, in order."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """When a run is stopped early, by its validations or by its loss on D2."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

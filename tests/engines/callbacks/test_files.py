@@ -1,7 +1,5 @@
 """The files of a run: what each line holds, that any JSON reader takes it, and how a run goes on with them."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A run ends with the parameters of its best validation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The progress bar: what it shows, and that it is silent where nobody looks."""
 
-from __future__ import annotations
-
 import io
 import sys
 from collections.abc import Callable

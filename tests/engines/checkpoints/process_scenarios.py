@@ -3,8 +3,6 @@
 Run by two processes with torchrun's variables in the environment: ``process_scenarios.py FOLDER [SCENARIO ...]``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import itertools

@@ -1,7 +1,5 @@
 """Which settings may differ on a resume."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What of a checkpoint is taken to another number of processes, and how; process_scenarios.py does it."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -1,7 +1,5 @@
 """A resumed run ends like one that was never interrupted: every file of its last checkpoint, to the bit."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Two processes on gloo, with the same rows a step, against one: see process_scenarios.py for what they do."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

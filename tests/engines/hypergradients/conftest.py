@@ -1,7 +1,5 @@
 """A ridge regression in the engine, whose hypergradient is known in closed form."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

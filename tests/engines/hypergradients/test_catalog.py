@@ -1,7 +1,5 @@
 """What every hypergradient approximation must do, row by row of the table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any

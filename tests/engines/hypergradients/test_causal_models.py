@@ -1,7 +1,5 @@
 """Hypergradients of causal models on batches as generation has them: masked prompts, ends, padding."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

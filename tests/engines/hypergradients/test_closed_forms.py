@@ -1,7 +1,5 @@
 """Every approximation against what it approximates: a ridge problem whose Hessian is known, in float64."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Darts against closed forms on ridge regression, double backward on transformers, and stock Betty."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any

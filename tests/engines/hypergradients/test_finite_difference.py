@@ -1,7 +1,5 @@
 """Finite differences over half-precision parameters: displaced in float32, put back bit for bit."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Every approximation over levels that are not one tidy float64 vector: idle parameters, two types, accumulation."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Forward and backward passes of an upper step, against the cost model of the design."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The quality meter: what it reads, when, and that it changes nothing."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

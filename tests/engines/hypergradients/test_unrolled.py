@@ -1,7 +1,5 @@
 """Adaptive and unrolled against finite differences of real optimizer steps, taken by a plain torch loop."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """The trainer: transformers' code with other class names, the road of ``fit``, and the numbers of the model."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import signal

@@ -1,7 +1,5 @@
 """The road from rows to trained parameters: what it is given, what it repeats, and what comes back."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Levels from settings: the schedules of their learning rates, and how often the upper one steps."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from typing import Any

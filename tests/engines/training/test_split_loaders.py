@@ -1,7 +1,5 @@
 """D1 and D2 as loaders, drawn once or anew."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

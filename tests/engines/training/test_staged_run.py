@@ -1,7 +1,5 @@
 """Runs of several stages: their steps, their rows, what they start from, and how they end."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

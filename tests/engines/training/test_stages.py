@@ -1,7 +1,5 @@
 """Stages on parts of the rows, by a plan of their own: what they read, start from and end with, which are refused."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The user's module, optimizer, scheduler and loaders are used as they are, or refused by name."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The step of a level: accumulation, clipping, schedules, losses and hooks, against plain torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

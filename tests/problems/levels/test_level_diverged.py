@@ -1,7 +1,5 @@
 """A loss or gradient that is not finite stops the run; what that step would have moved is as it was."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """bf16 and fp16 by autocast, on a CPU too: what really runs, and what happens when fp16 overflows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

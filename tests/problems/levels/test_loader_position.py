@@ -1,7 +1,5 @@
 """Coming back to a place in a loader."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

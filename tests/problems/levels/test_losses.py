@@ -1,7 +1,5 @@
 """Whatever a training step returns: a scalar with its graph, and the parts worth logging without theirs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """What a lower level remembers, when and at what cost; and its step replayed under its own masks without a trace."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from typing import Any

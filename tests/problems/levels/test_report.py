@@ -1,7 +1,5 @@
 """The numbers of a step: means over its micro-batches."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """When which level steps: Betty's rule, and Betty itself on the same problem."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The upper level: direct gradient and v from one pass, the implicit term added, in closed form."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Buffers that a run has changed, and no other."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -1,7 +1,5 @@
 """Random states of every generator are taken, replayed, and put back, come what may."""
 
-from __future__ import annotations
-
 import random
 from contextlib import nullcontext
 

@@ -1,7 +1,5 @@
 """PEFT's AdaLoRA through our road: its reallocation, its regularizer, its pruned ranks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """AutoLoRA: terms weighted by a softmax, no penalty on either level, ranks from the weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,7 +1,5 @@
 """BiDoRA's direction and magnitude against PEFT's own merged weights, and its regularizer against the formula."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

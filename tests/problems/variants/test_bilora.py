@@ -1,7 +1,5 @@
 """BiLoRA's levels: which parameters, which penalties, and what its settings refuse."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

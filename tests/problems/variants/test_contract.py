@@ -1,7 +1,5 @@
 """What every row of the table of variants must do, on a tiny BERT with its adapter."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What every row of the table of variants must do on causal models: Conv1D layers, rotary positions, masked prompts."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What learned decays find on a regression that overfits."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The two methods with learned decays: what their levels hold, and how they go with values and hypergradients."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """The one-level control: all of BiLoRA's parameters, and both of its penalties."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

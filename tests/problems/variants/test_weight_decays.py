@@ -1,7 +1,5 @@
 """The hypergradient of weight decays against real lower steps, and their way into the optimizer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """A decoder, and the tokenizer of one with a pad token."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Examples and batches of generation: what carries a loss, what is cut, what is padding."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

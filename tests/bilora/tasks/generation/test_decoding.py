@@ -1,7 +1,5 @@
 """Beam search against an exhaustive one, and the loss of a set against the model's own of single rows."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

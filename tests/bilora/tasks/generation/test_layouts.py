@@ -1,7 +1,5 @@
 """Rows in every layout that data-to-text sets come in, and what is said of faulty ones."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """What a causal model reads: token ids of inputs and answers, and inputs as the lines of the LoRA paper's code."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Sets as their authors publish them, from a folder or the hub, joined by input."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

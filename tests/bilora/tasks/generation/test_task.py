@@ -1,7 +1,5 @@
 """The kind of data-to-text tasks: which sets are read, what is scored, and what is written of it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

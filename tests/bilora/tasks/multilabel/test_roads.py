@@ -1,7 +1,5 @@
 """A task of several labels per text on every road: train, evaluate, predict, export, report, card, and the trainer."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

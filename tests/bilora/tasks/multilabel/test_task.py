@@ -1,7 +1,5 @@
 """Texts with any number of labels: how they are read, scored and answered, without a training."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Tasks of tokens: how rows are checked, and the tags predicted, those that the model never sees among them."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
