@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from bilora.engines.endings import build_ending
 from bilora.engines.hypergradients.catalog import build_hypergradient, explicit
@@ -65,6 +65,8 @@ class LevelSettings:
         )
         refuse_faults("level", self, checks)
 
+
+Base = TypeVar("Base", bound="FitSettings")
 
 RATES = {"lower": 3e-3, "upper": 0.1}
 """The learning rate of a level whose settings give none."""
@@ -205,6 +207,19 @@ class FitSettings:
         """The lower optimizer steps, of settings in which they are decided."""
         assert self.steps is not None  # only a command's config leaves them open, and it trains by a RunConfig
         return self.steps
+
+    def as_base(self, kind: type[Base], **changed: Any) -> Base:
+        """Return the settings as the class that this one inherits from; what they have built is not built again.
+
+        ``changed`` are fields from which nothing is built.
+        """
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(kind)} | changed
+        settings = kind.__new__(kind)
+        fields = {field.name for field in dataclasses.fields(self)}
+        cached = {name: part for name, part in vars(self).items() if name not in fields and hasattr(kind, name)}
+        vars(settings).update(cached)
+        settings.__init__(**values)  # type: ignore[misc]  # of a frozen dataclass, which has no other state
+        return settings
 
     def _fill_in(self) -> None:
         """Put the defaults in that depend on a level or on the caller."""

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from transformers import AutoConfig
 
 from bilora.artifacts.scored_on import set_in_words
-from bilora.commands.train import text_columns_of
+from bilora.commands.train import plan_of
 from bilora.commands.train_config import TrainConfig
 from bilora.commands.verb import Verb
 from bilora.data.sets import TaskRows
@@ -25,7 +25,6 @@ from bilora.engines.hypergradients.implicit import ProductSettings
 from bilora.errors import BiloraError, SettingsError
 from bilora.models.pretrained import load_tokenizer, only_local
 from bilora.processes.devices import choose_device
-from bilora.runs.rows import load_run_rows
 from bilora.tasks.kinds import kind_of
 
 State = Literal["ok", "note", "fault"]
@@ -147,8 +146,7 @@ def findings(config: TrainConfig) -> Iterator[Finding]:
 
 def _data_and_model(config: TrainConfig) -> Iterator[Finding]:
     try:
-        columns, records = text_columns_of(config)
-        rows = load_run_rows(config.run_config(text_columns=columns), records)
+        rows = plan_of(config)[0].rows
     except BiloraError as error:
         yield Finding("fault", "data", str(error))
         return

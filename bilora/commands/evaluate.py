@@ -12,7 +12,7 @@ from bilora.errors import SettingsError
 from bilora.files.formats import write_json
 from bilora.files.whole_folders import new_file
 from bilora.runs.config import RunConfig
-from bilora.runs.rows import load_run_rows
+from bilora.runs.plan import scored_sets
 from bilora.runs.table import print_cells
 from bilora.runs.trained import Trained, open_trained
 from bilora.settings.lookup import no_code_but
@@ -64,7 +64,7 @@ def _sets(config: EvaluateConfig, trained: Trained) -> dict[str, Rows]:
             raise SettingsError(f"{config.run} is no run with a config.yaml, so its rows are not known; give --data")
         with no_code_but(config.task_type, cure=f"it stands in {path}: {CURE}"):
             run = parse_config(RunConfig, ["--config", str(path)], prog="bilora evaluate", description="")
-            return load_run_rows(run).validation
+            return scored_sets(run)
     return {Path(config.data).name: trained.task.read_rows(config.data, labelled=True)}
 
 

@@ -15,10 +15,9 @@ from bilora.errors import InterruptedRun, SettingsError
 from bilora.files.formats import read_yaml
 from bilora.metrics.monitor import Monitor
 from bilora.processes.group import join_processes
-from bilora.processes.processes import Processes
-from bilora.runs.config import RunConfig
+from bilora.processes.processes import ONE_PROCESS, Processes
+from bilora.runs.plan import RunPlan, load_run_rows, plan_run
 from bilora.runs.resume import command_folder, keep_config, resumed_folder
-from bilora.runs.rows import load_run_rows
 from bilora.runs.run import Prepared, prepare, run_once
 from bilora.runs.self_check import SelfCheck, require_passed
 from bilora.runs.table import print_table
@@ -38,23 +37,28 @@ def train(config: TrainConfig) -> Path:
     Of the processes that torchrun has started all train, and the first alone writes, checks and prints.
     """
     processes = join_processes(device=config.device)
-    columns, records = text_columns_of(config)
-    rows = load_run_rows(config.run_config(text_columns=columns), records)
-    count = len(rows.train) if config.train_rows is None else config.train_rows
-    steps = config.steps_for(count, processes=processes.count)
-    run = config.run_config(steps=steps, text_columns=columns)
-    prepared = prepare([run], rows, processes=processes)
-    guessed = columns if config.text_columns is None else None
-    processes.first_only(lambda: _say_plan(config, run, prepared, guessed=guessed))
-    folder = processes.first_only(lambda: command_folder(config, task=rows.task.name))
+    plan, guessed = plan_of(config, processes)
+    prepared = prepare([plan])
+    processes.first_only(lambda: _say_plan(config, plan, prepared, guessed=guessed))
+    folder = processes.first_only(lambda: command_folder(config, task=plan.task.name))
     if processes.first_only(lambda: (folder / "all_results.json").is_file()):
         processes.first_only(lambda: print(f"run: {folder} (finished before)"))
         return folder
-    check = _self_check(run, prepared)
+    first = next(iter(prepared.validation.values()))
+    check = SelfCheck(plan.task, prepared.tokenizer, first.encoded, device=config.device)
     processes.first_only(lambda: keep_config(folder / TRAIN_FILE, config))
-    row = _run(config, run, prepared, folder, check, processes)
+    row = _run(config, plan, prepared, folder, check)
     processes.first_only(lambda: _finish(config, row, folder, check))
     return folder
+
+
+def plan_of(config: TrainConfig, processes: Processes = ONE_PROCESS) -> tuple[RunPlan, tuple[str, ...] | None]:
+    """Return the plan of the command's run, checked, and the columns of text where they had to be guessed."""
+    columns, records = _text_columns(config)
+    rows = load_run_rows(config, records, text_columns=columns)
+    count = len(rows.train) if config.train_rows is None else config.train_rows
+    run = config.run_config(steps=config.steps_for(count, processes=processes.count), text_columns=columns)
+    return plan_run(run, rows, processes=processes), columns if config.text_columns is None else None
 
 
 def _finish(config: TrainConfig, row: dict[str, Any], folder: Path, check: SelfCheck) -> None:
@@ -67,15 +71,13 @@ def _finish(config: TrainConfig, row: dict[str, Any], folder: Path, check: SelfC
         print(f"uploaded: {push_to_hub(folder / 'adapter', repository=config.hub_model_id)}")
 
 
-def _run(
-    config: TrainConfig, run: RunConfig, prepared: Prepared, folder: Path, check: SelfCheck, processes: Processes
-) -> dict[str, Any]:
-    checks = (check,) if config.self_check else ()
+def _run(config: TrainConfig, plan: RunPlan, prepared: Prepared, folder: Path, check: SelfCheck) -> dict[str, Any]:
     kind = set_kind(next(iter(prepared.validation)))
-    hooks = (*(ReportTo(name, folder, resolved(run), scored_on=kind) for name in config.report_to), *checks)
-    watched = Monitor("loss", greater_is_better=False) if config.watch == "loss" else None
+    trackers = (ReportTo(name, folder, resolved(plan.config), scored_on=kind) for name in config.report_to)
+    callbacks = (*trackers, *((check,) if config.self_check else ()))
+    monitor = Monitor("loss", greater_is_better=False) if config.watch == "loss" else None
     try:
-        return run_once(run, prepared, folder=folder, callbacks=hooks, monitor=watched, processes=processes)
+        return run_once(plan, prepared, folder=folder, callbacks=callbacks, monitor=monitor)
     except InterruptedRun as error:
         message = f"{error}; go on with bilora train --resume {folder}"
         raise InterruptedRun(message, number=error.number) from error
@@ -101,7 +103,7 @@ def resumed_words(argv: Sequence[str]) -> Sequence[str]:
     return ("--config", str(folder / TRAIN_FILE), *(f"--{name}=null" for name in left_open))
 
 
-def text_columns_of(config: TrainConfig) -> tuple[tuple[str, ...] | None, list[Record] | None]:
+def _text_columns(config: TrainConfig) -> tuple[tuple[str, ...] | None, list[Record] | None]:
     """Return the columns of text of the training file, None without one, and its records where they had to be read."""
     if config.train_file is None:
         return None, None
@@ -113,30 +115,24 @@ def text_columns_of(config: TrainConfig) -> tuple[tuple[str, ...] | None, list[R
     return guess_text_columns(rows, label_columns=columns, source=config.train_file), records
 
 
-def _self_check(run: RunConfig, prepared: Prepared) -> SelfCheck:
-    first = next(iter(prepared.validation.values()))
-    return SelfCheck(prepared.task, prepared.tokenizer, first.encoded, device=run.device)
-
-
-def _say_plan(config: TrainConfig, run: RunConfig, prepared: Prepared, *, guessed: tuple[str, ...] | None) -> None:
-    for line in _plan(run, prepared, guessed=guessed):
+def _say_plan(config: TrainConfig, plan: RunPlan, prepared: Prepared, *, guessed: tuple[str, ...] | None) -> None:
+    for line in _lines(plan, prepared, guessed=guessed):
         print(line, flush=True)
     if config.refresh and dataclasses.replace(config, refresh=0).watches_upper:
         print(f"note: refresh is {config.refresh}: no D2 stays to be watched, so rows are held out", flush=True)
 
 
-def _plan(run: RunConfig, prepared: Prepared, *, guessed: tuple[str, ...] | None) -> Iterator[str]:
-    task: Any = prepared.rows.task
-    sets = ", ".join(f"{len(rows):,} {set_in_words(name)}" for name, rows in prepared.rows.validation.items())
-    yield f"task {task.name}: {len(prepared.rows.train):,} training rows, {sets}; score: {task.metric}"
+def _lines(plan: RunPlan, prepared: Prepared, *, guessed: tuple[str, ...] | None) -> Iterator[str]:
+    run, task, rows = plan.config, plan.task, plan.rows
+    sets = ", ".join(f"{len(part):,} {set_in_words(name)}" for name, part in rows.validation.items())
+    yield f"task {task.name}: {len(rows.train):,} training rows, {sets}; score: {task.metric}"
     if guessed is not None:
         yield f"note: the text is in {' and '.join(map(repr, guessed))}; --text-columns says otherwise"
-    for notice in (*prepared.rows.notices, *prepared.notices):
+    for notice in (*rows.notices, *prepared.notices):
         yield f"note: {notice}"
     looked, looks = ("D2 looked at", "looks") if UPPER in prepared.validation else ("validated", "validations")
     stop = f", ended early after {run.early_stopping} {looks} without gain" if run.early_stopping else ""
-    plan = f"{run.steps} steps on {prepared.tokenizer.place}, {looked} every {run.validate_every}"
-    yield f"{run.method}: {plan}{stop}"
+    yield f"{run.method}: {run.steps} steps on {prepared.tokenizer.place}, {looked} every {run.validate_every}{stop}"
 
 
 TRAIN = Verb(

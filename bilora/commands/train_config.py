@@ -1,15 +1,13 @@
 """The configuration of ``bilora train``: that of a run, with defaults that need no thought."""
 
-import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from bilora.engines.callbacks.trackers import check_loggers
 from bilora.errors import SettingsError
 from bilora.runs.config import HELD_OUT, RunConfig
-from bilora.runs.rows import is_left_to_upper
 from bilora.settings.sections import refuse_faults
 from bilora.tasks.labels import LabelledFiles
 
@@ -90,16 +88,24 @@ class TrainConfig(RunConfig):
         check_loggers(self.report_to)
         super().__post_init__()
 
-    def labelled_files(self) -> LabelledFiles | None:
+    def labelled_files(self, text_columns: Sequence[str] | None = None) -> LabelledFiles | None:
         """Return the files to read in place of a task, or None, also where the columns are not known yet."""
-        return None if self.text_columns is None else super().labelled_files()
+        columns = text_columns or self.text_columns
+        return None if columns is None else super().labelled_files(columns)
+
+    @property
+    def held_out(self) -> float:
+        """Share of the rows of ``train_file`` that is held out where it has no ``validation_file``."""
+        if self.validation_share is not None:
+            return self.validation_share
+        return 0.0 if self.watches_upper else HELD_OUT
 
     @property
     def watches_upper(self) -> bool:
         """Whether D2 stands in for validation rows: none are given, and none of ``train_file`` are held out."""
         if self.train_file is None or self.validation_file is not None:
             return False
-        return is_left_to_upper(self) if self.validation_share is None else self.validation_share == 0
+        return self.leaves_upper if self.validation_share is None else self.validation_share == 0
 
     def steps_for(self, rows: int, *, processes: int = 1) -> int:
         """Return the lower steps for that many training rows: ``steps``, or as many as ``epochs`` makes.
@@ -120,15 +126,15 @@ class TrainConfig(RunConfig):
             steps: Lower steps; None where they are not known yet.
             text_columns: Columns of the text; None for those of this config.
         """
-        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(RunConfig)}
-        settings["steps"] = (self.steps or 1) if steps is None else steps
-        if text_columns is not None:
-            settings["text_columns"] = list(text_columns)
+        watches, steps = self.watches_upper, (self.steps or 1) if steps is None else steps
         decided = {
-            "validation_share": 0.0 if self.watches_upper else HELD_OUT,
-            "refresh": 0 if self.watches_upper else 1,
-            "validate_every": max(1, settings["steps"] // VALIDATIONS),
+            "validation_share": self.held_out,
+            "refresh": 0 if watches else 1,
+            "validate_every": max(1, steps // VALIDATIONS),
             "early_stopping": PATIENCE,
             "keep_best": True,
         }
-        return RunConfig(**settings | {name: value for name, value in decided.items() if settings[name] is None})
+        changed: dict[str, Any] = {name: value for name, value in decided.items() if getattr(self, name) is None}
+        if text_columns is not None:
+            changed["text_columns"] = list(text_columns)
+        return self.as_base(RunConfig, steps=steps, **changed)

@@ -20,8 +20,8 @@ from bilora.report.figures import loss_curves
 from bilora.report.read_run import read_run
 from bilora.runs.config import SeveralRuns
 from bilora.runs.folder import plain_name
+from bilora.runs.plan import load_run_rows, plan_run
 from bilora.runs.resume import CONFIG, command_folder, keep_config
-from bilora.runs.rows import load_run_rows
 from bilora.runs.run import prepare
 from bilora.runs.table import print_table
 from bilora.settings.sections import resolved
@@ -35,7 +35,8 @@ def compare_methods(config: SeveralRuns, processes: Processes = ONE_PROCESS) -> 
     rows = load_run_rows(config.run)
     processes.first_only(lambda: _print_notices(rows.notices))
     # For all runs together, so that a mistake in any of them is told before the folder is made.
-    prepared = prepare(config.runs, rows, processes=processes)
+    plans = [plan_run(run, rows, processes=processes) for run in config.runs]
+    prepared = prepare(plans)
     processes.first_only(lambda: _print_notices(prepared.notices))
     path = processes.first_only(lambda: command_folder(config.run, task=rows.task.name))
     with processes.entered_by_first(locked(path)):
@@ -43,15 +44,16 @@ def compare_methods(config: SeveralRuns, processes: Processes = ONE_PROCESS) -> 
         processes.first_only(lambda: keep_config(path / CONFIG, config))
         results = []
         try:
-            for job in (Job(run.method, run.seed, run) for run in config.runs):
+            for plan in plans:
+                job = Job(plan.config.method, plan.config.seed, plan.config)
                 record = folder.finished(job)
                 if processes.is_first:
                     print(f"{folder.run_folder(job).name}: {'finished before' if record else 'training'}", flush=True)
-                record = record or run_job(job, folder, prepared=prepared, processes=processes)
+                record = record or run_job(job, folder, plan=plan, prepared=prepared)
                 results.append(record["row"])
         except InterruptedRun as error:
             raise InterruptedRun(f"{error}; go on with --resume {path}", number=error.number) from error
-    title = f"{rows.task.name}: {len(config.seeds)} seeds, {next(iter(rows.validation))} split"
+    title = f"{rows.task.name}: {len(config.seeds)} seeds, {next(iter(prepared.validation))} split"
     processes.first_only(lambda: _show(config, title, results, path))
     return results
 

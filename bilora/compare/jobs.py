@@ -13,9 +13,8 @@ from multiprocessing.process import BaseProcess
 from bilora.compare.folders import Job, JobFolder, Record
 from bilora.data.sets import TaskRows, take_validation
 from bilora.errors import DivergedError
-from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.runs.config import RunConfig
-from bilora.runs.rows import load_run_rows, training_rows
+from bilora.runs.plan import RunPlan, load_run_rows, plan_run, training_rows
 from bilora.runs.run import Prepared, prepare, run_once
 
 # Settings of a run that say which rows are read.
@@ -29,22 +28,17 @@ ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 PATIENCE = 1.0  # seconds between two signals to a process that is to end
 
 
-def run_job(
-    job: Job, folder: JobFolder, *, prepared: Prepared | None = None, processes: Processes = ONE_PROCESS
-) -> Record:
-    """Run a job and return its record; None for ``prepared`` prepares the job's own config and rows."""
-    config = job.config
-    if prepared is None:
-        rows, config = _rows(job)
-        prepared = prepare([config], rows, processes=processes)
+def run_job(job: Job, folder: JobFolder, *, plan: RunPlan | None = None, prepared: Prepared | None = None) -> Record:
+    """Run a job and return its record; without a plan it makes one, over the job's own rows."""
+    plan = plan or _plan(job)
     failed, row = None, None
     try:
-        row = run_once(config, prepared, folder=folder.run_folder(job), processes=processes)
+        row = run_once(plan, prepared or prepare([plan]), folder=folder.run_folder(job))
     except DivergedError as error:
         if not folder.keeps_failures:
             raise
         failed = str(error)
-    task = prepared.rows.task
+    task = plan.task
     record = {
         "label": job.label,
         "method": job.config.method,
@@ -54,12 +48,12 @@ def run_job(
         "key": job.key,
         "folder": f"runs/{job.name}",
         "failed": failed,
-        "set": next(iter(prepared.rows.validation)),
+        "set": next(iter(plan.rows.validation)),
         "metric": task.metric,
         "greater_is_better": task.greater_is_better,
         "row": row,
     }
-    processes.first_only(lambda: folder.keep(job, record))
+    plan.processes.first_only(lambda: folder.keep(job, record))
     return record
 
 
@@ -113,16 +107,15 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
         os.environ.update({name: before[name] for name in values if name in before})
 
 
-def _rows(job: Job) -> tuple[TaskRows, RunConfig]:
-    """Return the rows of a job, and its config over them."""
-    rows = read_rows(job.config)
+def _plan(job: Job) -> RunPlan:
+    """Return the plan of a job, where it is to be scored on some of its own training rows."""
+    config, rows = job.config, read_rows(job.config)
     if job.held_out is None:
-        return rows, job.config
-    drawn = training_rows(job.config, rows.train)
-    train, held_out = take_validation(drawn, job.held_out)
+        return plan_run(config, rows)
+    train, held_out = take_validation(training_rows(config, rows.train), job.held_out)
     halves = dataclasses.replace(rows, train=train, validation={"held_out": held_out})
     # They are drawn already: a second draw would take other rows.
-    return halves, dataclasses.replace(job.config, train_rows=None)
+    return plan_run(dataclasses.replace(config, train_rows=None), halves)
 
 
 def read_rows(config: RunConfig) -> TaskRows:

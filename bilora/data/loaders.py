@@ -42,6 +42,16 @@ WHOLE = Share()
 """All the rows, for a process that runs alone."""
 
 
+def check_batch(count: int, *, part: str, batch_size: int, share: Share = WHOLE) -> None:
+    """Refuse so many rows if they do not fill a batch in each process."""
+    if count < batch_size * share.count:
+        among = "" if share.is_whole else f" in each of {share.count} processes"
+        raise DataError(
+            f"the {part} part has {count} rows, fewer than a batch of {batch_size}{among}; "
+            "give more rows or set a smaller batch size"
+        )
+
+
 def make_loader(
     encoded: Sequence[Encoded],
     *,
@@ -61,13 +71,8 @@ def make_loader(
         raise SettingsError("rows in a fixed order are not shared among processes; set shuffle=True")
     if group_by_length and not shuffle:
         raise SettingsError("group_by_length is a way to shuffle; set shuffle=True, or sort the rows by length")
-    least = batch_size * share.count if shuffle or drop_last else 1
-    if len(encoded) < least:
-        among = "" if share.is_whole else f" in each of {share.count} processes"
-        raise DataError(
-            f"the {part} part has {len(encoded)} rows, fewer than a batch of {batch_size}{among}; "
-            "give more rows or set a smaller batch size"
-        )
+    if shuffle or drop_last or not encoded:
+        check_batch(len(encoded), part=part, batch_size=batch_size, share=share)
     # A generator of the loader's: with torch's global random state, dropout masks and the order of the data would
     # change with each other. Without shuffling, too, the loader draws a number at each pass.
     generator = torch.Generator().manual_seed(seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -120,20 +120,39 @@ class RunConfig(FitSettings):
 
     def fit_settings(self) -> FitSettings:
         """Return the part of the config that :func:`~bilora.engines.training.fit.fit` takes."""
-        return FitSettings(**{field.name: getattr(self, field.name) for field in dataclasses.fields(FitSettings)})
+        return self.as_base(FitSettings)
 
-    def labelled_files(self) -> LabelledFiles | None:
-        """Return the files to read in place of a task, or None."""
+    @property
+    def held_out(self) -> float:
+        """Share of the rows of ``train_file`` that is held out where it has no ``validation_file``."""
+        return self.validation_share or 0.0
+
+    @property
+    def leaves_upper(self) -> bool:
+        """Whether D2 stays what it is, and nothing but an upper level trains on it.
+
+        A lower level that trained on D2, as in retraining, or that is given its rows by a refreshed split, fits them;
+        the loss there would say nothing.
+
+        Example:
+            >>> [RunConfig(method=name).leaves_upper for name in ("bilora", "lora", "learned_decay")]
+            [True, False, False]
+        """
+        trained = [stage for stage in self.stages if stage.steps != 0]
+        return not self.refresh and bool(trained) and all(stage.upper is not None for stage in trained)
+
+    def labelled_files(self, text_columns: Sequence[str] | None = None) -> LabelledFiles | None:
+        """Return the files to read in place of a task, or None; ``text_columns`` are those that were found in them."""
         if self.train_file is None:
             return None
         return LabelledFiles(
             self.train_file,
-            tuple(self.text_columns or ()),
+            tuple(text_columns or self.text_columns or ()),
             self.label_column if isinstance(self.label_column, str) else "label",
             label_columns=() if isinstance(self.label_column, str) else tuple(self.label_column),
             label_separator=self.label_separator,
             validation=self.validation_file,
-            validation_share=self.validation_share or 0.0,
+            validation_share=self.held_out,
             task_type=self.task_type,
             on_bad_row=self.on_bad_row,
         )
@@ -152,11 +171,6 @@ class RunConfig(FitSettings):
     def stages(self) -> tuple[Stage, ...]:
         """The stages of the run, those of its ending among them."""
         return run_stages(self.variant, self.variant_settings, self)
-
-    @property
-    def splits_rows(self) -> bool:
-        """Whether a stage needs the rows divided into D1 and D2."""
-        return any(stage.splits for stage in self.stages)
 
     def settings_of(self, method: str) -> Any:
         """Return the settings object of any method."""

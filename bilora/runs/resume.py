@@ -1,6 +1,5 @@
 """The output folder of a command: a new one, or that of an earlier command that goes on in it."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,8 +56,8 @@ def resumed_folder(argv: Sequence[str]) -> Path | None:
 def keep_config(path: Path, config: RunConfig | SeveralRuns) -> None:
     """Write the settings of a command, for ``--resume`` to read; not where it writes, since a folder may move."""
     run = config.run if isinstance(config, SeveralRuns) else config
-    kept = dataclasses.replace(run, output=None, overwrite=False, resume=None, allow_config_change=False, debug=False)
-    settings = resolved(kept)
+    of_this_call = {"output": None, "overwrite": False, "resume": None, "allow_config_change": False, "debug": False}
+    settings = resolved(run) | of_this_call
     if isinstance(config, SeveralRuns):
         del settings["seed"]
         settings |= {"method": config.method, "seeds": config.seeds}

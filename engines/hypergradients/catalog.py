@@ -53,9 +53,11 @@ finite_difference, products, radius, scale. Did you mean 'radius'?
     """
     if isinstance(hypergradient, str):
         hypergradient = {"name": hypergradient}
-    if not isinstance(hypergradient, Mapping):
-        return hypergradient
-    settings = dict(hypergradient)
+    return _built(hypergradient) if isinstance(hypergradient, Mapping) else hypergradient
+
+
+def _built(chosen: Mapping[str, Any]) -> Hypergradient:
+    settings = dict(chosen)
     name = str(settings.pop("name", DEFAULT))
     name = ALIASES.get(name, name)
     factory = find(HYPERGRADIENTS, name, kind="hypergradient")

@@ -13,10 +13,12 @@ from bilora.engines.bilevel import Metrics
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.checkpoints.saving import Checkpoints
 from bilora.engines.settings import FitSettings
+from bilora.engines.training.plan import Plan
 from bilora.engines.training.result import FitResult
 from bilora.engines.training.saved_run import SavedRun
 from bilora.engines.training.split_loaders import DividedRows
 from bilora.engines.training.staged_run import StagedRun
+from bilora.engines.training.stages import run_stages
 from bilora.metrics.monitor import Monitor
 from bilora.problems.catalog import find_variant
 from bilora.problems.variant import Variant
@@ -82,28 +84,57 @@ def fit(
     """
     settings = settings or FitSettings()
     variant = find_variant(variant) if isinstance(variant, str) else variant
-    own = settings_of_adapter(model, variant) if variant_settings is None else variant_settings
-    divided = rows if upper_rows is None else DividedRows(rows, upper_rows)
+    if variant_settings is None:
+        variant_settings = settings_of_adapter(model, variant)
+    plan = Plan(
+        variant=variant,
+        variant_settings=variant_settings,
+        settings=settings,
+        stages=run_stages(variant, variant_settings, settings),
+        processes=join_processes(device=settings.device) if processes is None else processes,
+    )
+    return fit_plan(
+        model,
+        rows if upper_rows is None else DividedRows(rows, upper_rows),
+        plan,
+        collate=collate,
+        validate=validate,
+        monitor=monitor,
+        callbacks=callbacks,
+        folder=folder,
+        resume=resume,
+        allow_config_change=allow_config_change,
+    )
 
-    joined = join_processes(device=settings.device) if processes is None else processes
 
-    def make(chosen: FitSettings, checkpoints: Checkpoints) -> StagedRun:
+def fit_plan(
+    model: PeftModel,
+    rows: Sequence[Mapping[str, Any]],
+    plan: Plan,
+    *,
+    collate: Collate,
+    validate: Callable[[], Metrics] | None = None,
+    monitor: Monitor | None = None,
+    callbacks: Sequence[Callback] = (),
+    folder: Path | None = None,
+    resume: bool | Path = False,
+    allow_config_change: bool = False,
+) -> FitResult:
+    """Do what a plan says and return what came of it; the other arguments are those of :func:`fit`."""
+
+    def make(plan: Plan, checkpoints: Checkpoints) -> StagedRun:
         return StagedRun(
             model,
-            divided,
+            rows,
             collate=collate,
-            variant=variant,
-            variant_settings=own,
-            settings=chosen,
+            plan=plan,
             validate=validate,
             monitor=monitor,
             callbacks=(*callbacks, checkpoints),
             folder=folder,
-            processes=joined,
         )
 
-    run = SavedRun(make, settings, folder, resume, allow_config_change, joined)
-    return run.fit()
+    return SavedRun(make, plan, folder, resume, allow_config_change).fit()
 
 
 def settings_of_adapter(model: PeftModel, variant: Variant) -> Any:

@@ -73,15 +73,19 @@ def build_levels(
     settings: FitSettings,
     companion: Companion | None = None,
     processes: Processes = ONE_PROCESS,
+    split: Split | None = None,
 ) -> Levels:
-    """Return the levels of ``stage`` over ``model``, with their optimizers, schedules and rows."""
+    """Return the levels of ``stage`` over ``model``, with their optimizers, schedules and rows.
+
+    ``split`` is the first draw of D1 and D2, where it was drawn before.
+    """
 
     def level(kind: type[AnyLevel], name: str, config: Config, own: LevelSettings, steps: int) -> AnyLevel:
         made = kind(name, config=config, module=model, extra_config=variant_settings)
         made.companion = companion
         return _with_optimizer(made, own, steps)
 
-    loaders = SplitLoaders(rows, settings, collate=collate, processes=processes) if stage.splits else None
+    loaders = SplitLoaders(rows, settings, collate=collate, processes=processes, split=split) if stage.splits else None
     steps = stage_steps(stage, settings)
     if stage.upper is None:
         own = settings.upper if stage.rows == "upper" else settings.lower

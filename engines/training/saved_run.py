@@ -1,5 +1,6 @@
 """A run that is saved as it goes, and goes on where an earlier one stopped."""
 
+import dataclasses
 import functools
 import signal
 import warnings
@@ -25,7 +26,7 @@ from bilora.engines.checkpoints.processes import notice, parts_for, rescaled
 from bilora.engines.checkpoints.run_state import Rescaled
 from bilora.engines.checkpoints.saving import Checkpoints, check_about
 from bilora.engines.checkpoints.stop_signals import StopSignals, agreed
-from bilora.engines.settings import FitSettings
+from bilora.engines.training.plan import Plan
 from bilora.engines.training.result import FitResult
 from bilora.engines.training.smaller_batches import continued_from
 from bilora.engines.training.stage_state import Resumed, staged_state
@@ -33,7 +34,6 @@ from bilora.engines.training.staged_run import StagedRun
 from bilora.errors import SettingsError
 from bilora.files.lock import locked
 from bilora.files.state import unpack
-from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.settings.sections import resolved
 
 
@@ -67,19 +67,21 @@ COPIES = 8
 class SavedRun:
     """The stages of a fit inside a folder, which the first process alone holds, reads and writes.
 
-    ``make(settings, checkpoints)`` builds the run; the other arguments are those of ``fit``.
+    ``make(plan, checkpoints)`` builds the run; the other arguments are those of ``fit``.
     """
 
-    make: Callable[[FitSettings, Checkpoints], StagedRun]
-    settings: FitSettings
+    make: Callable[[Plan, Checkpoints], StagedRun]
+    plan: Plan
     folder: Path | None = None
     resume: bool | Path = False
     allow_config_change: bool = False
-    processes: Processes = ONE_PROCESS
+
+    def __post_init__(self) -> None:
+        """Take the processes of the plan."""
+        self.processes = self.plan.processes
 
     def fit(self) -> FitResult:
         """Return what came of the run, see :func:`~bilora.engines.training.fit.fit`."""
-        check_halving(self.settings, self.processes)
         signals = StopSignals()
         with self.processes.entered_by_first(open_run_folder(self.folder, resume=self.resume)) as checkpoint:
             if self.folder is None:
@@ -92,9 +94,12 @@ class SavedRun:
         return result
 
     def _run(self, signals: StopSignals, checkpoint: Checkpoint | None) -> FitResult:
-        settings = self.settings if checkpoint is None else continued_from(self.settings, checkpoint.manifest["run"])
+        plan, settings = self.plan, self.plan.settings
+        if checkpoint is not None:
+            settings = continued_from(settings, checkpoint.manifest["run"])
+            plan = dataclasses.replace(plan, settings=settings)
         checkpoints = Checkpoints(self.folder, settings, signals=signals, processes=self.processes)
-        run = self.make(settings, checkpoints)
+        run = self.make(plan, checkpoints)
         checkpoints.model, checkpoints.collect = run.model, lambda: staged_state(run)
         stands_on = functools.cache(lambda: fingerprints(run))
         checkpoints.describe = lambda: describe(run) | stands_on()
@@ -125,15 +130,6 @@ class SavedRun:
         packed = parts_for(gathered, self.processes, saved=saved)
         states = {name: unpack(part, part=name) for name, part in packed.items()}
         return Resumed(states, counts, keep_rates=bool(changed), elsewhere=saved != processes)
-
-
-def check_halving(settings: FitSettings, processes: Processes) -> None:
-    """Refuse ``halve`` with several processes: one that is out of memory cannot halve the batches of all."""
-    if processes.count > 1 and settings.on_out_of_memory == "halve":
-        raise SettingsError(
-            f"on_out_of_memory is 'halve', which one process alone can do, and there are {processes.count}; set it to "
-            "'stop', and halve batch_size and double accumulation by hand"
-        )
 
 
 def describe(run: StagedRun) -> dict[str, Any]:

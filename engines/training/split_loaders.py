@@ -73,6 +73,7 @@ class SplitLoaders:
         settings: Split ratio, refresh, batch sizes and seed.
         collate: Makes a batch of a list of rows.
         processes: The processes that read the rows together.
+        split: The first split, of the groups in the order of the rows, where it was drawn before.
 
     Attributes:
         splits: Every split drawn so far, the one in use last; none where D2 is given.
@@ -82,21 +83,26 @@ class SplitLoaders:
     """
 
     def __init__(
-        self, rows: Sequence[Any], settings: FitSettings, *, collate: Collate, processes: Processes = ONE_PROCESS
+        self,
+        rows: Sequence[Any],
+        settings: FitSettings,
+        *,
+        collate: Collate,
+        processes: Processes = ONE_PROCESS,
+        split: Split | None = None,
     ) -> None:
         self.refresh = settings.refresh or 0
         self._settings = settings
         self._collate = collate
         self.splits: list[Split] = []
         if isinstance(rows, DividedRows):
-            if self.refresh:
-                raise SettingsError(f"refresh is {self.refresh}, but D2 is a set of its own; set refresh to 0")
+            refuse_refresh(settings)
             self.lower_part, self.upper_part = Part(rows, rows.lower), Part(rows, rows.upper)
         else:
             self._groups = _groups(rows)
             self.labels = [_label(rows[group[0]]) for group in self._groups]
             self.lower_part, self.upper_part = Part(rows, ()), Part(rows, ())
-            self._draw()
+            self._take(self._drawn() if split is None else split)
         self.lower = _loader(self.lower_part, settings, collate, level="lower", processes=processes)
         self.upper = _loader(self.upper_part, settings, collate, level="upper", processes=processes)
         self._epochs = 0
@@ -119,7 +125,7 @@ class SplitLoaders:
         found = check_keys(state, ("draws", "epochs", "rows"), part="split")
         # Where D2 is given there was none drawn, then and now.
         while self.splits and len(self.splits) < found["draws"]:
-            self._draw()
+            self._take(self._drawn())
         if (len(self.splits), _digest(self.splits)) != (found["draws"], found["rows"]):
             raise CheckpointError("checkpoint does not fit: split: the rows divide otherwise than they did then")
         self._epochs = found["epochs"]
@@ -139,16 +145,25 @@ class SplitLoaders:
         self._epochs += 1
         if self._epochs % self.refresh != 0:
             return
-        self._draw()
+        self._take(self._drawn())
         # So that each epoch of D2 reads the whole of one D2.
         upper.restart_loader()
 
-    def _draw(self) -> None:
-        own = self._settings
-        split = split_rows(self.labels, ratio=own.split_ratio, seed=own.seed, draw=len(self.splits))
+    def _drawn(self) -> Split:
+        settings = self._settings
+        return split_rows(self.labels, ratio=settings.split_ratio, seed=settings.seed, draw=len(self.splits))
+
+    def _take(self, split: Split) -> None:
+        assert len(split.lower) + len(split.upper) == len(self._groups)  # drawn of these rows
         self.splits.append(split)
         for part, groups in ((self.lower_part, split.lower), (self.upper_part, split.upper)):
             part.positions = tuple(position for group in groups for position in self._groups[group])
+
+
+def refuse_refresh(settings: FitSettings) -> None:
+    """Refuse new draws of a D2 that is given."""
+    if settings.refresh:
+        raise SettingsError(f"refresh is {settings.refresh}, but D2 is a set of its own; set refresh to 0")
 
 
 def whole_loader(

@@ -22,53 +22,51 @@ from bilora.engines.callbacks.keep_best import KeepBest
 from bilora.engines.callbacks.records import StagePlace
 from bilora.engines.checkpoints.files import remove_later
 from bilora.engines.checks import sample_of
-from bilora.engines.settings import FitSettings
 from bilora.engines.training.diverged import SkippedBatches, divergence_told
 from bilora.engines.training.levels import Levels, build_levels, stage_steps
+from bilora.engines.training.plan import Plan
 from bilora.engines.training.result import FitResult, StageResult
 from bilora.engines.training.smaller_batches import Points, restart, try_longest_rows
 from bilora.engines.training.stage_state import Resumed, entry_values, restore_stage, restore_staged
-from bilora.engines.training.stages import StartValues, place_of, prepare_model, run_stages
+from bilora.engines.training.stages import StartValues, place_of, prepare_model
 from bilora.errors import SettingsError
 from bilora.metrics.monitor import Monitor
 from bilora.problems.levels.betty_problem import Companion
 from bilora.problems.levels.out_of_memory import OutOfMemory
 from bilora.problems.replay.buffers import ChangedBuffers
 from bilora.problems.stage import Stage
-from bilora.problems.variant import Variant
-from bilora.processes.processes import ONE_PROCESS, Processes
 
 
 @dataclass
 class StagedRun:
     """What the stages of a run share, and the results of those that are done.
 
-    The arguments are those of :func:`~bilora.engines.training.fit.fit`, with the variant and all settings resolved.
+    The arguments are those of :func:`~bilora.engines.training.fit.fit`; variant and settings are in the plan.
     ``entries`` are the parameters that each stage but the first found in the model.
     """
 
     model: PeftModel
     rows: Sequence[Mapping[str, Any]]
     collate: Collate = field(kw_only=True)
-    variant: Variant = field(kw_only=True)
-    variant_settings: Any = field(kw_only=True)
-    settings: FitSettings = field(kw_only=True)
+    plan: Plan = field(kw_only=True)
     validate: Callable[[], Metrics] | None = field(kw_only=True, default=None)
     monitor: Monitor | None = field(kw_only=True, default=None)
     callbacks: tuple[Callback, ...] = field(kw_only=True, default=())
     folder: Path | None = field(kw_only=True, default=None)
-    processes: Processes = field(kw_only=True, default=ONE_PROCESS)
 
     def __post_init__(self) -> None:
-        """Work out the stages, and copy what they come back to; nothing is trained."""
-        settings = self.settings
+        """Copy what the stages come back to; nothing is trained."""
+        plan = self.plan
+        self.variant, self.variant_settings, self.stages = plan.variant, plan.variant_settings, plan.stages
+        # Not those of the plan once batches had to be made smaller.
+        self.settings = settings = plan.settings
+        self.processes = plan.processes
         self.processes.check_equal("the settings", (self.variant.name, repr(self.variant_settings), repr(settings)))
         self.processes.check_equal("the training rows", sample_of(self.rows))
         if (settings.early_stopping or settings.keep_best) and (self.monitor is None or self.validate is None):
             raise SettingsError(
                 "early_stopping and keep_best need to know what to watch; give 'validate' and 'monitor'"
             )
-        self.stages: tuple[Stage, ...] = run_stages(self.variant, self.variant_settings, settings)
         self.start = StartValues(self.model) if any(stage.fresh for stage in self.stages) else None
         build = self.variant.companion
         self.companion: Companion | None = None if build is None else build(self.model, self.variant_settings)
@@ -223,6 +221,7 @@ class StagedRun:
             settings=settings,
             companion=self.companion,
             processes=self.processes,
+            split=self.plan.split,
         )
         if stage.rows == "upper":
             self.levels.lower.section = "upper"
@@ -233,7 +232,7 @@ class StagedRun:
             self.levels.lower,
             self.levels.upper,
             steps=stage_steps(stage, settings),
-            hypergradient=self.variant.hypergradient or settings.approximation,
+            hypergradient=self.plan.hypergradient,
             validate=self.validate,
             validate_every=settings.validate_every or 0,
             callbacks=(*self.callbacks, *self.watchers, *((self.points,) if self.halves else ())),

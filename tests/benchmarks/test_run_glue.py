@@ -15,7 +15,8 @@ from bilora.files.formats import load_json
 from bilora.problems.catalog import VARIANTS
 from bilora.runs.config import RunConfig
 from bilora.runs.folder import remove_run
-from bilora.runs.run import Prepared, prepare
+from bilora.runs.plan import RunPlan, plan_run
+from bilora.runs.run import prepare
 from bilora.tasks.catalog import find_task
 from bilora.tasks.sources import take_rows
 from bilora.tasks.task import Inference
@@ -53,8 +54,8 @@ def rows(ended: Any, folder: Path, read_results: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def prepared(run_glue: Any, words: list[str]) -> Prepared:
-    return prepare(run_glue.PROGRAM.parse(words).runs, find_task("rotten_tomatoes").load_rows(None))
+def plan(run_glue: Any, words: list[str]) -> RunPlan:
+    return plan_run(run_glue.PROGRAM.parse(words).runs[0], find_task("rotten_tomatoes").load_rows(None))
 
 
 def test_every_variant_is_run() -> None:
@@ -149,9 +150,9 @@ def test_metrics_of_a_run(rows: Any, folder: Path, method: str, seed: int) -> No
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_split_holds_row_ids_of_the_data_set(rows: Any, folder: Path, prepared: Prepared, seed: int) -> None:
+def test_split_holds_row_ids_of_the_data_set(rows: Any, folder: Path, plan: RunPlan, seed: int) -> None:
     splits = load_json(folder / f"bilora-seed{seed}" / "split.json")
-    taken = take_rows(prepared.rows.train, 40, seed=seed)
+    taken = take_rows(plan.rows.train, 40, seed=seed)
     labels = dict(zip(taken.ids, taken.labels, strict=True))
     for split in splits:
         assert (len(split["lower"]), len(split["upper"])) == (32, 8)
@@ -163,7 +164,7 @@ def test_split_holds_row_ids_of_the_data_set(rows: Any, folder: Path, prepared: 
 @pytest.mark.parametrize("form", ["adapter", "lora"])
 @pytest.mark.parametrize("method", METHODS)
 def test_saved_adapters_give_the_same_scores(
-    rows: Any, folder: Path, prepared: Prepared, tiny_encoder: Path, method: str, form: str
+    rows: Any, folder: Path, plan: RunPlan, tiny_encoder: Path, method: str, form: str
 ) -> None:
     saved = folder / f"{method}-seed0" / form
     if form == "lora" and method not in WITH_VALUES:
@@ -173,8 +174,9 @@ def test_saved_adapters_give_the_same_scores(
     base = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=2)
 
     def score(model: Any) -> dict[str, float | None]:
+        prepared = prepare([plan])
         data = prepared.validation["validation"]
-        return prepared.task.validate(Inference(model, prepared.tokenizer.own), data).metrics
+        return plan.task.validate(Inference(model, prepared.tokenizer.own), data).metrics
 
     without = score(base)
     with warnings.catch_warnings():

@@ -72,10 +72,10 @@ def test_finished_runs_are_kept(
 ) -> None:
     first = comparison_jobs.run_once
 
-    def run_once(config: Any, *arguments: Any, **named: Any) -> Any:
-        if config.seed == 6:
+    def run_once(plan: Any, *arguments: Any, **named: Any) -> Any:
+        if plan.config.seed == 6:
             raise error
-        return first(config, *arguments, **named)
+        return first(plan, *arguments, **named)
 
     monkeypatch.setattr(comparison_jobs, "run_once", run_once)
     stopped = run_command([*small, "--method", "lora", "--seeds", "5", "6", "--output", "out"])

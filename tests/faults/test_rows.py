@@ -20,9 +20,9 @@ from bilora.engines.training.result import FitResult
 from bilora.engines.training.split_loaders import SplitLoaders
 from bilora.errors import DataError, SettingsError
 from bilora.models.embedded import embedded_model_folder
-from bilora.runs.checks import bare_examples, shared_by_levels
 from bilora.runs.config import RunConfig
 from bilora.runs.evaluation import Evaluation
+from bilora.runs.plan import plan_run, shared_by_levels
 from bilora.tasks.catalog import TASKS, Task
 from bilora.tasks.labelled_files import load_labelled_files
 from bilora.tasks.labels import LabelledFiles
@@ -168,14 +168,16 @@ def test_row_22_texts_in_d1_and_d2_are_counted(repeat: int) -> None:
     runs = [RunConfig(task="sst2", seed=seed, upper=LevelSettings(batch_size=4)) for seed in range(3)]
     shared = []
     for config in runs:
-        (split,) = SplitLoaders(bare_examples(rows, SST2), config, collate=list).splits
+        examples = [{"labels": row["label"]} for row in rows]
+        (split,) = SplitLoaders(examples, config, collate=list).splits
         below = {place // repeat for place in split.lower}
         shared.append(sum(place // repeat in below for place in split.upper))
-    told = shared_by_levels(runs, TaskRows(SST2, rows, {}))
+    sets = TaskRows(SST2, rows, {"validation": rows})
+    told = shared_by_levels([plan_run(run, sets) for run in runs])
     count = f"{min(shared)} to {max(shared)}" if min(shared) < max(shared) else f"{max(shared)}"
     said = f"{count} of 8 rows of D2 have the text of a row of D1"
     assert [notice.split(",")[0] for notice in told] == [said][: max(shared)]
-    assert shared_by_levels([RunConfig(task="sst2", method="lora")], TaskRows(SST2, rows, {})) == ()
+    assert shared_by_levels([plan_run(RunConfig(task="sst2", method="lora"), sets)]) == ()
 
 
 def test_row_22_the_very_same_rows_are_refused(load: Load, tmp_path: Path) -> None:

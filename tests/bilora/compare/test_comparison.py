@@ -153,7 +153,7 @@ def test_what_is_finished_is_not_run_again(
     run_once = comparison_jobs.run_once
 
     def counted(*args: Any, **own: Any) -> Any:
-        ran.append((args[0].method, args[0].seed))
+        ran.append((args[0].config.method, args[0].config.seed))
         return run_once(*args, **own)
 
     monkeypatch.setattr(comparison_jobs, "run_once", counted)
@@ -178,7 +178,7 @@ def test_a_run_that_diverges_is_a_result_without_a_score(
     run_once = comparison_jobs.run_once
 
     def failing(*args: Any, **own: Any) -> Any:
-        if (args[0].method, args[0].seed) == ("bilora", 1):
+        if (args[0].config.method, args[0].config.seed) == ("bilora", 1):
             own["folder"].mkdir(parents=True)
             raise DivergedError("the loss is nan")
         return run_once(*args, **own)

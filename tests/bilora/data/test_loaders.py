@@ -11,27 +11,9 @@ from bilora.errors import DataError, SettingsError
 ROWS = [{"input_ids": [0] * (1 + 37 * index % 50), "labels": index} for index in range(200)]
 
 
-def _order(seed: int, rows: Any = ROWS) -> list[int]:
-    return list(LengthGroups(rows, batch_size=8, generator=torch.Generator().manual_seed(seed)))
-
-
-def _padding(order: list[int]) -> int:
+def padding(order: list[int]) -> int:
     batches = [[len(ROWS[index]["input_ids"]) for index in order[start : start + 8]] for start in range(0, 200, 8)]
     return sum(max(batch) * len(batch) - sum(batch) for batch in batches)
-
-
-def test_every_row_comes_once_and_most_of_the_padding_goes() -> None:
-    assert sorted(_order(0)) == list(range(200))
-    # Six batches are sorted together here: with 200 rows there are no runs of fifty.
-    shuffled = torch.randperm(200, generator=torch.Generator().manual_seed(0)).tolist()
-    assert _padding(_order(0)) < 0.3 * _padding(shuffled)
-
-
-def test_the_seed_decides_and_each_pass_differs() -> None:
-    groups = LengthGroups(ROWS, batch_size=8, generator=torch.Generator().manual_seed(3))
-    first, second = list(groups), list(groups)
-    assert first == _order(3)
-    assert first != second
 
 
 def test_lengths_are_those_of_the_rows_at_the_start_of_a_pass() -> None:
@@ -48,17 +30,21 @@ def test_lengths_are_those_of_the_rows_at_the_start_of_a_pass() -> None:
     assert order != list(LengthGroups(ROWS, batch_size=8, generator=generator))
 
 
-def test_the_loader_takes_them_without_moving_the_global_random_state() -> None:
+def test_groups_hold_every_row_once_with_little_padding_and_the_seed_alone_decides() -> None:
     state = torch.get_rng_state()
-    grouped = [order(loader_of(ROWS, size=8, seed=3, group_by_length=True)) for _ in range(2)]
-    assert grouped[0] == grouped[1]
-    assert _padding(grouped[0]) < 0.3 * _padding(order(loader_of(ROWS, size=8, seed=3)))
+    first, same, other = (loader_of(ROWS, size=8, seed=seed, group_by_length=True) for seed in (3, 3, 4))
+    passes = [order(first), order(first)]
+    assert [order(same), order(same)] == passes
+    assert passes[0] != passes[1] and order(other) != passes[0]
+    assert sorted(passes[0]) == list(range(200))
+    # Six batches are sorted together here: with 200 rows there are no runs of fifty.
+    assert padding(passes[0]) < 0.3 * padding(order(loader_of(ROWS, size=8, seed=3)))
     assert torch.equal(state, torch.get_rng_state())
     with pytest.raises(SettingsError, match="shuffle=True"):
         loader_of(ROWS, size=8, shuffle=False, group_by_length=True)
 
 
-# ---- loaders --------------------------------------------------------------------------------------
+# ---- loaders ----
 
 
 def loader_of(rows: Any, *, size: int = 4, seed: int = 0, **settings: Any) -> Any:

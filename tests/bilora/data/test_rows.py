@@ -50,16 +50,15 @@ def test_forms_of_a_good_file(write: Write, content: bytes) -> None:
 
 def test_label_names_become_indices_and_line_separators_inside_a_text_do_not_cut_the_line(write: Write) -> None:
     text = "one\u2028two\u0085three\x0cfour"
-    path = write(as_lines([{"sentence": text, "label": "positive"}, {"sentence": "b", "label": 0}]))
-    rows = read_rows(path, SST2, split="train")
+    content = as_lines([{"sentence": text, "label": "positive"}, {"sentence": "b", "label": 0}])
+    rows = read_rows(write(content), SST2, split="train")
     assert (rows.labels, rows[0]["sentence"]) == ((1, 0), text)
 
 
-def test_rows_are_selected_with_origin_and_id_and_never_changed(write: Write) -> None:
-    path = write(as_lines(GOOD))
-    rows = read_rows(path, SST2, split="train")
+def test_rows_are_selected_with_origin_and_id_and_never_changed() -> None:
+    rows = check_rows(enumerate(GOOD, start=1), SST2, source="toy", split="train")
     twice = rows.select([3, 0]).select([0])
-    assert (twice[0]["idx"], twice.ids, twice.origin(0), len(twice)) == (3, (3,), f"{path}:4", 1)
+    assert (twice[0]["idx"], twice.ids, twice.origin(0), len(twice)) == (3, (3,), "toy:4", 1)
     for index in (-1, 4):
         with pytest.raises(DataError, match=f"no row at index {index}; there are 4"):
             rows.select([index])
@@ -96,15 +95,10 @@ PACKED = gzip.compress(as_lines(GOOD))
         ("cut.jsonl.gz", PACKED[:-12], "cut.jsonl.gz: cannot be read: "),
         ("plain.jsonl.gz", as_lines(GOOD), "plain.jsonl.gz: cannot be read: "),
         ("damaged.jsonl.gz", PACKED[:10] + b"\xff" * 30, "damaged.jsonl.gz: cannot be read: "),
-        ("train.txt", b"a,b", "ends in none of .jsonl, .csv, .tsv, .parquet"),
     ],
 )
 def test_broken_files_are_named(write: Write, name: str, content: bytes, text: str) -> None:
     assert text in message(write(content, name))
-
-
-def test_a_missing_file(tmp_path: Path) -> None:
-    assert message(tmp_path / "none.jsonl").startswith("none.jsonl: cannot be read: ")
 
 
 def test_rows_in_memory_are_checked_too() -> None:

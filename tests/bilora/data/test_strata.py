@@ -1,5 +1,6 @@
 import itertools
 import random
+from collections.abc import Iterable
 
 import pytest
 
@@ -32,23 +33,18 @@ def test_bins_are_in_order_and_of_equal_size() -> None:
 
 def test_shares_against_a_search_over_all_of_them() -> None:
     """Largest remainders are the nearest whole numbers to the quotas: compared with every allowed share."""
+
+    def distance(shares: Iterable[int], sizes: list[int]) -> int:
+        return sum((share * sum(sizes) - total * size) ** 2 for share, size in zip(shares, sizes, strict=True))
+
     numbers = random.Random(0)
     for _ in range(200):
-        sizes = {label: numbers.randint(2, 7) for label in range(3)}
-        whole = sum(sizes.values())
-        total = numbers.randint(3, whole - 3)
-        found = share_out(total, sizes, least=1, spare=1)
-        allowed = [
-            shares for shares in itertools.product(*(range(1, size) for size in sizes.values())) if sum(shares) == total
-        ]
-
-        def distance(shares: tuple[int, ...], sizes: dict[int, int] = sizes, total: int = total) -> int:
-            whole = sum(sizes.values())
-            pairs = zip(shares, sizes.values(), strict=True)
-            return sum((share * whole - total * size) ** 2 for share, size in pairs)
-
-        assert sum(found.values()) == total
-        assert distance(tuple(found.values())) == min(distance(shares) for shares in allowed)
+        sizes = [numbers.randint(2, 7) for _ in range(3)]
+        total = numbers.randint(3, sum(sizes) - 3)
+        shares = share_out(total, dict(enumerate(sizes)), least=1, spare=1).values()
+        allowed = [others for others in itertools.product(*(range(1, size) for size in sizes)) if sum(others) == total]
+        assert sum(shares) == total
+        assert distance(shares, sizes) == min(distance(others, sizes) for others in allowed)
 
 
 def test_a_draw_depends_on_its_key_alone() -> None:

@@ -28,7 +28,7 @@ WATCHED = {
     ("loaders.py", "make_loader"): "a loader built",
     ("settings.py", "FitSettings.__post_init__"): "settings of a fit built",
     ("config.py", "RunConfig.__post_init__"): "a config of a run built",
-    ("catalog.py", "build_hypergradient"): "a hypergradient built",
+    ("catalog.py", "_built"): "a hypergradient built",
     ("stages.py", "run_stages"): "the stages worked out",
     ("sections.py", "_parser"): "a parser of settings built",
     ("command_line.py", "OneLineParser.__init__"): "a parser of words built",

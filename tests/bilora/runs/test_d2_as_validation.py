@@ -15,7 +15,7 @@ from bilora.files.formats import read_lines
 from bilora.problems.catalog import VARIANTS
 from bilora.report.report import ReportConfig, write_report
 from bilora.runs.config import RunConfig
-from bilora.runs.rows import is_left_to_upper, load_run_rows
+from bilora.runs.plan import load_run_rows, plan_run
 from bilora.runs.table import summarise
 from bilora.tasks.catalog import TASKS
 
@@ -61,7 +61,7 @@ def test_retraining_on_all_rows_or_a_moving_split_leaves_no_d2(review_file: Path
     moving = train_config(review_file, refresh=2)
     assert not moving.watches_upper
     assert (moving.run_config().validation_share, moving.run_config().refresh) == (0.1, 2)
-    assert sorted(load_run_rows(moving.run_config()).validation) == ["validation"]
+    assert sorted(load_run_rows(moving).validation) == ["validation"]
 
 
 def test_rows_that_are_given_or_held_out_are_validation_rows(review_file: Path) -> None:
@@ -70,7 +70,7 @@ def test_rows_that_are_given_or_held_out_are_validation_rows(review_file: Path) 
     for config in (given, shared, TrainConfig(task="mrpc")):
         assert not config.watches_upper
         assert config.run_config().refresh == 1
-    assert len(load_run_rows(shared.run_config()).validation["validation"]) == 30
+    assert len(load_run_rows(shared).validation["validation"]) == 30
 
 
 def test_tagged_rows_are_divided_as_in_training(tmp_path: Path) -> None:
@@ -78,17 +78,18 @@ def test_tagged_rows_are_divided_as_in_training(tmp_path: Path) -> None:
     lines = [json.dumps({"words": ["a", "b"], "tags": ["O", "B-x"]}) + "\n" for _ in range(100)]
     path.write_text("".join(lines), encoding="utf-8")
     config = TrainConfig(train_file=str(path), text_columns=["words"], label_column="tags").run_config()
-    rows = load_run_rows(config)
-    encoded = [{"input_ids": [1, 2], "labels": [0, 1]} for _ in rows.train]
+    plan = plan_run(config, load_run_rows(config))
+    encoded = [{"input_ids": [1, 2], "labels": [0, 1]} for _ in plan.train]
     [split] = SplitLoaders(encoded, config, collate=list).splits
-    assert rows.validation["d2"].ids == split.upper
+    assert plan.rows.validation["d2"].ids == split.upper
+    assert plan.split == split
 
 
 @pytest.mark.parametrize("own", [{"method": "lora"}, {"refresh": 1}, {"ending": "retrain"}])
 def test_d2_that_cannot_be_watched_is_refused(own: dict[str, Any], review_file: Path) -> None:
     config = RunConfig(**{"train_file": str(review_file), "text_columns": ["text"], "validation_share": 0.0, **own})
     with pytest.raises(SettingsError, match="that takes refresh 0 and a method whose upper level alone"):
-        load_run_rows(config)
+        plan_run(config, load_run_rows(config))
 
 
 @pytest.mark.parametrize("share", [-0.5, 1.0])
@@ -118,4 +119,4 @@ def test_a_card_of_validation_rows_says_so() -> None:
 def test_the_settings_of_a_run_ask_for_the_same_d2_again(command_run: Any) -> None:
     settings = yaml.safe_load((command_run.folder / "config.yaml").read_text(encoding="utf-8"))
     assert (settings["validation_share"], settings["refresh"]) == (0.0, 0)
-    assert is_left_to_upper(RunConfig(**{name: settings[name] for name in ("method", "seed", "refresh")}))
+    assert RunConfig(**{name: settings[name] for name in ("method", "seed", "refresh")}).leaves_upper

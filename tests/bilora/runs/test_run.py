@@ -14,6 +14,7 @@ from bilora.engines.settings import LevelSettings
 from bilora.errors import DataError, SettingsError
 from bilora.files.formats import write_json, write_yaml
 from bilora.runs.config import RunConfig
+from bilora.runs.plan import plan_run
 from bilora.runs.results import spoken_hypergradient
 from bilora.runs.run import prepare
 from bilora.tasks.catalog import find_task
@@ -28,12 +29,10 @@ def reviews() -> TaskRows:
 
 
 def test_prepares_what_all_runs_share(reviews: TaskRows) -> None:
-    prepared = prepare([RunConfig(max_length=16)], reviews)
-    assert prepared.task.name == "rotten_tomatoes"
+    prepared = prepare([plan_run(RunConfig(max_length=16), reviews)])
     encoded = prepared.validation["validation"].encoded
     assert len(encoded) == 20
     assert max(len(row["input_ids"]) for row in encoded) == 16
-    assert prepared.rows is reviews
 
 
 @pytest.mark.parametrize(
@@ -50,13 +49,14 @@ def test_prepares_what_all_runs_share(reviews: TaskRows) -> None:
 )
 def test_refuses_before_a_model_is_loaded(reviews: TaskRows, own: dict[str, Any], error: type, said: str) -> None:
     with pytest.raises(error, match=said):
-        prepare([RunConfig(**own)], reviews)
+        prepare([plan_run(RunConfig(**own), reviews)])
 
 
 def test_a_single_level_method_needs_room_for_one_batch_only(reviews: TaskRows) -> None:
-    assert prepare([RunConfig(method=method, train_rows=16) for method in ("lora", "adalora")], reviews)
+    for method in ("lora", "adalora"):
+        assert plan_run(RunConfig(method=method, train_rows=16), reviews).split is None
     with pytest.raises(DataError, match="the lower part has 15 rows, fewer than a batch of 16"):
-        prepare([RunConfig(method="lora", train_rows=15)], reviews)
+        plan_run(RunConfig(method="lora", train_rows=15), reviews)
 
 
 @pytest.mark.parametrize(

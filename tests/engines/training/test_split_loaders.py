@@ -157,7 +157,7 @@ def test_rows_of_a_group_stay_in_one_part_and_the_split_is_of_groups() -> None:
 
 def test_groups_follow_a_refresh() -> None:
     loaders = SplitLoaders(grouped(), settings(refresh=1), collate=list)
-    loaders._draw()
+    loaders._take(loaders._drawn())
     first, second = loaders.splits
     assert first.upper != second.upper
     assert {row["group"] for row in loaders.upper_part} == set(second.upper)

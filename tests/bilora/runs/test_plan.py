@@ -1,9 +1,9 @@
-"""Where a config's rows come from."""
+"""The plan of a run: its rows, its first split, and what is refused before a model is read."""
 
 from pathlib import Path
 
 from bilora.runs.config import RunConfig
-from bilora.runs.rows import load_run_rows
+from bilora.runs.plan import load_run_rows
 
 
 def test_a_file_in_place_of_a_task(tmp_path: Path) -> None:

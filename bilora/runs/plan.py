@@ -1,0 +1,193 @@
+"""The plan of a run: method, stages, task, rows and their first D1 and D2, checked before a model is read."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bilora.artifacts.scored_on import UPPER
+from bilora.data.loaders import check_batch
+from bilora.data.records import Record
+from bilora.data.rows import Rows
+from bilora.data.sets import TaskRows, shared_texts
+from bilora.data.split import Split, split_rows
+from bilora.engines.training.plan import Plan
+from bilora.engines.training.split_loaders import refuse_refresh
+from bilora.errors import SettingsError
+from bilora.processes.devices import choose_device
+from bilora.processes.processes import ONE_PROCESS, Processes
+from bilora.processes.sharded import ALONE
+from bilora.runs.config import RunConfig
+from bilora.tasks.catalog import find_task
+from bilora.tasks.class_weights import resolve_class_weights
+from bilora.tasks.labelled_files import load_labelled_files
+from bilora.tasks.sources import EMBEDDED_TASK, take_rows
+from bilora.tasks.task import AnyTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan(Plan):
+    """The plan of a fit, and the config, the task and the rows that it is of.
+
+    Args:
+        config: The run.
+        rows: All the rows; where none are held out, the run's D2 is the set that is watched and scored.
+        train: The rows that the run trains on, D1 and D2 together where both are drawn of them.
+
+    Raises:
+        DataError: A level has fewer rows than a batch, or a class that is to be weighted has none.
+        SettingsError: The settings fit neither the rows nor the processes.
+    """
+
+    config: RunConfig
+    rows: TaskRows
+    train: Rows
+
+    def __post_init__(self) -> None:
+        """Check what needs config and rows together."""
+        super().__post_init__()
+        config = self.config
+        self._check_room()
+        if self.rows.upper is not None and (config.early_stopping or config.keep_best):
+            scored = next(iter(self.rows.validation))
+            raise SettingsError(
+                f"early_stopping and keep_best would choose by the {scored} set, which gives the score, since the "
+                "validation set is D2; set task_settings.d2 to split, or leave both out"
+            )
+        if config.shard_base and self.processes.count == 1:
+            raise SettingsError(ALONE)
+        self.class_weights()
+
+    @property
+    def task(self) -> AnyTask:
+        """How the rows are read, trained on and scored."""
+        return self.rows.task
+
+    def class_weights(self) -> tuple[float, ...] | None:
+        """Return the weight of each class in the losses, or None where all weigh the same."""
+        if self.config.class_weights == "none":
+            return None
+        return resolve_class_weights(self.config.class_weights, self.task.class_counts(self.train))
+
+    def _check_room(self) -> None:
+        """Refuse rows that do not fill a batch of each level; a row may make several examples."""
+        count_of = self.task.examples_of
+        examples = [count_of(row) for row in self.train]
+        given = 0 if self.rows.upper is None else sum(map(count_of, self.rows.upper))
+        parts = {"lower": sum(examples) + given}
+        if self.splits_rows and self.split is None:
+            refuse_refresh(self.settings)
+            parts = {"lower": sum(examples), "upper": given}
+        elif self.split is not None:
+            parts = {level: sum(examples[row] for row in getattr(self.split, level)) for level in ("lower", "upper")}
+        for level, count in parts.items():
+            size = getattr(self.settings, level).batch_size
+            check_batch(count, part=level, batch_size=size, share=self.processes.share)
+
+
+def plan_run(config: RunConfig, rows: TaskRows, *, processes: Processes = ONE_PROCESS) -> RunPlan:
+    """Return the plan of a run on the rows of its config, checked; no model is read for it.
+
+    Example:
+        >>> plan = plan_run(RunConfig(train_rows=100), load_run_rows(RunConfig()))
+        >>> len(plan.split.lower), [stage.name for stage in plan.stages], plan.task.name
+        (80, ['bilevel'], 'rotten_tomatoes')
+    """
+    choose_device(config.device)
+    train = training_rows(config, rows.train)
+    split = _first_split(config, rows, train)
+    return RunPlan(
+        variant=config.variant,
+        variant_settings=config.variant_settings,
+        settings=config.fit_settings(),
+        stages=config.stages,
+        split=split,
+        processes=processes,
+        config=config,
+        rows=rows if rows.validation else _with_upper_watched(config, rows, train, split),
+        train=train,
+    )
+
+
+def load_run_rows(
+    config: RunConfig, records: list[Record] | None = None, *, text_columns: Sequence[str] | None = None
+) -> TaskRows:
+    """Return the checked rows of the config's files, or of its task.
+
+    There is no validation set where no row is held out. ``records`` are those of the training file, where it was read
+    before, and ``text_columns`` its columns of text, where the config leaves them open.
+
+    Example:
+        >>> len(load_run_rows(RunConfig()).train)
+        7530
+    """
+    files = config.labelled_files(text_columns)
+    if files is None:
+        return find_task(config.task or EMBEDDED_TASK).with_settings(config.task_settings).load_rows(config.data_dir)
+    rows = load_labelled_files(files, records)
+    return dataclasses.replace(rows, task=rows.task.with_settings(config.task_settings))
+
+
+def training_rows(config: RunConfig, rows: Rows) -> Rows:
+    """Return the training rows of a run.
+
+    Example:
+        >>> config = RunConfig(train_rows=100)
+        >>> len(training_rows(config, load_run_rows(config).train))
+        100
+    """
+    return rows if config.train_rows is None else take_rows(rows, config.train_rows, seed=config.seed)
+
+
+def scored_sets(config: RunConfig) -> dict[str, Rows]:
+    """Return the rows that a run was scored on, by the name of the set."""
+    rows = load_run_rows(config)
+    train = training_rows(config, rows.train)
+    return rows.validation or _with_upper_watched(config, rows, train, _first_split(config, rows, train)).validation
+
+
+def _first_split(config: RunConfig, rows: TaskRows, train: Rows) -> Split | None:
+    """Return the first D1 and D2, which the seed alone decides; None where none is drawn."""
+    if rows.upper is not None or not any(stage.splits for stage in config.stages):
+        return None
+    return split_rows(train.labels, ratio=config.split_ratio, seed=config.seed)
+
+
+def _with_upper_watched(config: RunConfig, rows: TaskRows, train: Rows, split: Split | None) -> TaskRows:
+    """Return rows of which none are held out, with the run's first D2 as the set that is watched and scored."""
+    if split is None or not config.leaves_upper:
+        raise SettingsError(
+            "validation_share is 0, so that D2 would be watched: that takes refresh 0 and a method whose upper level "
+            f"alone trains on D2, and here are refresh {config.refresh} and method {config.method}; give "
+            "validation_file, or a validation_share above 0"
+        )
+    upper = train.select(split.upper)
+    notice = (
+        f"no row is held out: the best step is chosen by D2, {len(upper)} of the {len(train)} rows, which the upper "
+        "level is trained on too, and the score is of them; give --validation-file, or --validation-share 0.1, for one "
+        "of rows that nothing has seen"
+    )
+    return dataclasses.replace(rows, validation={UPPER: upper}, notices=(*rows.notices, notice))
+
+
+def shared_by_levels(plans: Iterable[RunPlan]) -> tuple[str, ...]:
+    """Return a notice of texts that are in D1 and in D2, where D2 is drawn.
+
+    It is of the first split of each seed; those that ``refresh`` draws later may share other texts.
+
+    Example:
+        >>> shared_by_levels([plan_run(RunConfig(), load_run_rows(RunConfig()))])
+        ()
+    """
+    shared, rows = [], 0
+    for plan in {plan.config.seed: plan for plan in plans if plan.split is not None}.values():
+        assert plan.split is not None
+        upper = plan.train.select(plan.split.upper)
+        shared.append(shared_texts(plan.task, plan.train.select(plan.split.lower), upper))
+        rows = len(upper)
+    if not any(shared):
+        return ()
+    counts = " to ".join(f"{count:,}" for count in sorted({min(shared), max(shared)}))
+    return (
+        f"{counts} of {rows:,} rows of D2 have the text of a row of D1, so that the upper level partly sees what "
+        "the lower level has learned by heart; keep one row of each text",
+    )

@@ -1,0 +1,55 @@
+"""What a fit will do, worked out and checked once: the checks, the run, the fit and the saved run are handed it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from bilora.data.split import Split
+from bilora.engines.settings import FitSettings
+from bilora.errors import SettingsError
+from bilora.problems.levels.hypergradient import Hypergradient
+from bilora.problems.stage import Stage
+from bilora.problems.variant import Variant
+from bilora.processes.processes import ONE_PROCESS, Processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A variant with its settings, the stages that it and the ending ask for, and how they divide the rows.
+
+    Args:
+        variant: What is trained.
+        variant_settings: The variant's own settings.
+        settings: Steps, levels, hypergradient, split, device.
+        stages: In the order in which they are run, see :func:`~bilora.engines.training.stages.run_stages`.
+        split: The first D1 and D2; None where D2 is given, where no stage needs them, or where they are drawn of the
+            encoded rows.
+        processes: The processes that train together.
+
+    Raises:
+        SettingsError: The settings need one process alone, and there are several.
+    """
+
+    variant: Variant
+    variant_settings: Any
+    settings: FitSettings
+    stages: tuple[Stage, ...]
+    split: Split | None = None
+    processes: Processes = field(default=ONE_PROCESS, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse ``halve`` with several processes: one that is out of memory cannot halve the batches of all."""
+        if self.processes.count > 1 and self.settings.on_out_of_memory == "halve":
+            raise SettingsError(
+                "on_out_of_memory is 'halve', which one process alone can do, and there are "
+                f"{self.processes.count}; set it to 'stop', and halve batch_size and double accumulation by hand"
+            )
+
+    @property
+    def hypergradient(self) -> str | Hypergradient:
+        """The approximation of the upper level: the variant's where it brings one, else that of the settings."""
+        return self.variant.hypergradient or self.settings.approximation
+
+    @property
+    def splits_rows(self) -> bool:
+        """Whether a stage needs the rows divided into D1 and D2."""
+        return any(stage.splits for stage in self.stages)
