@@ -108,7 +108,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 def _plan(job: Job) -> RunPlan:
-    """Return the plan of a job, where it is to be scored on some of its own training rows."""
+    """Return the plan of a job over its own rows, of which a trial keeps some back to be scored on."""
     config, rows = job.config, read_rows(job.config)
     if job.held_out is None:
         return plan_run(config, rows)

@@ -11,7 +11,7 @@ import numpy
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from bilora.errors import SettingsError
+from bilora.errors import DataError, SettingsError
 from bilora.metrics.metric import INDEX, NUMBER, Compute, Metric, Undefined
 from bilora.settings.lookup import find
 
@@ -83,7 +83,11 @@ def task_metric(task: Task) -> Metric:
 
 def compute_metrics(task: Task, predictions: Numbers, references: Numbers) -> dict[str, float | None]:
     """Return the metrics of a task by key, the headline one first."""
-    return dict(task_metric(task).compute(predictions=predictions, references=references))
+    predicted = _as_labels(predictions, task, "predictions")
+    labels = _as_labels(references, task, "references")
+    if len(predicted) != len(labels):
+        raise DataError(f"{len(predicted)} predictions for {len(labels)} references; there must be one each")
+    return dict(task_metric(task).compute(predictions=predicted, references=labels))
 
 
 def _measure(key: str, task: Task) -> Measure:
@@ -97,6 +101,21 @@ def _measure(key: str, task: Task) -> Measure:
             f"{', '.join(fitting)} (f1 with two classes only)"
         )
     return measure
+
+
+def _as_labels(values: Numbers, task: Task, what: str) -> Array:
+    array = numpy.asarray(values)
+    if array.ndim != 1 or not len(array):
+        cure = "squeeze the last axis" if task.is_regression else "take the argmax of the logits"
+        raise DataError(f"{what} have shape {array.shape}; shape (n,) with n > 0 is needed ({cure})")
+    if task.is_regression:
+        return array.astype(numpy.float64)
+    if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= task.num_labels:
+        raise DataError(
+            f"{what} ({array.dtype}, {array.min()} to {array.max()}) are not class indices of {task.name}; "
+            f"allowed: whole numbers from 0 to {task.num_labels - 1}"
+        )
+    return array.astype(numpy.int64)
 
 
 def _check_spread(predictions: Array, references: Array) -> None:

@@ -9,6 +9,7 @@ import datasets
 import numpy
 from sklearn import metrics as sklearn_metrics
 
+from bilora.errors import DataError
 from bilora.metrics.metric import INDEX, Compute, Metric, Undefined
 from bilora.settings.lookup import find
 
@@ -53,7 +54,7 @@ def multilabel_metric(task: MultilabelTask) -> Metric:
 
 def compute_multilabel(task: MultilabelTask, predictions: Any, references: Any) -> dict[str, float | None]:
     """Return the metrics of a task by key, the headline one first."""
-    predicted, labels = (numpy.asarray(rows, dtype=numpy.int64) for rows in (predictions, references))
+    predicted, labels = _matrices(predictions, references, len(task.label_names))
     return dict(multilabel_metric(task).compute(predictions=predicted, references=labels))
 
 
@@ -62,9 +63,27 @@ def label_table(predictions: Any, references: Any, label_names: Sequence[str]) -
 
     A share of nothing is None: the precision of a label that no row gets, the recall of one that no row has.
     """
-    predicted, labels = (numpy.asarray(rows, dtype=numpy.int64) for rows in (predictions, references))
+    predicted, labels = _matrices(predictions, references, len(label_names))
     columns = sklearn_metrics.precision_recall_fscore_support(labels, predicted, average=None, zero_division=numpy.nan)
     names = ("label", "precision", "recall", "f1", "support")
     rows = zip(label_names, *(column.tolist() for column in columns), strict=True)
     # NaN is the one value that differs from itself.
     return [dict(zip(names, (value if value == value else None for value in row), strict=True)) for row in rows]
+
+
+def _matrices(predictions: Any, references: Any, labels: int) -> tuple[Array, Array]:
+    matrices = []
+    for what, values in (("predictions", predictions), ("references", references)):
+        array = numpy.asarray(values)
+        # With one column scikit-learn would take the rows for classes 0 and 1, and average over both.
+        if array.ndim != 2 or not len(array) or array.shape[1] != labels or labels < 2:
+            raise DataError(
+                f"{what} have shape {array.shape}; shape (rows, {labels}) with a row or more and two labels or more is "
+                "needed"
+            )
+        if array.dtype.kind not in "biu" or array.min() < 0 or array.max() > 1:
+            raise DataError(f"{what} ({array.dtype}, {array.min()} to {array.max()}) are not all 0 or 1")
+        matrices.append(array.astype(numpy.int64))
+    if len(matrices[0]) != len(matrices[1]):
+        raise DataError(f"{len(matrices[0])} predictions for {len(matrices[1])} references; there must be one each")
+    return matrices[0], matrices[1]

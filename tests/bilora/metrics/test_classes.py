@@ -10,7 +10,7 @@ import evaluate.config
 import numpy
 import pytest
 
-from bilora.errors import SettingsError
+from bilora.errors import DataError, SettingsError
 from bilora.metrics.classes import MEASURES, compute_metrics, task_metric
 from bilora.metrics.metric import UndefinedMetricWarning
 from bilora.tasks.catalog import TASKS, Task
@@ -60,7 +60,7 @@ def macro_f1(predictions: Array, references: Array) -> float:
 
 
 BY_HAND = {measure.__name__: measure for measure in (accuracy, f1, macro_f1, matthews_correlation, pearson, spearmanr)}
-COLA, MRPC, STSB = TASKS["cola"], TASKS["mrpc"], TASKS["stsb"]
+COLA, MRPC, STSB, MNLI = TASKS["cola"], TASKS["mrpc"], TASKS["stsb"], TASKS["mnli"]
 F1_ONLY = Task("f1_only", ("text",), ("no", "yes"), metric="f1")
 
 
@@ -164,3 +164,20 @@ def test_nothing_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 def test_metrics_that_do_not_fit(labels: tuple[str, ...] | None, metric: str, text: str) -> None:
     with pytest.raises(SettingsError, match=text):
         task_metric(Task("t", ("text",), labels, metric=metric))
+
+
+@pytest.mark.parametrize(
+    ("task", "predictions", "references", "text"),
+    [
+        (COLA, [1, 0], [1], "2 predictions for 1 references"),
+        (COLA, [], [], r"predictions have shape \(0,\)"),
+        (COLA, [[0.1, 0.9]], [1], r"predictions have shape \(1, 2\).*argmax"),
+        (STSB, [[0.1], [0.2]], [1.0, 2.0], r"predictions have shape \(2, 1\).*squeeze"),
+        (COLA, [0.2, 0.9], [0, 1], r"predictions \(float64, 0.2 to 0.9\) are not class indices of cola"),
+        (COLA, [0, 1], [0, -1], "references .* are not class indices of cola; allowed: whole numbers from 0 to 1"),
+        (MNLI, [0, 3], [0, 1], "predictions .* from 0 to 2"),
+    ],
+)
+def test_input_that_cannot_be_scored(task: Task, predictions: list[Any], references: list[Any], text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        compute_metrics(task, predictions, references)

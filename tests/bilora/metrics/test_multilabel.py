@@ -7,7 +7,7 @@ import numpy
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from bilora.errors import SettingsError
+from bilora.errors import DataError, SettingsError
 from bilora.metrics.metric import UndefinedMetricWarning
 from bilora.metrics.multilabel import MULTILABEL_MEASURES, compute_multilabel, label_table, multilabel_metric
 
@@ -80,3 +80,20 @@ def test_no_label_anywhere_is_undefined() -> None:
 def test_an_unknown_metric() -> None:
     with pytest.raises(SettingsError, match="metric 'micro_f' is unknown.*Did you mean 'micro_f1'"):
         multilabel_metric(Toy(metric_keys=("micro_f",)))
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "labels", "text"),
+    [
+        ([[0, 1]], [[0, 1, 0]], "abc", r"predictions have shape \(1, 2\); shape \(rows, 3\)"),
+        ([0, 1], [0, 1], "ab", r"predictions have shape \(2,\)"),
+        ([], [], "ab", r"predictions have shape \(0,\)"),
+        ([[1]], [[1]], "a", "two labels or more"),
+        ([[0, 1]], [[0, 2]], "ab", r"references \(int64, 0 to 2\) are not all 0 or 1"),
+        ([[0.2, 0.9]], [[0, 1]], "ab", r"predictions \(float64, 0.2 to 0.9\) are not all 0 or 1"),
+        ([[0, 1]], [[0, 1], [0, 1]], "ab", "1 predictions for 2 references"),
+    ],
+)
+def test_input_that_cannot_be_scored(predictions: Any, references: Any, labels: str, text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        compute_multilabel(Toy(tuple(labels)), predictions, references)
