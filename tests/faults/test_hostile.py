@@ -1,0 +1,276 @@
+"""A thousand broken files, words, adapters and checkpoints through the command itself: no traceback, no hang.
+
+The inputs follow from a fixed seed. ``BILORA_HOSTILE`` says how many are tried; ``.ci/hostile.py`` tries 1,000.
+"""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import string
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+import pandas
+import pytest
+import yaml
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+import bilora_command
+from bilora.models import pretrained
+
+COUNT = int(os.environ.get("BILORA_HOSTILE", "200"))
+SEED = 20261129
+SECONDS = 10
+ALLOWED = (0, 1, 2, 3, 4)
+"""The exit codes of the docs; 1 is a failed self-check, after one line."""
+
+QUICK = ["--steps", "2", "--unroll_steps", "1", "--lower.batch_size", "4", "--upper.batch_size", "4", "--max_length"]
+QUICK += ["16", "--validate_every", "2", "--device", "cpu"]
+
+Value = TypeVar("Value")
+
+
+@dataclass
+class Good:
+    """Files that work, of which broken ones are made."""
+
+    model: Path
+    rows: Path
+    run: Path
+    interrupted: Path
+
+
+@dataclass
+class Drawn:
+    """Draws values, and writes into a folder of this input alone."""
+
+    draw: Callable[[st.SearchStrategy[Any]], Any]
+    folder: Path
+    good: Good
+
+    def one_of(self, values: Any) -> Any:
+        return self.draw(st.sampled_from(list(values)))
+
+    def copy(self, folder: Path) -> Path:
+        return Path(shutil.copytree(folder, self.folder / "copy", symlinks=True))
+
+
+class Hang(BaseException):
+    """The watchdog's; no handler of the command takes it."""
+
+
+def _hang(number: int, frame: FrameType | None) -> None:
+    raise Hang(f"longer than {SECONDS} s")
+
+
+# ---- what is drawn ----
+
+LETTERS = st.characters(codec=None, exclude_categories=())
+ODD_TEXTS = st.sampled_from(
+    ["", " ", "</s>", "[SEP]", "[MASK] [CLS]", "<|endoftext|>", "\x00", "\ud800", "\r\n", '"', "NA", "nan", "1e999"]
+    + ["a" * 300, "9" * 5000, "\u202e abc", "\N{PILE OF POO}", "../../x", "-", "--help", "${HOME}", "%s", "{}"]
+)
+TEXTS = ODD_TEXTS | st.text(LETTERS, max_size=30) | st.text(string.printable, max_size=30)
+NUMBERS = st.integers() | st.floats() | st.sampled_from([-1, 0, 2**31, 2**32, 2**63, 2**64, 10**30, -(10**30), 1e-320])
+PLAIN = st.none() | st.booleans() | NUMBERS | TEXTS
+VALUES = st.recursive(
+    PLAIN, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=6
+)
+
+
+def damaged(drawn: Drawn, content: bytes) -> bytes:
+    """Return bytes with a piece cut out, doubled, or changed."""
+    start = drawn.draw(st.integers(0, max(0, len(content) - 1)))
+    end = min(len(content), start + drawn.draw(st.sampled_from([1, 2, 8, 64, 10**6])))
+    piece = drawn.draw(st.sampled_from([b"", content[start:end] * 2]) | st.binary(max_size=8))
+    return content[:start] + piece + content[end:]
+
+
+def changed(drawn: Drawn, content: Any) -> Any:
+    """Return what JSON or YAML holds, with one value somewhere in it replaced, or one key gone or new."""
+    if isinstance(content, dict) and content and drawn.draw(st.integers(0, 5)):
+        key = drawn.one_of(content)
+        return {**content, key: changed(drawn, content[key])}
+    if isinstance(content, dict) and content and drawn.draw(st.booleans()):
+        gone = drawn.one_of(content)
+        return {key: value for key, value in content.items() if key != gone}
+    return drawn.draw(VALUES)
+
+
+def labelled_file(drawn: Drawn) -> Path:
+    """Write a file of labelled rows, some of them odd."""
+    odd = drawn.draw(st.lists(st.tuples(st.integers(0, 59), VALUES, VALUES), max_size=3))
+    rows = [{"text": f"a film {i}", "label": ("bad", "good")[i % 2]} for i in range(60)]
+    for place, text, label in odd:
+        rows[place] = {"text": text, "label": label} if drawn.draw(st.booleans()) else {"text": text}  # type: ignore[dict-item]
+    path = drawn.folder / f"rows.{drawn.one_of(['csv', 'tsv', 'jsonl', 'parquet', 'txt', 'json'])}"
+    if path.suffix == ".parquet":
+        try:
+            pandas.DataFrame(rows).to_parquet(path)
+        except Exception:  # values that no column holds together
+            pandas.DataFrame([{key: repr(value) for key, value in row.items()} for row in rows]).to_parquet(path)
+        content = path.read_bytes()
+    elif path.suffix in (".csv", ".tsv"):
+        content = pandas.DataFrame(rows).to_csv(index=False, sep=drawn.one_of(",;\t")).encode("utf-8", "surrogatepass")
+    else:
+        lines = [json.dumps(row, ensure_ascii=drawn.draw(st.booleans())) + "\n" for row in rows]
+        content = "".join(lines).encode("utf-8", "surrogatepass")
+    if drawn.draw(st.booleans()):
+        content = damaged(drawn, content)
+    path.write_bytes(content)
+    return path
+
+
+def trains_on_a_file(drawn: Drawn) -> list[str]:
+    return ["train", "--train-file", str(labelled_file(drawn)), *_trains(drawn)]
+
+
+def answers_a_file(drawn: Drawn) -> list[str]:
+    verb = drawn.one_of(["predict", "evaluate"])
+    words = [verb, str(drawn.good.run), "--file", str(labelled_file(drawn)), "--device", "cpu"]
+    return [*words, *(["--output", str(drawn.folder / "answers.jsonl")] if verb == "predict" else [])]
+
+
+def reads_a_config(drawn: Drawn) -> list[str]:
+    path = drawn.folder / "config.yaml"
+    content = yaml.safe_load((drawn.good.run / "train.yaml").read_text())
+    content |= {"output": str(drawn.folder / "run"), "report_to": []}
+    for _ in range(drawn.draw(st.integers(1, 3))):
+        content = changed(drawn, content)
+    text = yaml.safe_dump(content, allow_unicode=True).encode("utf-8", "surrogatepass")
+    if drawn.draw(st.booleans()):
+        text = damaged(drawn, text)
+    path.write_bytes(text)
+    return [drawn.one_of(["doctor", "train", "train"]), "--config", str(path), *_trains(drawn)]
+
+
+def has_odd_words(drawn: Drawn) -> list[str]:
+    help_text = bilora_command.help_text("train")
+    options = sorted({word.rstrip(",") for word in help_text.split() if word.startswith("--") and word[2:3].isalpha()})
+    more: list[str] = []
+    for _ in range(drawn.draw(st.integers(1, 3))):
+        option, value = drawn.one_of(options), drawn.draw(PLAIN | VALUES)
+        # What the shell can hand over: no NUL, no half of a pair.
+        word = (value if isinstance(value, str) else json.dumps(value)).replace("\x00", "").encode("utf-8", "replace")
+        more += [option, word.decode("utf-8")] if drawn.draw(st.integers(0, 9)) else [option]
+    # What is drawn last wins, but for what would train for long or write elsewhere.
+    return ["train", "--train-file", str(drawn.good.rows), *_trains(drawn)[:-2], *more, *_trains(drawn)[-2:]]
+
+
+def opens_an_adapter(drawn: Drawn) -> list[str]:
+    run = drawn.copy(drawn.good.run)
+    folder = run / drawn.one_of(["adapter", "lora", "."])
+    _damage(drawn, drawn.one_of(path for path in sorted(folder.iterdir()) if path.is_file()))
+    verb = drawn.one_of(["predict", "evaluate", "export", "merge"])
+    words = {
+        "predict": ["--file", str(drawn.good.rows), "--device", "cpu", "--output", str(drawn.folder / "out.jsonl")],
+        "evaluate": ["--file", str(drawn.good.rows), "--device", "cpu"],
+    }
+    return [verb, str(run), *words.get(verb, ["--output", str(drawn.folder / "out")])]
+
+
+def resumes_a_run(drawn: Drawn) -> list[str]:
+    run = drawn.copy(drawn.good.interrupted)
+    _damage(drawn, drawn.one_of(path for path in sorted(run.rglob("*")) if path.is_file() and ".lock" not in path.name))
+    return ["train", "--resume", str(run)]
+
+
+def reports_a_run(drawn: Drawn) -> list[str]:
+    run = drawn.copy(drawn.good.run)
+    _damage(drawn, drawn.one_of(path for path in sorted(run.iterdir()) if path.is_file()))
+    return ["report", str(run)]
+
+
+KINDS = {
+    kind.__name__: kind
+    for kind in (trains_on_a_file, answers_a_file, reads_a_config, has_odd_words, opens_an_adapter)
+    + (resumes_a_run, reports_a_run)
+}
+
+
+def _trains(drawn: Drawn) -> list[str]:
+    return ["--model", str(drawn.good.model), *QUICK, "--output", str(drawn.folder / "run")]
+
+
+def _damage(drawn: Drawn, path: Path) -> None:
+    """Break one file: as bytes, or in one value of what it holds."""
+    content = path.read_bytes()
+    if path.suffix in (".json", ".yaml") and drawn.draw(st.integers(0, 3)):
+        content = yaml.safe_dump(changed(drawn, yaml.safe_load(content))).encode("utf-8", "surrogatepass")
+        if path.suffix == ".json":
+            content = json.dumps(yaml.safe_load(content)).encode()
+    elif drawn.draw(st.integers(0, 9)):
+        content = damaged(drawn, content)
+    else:
+        return path.unlink()
+    path.write_bytes(content)
+
+
+# ---- what is held ----
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    before = signal.signal(signal.SIGALRM, _hang)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def ended(words: list[str]) -> int:
+    """Return the exit code of the command; whatever it raises is what a user would see as a traceback."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), watched():
+        try:
+            code = bilora_command.main(words)
+        except SystemExit as exit_:
+            code = exit_.code if isinstance(exit_.code, int) else 1
+    said = err.getvalue()
+    assert "Traceback" not in said, said
+    if code:
+        lines = [line for line in said.splitlines() if ": error: " in line]
+        assert len(lines) == 1, f"exit {code} after {said!r}"
+    return code
+
+
+def hostile(count: int, good: Good, root: Path) -> dict[str, int]:
+    """Try inputs drawn from the seed; return how many ended with which exit code."""
+    codes: dict[str, int] = {}
+    numbers = iter(range(10**9))
+
+    @seed(SEED)
+    @settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+    )
+    @given(st.data())
+    def tried(data: st.DataObject) -> None:
+        folder = root / str(next(numbers))
+        folder.mkdir()
+        kind = data.draw(st.sampled_from(sorted(KINDS)))
+        words = KINDS[kind](Drawn(data.draw, folder, good))
+        try:
+            code = ended(words)
+        except BaseException:
+            print(f"kept: {folder}\nbilora {' '.join(map(repr, words))}")
+            raise
+        assert code in ALLOWED, f"exit {code}"
+        codes[f"{kind} {code}"] = codes.get(f"{kind} {code}", 0) + 1
+        shutil.rmtree(folder)
+
+    tried()
+    return codes
