@@ -40,7 +40,8 @@ class BiloraConfig(PeftConfig):
         layers_to_transform: Indices of the blocks to adapt; ``None`` for all.
         layers_pattern: Name of the list of blocks that the indices count in.
         modules_to_save: Further modules, such as a task head, that are trained and saved whole.
-        bias: Only ``"none"``: biases stay those of the base model.
+        bias: ``"none"``: biases stay those of the base model; ``"all"``: all of them are trained on the lower level
+            and saved; ``"bilora_only"``: those of the adapted layers are. One adapter of a model may have them.
 
     Raises:
         SettingsError: At least one setting cannot be used; all of them are named.
@@ -70,7 +71,7 @@ class BiloraConfig(PeftConfig):
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
     modules_to_save: list[str] | None = None
-    bias: Literal["none"] = "none"
+    bias: Literal["none", "all", "bilora_only"] = "none"
 
     def __post_init__(self) -> None:
         faults = []
@@ -114,8 +115,8 @@ class BiloraConfig(PeftConfig):
                 yield f"{name} is {alpha!r}; give a number above 0"
 
     def _target_faults(self) -> Iterator[str]:
-        if self.bias != "none":
-            yield f"bias is {self.bias!r}; only 'none' is known: train biases through modules_to_save"
+        if self.bias not in ("none", "all", "bilora_only"):
+            yield f"bias is {self.bias!r}; known: 'none', 'all', 'bilora_only'"
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             yield "layers_to_transform needs target_modules as a list of names, not as one string"
         if self.layers_pattern and self.layers_to_transform is None:

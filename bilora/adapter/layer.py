@@ -1,5 +1,6 @@
 """A linear layer with BiLoRA adapters: W0 + (alpha / r) P diag(s) Q."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -173,8 +174,11 @@ class BiloraLinear(nn.Module, MergingLayer):
         delta: Tensor = left @ self.bilora_Q[adapter].to(left.dtype)
         return delta.T if self.transposed else delta
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the base layer's output plus the updates of the active adapters, unless disabled."""
+    def forward(self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Tensor:
+        """Return the base layer's output plus the updates of the active adapters, unless disabled.
+
+        With ``adapter_names``, one per row of the batch, every row gets the update of its own adapter alone.
+        """
         if self.disable_adapters and self.merged:
             # PEFT's contract: a disabled adapter leaves the base model, also where it was merged.
             self.unmerge()
@@ -183,9 +187,19 @@ class BiloraLinear(nn.Module, MergingLayer):
             return result
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
+        if adapter_names is not None:
+            return self._add_by_row(result, x, adapter_names)
         for adapter in self.active_held_adapters():
             # Never in place: a hypergradient may differentiate through the base result a second time.
             result = result + self._update(x, adapter).to(result.dtype)
+        return result
+
+    def _add_by_row(self, result: Tensor, x: Tensor, adapter_names: Sequence[str]) -> Tensor:
+        # Beam search repeats each row, and some models flatten rows and tokens: either way a row's are neighbours.
+        owners = [name for name in adapter_names for _ in range(len(x) // len(adapter_names))]
+        for adapter in sorted(set(owners).intersection(self.held_adapters())):
+            rows = torch.tensor([row for row, owner in enumerate(owners) if owner == adapter], device=x.device)
+            result = result.index_add(0, rows, self._update(x[rows], adapter).to(result.dtype))
         return result
 
     def _update(self, x: Tensor, adapter: str) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
@@ -172,12 +173,23 @@ base_model.model.1.weight; name their modules in modules_to_save, or freeze them
     for module in model.modules():
         if isinstance(module, AuxiliaryTrainingWrapper):
             saved.update(id(parameter) for parameter in module.parameters())
+    saved.update(id(parameter) for parameter in _saved_biases(model))
     lost = sorted(name for name, parameter in trainable_parameters(model).items() if id(parameter) not in saved)
     if lost:
         raise SettingsError(
             f"{len(lost)} trainable parameters would be saved nowhere: {_some(lost)}; "
             "name their modules in modules_to_save, or freeze them"
         )
+
+
+def _saved_biases(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the biases that PEFT saves, as the configs of the adapters ask for."""
+    kinds = {getattr(config, "bias", "none") for config in getattr(model, "peft_config", {}).values()}
+    if "all" in kinds:
+        yield from (parameter for name, parameter in model.named_parameters() if name.endswith("bias"))
+    elif kinds - {"none"}:
+        layers = (module.get_base_layer() for module in model.modules() if isinstance(module, BaseTunerLayer))
+        yield from (layer.bias for layer in layers if getattr(layer, "bias", None) is not None)
 
 
 def _held(layer: LevelledLayer, adapter: str) -> dict[str, nn.Parameter]:

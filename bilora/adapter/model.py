@@ -1,10 +1,13 @@
 """Puts BiLoRA adapters into a model; everything else is PEFT's ``BaseTuner``."""
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, get_quantization_kwargs
-from peft.utils.other import get_pattern_key
+from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
 from torch import Tensor, nn
 
 from bilora.adapter.layer import BiloraLinear
@@ -62,9 +65,57 @@ class BiloraModel(BaseTuner):
         # whole, and fails for a head without a weight, such as RoBERTa's. A new layer is on its device already.
         setattr(parent, child_name, new_module)
 
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        # PEFT takes adapter_names away from what the model is called with, and hands them here.
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        layers = [module for module in self.modules() if isinstance(module, BiloraLinear)]
+        unknown = sorted(set(names) - {"__base__"} - {name for layer in layers for name in layer.held_adapters()})
+        if unknown:
+            raise ValueError(f"adapter_names has {', '.join(unknown)}, of which the model has no adapter")
+        if self.training or any(layer.merged for layer in layers):
+            raise ValueError(
+                "adapter_names is for inference with adapters that are not merged; call model.eval(), and "
+                "model.unmerge_adapter() where one is merged"
+            )
+        wrappers = [module for module in self.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+        hooks = [
+            module.register_forward_pre_hook(
+                lambda _, args, kwargs: (args, {**kwargs, "adapter_names": names}), with_kwargs=True
+            )
+            for module in (*layers, *wrappers)
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _check_merge_allowed(self) -> None:
+        """Give every target its own weight, so that a merge does not change the layer that it is tied to."""
+        owners = Counter(id(weight) for module in self.modules() for weight in module._parameters.values())
+        for layer in self.modules():
+            if not isinstance(layer, BiloraLinear) or layer.quantization_backend is not None:
+                continue
+            innermost = layer.get_base_layer()
+            if owners[id(innermost.weight)] > 1:
+                innermost.weight = nn.Parameter(innermost.weight.detach().clone(), requires_grad=False)
+                # Or else transformers ties them again when the merged model is loaded.
+                for config in {id(c): c for c in (self.model.config, self.model.config.get_text_config())}.values():
+                    config.tie_word_embeddings = False
+
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         trained = {name: parameter.requires_grad for name, parameter in self.named_parameters()}
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        if not autocast_adapter_dtype:
+            # Asked for by name: E too, which is float32 otherwise.
+            for layer in self.modules():
+                if isinstance(layer, BiloraLinear) and adapter_name in layer.held_adapters():
+                    E = layer.bilora_E[adapter_name]
+                    layer.bilora_E[adapter_name] = nn.Parameter(E.detach().to(layer.bilora_P[adapter_name].dtype))
         # PEFT makes new parameters of those it casts, and new ones are trainable.
         for name, parameter in self.named_parameters():
             if parameter.requires_grad != trained[name]:

@@ -17,13 +17,11 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import pandas
-import pytest
 import yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import bilora_command
-from bilora.models import pretrained
 
 COUNT = int(os.environ.get("BILORA_HOSTILE", "200"))
 SEED = 20261129
