@@ -189,7 +189,8 @@ def _saved_biases(model: nn.Module) -> Iterator[nn.Parameter]:
         yield from (parameter for name, parameter in model.named_parameters() if name.endswith("bias"))
     elif kinds - {"none"}:
         layers = (module.get_base_layer() for module in model.modules() if isinstance(module, BaseTunerLayer))
-        yield from (layer.bias for layer in layers if getattr(layer, "bias", None) is not None)
+        biases = (getattr(layer, "bias", None) for layer in layers)
+        yield from (bias for bias in biases if isinstance(bias, nn.Parameter))
 
 
 def _held(layer: LevelledLayer, adapter: str) -> dict[str, nn.Parameter]:

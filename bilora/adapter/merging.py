@@ -60,8 +60,8 @@ class MergingLayer(BaseTunerLayer):
         merged = (weight + sign * delta).to(weight.dtype)
         if check and not bool(merged.isfinite().all()):
             raise ValueError(
-                f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken: base weight and update "
-                "have a sum that is not finite; take a checkpoint from before training diverged"
+                f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken: base weight and "
+                "update do not add up to finite numbers; take a checkpoint from before training diverged"
             )
         if self.quantization_backend is not None:
             warnings.warn(

@@ -103,9 +103,9 @@ class BiloraModel(BaseTuner):
             innermost = layer.get_base_layer()
             if owners[id(innermost.weight)] > 1:
                 innermost.weight = nn.Parameter(innermost.weight.detach().clone(), requires_grad=False)
+                config: Any = self.model.config
                 # Or else transformers ties them again when the merged model is loaded.
-                for config in {id(c): c for c in (self.model.config, self.model.config.get_text_config())}.values():
-                    config.tie_word_embeddings = False
+                config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         trained = {name: parameter.requires_grad for name, parameter in self.named_parameters()}

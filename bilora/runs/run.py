@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from transformers import set_seed
 
@@ -111,11 +112,14 @@ def run_once(
     evaluation = Evaluation(inference, task=task, train=train, validation=prepared.validation)
     scored_on = set_kind(next(iter(prepared.validation)))
     watchers = (Progress(f"{config.method}, seed {config.seed}"), SpikeWarning(), *callbacks)
+    weights = plan.class_weights()
+    of_class = None if weights is None else torch.tensor(weights)
     result = fit_plan(
         model,
         train.encoded if prepared.upper is None else DividedRows(train.encoded, prepared.upper.encoded),
         plan,
         collate=task.collator(tokenizer),
+        count_terms=lambda batch: task.terms(batch["labels"], of_class),
         validate=evaluation.validation,
         monitor=monitor or task.watched,
         callbacks=(*run_records(model, folder, scored_on=scored_on), *watchers) if processes.is_first else (),

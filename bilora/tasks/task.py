@@ -208,6 +208,12 @@ class AnyTask(Protocol):
             weights: ``(classes,)``; None weighs all alike.
         """
 
+    def terms(self, labels: Tensor, weights: Tensor | None = None) -> float:
+        """Return how many terms :meth:`loss` of these labels is the mean of; with weights, the sum of their weights.
+
+        By it a step of several batches is that of one batch of them all.
+        """
+
     def class_counts(self, rows: Rows) -> dict[str, int]:
         """Return how often each class is among the labels, by name in the order of the class indices.
 
@@ -376,6 +382,11 @@ class BaseTask(_Protocol):
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the cross entropy over the labels that are not -100."""
         return functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), weight=weights)
+
+    def terms(self, labels: Tensor, weights: Tensor | None = None) -> float:
+        """Return the number of labels that are not -100, or the sum of their weights."""
+        counted = labels[labels != IGNORED]
+        return float(len(counted) if weights is None else weights.to(labels.device)[counted].sum())
 
     def class_counts(self, rows: Rows) -> dict[str, int]:
         """Raise: there are no classes."""

@@ -106,12 +106,13 @@ class HeldOut(Callback):
 
 @torch.no_grad()
 def mean_loss(level: Level, batches: Iterable[Any]) -> float:
-    """Return the mean over rows of a level's loss on batches with ``labels``, its penalty left out."""
-    total, rows = 0.0, 0
+    """Return the mean of a level's loss over the terms of all batches with ``labels``, its penalty left out."""
+    total, terms = 0.0, 0.0
     for batch in batches:
         loss, parts = level.loss_and_parts(batch)
-        # Weighted by rows: the last batch is smaller.
+        # Weighted: the last batch is smaller, and rows have different numbers of tokens.
+        count = level.terms(batch)
         # Without the penalty, which says nothing about how the model does on the rows.
-        total += float(parts.get("task_loss", loss)) * len(batch["labels"])
-        rows += len(batch["labels"])
-    return total / rows
+        total += float(parts.get("task_loss", loss)) * count
+        terms += count
+    return total / terms

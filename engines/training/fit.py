@@ -113,6 +113,7 @@ def fit_plan(
     plan: Plan,
     *,
     collate: Collate,
+    count_terms: Callable[[Any], float] | None = None,
     validate: Callable[[], Metrics] | None = None,
     monitor: Monitor | None = None,
     callbacks: Sequence[Callback] = (),
@@ -120,13 +121,17 @@ def fit_plan(
     resume: bool | Path = False,
     allow_config_change: bool = False,
 ) -> FitResult:
-    """Do what a plan says and return what came of it; the other arguments are those of :func:`fit`."""
+    """Do what a plan says and return what came of it; the other arguments are those of :func:`fit`.
+
+    ``count_terms`` tells of how many terms the loss of a batch is the mean; None counts its labels.
+    """
 
     def make(plan: Plan, checkpoints: Checkpoints) -> StagedRun:
         return StagedRun(
             model,
             rows,
             collate=collate,
+            count_terms=count_terms,
             plan=plan,
             validate=validate,
             monitor=monitor,

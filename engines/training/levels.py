@@ -58,6 +58,11 @@ class Levels:
     """Batches of D2, in a fixed order, for a stage that watches them."""
 
     @property
+    def both(self) -> tuple[Level, ...]:
+        """The lower level, and the upper one where there is one."""
+        return (self.lower,) if self.upper is None else (self.lower, self.upper)
+
+    @property
     def splits(self) -> tuple[Split, ...]:
         """The splits drawn so far; none for a stage on all the rows."""
         return () if self.loaders is None else tuple(self.loaders.splits)

@@ -49,6 +49,7 @@ class StagedRun:
     rows: Sequence[Mapping[str, Any]]
     collate: Collate = field(kw_only=True)
     plan: Plan = field(kw_only=True)
+    count_terms: Callable[[Any], float] | None = field(kw_only=True, default=None)
     validate: Callable[[], Metrics] | None = field(kw_only=True, default=None)
     monitor: Monitor | None = field(kw_only=True, default=None)
     callbacks: tuple[Callback, ...] = field(kw_only=True, default=())
@@ -223,6 +224,8 @@ class StagedRun:
             processes=self.processes,
             split=self.plan.split,
         )
+        for level in self.levels.both:
+            level.count_terms = self.count_terms
         if stage.rows == "upper":
             self.levels.lower.section = "upper"
         self.watchers = self._watchers(stage, self.levels)

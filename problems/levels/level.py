@@ -3,6 +3,7 @@
 import contextlib
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,28 +14,48 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from bilora.errors import DivergedError, SettingsError
 from bilora.problems.levels.betty_problem import BettyProblem
-from bilora.problems.levels.losses import read_loss
+from bilora.problems.levels.losses import read_loss, terms_of
 from bilora.problems.levels.report import LevelReport, SkippedSteps
 from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.tensors import Tensors, gradient_norm, laid_out_like, to_device
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What the processes have averaged: reported means, further gradients, and the terms of a process's share."""
+
+    means: Tensor
+    more: Tensors
+    terms: float
+
+
 def share_gradients(
-    parameters: Sequence[nn.Parameter], means: Tensor, more: Sequence[Tensor], processes: Processes
-) -> tuple[Tensor, Tensors]:
-    """Set every ``.grad`` to its mean over the processes, and return ``means`` and ``more``, averaged as well."""
-    if processes.count == 1:
-        return means, tuple(more)
-    present = [parameter.grad is not None for parameter in parameters]
-    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
-    flags = torch.tensor(present, dtype=torch.float32, device=means.device)
+    parameters: Sequence[nn.Parameter],
+    means: Tensor,
+    more: Sequence[Tensor],
+    processes: Processes,
+    *,
+    step_terms: Sequence[float] = (1.0,),
+    mean_terms: float = 1.0,
+) -> Shared:
+    """Set every ``.grad`` to that of one batch of all processes' rows, and return ``means`` and ``more`` of it as well.
+
+    Gradients are sums over micro-batches of ``step_terms``, with the first of them as the unit; ``means`` are of
+    ``mean_terms`` terms.
+    """
+    unit = step_terms[0]
+    present = [float(parameter.grad is not None) for parameter in parameters]
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad * unit for each in parameters]
+    counts = torch.tensor([*present, sum(step_terms), mean_terms], device=means.device)
     # One message for everything: each has a latency that is longer than these few numbers take.
-    *averaged, used, means = processes.averaged([*gradients, *more, flags, means])
-    for index, parameter in enumerate(parameters):
+    sums = [*gradients, *(each * unit for each in more), counts, means * mean_terms]
+    *averaged, counts, means = processes.averaged(sums)
+    *used, terms, mean_terms = counts.tolist()
+    for parameter, gradient, count in zip(parameters, averaged, used, strict=False):
         # A parameter that no process used stays without a gradient, so that the optimizer passes it over.
-        if present[index] or used[index] > 0:
-            parameter.grad = laid_out_like(averaged[index], parameter)
-    return means, tuple(averaged[len(parameters) :])
+        if count > 0:
+            parameter.grad = laid_out_like(gradient / terms, parameter)
+    return Shared(means / mean_terms, tuple(each / terms for each in averaged[len(parameters) :]), terms)
 
 
 class Level(BettyProblem):
@@ -60,6 +81,8 @@ class Level(BettyProblem):
         self.skipped = SkippedSteps()
         # The micro-batches of the step that is being made, or was made last.
         self.step_batches: list[Any] = []
+        # Of how many terms the loss of each of them is a mean.
+        self.step_terms: list[float] = []
 
     # A CUDA graph overwrites its outputs when it is run again, and both losses and gradients outlive a pass.
     copies_outputs: bool = False
@@ -69,6 +92,9 @@ class Level(BettyProblem):
 
     # The engine sets the processes of its run.
     processes: Processes = ONE_PROCESS
+
+    # Whoever knows the loss better than its labels tell sets this, as where classes are weighted.
+    count_terms: Callable[[Any], float] | None = None
 
     def training_step(self, batch: Any) -> Any:
         """Return the loss on ``batch``: the model's own loss plus :meth:`penalty`, with both as parts.
@@ -85,6 +111,14 @@ class Level(BettyProblem):
     def penalty(self) -> Tensor | None:
         """Return the level's regularizer, already weighted, or None where it has none."""
         return None
+
+    def terms(self, batch: Any) -> float:
+        """Return how many terms the loss of a batch is the mean of: rows, labelled tokens, or the sum of their weights.
+
+        A step of several micro-batches, or processes, is the step of one batch of them all: sum over sum, and not the
+        mean of means. Override it beside a loss that is a mean over something else.
+        """
+        return terms_of(batch, self.module) if self.count_terms is None else self.count_terms(batch)
 
     def take_step(self) -> None:
         """Move the parameters, with gradients unscaled, checked and clipped; override to add to the optimizer."""
@@ -124,16 +158,23 @@ class Level(BettyProblem):
         return loss.clone(), {name: part.clone() for name, part in parts.items()}
 
     def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss divided by the accumulation, and its parts."""
+        """Return the loss times its terms, with those of the step's first micro-batch as the unit, and its parts."""
         if (self._count - 1) % self.gas == 0:
-            self.step_batches = []
+            self.step_batches, self.step_terms = [], []
         self.step_batches.append(batch)
         loss, parts = self.loss_and_parts(batch)
+        # Alone in its step a batch needs no weight, and counting labels would wait for the device.
+        self.step_terms.append(self.terms(batch) if self.gas > 1 or self.processes.count > 1 else 1.0)
         # A tensor, and no .item(), which would wait for the device.
         value = loss.detach()
-        self.report.add(value, parts)
-        # Not divided by one: it would be a node more in the graph of every step.
-        return loss if self.gas == 1 else loss / self.gas, {"loss": value}
+        self.report.add(value, parts, self.step_terms[-1])
+        return self._weighted(loss), {"loss": value}
+
+    def _weighted(self, loss: Tensor) -> Tensor:
+        # optimizer_step divides by the sum of all terms, which is known only there. Not multiplied by one: it would be
+        # a node more in the graph of every step.
+        share = self.step_terms[-1] / self.step_terms[0]
+        return loss if share == 1.0 else loss * share
 
     def scaled_gradients(
         self, loss: Tensor, inputs: Sequence[Tensor], *, create_graph: bool = False
@@ -189,7 +230,9 @@ class Level(BettyProblem):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Average over processes, check, clip, step, and only then move the learning rate on."""
         # Alone there is nothing to share, and the report reads its numbers in one go.
-        means = None if self.processes.count == 1 else self._share_step(self.report.means())
+        means = None if self.processes.count == 1 else self._share_step(*self.report.means())
+        if means is None:
+            self._average_step()
         # Before the norm is taken, so that clipping and the report see the gradient itself.
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
@@ -214,11 +257,20 @@ class Level(BettyProblem):
         elif scheduler is not None:
             scheduler.step()
 
-    def _share_step(self, means: Tensor) -> Tensor:
-        """Average gradients and reported means over the processes; return the means."""
+    def _average_step(self) -> None:
+        """Divide the gradients of several micro-batches, added up so far, by the step's terms."""
+        if len(self.step_terms) > 1:
+            share = self.step_terms[0] / sum(self.step_terms)
+            for parameter in self.trainable_parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(share)
+
+    def _share_step(self, means: Tensor, terms: float) -> Tensor:
+        """Average gradients and reported means over the processes, by their terms; return the means."""
         # Before fp16 looks for overflows, so that all processes see the same ones.
-        means, _ = share_gradients(self.trainable_parameters(), means, (), self.processes)
-        return means
+        parameters = self.trainable_parameters()
+        step = self.step_terms
+        return share_gradients(parameters, means, (), self.processes, step_terms=step, mean_terms=terms).means
 
     def _may_step(self) -> bool:
         """Return whether loss and gradient are finite; False where the step is skipped instead of refused."""

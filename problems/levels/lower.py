@@ -60,7 +60,9 @@ class LowerProblem(Level):
             )
             # Under other masks than the step's, a difference of two gradients is noise.
             with explained, micro_batch.random_state.replayed(), self._buffers.unchanged():
-                loss = self.training_step_exec(micro_batch.batch) / len(step.micro_batches)
+                loss = self.training_step_exec(micro_batch.batch)
+                share = step.share(micro_batch)
+                loss = loss if share == 1.0 else loss * share
                 gradient = self.unscaled(self.scaled_gradients(loss, inputs, create_graph=create_graph), inputs)
             total = list(gradient) if total is None else [a + b for a, b in zip(total, gradient, strict=True)]
         # An average over processes has no graph; whoever differentiates again averages the product.
@@ -89,9 +91,11 @@ class LowerProblem(Level):
                 copies = tuple(parameter.detach().clone() for parameter in self.trainable_parameters())
                 self._recorded.parameters_before = copies
         # Before the forward pass, which draws the masks.
-        self._recorded.micro_batches.append(MicroBatch(batch, RandomState.take(self.device)))
+        random_state = RandomState.take(self.device)
         with self._buffers.noted():
-            return super().get_loss(batch)
+            loss = super().get_loss(batch)
+        self._recorded.micro_batches.append(MicroBatch(batch, random_state, self.step_terms[-1]))
+        return loss
 
     def backward(
         self,
@@ -136,13 +140,24 @@ class LowerProblem(Level):
         while len(self._steps) > self.needs.steps:
             self._steps.popleft()
 
-    def _share_step(self, means: Tensor) -> Tensor:
+    def _average_step(self) -> None:
+        """Divide the recorded gradients by the step's terms, too."""
+        super()._average_step()
+        if self._recorded is not None and len(self.step_terms) > 1:
+            share = self.step_terms[0] / sum(self.step_terms)
+            self._recorded.put_gradients(tuple(gradient * share for gradient in self._recorded.gradients()))
+
+    def _share_step(self, means: Tensor, terms: float) -> Tensor:
         """Average the recorded gradients along with gradients and means, in the same message."""
-        recorded = () if self._recorded is None else self._recorded.gradients()
-        means, averaged = share_gradients(self.trainable_parameters(), means, recorded, self.processes)
-        if self._recorded is not None:
-            self._recorded.put_gradients(averaged)
-        return means
+        step = self._recorded
+        recorded = () if step is None else step.gradients()
+        shared = share_gradients(
+            self.trainable_parameters(), means, recorded, self.processes, step_terms=self.step_terms, mean_terms=terms
+        )
+        if step is not None:
+            step.put_gradients(shared.more)
+            step.terms = shared.terms
+        return shared.means
 
     def _is_recorded(self) -> bool:
         """Return whether this micro-batch's optimizer step is among the last before an upper step."""

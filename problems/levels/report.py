@@ -22,27 +22,35 @@ class LevelReport:
     skipped: bool = False
     learning_rates: tuple[float, ...] = ()
     _names: tuple[str, ...] = ()
-    _gathered: list[tuple[Tensor, dict[str, Tensor]]] = field(default_factory=list)
+    _gathered: list[tuple[Tensor, dict[str, Tensor], float]] = field(default_factory=list)
 
-    def add(self, loss: Tensor, parts: dict[str, Tensor]) -> None:
-        """Gather one micro-batch."""
+    def add(self, loss: Tensor, parts: dict[str, Tensor], terms: float = 1.0) -> None:
+        """Gather one micro-batch, whose loss is the mean of so many terms."""
         # Tensors: they are read together in close(), so that the device is waited for once per step.
-        self._gathered.append((loss, parts))
+        self._gathered.append((loss, parts, terms))
 
-    def means(self) -> Tensor:
-        """Return the means over the gathered micro-batches, ``(1 + parts,)``, the loss first; nothing is read yet."""
-        return torch.stack(self._scalars())
+    def means(self) -> tuple[Tensor, float]:
+        """Return the means over the terms of the micro-batches, ``(1 + parts,)``, the loss first, and the terms."""
+        terms = sum(terms for *_, terms in self._gathered)
+        return torch.stack(self._scalars()), terms
 
     def _scalars(self) -> list[Tensor]:
-        losses = [loss for loss, _ in self._gathered]
-        names = self._names = tuple(dict.fromkeys(name for _, parts in self._gathered for name in parts))
+        losses = [(loss, terms) for loss, _, terms in self._gathered]
+        names = self._names = tuple(dict.fromkeys(name for _, parts, _ in self._gathered for name in parts))
         # A part that some micro-batches lack is averaged over the others.
-        columns = [losses, *([parts[name] for _, parts in self._gathered if name in parts] for name in names)]
+        columns = [
+            losses,
+            *([(parts[name], terms) for _, parts, terms in self._gathered if name in parts] for name in names),
+        ]
         # Half-precision losses are averaged in float32, float64 ones keep their digits.
-        dtype, device = torch.promote_types(losses[0].dtype, torch.float32), losses[0].device
+        first = losses[0][0]
+        dtype, device = torch.promote_types(first.dtype, torch.float32), first.device
         self._gathered = []
         return [
-            column[0].to(device, dtype) if len(column) == 1 else torch.stack(column).to(device, dtype).mean()
+            column[0][0].to(device, dtype)
+            if len(column) == 1
+            else torch.stack([value.to(device, dtype) * terms for value, terms in column]).sum()
+            / sum(terms for _, terms in column)
             for column in columns
         ]
 

@@ -79,7 +79,7 @@ class UpperProblem(Level):
         below = lower.trainable_parameters()
         gradients = self.unscaled(self.scaled_gradients(loss, [*params, *below]), [*params, *below])
         # All processes together: every product is taken along the same v, and all see the same overflow.
-        *shared, mean_loss = self.processes.averaged([*gradients, loss.detach()])
+        *shared, mean_loss = self._shared([*gradients, loss.detach()])
         direct, vector = tuple(shared[: len(params)]), tuple(shared[len(params) :])
         # v comes first: no parameter may be displaced along a direction that is not finite.
         if not self._is_finite(mean_loss, vector):
@@ -91,10 +91,24 @@ class UpperProblem(Level):
         self.direct_norm, self.implicit_norm = norms.tolist()
         # Scaled again, because optimizer_step unscales whatever stands in .grad.
         scale = 1.0 if self.scaler is None else self.scaler.get_scale()
+        scale *= self.step_terms[-1] / self.step_terms[0]
         # dL2/dE = d_E L2 - d2_{E,V} L1 . w; the minus is in the implicit term.
         sums = [(d + i) * scale for d, i in zip(direct, implicit, strict=True)]
         # The implicit term may come in float32 for an E in bfloat16, and torch takes no gradient of another type.
         self.set_grads(params, [gradient.to(E.dtype) for gradient, E in zip(sums, params, strict=True)])
+
+    def _shared(self, tensors: Sequence[Tensor]) -> Tensors:
+        """Return the means over the processes, by the terms of each; they become those of the micro-batch."""
+        if self.processes.count == 1:
+            return tuple(tensors)
+        terms = torch.tensor([self.step_terms[-1]], device=tensors[0].device)
+        *shared, mean = self.processes.averaged([*(each * self.step_terms[-1] for each in tensors), terms])
+        self.step_terms[-1] = mean.item()
+        return tuple(each / self.step_terms[-1] for each in shared)
+
+    def _weighted(self, loss: Tensor) -> Tensor:
+        # v is that of the micro-batch, and its share enters where the hypergradient is added.
+        return loss
 
     def _mark(self, params: Sequence[nn.Parameter]) -> None:
         """Make ``.grad`` infinite, by which optimizer_step sees that there is no hypergradient."""

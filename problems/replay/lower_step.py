@@ -94,6 +94,7 @@ class MicroBatch:
 
     batch: Any
     random_state: RandomState
+    terms: float = 1.0  # of which its loss is the mean
 
 
 @dataclass
@@ -110,6 +111,7 @@ class LowerStep:
         taken: Whether the optimizer stepped; False where fp16 skipped the step, or where it was not finite.
         skipped: Whether the step was not finite, so that there is nothing to come back to.
         learning_rates: The learning rate with which the step moved each lower parameter.
+        terms: Of which the loss of the step is the mean, as a mean over the processes; 0 where this one made it alone.
     """
 
     micro_batches: list[MicroBatch] = field(default_factory=list)
@@ -121,6 +123,11 @@ class LowerStep:
     taken: bool = True
     skipped: bool = False
     learning_rates: tuple[float, ...] = ()
+    terms: float = 0.0
+
+    def share(self, micro_batch: MicroBatch) -> float:
+        """Return the weight of a micro-batch's mean loss in that of the step."""
+        return micro_batch.terms / (self.terms or sum(each.terms for each in self.micro_batches))
 
     def parameters(self, around: Around, *, now: Tensors) -> Tensors:
         """Return the lower parameters to differentiate at; ``now`` are those that the step arrived at."""

@@ -42,7 +42,7 @@ def load_recorded(lower: LowerProblem, state: Any) -> None:
 def _step_state(step: LowerStep) -> dict[str, Any]:
     state = {name: getattr(step, name) for name in STEP}
     state["micro_batches"] = [
-        {"batch": micro_batch.batch, "random_state": micro_batch.random_state.to_tree()}
+        {"batch": micro_batch.batch, "random_state": micro_batch.random_state.to_tree(), "terms": micro_batch.terms}
         for micro_batch in step.micro_batches
     ]
     state["optimizer"] = [{name: getattr(snapshot, name) for name in SNAPSHOT} for snapshot in step.optimizer]
@@ -50,8 +50,10 @@ def _step_state(step: LowerStep) -> dict[str, Any]:
 
 
 def _step(state: Any, device: torch.device, *, part: str) -> LowerStep:
-    fields = dict(check_keys(state, STEP, part=part))
-    micro_batches = [check_keys(saved, ("batch", "random_state"), part=part) for saved in fields.pop("micro_batches")]
+    # Earlier versions weighed all micro-batches alike, and wrote no terms.
+    fields = dict(check_keys({"terms": 0.0, **state} if isinstance(state, dict) else state, STEP, part=part))
+    keys = ("batch", "random_state", "terms")
+    micro_batches = [check_keys({"terms": 1.0, **saved}, keys, part=part) for saved in fields.pop("micro_batches")]
     snapshots = [check_keys(saved, SNAPSHOT, part=part) for saved in fields.pop("optimizer")]
     return LowerStep(
         micro_batches=[
@@ -59,6 +61,7 @@ def _step(state: Any, device: torch.device, *, part: str) -> LowerStep:
             MicroBatch(
                 to_device(saved["batch"], device),
                 RandomState.from_tree(saved["random_state"], device=device, part=part),
+                saved["terms"],
             )
             for saved in micro_batches
         ],

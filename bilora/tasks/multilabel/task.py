@@ -149,6 +149,10 @@ class MultilabelTask(BaseTask):
             weights = weights / weights.mean()  # so that the mean over all is sum_j w_j l_j / sum_j w_j
         return functional.binary_cross_entropy_with_logits(logits, labels.to(logits), weight=weights)
 
+    def terms(self, labels: Tensor, weights: Tensor | None = None) -> float:
+        """Return the number of rows: each has all labels, and so the same sum of weights."""
+        return float(len(labels))
+
     def class_counts(self, rows: Rows) -> dict[str, int]:
         """Return the number of rows that have each label."""
         counts = Counter(label for row in rows for label in row["label"])

@@ -128,6 +128,10 @@ class TextTask(BaseTask):
             return functional.mse_loss(logits.squeeze(-1), labels.to(logits))
         return super().loss(logits, labels, weights)
 
+    def terms(self, labels: Tensor, weights: Tensor | None = None) -> float:
+        """Return the number of rows, or the sum of their weights."""
+        return float(len(labels)) if self.is_regression else super().terms(labels, weights)
+
     def class_counts(self, rows: Rows) -> dict[str, int]:
         """Return the number of rows of each class."""
         if self.label_names is None:

@@ -75,13 +75,13 @@ def test_a_step_is_one_message() -> None:
     used.grad = torch.tensor([1.0, 3.0])
     # The other process has a gradient of `foreign`, and neither has one of `idle`.
     answers = [torch.tensor([3.0, 5.0]), torch.zeros(2), torch.full((2,), 4.0), torch.tensor([9.0])]
-    processes = Played(other=[*answers, torch.tensor([1.0, 0.0, 1.0]), torch.tensor([4.0, 6.0])])
-    means, more = share_gradients([used, idle, foreign], torch.tensor([2.0, 2.0]), [torch.tensor([1.0])], processes)
+    processes = Played(other=[*answers, torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0]), torch.tensor([4.0, 6.0])])
+    shared = share_gradients([used, idle, foreign], torch.tensor([2.0, 2.0]), [torch.tensor([1.0])], processes)
     assert used.grad.tolist() == [2.0, 4.0]
     assert idle.grad is None
     assert foreign.grad is not None
     assert foreign.grad.tolist() == [2.0, 2.0]
-    assert (means.tolist(), [each.tolist() for each in more]) == ([3.0, 4.0], [[5.0]])
+    assert (shared.means.tolist(), [each.tolist() for each in shared.more]) == ([3.0, 4.0], [[5.0]])
     assert processes.messages == 1
 
 
