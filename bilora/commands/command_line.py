@@ -110,7 +110,8 @@ def _built(kind: type[Config], parser: ArgumentParser, values: Any, *, named: bo
     refuse_nulls(RunConfig, values.as_dict(), what="config")
     all_seeds = seed if seeds is None else seeds
     which = {"method": _listed(method), "seeds": [0, 1] if all_seeds is None else _listed(all_seeds)}
-    return kind(**which, run=RunConfig(**parser.instantiate(values).as_dict()))
+    which["run"] = RunConfig(**parser.instantiate(values).as_dict())
+    return kind(**which)
 
 
 def _listed(value: Any) -> list[Any]:
