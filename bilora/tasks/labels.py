@@ -14,8 +14,14 @@ from bilora.settings.lookup import did_you_mean
 _WHOLE = re.compile(r"0|-?[1-9]\d*")
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")  # as in JSON
 
+# What a column of one label may hold; False and True are 0 and 1, and hash alike.
 MARKS = {"0": False, "1": True, 0: False, 1: True}
-"""What a column of one label may hold; False and True are 0 and 1."""
+
+
+def refuse_wrong(what: str, *faults: tuple[bool, str]) -> None:
+    """Raise one error with the texts of all the faults that there are."""
+    if texts := [text for wrong, text in faults if wrong]:
+        raise SettingsError(f"{what}: " + "; ".join(texts))
 
 
 @dataclass(frozen=True)
@@ -33,24 +39,19 @@ class LabelledFiles:
     on_bad_row: OnBadRow = "error"
 
     def __post_init__(self) -> None:
-        faults = []
-        if not 1 <= len(self.text_columns) <= 2:
-            faults.append(f"text_columns is {self.text_columns!r}, name one or two columns")
-        both = [name for name in self._labels if name in self.text_columns]
-        if both:
-            faults.append(f"label_column is {both[0]!r}, which is among text_columns too")
-        if len(set(self.label_columns)) < len(self.label_columns):
-            faults.append(f"label_column is {self.label_columns!r}, which names a column twice")
-        if self.label_separator == "" or (self.label_separator and self.label_columns):
-            faults.append(
-                f"label_separator is {self.label_separator!r}, it must not be empty, and belongs to one label_column"
-            )
-        if not 0 <= self.validation_share < 1:
-            faults.append(f"validation_share is {self.validation_share}, it must be at least 0 and below 1")
-        if self.on_bad_row not in ("error", "skip"):
-            faults.append(f"on_bad_row is {self.on_bad_row!r}; allowed: error, skip")
-        if faults:
-            raise SettingsError(f"train_file {self.train!r}: " + "; ".join(faults))
+        texts, separator, share = self.text_columns, self.label_separator, self.validation_share
+        both = [name for name in self._labels if name in texts]
+        twice = len(set(self.label_columns)) < len(self.label_columns)
+        misplaced = separator is not None and (not separator or bool(self.label_columns))
+        refuse_wrong(
+            f"train_file {self.train!r}",
+            (not 1 <= len(texts) <= 2, f"text_columns is {texts!r}, name one or two columns"),
+            (bool(both), f"label_column is {''.join(both[:1])!r}, which is among text_columns too"),
+            (twice, f"label_column is {self.label_columns!r}, which names a column twice"),
+            (misplaced, f"label_separator is {separator!r}, it must not be empty, and belongs to one label_column"),
+            (not 0 <= share < 1, f"validation_share is {share}, it must be at least 0 and below 1"),
+            (self.on_bad_row not in ("error", "skip"), f"on_bad_row is {self.on_bad_row!r}; allowed: error, skip"),
+        )
 
     @property
     def name(self) -> str:

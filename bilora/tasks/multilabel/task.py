@@ -3,9 +3,9 @@
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from bilora.data.faults import SHORT, Fault
-from bilora.data.loaders import Collate
 from bilora.data.rows import Row, Rows
 from bilora.errors import DataError, SettingsError
 from bilora.metrics.multilabel import MULTILABEL_MEASURES, compute_multilabel, label_table
@@ -22,7 +21,7 @@ from bilora.settings.sections import build_section
 from bilora.tasks.labels import LabelledFiles, are_lists, in_order, label_settings
 from bilora.tasks.scoring import in_row_order, ordered_loader, predict
 from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, Inference
-from bilora.tasks.text.batches import Collator, encode_texts
+from bilora.tasks.text.batches import encode_texts
 from bilora.tasks.text.rows import class_name, field_faults, text_faults
 
 
@@ -45,8 +44,8 @@ class MultilabelTask(BaseTask):
     label of each row, see :func:`bilora.data.strata.make_strata`.
     """
 
-    task_types: ClassVar[tuple[str, ...]] = ("multilabel_classification",)
-    greater_is_better: ClassVar[bool] = True
+    task_types = ("multilabel_classification",)
+    greater_is_better = True
 
     name: str
     text_fields: tuple[str, ...]
@@ -119,10 +118,6 @@ class MultilabelTask(BaseTask):
                 return frozenset(), f"has {SHORT.repr(label)}, which is {which}: {', '.join(self.label_names[:10])}"
         return frozenset(indices), None
 
-    def text_of(self, row: Mapping[str, Any]) -> Hashable:
-        """Return the texts of a row, without the white space around them."""
-        return tuple([row[name].strip() for name in self.text_fields])
-
     def with_stand_in(self, row: Row) -> dict[str, Any]:
         """Return the row as one without labels."""
         return {**row, self.label_field: []}
@@ -131,17 +126,11 @@ class MultilabelTask(BaseTask):
         """Return the texts as token ids, with 1.0 for each label that a row has, and 0.0 for the others."""
         ids = encode_texts(rows, tokenizer, self.text_fields, max_length=max_length)
         outputs = range(len(self.label_names))
-        return EncodedRows(
-            rows,
-            [
-                {**tokens, "labels": [float(index in row["label"]) for index in outputs], "stratum": row["label"]}
-                for tokens, row in zip(ids, rows, strict=True)
-            ],
-        )
-
-    def collator(self, tokenizer: Any) -> Collate:
-        """Return a collator that pads to the longest row."""
-        return Collator(tokenizer)
+        encoded = [
+            {**tokens, "labels": [float(index in row["label"]) for index in outputs], "stratum": row["label"]}
+            for tokens, row in zip(ids, rows, strict=True)
+        ]
+        return EncodedRows(rows, encoded)
 
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the binary cross entropy, averaged over rows and labels; weights are of the labels."""

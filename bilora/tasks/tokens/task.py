@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
@@ -28,11 +28,11 @@ class TokenTask(BaseTask):
     Where the tags mark entities (IOB2) the score is the F1 of whole entities; other tags are scored one by one.
     """
 
-    task_types: ClassVar[tuple[str, ...]] = ("token_classification",)
-    hub_names: ClassVar[HubNames] = HubNames("TOKEN_CLS", "token-classification", "AutoModelForTokenClassification")
+    task_types = ("token_classification",)
+    hub_names = HubNames("TOKEN_CLS", "token-classification", "AutoModelForTokenClassification")
     # Byte-level tokenizers (RoBERTa, GPT-2) take a token for the middle of a word without it; others ignore it.
-    tokenizer_settings: ClassVar[Mapping[str, Any]] = {"add_prefix_space": True}
-    greater_is_better: ClassVar[bool] = True
+    tokenizer_settings = {"add_prefix_space": True}
+    greater_is_better = True
 
     name: str
     label_names: tuple[str, ...]  # the tags, in the order of the class indices
@@ -56,7 +56,7 @@ class TokenTask(BaseTask):
         return all(name == OUTSIDE or name[:2] in ("B-", "I-") and len(name) > 2 for name in self.label_names)
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> str:  # type: ignore[override]  # it follows from the tags, and no one sets it
         """Key of the headline metric."""
         return self.metric_keys[0]
 
