@@ -210,9 +210,7 @@ class GenerationTask(BaseTask):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields but the settings, which the config of a run holds."""
-        fields = super().to_dict()
-        del fields["settings"]
-        return fields
+        return {name: value for name, value in super().to_dict().items() if name != "settings"}
 
     def _files(self, outputs: list[str], references: list[list[str]], metrics: Metrics) -> dict[str, str]:
         """Return the files that the official E2E scorer reads, and the scores with how they came about."""

@@ -13,8 +13,8 @@ from bilora.data.faults import Fault
 from bilora.data.rows import Row, Rows
 from bilora.errors import DataError, SettingsError
 from bilora.metrics.classes import MEASURES, compute_metrics
-from bilora.tasks.labels import LabelledFiles, are_lists, in_order, label_settings
-from bilora.tasks.scoring import in_row_order, one_class, ordered_loader, predict, predicted_batches
+from bilora.tasks.labels import LabelledFiles, are_lists, given_values, in_order, label_settings
+from bilora.tasks.scoring import by_rows, in_row_order, one_class, ordered_loader, predict, predicted_batches
 from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, Inference
 from bilora.tasks.text.batches import encode_texts
 from bilora.tasks.text.rows import check_row, class_name, field_faults
@@ -159,20 +159,15 @@ class TextTask(BaseTask):
     def rescored(self, predictions: Sequence[Mapping[str, Any]]) -> Callable[[numpy.ndarray[Any, Any]], float]:
         """Return the headline metric as a function of row numbers."""
         index = {name: position for position, name in enumerate(self.label_names or ())}
-        answers, labels = (
-            numpy.asarray([row[key] if self.is_regression else index[row[key]] for row in predictions])
-            for key in ("prediction", "label")
-        )
-        compute = MEASURES[self.metric].compute
-        return lambda rows: compute(answers[rows], labels[rows])
+        measure = MEASURES[self.metric].compute
+        return by_rows(predictions, measure, lambda answer: answer if self.is_regression else index[answer])
 
     @classmethod
     def guess(cls, rows: Sequence[Row], files: LabelledFiles) -> str | None:
         """Return ``regression`` for numbers with fractions and for many whole ones, None for lists."""
-        labels = [row[files.label_field] for row in rows]
-        given = [label for label in labels if label is not None and label != ""]
-        if are_lists(given):
+        if are_lists(rows, files.label_field):
             return None
+        given = given_values(rows, files.label_field)
         text = [label for label in given if isinstance(label, str)]
         fractions = any(isinstance(label, float) for label in given)
         if text and fractions:
