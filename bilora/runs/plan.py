@@ -60,8 +60,10 @@ class RunPlan(Plan):
 
     def _check_room(self) -> None:
         """Refuse rows that do not fill a batch of each level; a row may make several examples."""
-        examples = [self.task.examples_of(row) for row in self.train]
-        given = 0 if self.rows.upper is None else sum(map(self.task.examples_of, self.rows.upper))
+        # Looked up once, not once per row: a file may have millions.
+        count_of = self.task.examples_of
+        examples = [count_of(row) for row in self.train]
+        given = 0 if self.rows.upper is None else sum(map(count_of, self.rows.upper))
         # A method that draws no split trains its lower level on all there is, on rows meant for D2 too.
         parts = {"lower": sum(examples) + given}
         if self.splits_rows and self.split is None:
