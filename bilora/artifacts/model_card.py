@@ -71,6 +71,7 @@ def _card_data(facts: CardFacts) -> ModelCardData:
         library_name="peft",
         tags=["bilora", "lora"],
         pipeline_tag=pipeline,
+        # huggingface_hub asks for a name as soon as there are results.
         model_name=f"{name}: {_plain(facts.method)} adapter" if results else None,
         eval_results=results or None,
     )
@@ -85,6 +86,7 @@ def push_to_hub(folder: Path, *, repository: str) -> str:
     """Upload an adapter's folder, card included, and return its address; a new repository is private."""
     api = HfApi()
     try:
+        # Private: what is public for a minute may be copied, and its owner can open it at any time.
         api.create_repo(repository, private=True, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="Upload adapter")
     except Exception as error:  # the hub's clients raise classes of several libraries, which share no root

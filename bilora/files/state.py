@@ -58,6 +58,7 @@ def _packed(value: Any, path: str, tensors: dict[str, Tensor], part: str) -> Any
         # As int64: torch supports uint32, in which NumPy keeps its random state, in part only.
         tensors[path or "value"] = torch.from_numpy(value.astype(np.int64 if value.dtype.kind in "iu" else value.dtype))
         return {KIND: "array", "name": path or "value", "dtype": value.dtype.name}
+    # Exactly these: a named tuple would come back as a plain one.
     if type(value) in (list, tuple):
         items = [_packed(item, _below(path, index), tensors, part) for index, item in enumerate(value)]
         return items if type(value) is list else {KIND: "tuple", "items": items}

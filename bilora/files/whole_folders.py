@@ -125,7 +125,7 @@ def cached_folder(name: str, build: Callable[[Path], None]) -> Path:
 
 
 def _fault(folder: Path) -> str | None:
-    """Return what is wrong with a folder of the cache, or None."""
+    # Every byte, at each use: a cache is cleaned in part, by users and by systems, and half a model predicts nonsense.
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         changed = [name for name, digest in manifest.items() if sha256_of(folder / name) != digest]

@@ -82,6 +82,7 @@ def _set_pad_token(config: Any, tokenizer: Any) -> None:
         text_config.pad_token_id = tokenizer.pad_token_id
 
 
+# Cached: tokenizer, config and weights of a model all ask, and each answer of a hub that is away takes three seconds.
 @functools.cache
 def only_local(place: str) -> bool:
     """Return whether a model must be on this machine: it is a folder, or the hub does not answer."""
