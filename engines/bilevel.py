@@ -29,8 +29,10 @@ from bilora.processes.processes import ONE_PROCESS, Processes
 
 Metrics = Mapping[str, float | None]
 
+# Modes of torch.compile in which the next run overwrites the outputs of the last one.
 CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
-"""Modes of torch.compile in which the next run overwrites the outputs of the last one."""
+# What the records of both levels have of the level's report, under the same name.
+REPORTED = ("loss", "parts", "learning_rates", "skipped")
 
 
 class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
@@ -98,7 +100,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         self.last_validation: ValidationRecord | None = None
         self._device_name = device
         graph = {"u2l": {}, "l2u": {}} if upper is None else {"u2l": {upper: [lower]}, "l2u": {lower: [upper]}}
-        # Betty counts micro-batches, and its own validation is never run.
+        # Betty counts micro-batches, and its own validation is never run: it would not undo its draws.
         config = EngineConfig(train_iters=steps * lower.gas, valid_step=max(validate_every, 1))
         super().__init__(list(self.levels), config, graph)
         # Only now: the levels know their parameters once Betty has set them up.
@@ -138,9 +140,11 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
             if self.begins_run:
                 self._tell(lambda callback: callback.on_run_start(self))
             self._tell(lambda callback: callback.on_stage_start(self))
+            # A resumed run may have been stopped already, at the step of its checkpoint.
             self._agree_to_stop()
             while self.global_step < self.train_iters and self.stop_reason is None:
                 self._one_iteration()
+            # Not twice at the same step: the parameters are the same, and callbacks would count it again.
             if self.last_validation is None or self.last_validation.step != self.step:
                 self.validate_now()
             self._tell(lambda callback: callback.on_stage_end(self))
@@ -151,6 +155,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
             # Between two stages callbacks stay open, such as the file of the run's metrics.
             if self.ends_run or not ended:
                 self.close()
+        # Ready for use: nobody should predict with dropout because a training came before.
         self.eval()
 
     def close(self) -> None:
@@ -158,22 +163,22 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         self._guard.close(self)
 
     def _one_iteration(self) -> None:
-        """Run one micro-batch of the lower level and whatever it sets off."""
         upper_steps_before = self.upper_step
         self.global_step += 1
         # Betty steps the lower level, and the upper one behind it where its turn has come.
         self.train_step()
+        # Callbacks hear of whole optimizer steps, not of micro-batches.
         if self.global_step % self.lower_level.gas != 0:
             return
         record = self._record(upper_stepped=self.upper_step > upper_steps_before)
         self._tell(lambda callback: callback.on_step(self, record))
         if self.validate_every and self.step % self.validate_every == 0:
             self.validate_now()
+        # After the validation, so that a checkpoint taken here holds it and a resume does not repeat it.
         self._tell(lambda callback: callback.on_step_end(self))
         self._agree_to_stop()
 
     def _agree_to_stop(self) -> None:
-        """Stop all processes where any of them was asked to stop."""
         # One that stopped alone would leave the others waiting for its gradients.
         if self.processes.any(self.stop_reason is not None):
             asked = self.processes.gathered((self.stop_reason, self.ends_run))
@@ -181,11 +186,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
             self.ends_run = any(ends for _, ends in asked)
 
     def validate_now(self, validate: Callable[[], Metrics] | None = None) -> None:
-        """Validate the parameters as they are and tell every callback; a callback may ask for it in ``on_step_end``.
-
-        Args:
-            validate: Called in place of the engine's own; None takes that, and does nothing where there is none.
-        """
+        """Validate the parameters as they are and tell every callback; a callback may ask for it in ``on_step_end``."""
         validate = validate or self.validate
         if validate is None:
             return
@@ -203,34 +204,22 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         self._guard.tell(self.callbacks, hook, step=self.step)
 
     def _record(self, *, upper_stepped: bool) -> StepRecord:
+        upper_record, upper = None, self.upper_level
+        if upper_stepped and upper is not None:
+            upper_record = UpperRecord(
+                step=self.upper_step,
+                hypergradient_norm=upper.report.gradient_norm,
+                direct_norm=upper.direct_norm,
+                implicit_norm=upper.implicit_norm,
+                meter=upper.hypergradient.reading if isinstance(upper.hypergradient, QualityMeter) else None,
+                **{name: getattr(upper.report, name) for name in REPORTED},
+            )
         report = self.lower_level.report
-        return StepRecord(
-            step=self.step,
-            loss=report.loss,
-            parts=report.parts,
-            gradient_norm=report.gradient_norm,
-            learning_rates=report.learning_rates,
-            upper=self._upper_record() if upper_stepped else None,
-            skipped=report.skipped,
-        )
-
-    def _upper_record(self) -> UpperRecord:
-        upper = self.upper_level
-        assert upper is not None  # it has just stepped
-        return UpperRecord(
-            step=self.upper_step,
-            loss=upper.report.loss,
-            parts=upper.report.parts,
-            hypergradient_norm=upper.report.gradient_norm,
-            direct_norm=upper.direct_norm,
-            implicit_norm=upper.implicit_norm,
-            learning_rates=upper.report.learning_rates,
-            meter=upper.hypergradient.reading if isinstance(upper.hypergradient, QualityMeter) else None,
-            skipped=upper.report.skipped,
-        )
+        reported = {name: getattr(report, name) for name in REPORTED}
+        return StepRecord(self.step, gradient_norm=report.gradient_norm, upper=upper_record, **reported)
 
     def initialize(self) -> None:
-        """Wire and set up the levels."""
+        """Wire and set up the levels, as Betty does, without a word."""
         # Betty would print its set-up to the standard output, which is the user's.
         logger = get_logger()
         level = logger.level
@@ -279,6 +268,7 @@ def compiled(
     try:
         yield
     finally:
+        # torch has no call that undoes Module.compile; this attribute is all that it sets.
         base._compiled_call_impl = before
         for level in levels:
             level.copies_outputs = False

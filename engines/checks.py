@@ -27,6 +27,7 @@ def check_schedule(
             f"the hypergradient looks {lower.needs.steps} lower steps back, but unroll_steps is {unroll}: before "
             "that the upper level had other values; raise unroll_steps, or let it look back less far"
         )
+    # Betty counts the warm-up in micro-batches.
     warmup = lower.config.warmup_steps // lower.gas
     # An upper micro-batch at every multiple of unroll_steps after the warm-up, a step when they are enough.
     first = (warmup // unroll + upper.gas) * unroll
@@ -55,7 +56,7 @@ def check_equal_start(levels: Sequence[Level], processes: Processes) -> None:
     """Refuse processes whose models differ: their gradients would be averaged all the same."""
     if processes.count == 1:
         return
-    # The model is the same object in most levels.
+    # The model is the same object in most levels, and a checksum of all of it takes its time.
     modules = {id(level.module): level.module for level in levels}
     for module in modules.values():
         check_equal_parameters(module, processes)
@@ -68,5 +69,6 @@ def sample_of(rows: Sequence[Any], *, size: int = 100) -> tuple[int, list[str]]:
         >>> sample_of(["a", "b", "c", "d"], size=2)
         (4, ["'a'", "'c'"])
     """
+    # Over their whole length: files that differ often begin alike.
     every = max(1, len(rows) // size)
     return len(rows), [repr(rows[index]) for index in range(0, len(rows), every)]

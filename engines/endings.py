@@ -17,13 +17,7 @@ class Ending(Protocol):
     """What follows a variant's own stages."""
 
     def stages(self, variant: Variant, settings: Any) -> tuple[Stage, ...]:
-        """Return the stages to add; none where the ending means nothing for the variant.
-
-        Args:
-            variant: The variant.
-            settings: Its settings.
-        """
-        ...
+        """Return the stages to add to a variant with its settings; none where the ending means nothing for it."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +31,14 @@ class Keep:
 
 @dataclass(frozen=True)
 class Retrain:
-    """Train the lower level anew on D1 + D2, from the values before the run, with what the upper level learned fixed.
+    """Train the lower level anew on all rows, from its values before the run, with what was learned above fixed."""
 
-    It means nothing for a variant that has trained on all the rows already.
-
-    Args:
-        steps: Steps of the retraining; None for as many as the run's.
-        ranks: Rule by which ranks are cut before, a mapping with ``name`` and its settings; None for the variant's own.
-
-    Raises:
-        SettingsError: A value is not allowed.
-    """
-
+    # None for as many as the run's.
     steps: int | None = None
+    # The rule by which ranks are cut before, a mapping with ``name`` and its settings; None for the variant's own.
     ranks: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if self.steps is not None and self.steps < 1:
             raise SettingsError(f"ending 'retrain': steps is {self.steps}; it must be at least 1")
         if self.ranks is not None:
@@ -61,38 +46,26 @@ class Retrain:
 
     def stages(self, variant: Variant, settings: Any) -> tuple[Stage, ...]:
         """Return one stage over all the rows."""
+        # A variant that has trained on all the rows already has nothing left to train on.
         if not variant.splits_rows(settings):
             return ()
-        return (Stage("retrain", variant.lower, steps=self.steps, fresh=True, cut=self._cut(variant)),)
-
-    def _cut(self, variant: Variant) -> Cut | None:
-        if self.ranks is None:
-            return variant.cut
-        if not variant.has_values:
+        if self.ranks is not None and not variant.has_values:
             raise SettingsError(
                 f"ending 'retrain' shall cut ranks by singular values, and method {variant.name!r} has none; leave "
                 "ranks out"
             )
-        return Cut(build_rank_rule(self.ranks))
+        cut = variant.cut if self.ranks is None else Cut(build_rank_rule(self.ranks))
+        return (Stage("retrain", variant.lower, steps=self.steps, fresh=True, cut=cut),)
 
 
 @dataclass(frozen=True)
 class Prune:
-    """Cut the ranks by the magnitudes of the learned terms, and train no further.
+    """Cut the ranks by the magnitudes of the learned terms, and train no further."""
 
-    It means nothing for a variant without singular values.
-
-    Args:
-        ranks: The rule, a mapping with ``name`` and its settings; by default 90 percent of each layer's energy.
-
-    Raises:
-        SettingsError: There is no such rule, or a value of its settings is not allowed.
-    """
-
+    # A mapping with the name of the rule and its settings; by default 90 percent of each layer's energy.
     ranks: dict[str, Any] = field(default_factory=lambda: {"name": "energy", "share": 0.9})
 
     def __post_init__(self) -> None:
-        """Check the rule."""
         build_rank_rule(self.ranks)
 
     def stages(self, variant: Variant, settings: Any) -> tuple[Stage, ...]:

@@ -53,7 +53,7 @@ class LevelSettings:
     gradient_clipping: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        # Each is written so that nan fails it.
         checks = (
             ("learning_rate", "it must not be negative", 0 <= (self.learning_rate or 0) < math.inf),
             ("weight_decay", "it must not be negative", 0 <= self.weight_decay < math.inf),
@@ -68,8 +68,8 @@ class LevelSettings:
 
 Base = TypeVar("Base", bound="FitSettings")
 
+# The learning rate of a level whose settings give none.
 RATES = {"lower": 3e-3, "upper": 0.1}
-"""The learning rate of a level whose settings give none."""
 
 
 @dataclass(frozen=True)
@@ -146,17 +146,13 @@ class FitSettings:
     device: str = "auto"
     seed: int = 0
 
-    UNSAID: ClassVar[Mapping[str, Any]] = {
-        "steps": 300,
-        "refresh": 0,
-        "validate_every": 0,
-        "early_stopping": 0,
-        "keep_best": False,
-    }
-    """The values of what a caller that watches no rows leaves open; empty for one that decides by the rows."""
+    # The values of what a caller that watches no rows leaves open; empty for one that decides by the rows.
+    UNSAID: ClassVar[Mapping[str, Any]] = dict(
+        steps=300, refresh=0, validate_every=0, early_stopping=0, keep_best=False
+    )
 
     def __post_init__(self) -> None:
-        """Fill in what is left open, and check the values, those of the hypergradient and the ending among them."""
+        # Before the checks, and for good: a checkpoint and a config hold what the run was trained with.
         self._fill_in()
         if self.ending is not None:
             build_ending(self.ending)
@@ -209,10 +205,8 @@ class FitSettings:
         return self.steps
 
     def as_base(self, kind: type[Base], **changed: Any) -> Base:
-        """Return the settings as the class that this one inherits from; what they have built is not built again.
-
-        ``changed`` are fields from which nothing is built.
-        """
+        """Return the settings as the class that this one inherits from; what they have built is not built again."""
+        # ``changed`` are fields from which nothing is built, or the cached parts would be of other settings.
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(kind)} | changed
         settings = kind.__new__(kind)
         fields = {field.name for field in dataclasses.fields(self)}
@@ -222,7 +216,6 @@ class FitSettings:
         return settings
 
     def _fill_in(self) -> None:
-        """Put the defaults in that depend on a level or on the caller."""
         object.__setattr__(self, "hypergradient", explicit(self.hypergradient, self.approximation))
         for name, rate in RATES.items():
             level = getattr(self, name)

@@ -65,13 +65,10 @@ class Callback:
 
 
 class CallbackGuard:
-    """Tells every callback of an event, in order.
-
-    An error of a callback with ``must_work`` ends the run, and so does any error of this library. Another callback that
-    fails (a tracker that is down, a full disk) is warned of once and not called again, but for ``on_close``.
-    """
+    """Tells every callback of an event, in order; one that only looks on and fails is warned of once and left out."""
 
     def __init__(self) -> None:
+        # By identity: a user's callback may define ``__eq__``, and then has no hash.
         self._failed: set[int] = set()
 
     def tell(self, callbacks: Sequence[Callback], hook: Callable[[Callback], None], *, step: int) -> None:
@@ -82,14 +79,17 @@ class CallbackGuard:
 
     def close(self, engine: BilevelEngine) -> None:
         """Close the engine's callbacks, each even if an earlier one cannot be."""
+        # ExitStack calls the last one first, so reversed: in their order, and an error is raised when all are closed.
         with ExitStack() as closing:
             for callback in reversed(engine.callbacks):
+                # The failed ones too: they may hold an open file.
                 closing.callback(self._guarded, callback, lambda one: one.on_close(engine), engine.step)
 
     def _guarded(self, callback: Callback, hook: Callable[[Callback], None], step: int) -> None:
         try:
             hook(callback)
         except Exception as error:
+            # An error of this library is a fault of the settings or the data, whoever notices it.
             if callback.must_work or isinstance(error, BiloraError):
                 raise
             if id(callback) in self._failed:

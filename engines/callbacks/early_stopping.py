@@ -40,21 +40,19 @@ class EarlyStopping(Callback):
         self.without_gain = 0
 
     def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
-        """Count, and stop the engine when patience is spent."""
         value = self.monitor.read(record)
         if self.monitor.is_better(value, than=self.best):
             self.best, self.without_gain = value, 0
             return
         self.without_gain += 1
         if self.without_gain >= self.patience:
+            # The stage only: a retraining that follows is part of the method, not more of the same.
             engine.stop_stage(f"{self.monitor.metric} was not better than {self.best} for {self.patience} validations")
 
     def state(self) -> dict[str, Any]:
-        """Return the best value and how long it has not been beaten."""
         return {"best": self.best, "without_gain": self.without_gain}
 
     def load_state(self, state: Any) -> None:
-        """Count on from there."""
         state = check_keys(state, ("best", "without_gain"), part="early stopping")
         self.best, self.without_gain = state["best"], state["without_gain"]
 
@@ -62,6 +60,7 @@ class EarlyStopping(Callback):
 class HeldOut(Callback):
     """Look at the loss on batches of D2, end the stage when it no longer falls, and keep the best parameters."""
 
+    # What it decides is the method itself (early stopping on D2), so a run without it is another one.
     must_work = True
 
     def __init__(self, batches: Iterable[Any], watch: Watch) -> None:
@@ -78,13 +77,14 @@ class HeldOut(Callback):
         return self._keep_best.best_step
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
-        """Look, if it is time."""
+        # The last step is always looked at, since it may be the best one.
         if record.step % self.watch.every != 0 and record.step != engine.steps:
             return
         engine.eval()
+        # The draws of a look, such as a loader's seed, must not change the masks of the steps after it.
         with RandomState.take(engine.device).replayed():
             mean = mean_loss(engine.lower_level, self.batches)
-        # All processes read all of D2; one number decides for all of them.
+        # All processes read all of D2, and round as they like; one number decides for all of them.
         loss = engine.processes.first_only(lambda: mean)
         engine.train()
         self.losses.append((record.step, loss))
@@ -92,15 +92,12 @@ class HeldOut(Callback):
             watcher.on_validation(engine, ValidationRecord(record.step, {"loss": loss}))
 
     def on_stage_end(self, engine: BilevelEngine) -> None:
-        """Put the best parameters back."""
         self._keep_best.on_stage_end(engine)
 
     def state(self) -> dict[str, Any]:
-        """Return the losses so far, and the states of the watchers."""
         return {"losses": self.losses, "watchers": [watcher.state() for watcher in self._watchers]}
 
     def load_state(self, state: Any) -> None:
-        """Look on from there."""
         state = check_keys(state, ("losses", "watchers"), part="held out")
         self.losses = state["losses"]
         for watcher, kept in zip(self._watchers, state["watchers"], strict=True):
@@ -114,6 +111,7 @@ def mean_loss(level: Level, batches: Iterable[Any]) -> float:
     for batch in batches:
         loss, parts = level.loss_and_parts(batch)
         # Weighted by rows: the last batch is smaller.
+        # Without the penalty, which says nothing about how the model does on the rows.
         total += float(parts.get("task_loss", loss)) * len(batch["labels"])
         rows += len(batch["labels"])
     return total / rows

@@ -22,8 +22,8 @@ from bilora.files.state import check_keys
 if TYPE_CHECKING:
     from bilora.engines.bilevel import BilevelEngine
 
+# About how many readings of the singular values a stage has by default: enough for a smooth curve in the report.
 READINGS = 40
-"""About how many readings of the singular values a stage has by default."""
 
 
 class LinesFile(Callback):
@@ -34,13 +34,12 @@ class LinesFile(Callback):
         self._file: TextIO | None = None
 
     def on_run_start(self, engine: BilevelEngine) -> None:
-        """Open the file, and cut off a line that a killed run left unfinished."""
+        # A killed run may have left its last line unfinished.
         if self.path.is_file():
             os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
         self._open("a")
 
     def on_close(self, engine: BilevelEngine) -> None:
-        """Close the file."""
         if self._file is not None:
             self._file.close()
 
@@ -79,21 +78,21 @@ class MetricsFile(LinesFile):
         self._sha256 = hashlib.sha256()
 
     def on_run_start(self, engine: BilevelEngine) -> None:
-        """Open the file; a resumed run cuts off what was written after its checkpoint."""
+        # What was written after the checkpoint is written again.
         if self._goes_on:
             os.truncate(self.path, self._size)
         self._open("a" if self._goes_on else "x")
 
     def state(self) -> dict[str, Any]:
-        """Return how long the file is, and its hash; by then it is on the disk."""
+        # On the disk before the checkpoint that counts on it is, whatever order the system would write them in.
         if self._file is not None and not self._file.closed:
             os.fsync(self._file.fileno())
         return {"size": self._size, "sha256": self._sha256.hexdigest()}
 
     def load_state(self, state: Any) -> None:
-        """Go on behind the lines that were written by then, which must still be there."""
         state = check_keys(state, ("size", "sha256"), part="metrics file")
         self._size, self._goes_on = state["size"], self.path.exists()
+        # Read again, since a hash that is half computed cannot be stored.
         written = self.path.read_bytes()[: self._size] if self._goes_on else b""
         self._sha256 = hashlib.sha256(written)
         if self._sha256.hexdigest() != state["sha256"]:
@@ -103,7 +102,7 @@ class MetricsFile(LinesFile):
             )
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
-        """Write a step."""
+        # Upper steps are few, and each is a point of its own curve.
         if record.upper is None and record.step % self.every != 0:
             return
         line: dict[str, Any] = {
@@ -131,7 +130,6 @@ class MetricsFile(LinesFile):
         self._write(line)
 
     def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
-        """Write a validation."""
         self._write({"stage": engine.place.name, "step": record.step, self.scored_on: record.metrics})
 
     def _write(self, line: dict[str, Any]) -> str:
@@ -145,33 +143,27 @@ class MetricsFile(LinesFile):
 
 
 class TimesFile(LinesFile):
-    """Write the seconds since the start of the run after every step, and once more after its validation.
+    """Write the seconds since the start of the run after every step, and once more after its validation."""
 
-    They stand apart from ``metrics.jsonl``, which is the same byte for byte whenever a run is the same. A resumed run
-    goes on with the time of its checkpoint, and of two lines of one step the later one counts.
-    """
-
+    # Apart from metrics.jsonl, which is the same byte for byte whenever a run is the same.
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._before = 0.0
         self._started = 0.0
 
     def on_run_start(self, engine: BilevelEngine) -> None:
-        """Open the file and start to count."""
         super().on_run_start(engine)
+        # As if the run had started that much earlier: time between two processes does not count.
         self._started = time.perf_counter() - self._before
 
     def state(self) -> dict[str, Any]:
-        """Return the seconds so far."""
         # A run that goes on, and has not opened the file yet, is where its checkpoint was.
         return {"seconds": self._before if self._file is None else time.perf_counter() - self._started}
 
     def load_state(self, state: Any) -> None:
-        """Go on from the seconds of the checkpoint."""
         self._before = check_keys(state, ("seconds",), part="times file")["seconds"]
 
     def on_step(self, engine: BilevelEngine, record: StepRecord | ValidationRecord) -> None:
-        """Write the time of a step."""
         self._write({"step": record.step, "seconds": round(time.perf_counter() - self._started, 4)})
 
     on_validation = on_step
@@ -179,14 +171,12 @@ class TimesFile(LinesFile):
 
 def read_times(path: Path) -> dict[int, float]:
     """Return the seconds of each step in a ``times.jsonl``, its validation included; none where there is no file."""
+    # Of two lines of one step the later one counts: after the validation, or written again after a resume.
     return {line["step"]: line["seconds"] for line in read_lines(path)}
 
 
 class ValuesFile(LinesFile):
-    """Write the values s of every adapted layer every ``every`` steps, and at the start and the end of each stage.
-
-    Between two readings nothing is read, so that no step waits for it. Of two lines of one step the later one counts.
-    """
+    """Write the values s of every adapted layer every ``every`` steps, and at the start and the end of each stage."""
 
     def __init__(self, path: Path, model: PeftModel, *, every: int | None = None) -> None:
         super().__init__(path)
@@ -194,7 +184,7 @@ class ValuesFile(LinesFile):
         self.every = every
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
-        """Write, if it is time."""
+        # Not at every step, which would wait for the device each time.
         if record.step % (self.every or max(1, engine.steps // READINGS)) == 0:
             self._write_values(engine)
 

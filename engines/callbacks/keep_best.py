@@ -36,18 +36,19 @@ class KeepBest(Callback):
         self._extra: list[dict[str, Any]] = []
 
     def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
-        """Copy the parameters if this validation is the best so far."""
         value = self.monitor.read(record)
         if not self.monitor.is_better(value, than=self.best):
             return
         self.best, self.best_step = value, record.step
+        # A copy on the CPU: the optimizer writes into the tensors in place, and the device may be full.
         self._parameters = [
             [tensor.detach().to("cpu", copy=True) for tensor in level.trainable_parameters()] for level in engine.levels
         ]
+        # What changes beside the parameters, such as the ranks that AdaLoRA keeps: a copy, since it changes in place.
         self._extra = [copy.deepcopy(level.extra_state()) for level in engine.levels]
 
     def on_stage_end(self, engine: BilevelEngine) -> None:
-        """Put the best parameters back."""
+        # No validation was defined: the last parameters stay.
         if self.best_step is None:
             return
         for level, values, extra in zip(engine.levels, self._parameters, self._extra, strict=True):
@@ -55,11 +56,10 @@ class KeepBest(Callback):
             level.load_extra_state(extra)
 
     def state(self) -> dict[str, Any]:
-        """Return the best parameters so far with their step: they outlive the checkpoint of that step."""
+        # The parameters too: the best step may be older than every checkpoint that is still there.
         return {"best": self.best, "best_step": self.best_step, "parameters": self._parameters, "extra": self._extra}
 
     def load_state(self, state: Any) -> None:
-        """Take the best parameters over."""
         state = check_keys(state, ("best", "best_step", "parameters", "extra"), part="keep best")
         self.best, self.best_step = state["best"], state["best_step"]
         self._parameters, self._extra = state["parameters"], state["extra"]

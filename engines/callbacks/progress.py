@@ -30,7 +30,6 @@ class Progress(Callback):
         self._shown: dict[str, str] = {}
 
     def on_run_start(self, engine: BilevelEngine) -> None:
-        """Open the bar."""
         # disable=None: tqdm looks whether it writes to a terminal.
         self._bar = tqdm(
             total=engine.steps + engine.place.steps_after,
@@ -42,7 +41,6 @@ class Progress(Callback):
         )
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
-        """Move the bar; tqdm decides how often it is drawn."""
         if self._bar.disable:
             return
         self._shown["lower"] = f"{record.loss:.3f}"
@@ -52,12 +50,11 @@ class Progress(Callback):
         self._bar.update()
 
     def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
-        """Show the metrics beside the losses."""
         for name, value in record.metrics.items():
             self._shown[name] = "undefined" if value is None else f"{value:.3f}"
 
     def on_close(self, engine: BilevelEngine) -> None:
-        """Close the bar."""
+        # A run that fails before its first step has no bar.
         if self._bar is not None:
             self._bar.close()
 
@@ -68,11 +65,12 @@ class SpikeWarning(Callback):
     def __init__(self, *, times: float = 10.0, window: int = 50) -> None:
         self.times = times
         self._losses: deque[float] = deque(maxlen=window)
+        # A median of a few first losses, which fall fast, says little.
         self._enough = window / 5
         self._warned = False
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
-        """Compare, then remember; a step that was skipped has a warning elsewhere."""
+        # It has a warning of its own, and its loss, which may be nan, is no measure for those after it.
         if record.skipped:
             return
         median = statistics.median(self._losses) if len(self._losses) >= self._enough else math.inf

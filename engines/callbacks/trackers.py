@@ -50,14 +50,13 @@ class Accelerated:
             self.tracker.store_init_configuration({key: str(value)[:500] for key, value in settings.items()})
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Send the numbers."""
         self.tracker.log(dict(values), step=step)
 
     def close(self) -> None:
-        """Finish the run."""
         self.tracker.finish()
 
 
+# The arguments of each tracker's class in accelerate: each names the run, or its folder, in its own way.
 ARGUMENTS: dict[str, Callable[[Path, Settings], dict[str, Any]]] = {
     "aim": lambda folder, settings: {"run_name": folder.name, "logging_dir": str(folder)},
     "clearml": lambda folder, settings: {"run_name": PROJECT, "task_name": folder.name},
@@ -72,13 +71,12 @@ ARGUMENTS: dict[str, Callable[[Path, Settings], dict[str, Any]]] = {
         "run_name": PROJECT, "name": folder.name, "config": dict(settings), "dir": str(folder)
     },
 }  # fmt: skip
-"""The arguments of each tracker's class in accelerate."""
 
 # TensorBoard would write the settings into more files, as a run of its own.
 SETTINGS_AT_START = {"tensorboard", "trackio", "wandb"}
 
+# Every tracker by name; a user's own is ``package.module:NAME``. Each is called with the run's folder and settings.
 LOGGERS: dict[str, Callable[[Path, Settings], Logger]] = {name: partial(Accelerated, name) for name in ARGUMENTS}
-"""Every tracker by name; a user's own is ``package.module:NAME``. Each is called with the run's folder and settings."""
 
 
 def check_loggers(names: Sequence[str]) -> None:
@@ -96,15 +94,14 @@ class ReportTo(Callback):
         self.name = name
         # Numbers of D2 are no evaluation, and do not stand under its name.
         self._prefix = "eval" if scored_on == VALIDATION else scored_on
+        # Looked up now, so that a misspelt name is refused before the run; opened when it starts.
         self._make = partial(find(LOGGERS, name, kind="report_to"), folder, settings)
         self._logger: Logger | None = None
 
     def on_run_start(self, engine: BilevelEngine) -> None:
-        """Open the tracker."""
         self._logger = self._guarded(self._make)
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
-        """Log a step; a step that was skipped has numbers that are not finite, which are left out."""
         values = {
             "train/lower_loss": record.loss,
             "train/lower_gradient_norm": record.gradient_norm,
@@ -116,15 +113,14 @@ class ReportTo(Callback):
                 "train/hypergradient_norm": record.upper.hypergradient_norm,
                 "train/upper_learning_rate": max(record.upper.learning_rates),
             }
+        # A step that was skipped has a number that is not finite, of which a tracker would make a gap or an error.
         self._log({name: value for name, value in values.items() if math.isfinite(value)}, record.step)
 
     def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
-        """Log a validation; metrics that are undefined are left out."""
         values = {f"{self._prefix}/{name}": float(value) for name, value in record.metrics.items() if value is not None}
         self._log(values, record.step)
 
     def on_close(self, engine: BilevelEngine) -> None:
-        """Finish the tracker's run."""
         if self._logger is not None:
             self._guarded(self._logger.close)
 
@@ -136,6 +132,7 @@ class ReportTo(Callback):
         try:
             return work()
         except Exception as error:  # a tracker may raise anything, and a run is worth more than its curves
+            # Not closed either: that would fail the same way, and warn a second time.
             self._logger = None
             warnings.warn(
                 f"report_to {self.name!r} failed and gets nothing more ({type(error).__name__}: {error}); every number "

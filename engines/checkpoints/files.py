@@ -34,11 +34,8 @@ def write_checkpoint(
     about: Mapping[str, Any],
     more: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write ``checkpoint-<step>``, whole or not at all, and return it.
-
-    ``state.json`` holds the trees of all parts and ``state.safetensors`` their tensors; ``about`` goes into the
-    manifest, and ``more`` writes further files. Where the disk is full, earlier checkpoints stay as they were.
-    """
+    """Write ``checkpoint-<step>``, whole or not at all, with ``about`` in its manifest and what ``more`` writes."""
+    # Before anything is written: half a checkpoint would take the last room of the disk for nothing.
     needed = sum(tensor.nbytes for packed in parts.values() for tensor in packed.tensors.values())
     check_space(run_folder, needed)
     final = run_folder / f"checkpoint-{step}"
@@ -61,10 +58,9 @@ def write_checkpoint(
         write_folder(final, write, manifest=manifest)
     except (OSError, SafetensorError) as error:
         # safetensors raises a class of its own, with the system's words in it.
-        number = getattr(error, "errno", None)
-        if number not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):
-            raise
-        raise _full(run_folder, needed) from error
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+            raise _full(run_folder, needed) from error
+        raise
     return final
 
 
@@ -77,15 +73,13 @@ def checkpoints(run_folder: Path) -> list[tuple[int, Path]]:
 
 
 def remove_unfinished(run_folder: Path) -> None:
-    """Remove what a killed process left of a checkpoint, while nobody else writes there.
-
-    One that was whole and about to be replaced gets its name back, unless its successor has it.
-    """
+    """Remove what a killed process left of a checkpoint, while nobody else writes there."""
     for path in sorted(run_folder.iterdir()):
         match = UNFINISHED_FOLDER.fullmatch(path.name)
         if match is None:
             continue
         final = run_folder / match[1]
+        # Killed between two renames: this one is whole, and gets its name back unless its successor has it.
         if path.name.startswith(f"{match[1]}{REPLACED}") and not final.exists():
             os.replace(path, final)
         else:
@@ -126,6 +120,7 @@ def _full(folder: Path, needed: int) -> ResourceError:
 
 def manifest_sha256(manifest: Mapping[str, Any]) -> str:
     """Return the hash that a manifest carries of everything else in it."""
+    # Sorted: the hash is of the values, in whatever order a file holds them.
     rest = {name: value for name, value in manifest.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -154,6 +149,7 @@ def read_parts(folder: Path) -> dict[str, Packed]:
         tensors = load_file(folder / TENSORS)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
+    # A part without tensors has a tree alone; tensors without a tree are found when they are unpacked.
     parts: dict[str, Packed] = {str(name): Packed({}, tree) for name, tree in trees.items()}
     for name, tensor in tensors.items():
         part, _, key = name.partition("/")
@@ -198,6 +194,7 @@ def fault(folder: Path) -> str | None:
         return f"{MANIFEST} cannot be read"
     if format_ != FORMAT:
         return f"it is of format {format_!r}, and this version reads format {FORMAT}"
+    # Before the files are compared with it: else a changed manifest would blame a file that is as it was.
     if sealed != manifest_sha256(manifest):
         return f"{MANIFEST} is not as it was written (its sha256 differs)"
     for name in (TREES, TENSORS):
@@ -229,6 +226,7 @@ def _file_fault(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | N
             return f"{name} is a link"
         if not path.is_file():
             return f"{name} is missing"
+        # The size first, which is free; a file cut short by a full disk shows there.
         if path.stat().st_size != entry.get("size"):
             return f"{name} has {path.stat().st_size} bytes, not {entry.get('size')}"
         if sha256_of(path) != entry.get("sha256"):

@@ -11,23 +11,19 @@ from bilora.errors import CheckpointError
 from bilora.files.state import Packed, pack, unpack
 from bilora.processes.processes import Processes
 
+# The part that lists the parts of each process.
 PROCESSES = "processes"
-"""The part that lists the parts of each process."""
-
+# How the parts end that hold the lower steps which the next upper step comes back to.
 RECORDED = ".recorded"
-"""How the parts end that hold the lower steps which the next upper step comes back to."""
 
 
 def gathered_parts(parts: Mapping[str, Packed], processes: Processes) -> dict[str, Packed]:
-    """Return the state of all processes in the first one, by part; that of one process alone as it is.
-
-    Parameters and optimizers are equal everywhere, and stand once; random states and recorded batches are not. Parts
-    that differ from those of the first process stand under ``process-<rank>.<part>``.
-    """
+    """Return the state of all processes in the first one, by part; that of one process alone as it is."""
     if processes.count == 1:
         return dict(parts)
     digests = {name: packed.digest() for name, packed in parts.items()}
     every = processes.gathered(digests)
+    # Parameters and optimizers are equal everywhere, and stand once; random states and recorded batches are not.
     # Compared by their digests, so that only parts that differ are sent.
     differing = {name: packed for name, packed in parts.items() if digests[name] != every[0].get(name)}
     gathered = dict(parts) if processes.is_first else {}
@@ -37,17 +33,15 @@ def gathered_parts(parts: Mapping[str, Packed], processes: Processes) -> dict[st
 
 
 def parts_for(parts: Mapping[str, Packed], processes: Processes, *, saved: int) -> dict[str, Packed]:
-    """Return the state that this process goes on from, of a checkpoint that ``saved`` processes wrote.
-
-    With as many processes it is the state of this one. Otherwise equal parts are taken as they are, and the others from
-    one process that wrote them: the first takes those of the first, which alone has the files. Recorded lower steps are
-    taken from all: each process replays all their micro-batches, whose mean is what it was.
-    """
+    """Return the state that this process goes on from, of a checkpoint that ``saved`` processes wrote."""
     states = [_of_rank(parts, rank) if saved > 1 else dict(parts) for rank in range(saved)]
     rank = processes.rank
     if saved == processes.count:
         return states[rank]
+    # Equal parts are the same in all. The first alone has the files, and so takes the parts of the first; the others go
+    # round those that have none.
     state = states[0 if rank == 0 or saved == 1 else 1 + (rank - 1) % (saved - 1)]
+    # Of all: each process replays all their micro-batches, whose mean is what it was.
     recorded = [name for name in state if name.endswith(RECORDED)]
     return state | {name: _recorded_by_all([other[name] for other in states], part=name) for name in recorded}
 
@@ -70,6 +64,7 @@ def _name(rank: int, part: str) -> str:
 def _recorded_by_all(recorded: list[Packed], *, part: str) -> Packed:
     """Return the recorded steps with the micro-batches of every process; all else in them is equal."""
     first, *others = [unpack(packed, part=part) for packed in recorded]
+    # The gradients of half a step are of one process's rows, and cannot be divided among others.
     if any(state["unfinished"] is not None for state in (first, *others)):
         raise CheckpointError(f"checkpoint does not fit: {part}: it was taken inside a step of several processes")
     steps = [
@@ -82,15 +77,14 @@ def _recorded_by_all(recorded: list[Packed], *, part: str) -> Packed:
 def rescaled(
     saved: Mapping[str, Any], settings: FitSettings, *, before: int, now: int
 ) -> tuple[dict[str, Any], dict[str, Rescaled]]:
-    """Return saved settings with this run's batches where they fit, and how the counts of each level change.
-
-    A level may keep its settings: with another number of processes its steps then take other numbers of rows. Or it
-    takes the rows of a step in other pieces: a larger batch in fewer processes, or more accumulation.
-    """
+    """Return saved settings with this run's batches where they fit, and how the counts of each level change."""
     fitting, counts = dict(saved), {}
     for level in LEVELS:
         old, new = saved[level], getattr(settings, level)
+        # Of this run, per batch of the saved one, by their rows; a fraction, since a quotient in floats is not exact.
         batches = Fraction(old["batch_size"] * before, new.batch_size * now)
+        # The rows of a step may come in other pieces: a larger batch in fewer processes, or more accumulation. With
+        # settings as they were, a step takes another number of rows.
         same_rows = batches * old["accumulation"] == new.accumulation
         if same_rows and batches.denominator == 1:
             fitting[level] = {**old, "batch_size": new.batch_size, "accumulation": new.accumulation}

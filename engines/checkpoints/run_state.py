@@ -42,15 +42,22 @@ class RunState:
 
     def collect(self) -> dict[str, Any]:
         """Return the state of every part, by its name; nothing changes, the random state included."""
-        random_state = RandomState.take(self.engine.device)
-        parts: dict[str, Any] = {"engine": self._engine_state(), "random": random_state.to_tree()}
-        for level in self.engine.levels:
+        engine, last = self.engine, self.engine.last_validation
+        state = {
+            "micro_batches": engine.global_step,
+            "stop_reason": engine.stop_reason,
+            "ends_run": engine.ends_run,
+            "last_validation": None if last is None else {"step": last.step, "metrics": dict(last.metrics)},
+        }
+        parts: dict[str, Any] = {"engine": state, "random": RandomState.take(engine.device).to_tree()}
+        for level in engine.levels:
             parts |= {f"{level.name}.{name}": state for name, state in level_state(level).items()}
         return parts | {name: part.state() for name, part in self._more.items()}
 
     def restore(self, parts: Mapping[str, Any], *, keep_rates: bool = False) -> None:
         """Give a run that was built from the same settings what :meth:`collect` returned; or keep its rates."""
         engine = self.engine
+        # A level is called as the user likes, "random" too: the dot keeps its parts apart from the others.
         prefixes = {level.name: f"{level.name}." for level in engine.levels}
         levels = {
             name: {key.removeprefix(prefix): state for key, state in parts.items() if key.startswith(prefix)}
@@ -69,16 +76,8 @@ class RunState:
 
     def without_foreign_callbacks(self, parts: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parts without those of callbacks that this run does not have."""
+        # Of several processes the first alone has files to write, and so more callbacks than the others.
         return {name: state for name, state in parts.items() if not name.startswith(CALLBACK) or name in self._more}
-
-    def _engine_state(self) -> dict[str, Any]:
-        last = self.engine.last_validation
-        return {
-            "micro_batches": self.engine.global_step,
-            "stop_reason": self.engine.stop_reason,
-            "ends_run": self.engine.ends_run,
-            "last_validation": None if last is None else {"step": last.step, "metrics": dict(last.metrics)},
-        }
 
     def _load_engine(self, state: Any) -> None:
         check_keys(state, ("micro_batches", "stop_reason", "ends_run", "last_validation"), part="engine")
@@ -86,6 +85,7 @@ class RunState:
         self.engine.global_step = state["micro_batches"]
         self.engine.stop_reason, self.engine.ends_run = state["stop_reason"], state["ends_run"]
         self.engine.last_validation = None if last is None else ValidationRecord(**last)
+        # They count the same thing: a state in which they differ was put together of two.
         if state["micro_batches"] != self.engine.lower_level.count:
             raise CheckpointError("checkpoint does not fit: engine: it counts other micro-batches than the lower level")
 
@@ -96,6 +96,7 @@ def _named(callbacks: tuple[Callback, ...]) -> dict[str, Stateful]:
     named: dict[str, Stateful] = {}
     for callback in callbacks:
         kind = type(callback)
+        # A class that has left the base's ``state`` alone has nothing to save.
         if kind.state is Callback.state:
             continue
         counts[kind.__name__] += 1

@@ -45,12 +45,12 @@ class Checkpoints(Callback):
         self._signals, self._processes = signals, processes
 
     def on_stage_start(self, engine: BilevelEngine) -> None:
-        """Forget a checkpoint of a later step: the stage has gone back with smaller batches, and removed it."""
+        # A stage that went back with smaller batches has removed the checkpoints of later steps.
         if self._saved_at > engine.step:
             self.saved, self._saved_at = None, -1
 
     def on_step_end(self, engine: BilevelEngine) -> None:
-        """Save if it is time; save and end the run if a signal has come."""
+        # All processes save together, or none: each holds a part of the state.
         received = agreed(self._signals.received, self._processes)
         every = self.settings.save_every
         if received is not None or (every and engine.step % every == 0):
@@ -62,9 +62,11 @@ class Checkpoints(Callback):
 
     def save(self, engine: BilevelEngine) -> None:
         """Write a checkpoint of the step that was just made, unless there is one already."""
+        # A signal, a schedule and a callback may ask for the same step.
         if self.folder is None or self._saved_at == engine.step:
             return
         folder, about = self.folder, self.describe()
+        # In every process: each has random states and recorded batches of its own, which the first one writes too.
         packed = {name: pack(state, part=name) for name, state in self.collect().items()}
         parts = gathered_parts(packed, self._processes)
         try:
@@ -89,6 +91,7 @@ class Checkpoints(Callback):
             saved = write_checkpoint(folder, step, parts=parts, about=about, more=adapter)
         except OSError as error:
             raise ResourceError(f"checkpoint-{step} cannot be written: {error}") from error
+        # Only now: until the new one is whole, the old ones are all that there is.
         if self.settings.save_total_limit:
             prune(folder, keep=self.settings.save_total_limit, newest=step)
         return saved
@@ -99,6 +102,7 @@ def check_about(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for name, what in (("base", "base model"), ("data", "training rows")):
         if before.get(name) != now[name]:
             raise CheckpointError(f"the {what} cannot change within a run: the fingerprint of the checkpoint differs")
+    # Kernels change between versions of torch, and with them the last bits; that is no reason to lose the run.
     old, new = before.get("versions", {}), now["versions"]
     differing = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
     if differing:

@@ -37,7 +37,6 @@ class TrainerHooks(Callback):
         self._in_epoch = False
 
     def on_run_start(self, engine: BilevelEngine) -> None:
-        """Fill in the state, and begin training and epoch."""
         trainer, state = self.trainer, self.trainer.state
         state.max_steps = engine.steps + engine.place.steps_after
         state.num_train_epochs = math.ceil(state.max_steps / self.steps_per_epoch)
@@ -55,13 +54,11 @@ class TrainerHooks(Callback):
         self._begin_epoch()
 
     def on_stage_start(self, engine: BilevelEngine) -> None:
-        """Hand the levels of the stage over, and begin its first step."""
         self._take_levels(engine)
         if engine.step < engine.steps:
             self._fire("on_step_begin")
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
-        """Keep the numbers for the next entry of the log."""
         self._entry |= {"grad_norm": record.gradient_norm, "learning_rate": max(record.learning_rates)}
         if record.upper is not None:
             self._entry |= {
@@ -73,7 +70,6 @@ class TrainerHooks(Callback):
             self._loss, self._losses = self._loss + record.loss, self._losses + 1
 
     def on_step_end(self, engine: BilevelEngine) -> None:
-        """End the step, and the epoch with it where it is the last of one, and do what the callbacks ask for."""
         trainer, state = self.trainer, self.trainer.state
         state.global_step, state.epoch = engine.step, engine.step / self.steps_per_epoch
         self._fire("on_step_end")
@@ -88,7 +84,6 @@ class TrainerHooks(Callback):
             self._fire("on_step_begin")
 
     def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
-        """Note the best value, after the callbacks have compared with the one before, as EarlyStoppingCallback does."""
         args, state = self.trainer.args, self.trainer.state
         value = record.metrics.get(args.monitor.metric)
         better = args.monitor.is_better(value, than=state.best_metric)
@@ -98,7 +93,6 @@ class TrainerHooks(Callback):
             self.trainer.control.should_save = better
 
     def state(self) -> dict[str, Any]:
-        """Return the state of the trainer and of its callbacks, and the losses that are not logged yet."""
         return {
             "trainer": {**dataclasses.asdict(self.trainer.state), "stateful_callbacks": {}},
             "callbacks": [[name, callback.state()["attributes"]] for name, callback in self._exportable()],
@@ -106,7 +100,6 @@ class TrainerHooks(Callback):
         }
 
     def load_state(self, state: Any) -> None:
-        """Take them over, whatever ``restore_callback_states_from_checkpoint`` says: the run goes on to the same."""
         parts = check_keys(state, ("trainer", "callbacks", "hooks"), part="trainer")
         self.trainer.state = TrainerState(**parts["trainer"])
         self._entry, self._loss, self._losses, self._in_epoch = parts["hooks"]
