@@ -127,6 +127,8 @@ def fit_plan(
     """
 
     def make(plan: Plan, checkpoints: Checkpoints) -> StagedRun:
+        # Last, so that a checkpoint holds what the other callbacks did at the end of its step.
+        hooks = (*callbacks, checkpoints)
         return StagedRun(
             model,
             rows,
@@ -135,7 +137,7 @@ def fit_plan(
             plan=plan,
             validate=validate,
             monitor=monitor,
-            callbacks=(*callbacks, checkpoints),
+            callbacks=hooks,
             folder=folder,
         )
 
@@ -144,6 +146,7 @@ def fit_plan(
 
 def settings_of_adapter(model: PeftModel, variant: Variant) -> Any:
     """Return the variant's default settings, for pseudo singular values with what the adapter was made with."""
+    # A user's own variant may train a module that PEFT did not make.
     settings = variant.settings()
     config = model.peft_config[model.active_adapter] if isinstance(model, PeftModel) else None
     if not (isinstance(settings, BiloraSettings) and isinstance(config, BiloraConfig)):

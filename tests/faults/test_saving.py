@@ -151,7 +151,10 @@ def test_row_05_a_part_that_was_changed_on_the_disk_is_named(run: Run) -> None:
     "name", ["state.json", "state.safetensors", "manifest.json", "adapter/adapter_model.safetensors"]
 )
 @pytest.mark.parametrize("harm", ["truncate", "flip", "remove"])
-def test_row_06_a_damaged_file_is_named_and_the_checkpoint_before_is_used(run: Run, name: str, harm: str) -> None:
+def test_rows_06_and_07_a_damaged_file_is_named_and_the_checkpoint_before_is_used(
+    run: Run, name: str, harm: str
+) -> None:
+    """A checkpoint without its manifest is one that was not written to its end."""
     whole = run("whole")
     folder = run(save_every=4).folder
     path = folder / "checkpoint-8" / name
@@ -164,13 +167,6 @@ def test_row_06_a_damaged_file_is_named_and_the_checkpoint_before_is_used(run: R
     with pytest.warns(RuntimeWarning, match=f"checkpoint skipped: checkpoint-8: {name}"):
         run(save_every=4, resume=True).check_same(whole)
     assert fault(folder / "checkpoint-8") is None, "it was written again"
-
-
-def test_row_07_an_unfinished_checkpoint_is_skipped(run: Run) -> None:
-    folder = run(save_every=4).folder
-    (folder / "checkpoint-9").mkdir()
-    with pytest.warns(RuntimeWarning, match="checkpoint-9: manifest.json is missing, so it was not written to its end"):
-        assert run(save_every=4, resume=True).result.steps == 8
 
 
 def full_after(monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
