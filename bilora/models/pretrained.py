@@ -21,6 +21,11 @@ from bilora.tasks.text.batches import check_fits
 
 HUB_SECONDS = 3.0
 
+# Padding on the left moves a row's positions, so that its answer would depend on the longest row beside it; models with
+# a head over the whole text look for its last token themselves. But this one reads the last place, padding or not, and
+# has relative positions.
+READ_AT_THE_END = frozenset(("xlnet",))
+
 # Models that come in packages, by the name that a config gives them; a folder of that name is ``./name``.
 EMBEDDED_MODELS: dict[str | None, Callable[[], Path]] = {None: embedded_model_folder, "smollm2": smollm2_folder}
 
@@ -42,6 +47,7 @@ def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Toke
         local = only_local(place)
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local, **task.tokenizer_settings)
         config = AutoConfig.from_pretrained(place, local_files_only=local)
+    tokenizer.padding_side = "left" if config.model_type in READ_AT_THE_END else "right"
     notices = _fill_pad_token(tokenizer)
     _set_pad_token(config, tokenizer)
     check_fits(tokenizer, config, max_length=max_length)

@@ -85,8 +85,10 @@ def check_fits(tokenizer: Any, model_config: Any, *, max_length: int) -> None:
             f"the model's pad_token_id is {config.pad_token_id}, the tokenizer's is {tokenizer.pad_token_id}; "
             "set model.config.pad_token_id = tokenizer.pad_token_id"
         )
-    # Models with relative positions have no such entry, and no limit.
+    # Models with relative positions have no such entry, or -1 there (XLNet), and no limit.
     positions = getattr(config, "max_position_embeddings", None) or math.inf
+    if positions < 0:
+        positions = math.inf
     if config.model_type in PAD_OFFSET_MODELS and config.pad_token_id is not None:
         positions -= config.pad_token_id + 1
     if max_length > positions:
