@@ -52,6 +52,19 @@ def check_disjoint(lower: LowerProblem, upper: UpperProblem | None) -> None:
         )
 
 
+def check_checkpointing(levels: Sequence[Level]) -> None:
+    """Refuse gradient checkpointing of the reentrant kind, under which layers get no gradient and stay as they are."""
+    # It runs a backward pass inside the backward pass, which knows nothing of the parameters that a level asks for.
+    for module in {module for level in levels for module in level.module.modules()}:
+        settings = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
+        if getattr(module, "gradient_checkpointing", False) and settings.get("use_reentrant"):
+            raise SettingsError(
+                "the model has gradient checkpointing with use_reentrant=True, under which its layers would get no "
+                "gradient here; call model.gradient_checkpointing_enable({'use_reentrant': False}), or set "
+                "gradient_checkpointing_kwargs so"
+            )
+
+
 def check_equal_start(levels: Sequence[Level], processes: Processes) -> None:
     """Refuse processes whose models differ: their gradients would be averaged all the same."""
     if processes.count == 1:

@@ -84,6 +84,7 @@ class Level(BettyProblem):
         self.step_batches: list[Any] = []
         # Of how many terms the loss of each of them is a mean.
         self.step_terms: list[float] = []
+        self._moved = False
 
     # A CUDA graph overwrites its outputs when it is run again, and both losses and gradients outlive a pass.
     copies_outputs: bool = False
@@ -241,6 +242,7 @@ class Level(BettyProblem):
         parameters = self.trainable_parameters()
         norm = gradient_norm([parameter.grad for parameter in parameters])
         self.report.close(norm, means)
+        self._refuse_idleness()
         self.report.learning_rates = tuple(group["lr"] for group in self.optimizer.param_groups)
         self.report.taken = self._may_step()
         if not self.report.taken:
@@ -258,6 +260,19 @@ class Level(BettyProblem):
             scheduler.step(self.report.loss)
         elif scheduler is not None:
             scheduler.step()
+
+    def _refuse_idleness(self) -> None:
+        """Refuse to go on where no gradient came in two whole unrolls: nothing would be trained."""
+        # Two: lower vectors get none before the first upper step where the singular values start at zero. Only at the
+        # start, since later on a loss may have become zero.
+        self._moved = self._moved or self.report.gradient_norm != 0.0
+        steps = self._count // self.gas
+        if not self._moved and steps == 2 * self.config.unroll_steps:
+            raise SettingsError(
+                f"level {self.name!r} has had a gradient of zero, or none, in its first {steps} steps, and so nothing "
+                "is trained. Look for what cuts the loss off from its parameters, such as torch.no_grad(), .detach() or "
+                "gradient checkpointing of another kind, or for values that start where the gradient is zero"
+            )
 
     def _average_step(self) -> None:
         """Divide the gradients of several micro-batches, added up so far, by the step's terms."""

@@ -88,7 +88,7 @@ def _check_positions(model: nn.Module, *, longest: int, new: int) -> None:
     # Models with relative positions have no such entry, and no limit.
     config: Any = model.config
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and longest + new > positions:
+    if positions and 0 <= positions < longest + new:  # -1 is no limit (XLNet)
         raise SettingsError(
             f"the longest input has {longest} tokens and max_new_tokens is {new}, together more than the model's "
             f"{positions} positions; set max_new_tokens to {max(1, positions - longest)} or less"
