@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from bilora.tasks.text.task import TextTask  # which asks this module to check its rows
 
 
-def check_row(row: Mapping[str, Any], task: TextTask) -> tuple[int | float | None, list[Fault]]:
-    """Return the label of ``row`` as a class index or a number, and everything wrong with the row."""
+def check_row(row: Mapping[str, Any], task: TextTask) -> tuple[dict[str, Any], list[Fault]]:
+    """Return the row with its label as a class index or a number, and everything wrong with it."""
     faults = [fault for name in task.text_fields for fault in text_faults(row, name)]
     field = task.label_field
     if field not in row:
-        return None, [*faults, missing(row, field)]
+        return {**row, "label": None}, [*faults, missing(row, field)]
     if isinstance(row[field], BadNumber):
-        return None, faults  # parse_line has refused it
+        return {**row, "label": None}, faults  # parse_line has refused it
     label, problem = (_number if task.label_names is None else _class_index)(row[field], task)
-    return label, faults if problem is None else [*faults, Fault(field, problem)]
+    return {**row, "label": label}, faults if problem is None else [*faults, Fault(field, problem)]
 
 
 def field_faults(text_fields: Sequence[str], label_field: str) -> tuple[tuple[bool, str], ...]:
@@ -60,6 +60,7 @@ def _class_index(label: Any, task: TextTask) -> tuple[int | None, str | None]:
         return _named_class(label, names, task.labels_from)
     if isinstance(label, str) and label in names:
         return names.index(label), None
+    # True is an int, and no index.
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
         return label, None
     allowed = f"allowed: 0 to {len(names) - 1}, or one of {', '.join(names)}"
@@ -79,11 +80,13 @@ def _named_class(label: Any, names: Sequence[str], source: str) -> tuple[int | N
         return names.index(name), None
     if name is None:
         return None, f"is {SHORT.repr(label)}; every row needs a label"
+    # A column of ids may have thousands of names.
     first = f"{', '.join(names[:10])}{f' and {len(names) - 10} more' if len(names) > 10 else ''}"
     return None, f"is {SHORT.repr(label)}, which is no label of {source}; those are: {first}"
 
 
 def _number(label: Any, task: TextTask) -> tuple[float | None, str | None]:
+    # True is an int, and no quantity.
     if isinstance(label, bool) or not isinstance(label, int | float):
         return None, f"is {SHORT.repr(label)} ({type(label).__name__}); a number is needed"
     low, high = task.label_range or (-math.inf, math.inf)
