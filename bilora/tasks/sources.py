@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import datasets
+import huggingface_hub
+
 from bilora.data.rows import Rows, check_rows, read_rows
 from bilora.data.sets import TaskRows, join_sets, shared_texts
 from bilora.data.strata import draw_rows, make_strata, share_out
@@ -176,15 +179,11 @@ def _from_hub(task: AnyTask, splits: list[str], files: SetFiles) -> dict[str, Ro
 
 def ask_hub(hub_id: str, config: str | None, *, cure: str) -> Mapping[str, Any]:
     """Return the sets of a hub data set by name."""
-    # Here and not at the top: most runs read files, and need not wait for datasets to be imported.
-    import datasets
-    from huggingface_hub import HfApi, is_offline_mode
-
-    offline = is_offline_mode()
+    offline = huggingface_hub.is_offline_mode()
     try:
         if not offline:
             # load_dataset tries for 23 s before it gives up; one short question tells sooner.
-            HfApi().dataset_info(hub_id, timeout=HUB_SECONDS)
+            huggingface_hub.HfApi().dataset_info(hub_id, timeout=HUB_SECONDS)
         sets: Mapping[str, Any] = datasets.load_dataset(hub_id, config)
         return sets
     # The hub's clients raise classes of several libraries, which share no root.

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from bilora.tasks.text.task import TextTask  # which asks this module to check its rows
 
 
-def check_row(row: Mapping[str, Any], task: TextTask) -> tuple[dict[str, Any], list[Fault]]:
-    """Return the row with its label as a class index or a number, and everything wrong with it."""
+def check_row(row: Mapping[str, Any], task: TextTask) -> tuple[int | float | None, list[Fault]]:
+    """Return the label of a row as a class index or a number, and everything wrong with the row."""
     faults = [fault for name in task.text_fields for fault in text_faults(row, name)]
     field = task.label_field
     if field not in row:
-        return {**row, "label": None}, [*faults, missing(row, field)]
+        return None, [*faults, missing(row, field)]
     if isinstance(row[field], BadNumber):
-        return {**row, "label": None}, faults  # parse_line has refused it
+        return None, faults  # parse_line has refused it
     label, problem = (_number if task.label_names is None else _class_index)(row[field], task)
-    return {**row, "label": label}, faults if problem is None else [*faults, Fault(field, problem)]
+    return label, faults if problem is None else [*faults, Fault(field, problem)]
 
 
 def field_faults(text_fields: Sequence[str], label_field: str) -> tuple[tuple[bool, str], ...]:

@@ -100,7 +100,8 @@ class TextTask(BaseTask):
 
     def check_row(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
         """Return the row with its label as a class index or a number, and everything wrong with it."""
-        return check_row(row, self)
+        label, faults = check_row(row, self)
+        return {**row, "label": label}, faults
 
     def with_stand_in(self, row: Row) -> dict[str, Any]:
         """Return the row as one of the first class, or with the smallest number."""
