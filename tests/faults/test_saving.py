@@ -216,7 +216,7 @@ def test_row_08_or_goes_on_without_saving(run: Run, monkeypatch: pytest.MonkeyPa
     with pytest.warns(RuntimeWarning, match="is full.*; the run goes on"):
         ended = run(save_every=2, on_save_error="warn")
     assert ended.result.steps == 8
-    assert newest_checkpoint(ended.folder)[0].step == 4  # type: ignore[union-attr]
+    assert newest_checkpoint(ended.folder)[0].manifest["step"] == 4  # type: ignore[union-attr]
 
 
 def test_row_08_too_little_room_is_told_before_the_first_step(
