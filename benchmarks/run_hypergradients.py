@@ -87,7 +87,7 @@ def _method(by: str, settings: dict[str, Any], products: str | None) -> Method:
 
 def main(argv: Sequence[str]) -> int:
     """Run the measurements, print them, and write them where ``--output`` says."""
-    options = read_options(argv)
+    options = _options(argv)
     torch.set_num_threads(1)
     quiet_transformers()
     command = shlex.join(["python", f"benchmarks/{PROGRAM}", *argv])
@@ -155,7 +155,7 @@ def write(lines: Sequence[dict[str, Any]], text: str, folder: Path) -> None:
     plot_errors(lines, path=folder / "hypergradients.png")
 
 
-def read_options(argv: Sequence[str]) -> argparse.Namespace:
+def _options(argv: Sequence[str]) -> argparse.Namespace:
     """Return the options, and make the output folder, so that nothing is measured in vain."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Measure every hypergradient approximation.")
     known = sorted({*HYPERGRADIENTS, *(settings["name"] for settings in STOCK)})

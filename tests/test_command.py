@@ -1,6 +1,5 @@
 """The command itself: it answers fast, from texts that are what the parsers say, and runs as an installed one does."""
 
-import configparser
 import resource
 import shutil
 import subprocess
@@ -8,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tracked_files import ROOT, loaded
+from tracked_files import ROOT, loaded, setup_cfg
 
 command = loaded(ROOT / "bilora_command.py")
 writer = loaded(ROOT / ".ci" / "write_help_texts.py")
@@ -21,38 +20,32 @@ def test_the_help_of_a_verb_is_what_its_parser_says(verb: object) -> None:
     assert path.read_text(encoding="utf-8") == writer.help_of(verb)
 
 
-def test_the_help_of_the_command_has_every_verb() -> None:
-    assert (ROOT / "bilora/commands/help" / "bilora.txt").read_text(encoding="utf-8") == writer.overview(writer.verbs())
-
-
-def test_verbs_are_called_what_the_table_says() -> None:
-    for name, verb in writer.verbs().items():
-        assert verb.name == name
-        assert "\n" not in verb.help
-    assert set(writer.verbs()) <= set(command.VERBS)
+def test_the_help_of_the_command_has_every_verb_by_its_name() -> None:
+    verbs = writer.verbs()
+    assert (ROOT / "bilora/commands/help" / "bilora.txt").read_text(encoding="utf-8") == writer.overview(verbs)
+    assert [verb.name for verb in verbs.values()] == list(verbs)
+    assert "\n" not in "".join(verb.help for verb in verbs.values())
+    assert set(verbs) <= set(command.VERBS)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packages where a wheel would put them."""
+    """The packages where a wheel would put them, compiled as pip leaves them."""
     target = tmp_path_factory.mktemp("installed") / "site"
-    for folder, place in (("bilora", "bilora"), ("problems", "bilora/problems"), ("engines", "bilora/engines")):
-        shutil.copytree(ROOT / folder, target / place, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder, package in (("bilora", "bilora"), ("problems", "bilora/problems"), ("engines", "bilora/engines")):
+        shutil.copytree(ROOT / folder, target / package)
     shutil.copy(ROOT / "bilora_command.py", target)
     return target
 
 
 def installed(site: Path, *words: str, before: str = "", after: str = "") -> subprocess.CompletedProcess[str]:
     """Call the entry point of setup.cfg as the script of an installed package does, in another folder."""
-    parser = configparser.ConfigParser()
-    parser.read(ROOT / "setup.cfg", encoding="utf-8")
-    name, _, target = parser["options.entry_points"]["console_scripts"].strip().partition(" = ")
+    name, _, target = setup_cfg()["options.entry_points"]["console_scripts"].strip().partition(" = ")
     assert name == "bilora"
     module, _, function = target.partition(":")
     call = f"from {module} import {function}\ncode = {function}()"
     code = f"import sys; sys.path.insert(0, {str(site)!r})\n{before}\n{call}\n{after}\nsys.exit(code)"
-    program = [sys.executable, "-P", "-c", code, *words]
-    return subprocess.run(program, cwd=site.parent, capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-P", "-c", code, *words], cwd=site.parent, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("verb", ["", "train"])

@@ -1,17 +1,15 @@
 """README and the pages of docs/: parsers take their commands, their code runs and prints what it says."""
 
-import configparser
 import importlib
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
-from tracked_files import ROOT, code_blocks, loaded, make_targets, missing_files, tracked_files
+from tracked_files import ROOT, code_blocks, loaded, missing_files, pinned_versions, setup_cfg, tracked_files
 
 import bilora
 import bilora.engines
@@ -87,23 +85,21 @@ def check_bilora(words: list[str]) -> None:
 
 def check_make(words: list[str]) -> None:
     """The targets and variables are those of the Makefile."""
-    variables = set(re.findall(r"^(\w+) \?=", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for word in words[1:]:
         name, is_setting, _ = word.partition("=")
-        assert name in (variables if is_setting else make_targets()), f"the Makefile has no {name}"
+        pattern = r"^(\w+) \?=" if is_setting else r"^([\w-]+):(?!=)"
+        assert name in re.findall(pattern, makefile, flags=re.MULTILINE), f"the Makefile has no {name}"
 
 
 def check_install(words: list[str]) -> None:
     """Files, extras and versions that a pip or uv line names are those of the project."""
-    config = configparser.ConfigParser()
-    config.read(ROOT / "setup.cfg", encoding="utf-8")
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    pinned = pinned_versions()
     for before, word in zip(words, words[1:], strict=False):
         if before in ("--constraint", "-c", "--requirement", "-r"):
             assert (ROOT / word).is_file()
         elif word.startswith(".["):
-            assert set(word[2:-1].split(",")) <= set(config["options.extras_require"])
+            assert set(word[2:-1].split(",")) <= set(setup_cfg()["options.extras_require"])
         elif "==" in word:
             name, version = word.split("==")
             assert pinned[name] == version
@@ -115,12 +111,7 @@ def check_benchmark(path: str, argv: list[str], monkeypatch: pytest.MonkeyPatch)
     """The words make the options of a program in benchmarks/."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     module = loaded(ROOT / path)
-    others = {"run_hypergradients": "read_options", "run_speed": "_options", "run_length_groups": "_options"}
-    read = others.get(module.__name__)
-    if read is None:
-        module.PROGRAM.parse(argv)
-    else:
-        getattr(module, read)(argv)
+    (module._options if hasattr(module, "_options") else module.PROGRAM.parse)(argv)
 
 
 def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,13 +167,9 @@ def test_settings_load(page: str, text: str, tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_files_that_are_named_exist(page: str) -> None:
-    assert set(missing_files(PAGES[page], r"[A-Z]+\.md")) <= {"docs/features/lora.md"}  # vLLM's
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_to_pages(page: str) -> None:
+def test_files_that_are_named_exist_and_links_lead_to_pages(page: str) -> None:
     """Anchors are checked by ``make docs``, where pages of the API have theirs."""
+    assert set(missing_files(PAGES[page], r"[A-Z]+\.md")) <= {"docs/features/lora.md"}  # vLLM's
     linked = {link.partition("#")[0] for link in re.findall(r"\]\(((?!https:)[^)]+)\)", PAGES[page])}
     assert [link for link in sorted(linked) if not (ROOT / page).parent.joinpath(link).is_file()] == []
 
@@ -201,21 +188,15 @@ def test_options_that_the_readme_names_exist(capsys: pytest.CaptureFixture[str])
     assert named - below - known == set()
 
 
-def entries(nav: Any) -> Iterator[str]:
-    for each in nav if isinstance(nav, list) else nav.values():
-        if isinstance(each, str):
-            yield each
-        else:
-            yield from entries(each)
-
-
 def test_every_page_is_in_the_navigation() -> None:
     """A page that is new needs a line under ``nav`` in mkdocs.yml."""
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    assert sorted(f"docs/{page}" for page in entries(nav)) == sorted(PAGES.keys() - {"README.md"})
+    assert sorted(f"docs/{page}" for page in re.findall(r"[\w/-]+\.md", str(nav))) == sorted(
+        PAGES.keys() - {"README.md"}
+    )
 
 
-@pytest.mark.parametrize("package", [bilora, bilora.problems, bilora.engines], ids=lambda each: each.__name__)
+@pytest.mark.parametrize("package", [bilora, bilora.problems, bilora.engines], ids=lambda package: package.__name__)
 def test_every_public_name_is_in_the_api(package: ModuleType) -> None:
     page = PAGES[f"docs/api/{package.__name__.rpartition('.')[2]}.md"]
     shown = re.findall(r"^::: ([\w.]+)$", page, flags=re.MULTILINE)
@@ -235,24 +216,15 @@ def test_measured_hypergradients_are_those_of_the_readme() -> None:
     assert set(told) <= set(rows(README))
 
 
-def quoted_messages() -> list[str]:
-    """Return what the first column of each row of the page on errors quotes."""
-    found = re.findall(r"^\| `([^`]+)` \|", PAGES["docs/troubleshooting.md"], flags=re.MULTILINE)
-    found += re.findall(r"^\| ``(.+?)`` \|", PAGES["docs/troubleshooting.md"], flags=re.MULTILINE)
-    return found
-
-
-def sources() -> str:
-    """Return the code with strings that are split over lines put together."""
-    folders = ("bilora", "problems", "engines")
-    text = "\n".join(path.read_text("utf-8") for folder in folders for path in tracked_files(f"{folder}/*.py"))
-    return re.sub(r"\"\s*\n\s*f?\"", "", text)
-
-
 def test_messages_that_are_explained_are_ones_that_exist() -> None:
-    """An ellipsis stands for what differs from case to case."""
-    code = sources()
-    messages = quoted_messages()
+    """Those of the first column of the page on errors; an ellipsis stands for what differs from case to case."""
+    sources = "\n".join(
+        path.read_text("utf-8") for path in tracked_files("bilora/*.py", "problems/*.py", "engines/*.py")
+    )
+    code = re.sub(r"\"\s*\n\s*f?\"", "", sources)  # strings that are split over lines put together
+    page = PAGES["docs/troubleshooting.md"]
+    messages = re.findall(r"^\| `([^`]+)` \|", page, flags=re.MULTILINE)
+    messages += re.findall(r"^\| ``(.+?)`` \|", page, flags=re.MULTILINE)
     assert len(messages) > 60
     parts = {part.strip() for message in messages for part in message.split("…") if part.strip()}
     assert [part for part in sorted(parts) if part not in code] == []

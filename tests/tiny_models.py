@@ -16,10 +16,10 @@ SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "max_posit
 ENDS = {"bos_token_id": 0, "eos_token_id": 0, "attn_implementation": "eager"}
 
 
-def tiny_bert(dropout: float) -> nn.Module:
+def tiny_bert(dropout: float, *, attention: str = "eager") -> nn.Module:
     """Return a BERT with two labels."""
     rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout, "classifier_dropout": dropout}
-    widths = {"num_attention_heads": 2, "intermediate_size": 64, "attn_implementation": "eager"}
+    widths = {"num_attention_heads": 2, "intermediate_size": 64, "attn_implementation": attention}
     return BertForSequenceClassification(BertConfig(**SIZES, **widths, **rates))
 
 

@@ -1,5 +1,6 @@
 """The files of the project as git knows them, for tests that read sources: a folder that moves cannot fall silent."""
 
+import configparser
 import importlib.util
 import re
 import subprocess
@@ -44,6 +45,14 @@ def missing_files(text: str, *more: str) -> list[str]:
     return [path for path in sorted(paths) if not (ROOT / path).exists()]
 
 
-def make_targets() -> set[str]:
-    """Return the targets of the Makefile."""
-    return set(re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+def setup_cfg() -> configparser.ConfigParser:
+    """Return the settings of the project."""
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def pinned_versions() -> dict[str, str]:
+    """Return the version of each package that constraints.txt pins."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))

@@ -11,11 +11,12 @@ from bilora.errors import DataError
 
 SHOWN = 5
 
+# What is done with rows that cannot be used: all are refused together, or they are left out.
 OnBadRow = Literal["error", "skip"]
-"""What is done with rows that cannot be used: all are refused together, or they are left out."""
 
+# A row may hold a megabyte of text, of which a fault shows the ends.
 SHORT = reprlib.Repr()
-SHORT.maxstring = SHORT.maxother = 60  # a row may hold a megabyte of text
+SHORT.maxstring = SHORT.maxother = 60
 
 
 @dataclass(frozen=True)
@@ -43,20 +44,22 @@ def parse_line(line: bytes) -> tuple[dict[str, Any], list[Fault]]:
     try:
         row = json.loads(text, parse_constant=BadNumber, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
+        # Some of Python's messages end with "at", and go on with a position that counts from the line's begin.
         reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
         return {}, [Fault(None, f"is not a JSON object: {reason}")]
     except (ValueError, RecursionError) as error:  # a field given twice, a number or a nesting beyond limits
         return {}, [Fault(None, f"cannot be read as JSON: {error}")]
     if not isinstance(row, dict):
         return {}, [Fault(None, f"is not a JSON object but {SHORT.repr(row)}")]
-    literals = [name for name, value in row.items() if isinstance(value, BadNumber)]
-    return row, [Fault(name, f"{row[name]} is not a JSON value; give a finite number") for name in literals]
+    # Kept in the row, so that what reads the field knows it is told already.
+    bad = [(name, value) for name, value in row.items() if isinstance(value, BadNumber)]
+    return row, [Fault(name, f"{value} is not a JSON value; give a finite number") for name, value in bad]
 
 
 def refuse(faults: Sequence[str], *, source: str) -> Never:
     """Raise a ``DataError`` with the first five faults and the count of the rest."""
-    count = len(faults)
-    raise DataError(_with_first(f"{source}: {count:,} {'fault' if count == 1 else 'faults'} in the rows", faults))
+    faults_in_words = "1 fault" if len(faults) == 1 else f"{len(faults):,} faults"
+    raise DataError(_with_first(f"{source}: {faults_in_words} in the rows", faults))
 
 
 def warn_of_skipped(faults: Sequence[str], *, rows: int, of: int, source: str) -> None:

@@ -11,8 +11,8 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from bilora.errors import DataError, SettingsError
 from bilora.processes.processes import Share, SharedOrder
 
+# An example as token ids: lists of ints under the tokenizer's input names, ``labels``, and what its task adds.
 Encoded = Mapping[str, Any]
-"""An example as token ids: lists of ints under the tokenizer's input names, ``labels``, and what its task adds."""
 
 Batch = dict[str, Tensor]
 Collate = Callable[[Sequence[Any]], Any]
@@ -25,21 +25,16 @@ class LengthGroups(Sampler[int]):
         self.rows, self.batch_size, self.generator = rows, batch_size, generator
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return len(self.rows)
 
     def __iter__(self) -> Iterator[int]:
-        """Return the order of a new pass."""
         # Read at the start of each pass, since a refreshed split changes the rows.
         lengths = [len(row["input_ids"]) for row in self.rows]
-        order: list[int] = get_length_grouped_indices(  # type: ignore[no-untyped-call]
-            lengths, self.batch_size, generator=self.generator
-        )
-        yield from order
+        yield from get_length_grouped_indices(lengths, self.batch_size, generator=self.generator)  # type: ignore[no-untyped-call]
 
 
+# All the rows, for a process that runs alone.
 WHOLE = Share()
-"""All the rows, for a process that runs alone."""
 
 
 def check_batch(count: int, *, part: str, batch_size: int, share: Share = WHOLE) -> None:
@@ -67,10 +62,12 @@ def make_loader(
     """Return a loader whose order depends on ``seed`` alone."""
     if batch_size < 1:
         raise SettingsError(f"batch_size is {batch_size!r}; it must be at least 1")
+    # A share leaves out the rows of a pass that do not come out even: in a fixed order those would always be the same.
     if not (shuffle or share.is_whole):
         raise SettingsError("rows in a fixed order are not shared among processes; set shuffle=True")
     if group_by_length and not shuffle:
         raise SettingsError("group_by_length is a way to shuffle; set shuffle=True, or sort the rows by length")
+    # Where every row is looked at once and in order, a last batch that is smaller is all right.
     if shuffle or drop_last or not encoded:
         check_batch(len(encoded), part=part, batch_size=batch_size, share=share)
     # A generator of the loader's: with torch's global random state, dropout masks and the order of the data would
@@ -78,6 +75,7 @@ def make_loader(
     generator = torch.Generator().manual_seed(seed)
     order: Sampler[int] | None = None
     if group_by_length:
+        # By the batch of all processes together, of which each takes an equal part.
         order = LengthGroups(encoded, batch_size=batch_size * share.count, generator=generator)
     if not share.is_whole:
         whole = order or RandomSampler(encoded, generator=generator)

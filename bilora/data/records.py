@@ -1,30 +1,30 @@
 """Files of records, of several forms: every record with its line and what is wrong with it as it stands there."""
 
+import codecs
 import csv
 import gzip
 import io
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bilora.data.faults import Fault, parse_line
 from bilora.errors import DataError
 
+# Line (of Parquet: row) counted from 1, fields by name, faults of the form.
 Record = tuple[int, dict[str, Any], list[Fault]]
-"""Line (of Parquet: row) counted from 1, fields by name, faults of the form."""
-
-_BOM = b"\xef\xbb\xbf"
 
 
 def read_records(path: str | os.PathLike[str]) -> list[Record]:
     """Return the records of a ``.jsonl``, ``.csv`` or ``.tsv`` (each perhaps with ``.gz``) or ``.parquet`` file."""
     path = Path(path)
-    form = path.name.removesuffix(".gz")
     for suffix, read in READERS.items():
-        if form.endswith(suffix):
+        if path.name.removesuffix(".gz").endswith(suffix):
             return read(path)
+    # Not with .gz: Parquet packs its columns itself.
     if path.suffix == ".parquet":
         return _parquet(path)
     raise DataError(f"{path}: the name ends in none of {', '.join((*READERS, '.parquet'))}; other forms are not read")
@@ -43,27 +43,13 @@ def _json_lines(path: Path) -> list[Record]:
     return [(number, *parse_line(line)) for number, line in enumerate(lines, start=1)]
 
 
-def _comma_separated(path: Path) -> list[Record]:
-    return _delimited(path, delimiter=",", strict=True)
-
-
-def _tab_separated(path: Path) -> list[Record]:
-    return _delimited(path, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-READERS: dict[str, Callable[[Path], list[Record]]] = {
-    ".jsonl": _json_lines,
-    ".csv": _comma_separated,
-    ".tsv": _tab_separated,
-}
-
-
 def _content(path: Path) -> bytes:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    return content.removeprefix(_BOM)
+    # Excel and PowerShell write a byte order mark, which would be a part of the first name.
+    return content.removeprefix(codecs.BOM_UTF8)
 
 
 def _text(path: Path) -> str:
@@ -81,6 +67,7 @@ def _delimited(path: Path, **form: Any) -> list[Record]:
     # The csv module takes no field above 128 KiB unless told; it is told for all, so what it was told is put back.
     limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
     try:
+        # newline="": a line end inside of quotes stays as it is.
         lines = list(_cells(path, csv.reader(io.StringIO(text, newline=""), **form)))
     finally:
         csv.field_size_limit(limit)
@@ -89,13 +76,14 @@ def _delimited(path: Path, **form: Any) -> list[Record]:
     if not lines:
         return []
     names = lines[0][1]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    # As a dict of fields, the last of them would win without a word.
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{path}:{lines[0][0]}: column {twice[0]!r} is there twice; give every column its own name")
     return [_record(number, cells, names) for number, cells in lines[1:]]
 
 
 def _cells(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    # The reader counts the lines it has read; a record of several lines is named by its first one.
     first = 1
     try:
         for cells in reader:
@@ -115,10 +103,19 @@ def _record(number: int, cells: Sequence[str], names: Sequence[str]) -> Record:
 
 
 def _parquet(path: Path) -> list[Record]:
-    from pyarrow import ArrowException, parquet  # half a second, which other forms need not wait for
+    # Here, since it takes half a second, which other forms need not wait for.
+    from pyarrow import ArrowException, parquet
 
     try:
         rows = parquet.read_table(path).to_pylist()
     except (OSError, ArrowException) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     return [(number, row, []) for number, row in enumerate(rows, start=1)]
+
+
+READERS: dict[str, Callable[[Path], list[Record]]] = {
+    ".jsonl": _json_lines,
+    ".csv": partial(_delimited, delimiter=",", strict=True),
+    # Without quoting: GLUE's files have texts that begin with a double quote and do not end with one.
+    ".tsv": partial(_delimited, delimiter="\t", quoting=csv.QUOTE_NONE),
+}

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
+# A class index, a number, the class indices of a row that may have several, or none.
 Label = int | float | frozenset[int] | None
-"""A class index, a number, the class indices of a row that may have several, or none."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """An immutable sequence of checked rows; ``label`` is a class index, a float, a set of indices, or neither."""
+    """An immutable sequence of checked rows, each with its label under ``label``."""
 
     rows: tuple[Row, ...]
     source: str  # the file or set the rows came from
@@ -54,8 +54,8 @@ class Rows:
     def select(self, indices: Iterable[int]) -> Rows:
         """Return the rows at ``indices``, in that order, with their origins and ids."""
         positions = tuple(indices)
-        wrong = [index for index in positions if not 0 <= index < len(self)]
-        if wrong:
+        # Python takes -1 for the last one.
+        if wrong := [index for index in positions if not 0 <= index < len(self)]:
             raise DataError(f"{self.source}: no row at index {wrong[0]}; there are {len(self)}, from 0")
         return Rows(
             tuple(self.rows[index] for index in positions),
@@ -88,13 +88,13 @@ def check_records(
         row, row_faults = check_record(record, task)
         faults += [fault.at(source, record[0]) for fault in row_faults]
         if not row_faults:
+            # Read-only: the same rows are handed to all runs of a command.
             good.append((MappingProxyType(row), record[0], position))
     if not good and on_bad_row == "skip":
         refuse(faults, source=f"{source}: no row can be used")
     if faults and on_bad_row == "error":
         refuse(faults, source=source)
-    skipped = len(records) - len(good)
-    if skipped:
+    if skipped := len(records) - len(good):
         warn_of_skipped(faults, rows=skipped, of=len(records), source=source)
     rows, lines, ids = zip(*good, strict=True)
     return Rows(rows, source, lines, ids, skipped)

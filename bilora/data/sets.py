@@ -35,17 +35,18 @@ def join_sets(task: AnyTask, train: Rows, validation: dict[str, Rows], notices: 
     """Return the sets of a task as one, with a notice of texts that are in both."""
     refuse_same_rows(train, validation)
     for name, rows in validation.items():
-        shared = shared_texts(task, train, rows)
-        if shared:
+        if shared := shared_texts(task, train, rows):
             notices.append(f"{shared} of {len(rows)} {name} rows have the text of a training row")
     return TaskRows(task, train, validation, tuple(notices))
 
 
 def refuse_same_rows(train: Rows, validation: Mapping[str, Rows]) -> None:
     """Refuse sets that share rows: those of one place in one file."""
+    # By their place: two rows of the same text may both be meant, which is a notice.
     train_ids = set(train.ids)
     for name, rows in validation.items():
         same = [index for index, row_id in enumerate(rows.ids) if row_id in train_ids]
+        # A file may be named in two ways, or through a link.
         if same and os.path.realpath(rows.source) == os.path.realpath(train.source):
             raise DataError(
                 f"{rows.origin(same[0])} is a row of training and of {name}, as {len(same)} of {len(rows)} {name} rows "
@@ -56,19 +57,16 @@ def refuse_same_rows(train: Rows, validation: Mapping[str, Rows]) -> None:
 def take_validation(rows: Rows, share: float) -> tuple[Rows, Rows]:
     """Return the rows without a stratified share of them, and that share."""
     total = round(share * len(rows))
-    strata = {
-        stratum: positions
-        for stratum, positions in make_strata(rows.labels, bins=min(10, max(total, 1))).items()
-        if len(positions) > 2
-    }
+    strata = make_strata(rows.labels, bins=min(10, max(total, 1)))
+    # Two rows of each class stay, one for each level.
+    strata = {stratum: positions for stratum, positions in strata.items() if len(positions) > 2}
     sizes = {stratum: len(positions) for stratum, positions in strata.items()}
     if not 1 <= total <= sum(sizes.values()) - 2 * len(sizes):
         raise DataError(
             f"{rows.source}: a share of {share:g} of {len(rows)} rows cannot be taken for validation, since each class "
             "keeps two rows for training; give --validation-file, more rows or another --validation-share"
         )
-    # The key is fixed, so that runs with different seeds are scored on the same rows; two rows of each class stay, one
-    # for each level.
+    # The key is fixed, so that runs with different seeds are scored on the same rows.
     drawn = draw_rows(strata, share_out(total, sizes, least=0, spare=2), key="validation share")
     others = sorted(set(range(len(rows))) - set(drawn))
     return rows.select(others), rows.select(drawn)

@@ -1,10 +1,7 @@
 """Division of the training rows into D1 for the lower level and D2 for the upper level."""
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bilora.data.rows import Label
@@ -35,27 +32,22 @@ class Split:
             "upper": [names[position] for position in self.upper],
         }
 
-    def write(self, path: str | os.PathLike[str], *, ids: Sequence[int] | None = None) -> None:
-        """Write ``to_json`` to a file, so that the split is kept with the run."""
-        text = json.dumps(self.to_json(ids=ids), allow_nan=False)
-        Path(path).write_text(text + "\n", encoding="utf-8")
-
 
 def split_rows(labels: Sequence[Label], *, ratio: float = 0.8, seed: int, draw: int = 0) -> Split:
-    """Return a stratified random split of the rows into D1, ``round(ratio * n)`` of them, and D2.
-
-    Each class has a row in both parts, and both parts cover the whole range of numbers.
-    """
+    """Return a stratified random split of the rows into D1, ``round(ratio * n)`` of them, and D2."""
     if not 0.0 < ratio < 1.0:
         raise SettingsError(f"ratio is {ratio!r}; it must lie between 0 and 1, both excluded (default 0.8)")
     if draw < 0:
         raise SettingsError(f"draw is {draw!r}; it counts from 0")
     target = round(ratio * len(labels))
+    # No more strata than the smaller part has rows, or it could not hold one of each.
     room = min(target, len(labels) - target)
     strata = make_strata(labels, bins=min(QUANTILE_BINS, room), most=room)
     sizes = {stratum: len(rows) for stratum, rows in strata.items()}
     _check_room(sizes, target=target, ratio=ratio)
+    # Each class has a row in both parts: neither level could learn or judge a class that it has never seen.
     counts = share_out(target, sizes, least=1, spare=1)
+    # The first draw has the key it had before there were several, so that splits of earlier runs stay what they were.
     lower = draw_rows(strata, counts, key=f"split {seed}" + (f" draw {draw}" if draw else ""))
     upper = tuple(sorted(set(range(len(labels))) - set(lower)))
     return Split(lower, upper, seed, ratio, draw)

@@ -4,7 +4,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TypeVar
 
 from bilora.data.rows import Label
@@ -16,9 +16,11 @@ Stratum = TypeVar("Stratum", bound=Hashable)
 def make_strata(labels: Sequence[Label], *, bins: int, most: int | None = None) -> dict[Label, list[int]]:
     """Return the positions of the rows by class, by one of ``bins`` equal shares of the numbers, or by rarest class."""
     kinds = {type(label) for label in labels}
+    # 0, 0.0 and False are one key of a dict, though they mean different things as labels.
     if len(kinds) > 1:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise DataError(f"labels are of different types ({names}); all must be int, all float, all sets or all None")
+    # All are of one kind; that is looked at once more for the type checker alone.
     if kinds == {float}:
         return _bins([label for label in labels if isinstance(label, float)], max(bins, 1))
     if kinds == {frozenset}:
@@ -27,6 +29,7 @@ def make_strata(labels: Sequence[Label], *, bins: int, most: int | None = None) 
 
 
 def _grouped(labels: Sequence[int | float | None]) -> dict[Label, list[int]]:
+    # In the order of the labels, not of the rows or a set: the draw of random numbers follows it.
     strata: dict[Label, list[int]] = {label: [] for label in sorted(set(labels), key=lambda label: label or 0)}
     for position, label in enumerate(labels):
         strata[label].append(position)
@@ -37,6 +40,7 @@ def _by_rarest(labels: Sequence[frozenset[int]], most: int) -> dict[Label, list[
     counts = Counter(chain.from_iterable(labels))
     # A row counts with its rarest class, since that is the one that a draw could leave out of a part.
     strata = _grouped([min(row, key=lambda label: (counts[label], label), default=-1) for row in labels])
+    # A stratum that cannot give a row to each part is joined to the largest, where a row more does least.
     by_size = sorted(strata, key=lambda stratum: len(strata[stratum]))
     while len(by_size) > 1 and (len(strata[by_size[0]]) < 2 or len(by_size) > most):
         smallest, largest = by_size.pop(0), by_size[-1]
@@ -77,7 +81,7 @@ def draw_rows(strata: Mapping[Stratum, Sequence[int]], counts: Mapping[Stratum, 
 def _bins(labels: Sequence[float], bins: int) -> dict[Label, list[int]]:
     if not all(math.isfinite(label) for label in labels):
         raise DataError("labels hold NaN or an infinity; numbers must be finite to be put in order")
-    order = sorted(range(len(labels)), key=lambda position: (labels[position], position))
+    order = sorted(range(len(labels)), key=labels.__getitem__)
+    # In whole numbers, so that no rounding of floats decides where a bin ends.
     edges = [len(order) * edge // bins for edge in range(bins + 1)]
-    parts = [order[low:high] for low, high in zip(edges, edges[1:], strict=False)]
-    return {index: sorted(part) for index, part in enumerate(parts)}
+    return {index: sorted(order[low:high]) for index, (low, high) in enumerate(pairwise(edges))}

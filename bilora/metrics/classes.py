@@ -29,6 +29,7 @@ def accuracy(predictions: Array, references: Array) -> float:
 
 def f1(predictions: Array, references: Array) -> float:
     """Return ``2 tp / (2 tp + fp + fn)`` of class 1, which is undefined where that is 0/0."""
+    # scikit-learn would say 0, or whatever it is given, as of a model that found none of the rows there are.
     if not (predictions == 1).any() and not (references == 1).any():
         raise Undefined("no row is of class 1, neither in the predictions nor in the references")
     return float(sklearn_metrics.f1_score(references, predictions, zero_division=0.0))
@@ -105,11 +106,13 @@ def _measure(key: str, task: Task) -> Measure:
 
 def _as_labels(values: Numbers, task: Task, what: str) -> Array:
     array = numpy.asarray(values)
+    # numpy would compare a column with a row by every pair, and score that.
     if array.ndim != 1 or not len(array):
         cure = "squeeze the last axis" if task.is_regression else "take the argmax of the logits"
         raise DataError(f"{what} have shape {array.shape}; shape (n,) with n > 0 is needed ({cure})")
     if task.is_regression:
         return array.astype(numpy.float64)
+    # Fractions would be cut to whole numbers below, without a word.
     if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= task.num_labels:
         raise DataError(
             f"{what} ({array.dtype}, {array.min()} to {array.max()}) are not class indices of {task.name}; "
@@ -124,6 +127,7 @@ def _check_spread(predictions: Array, references: Array) -> None:
             raise Undefined(f"there is one row of {what}; two are needed")
         if not numpy.isfinite(values).all():
             raise Undefined(f"the {what} are not all finite")
+        # By equality: rounding can give a constant side a variance that is not quite zero.
         if (values == values[0]).all():
             raise Undefined(f"the {what} are all {values[0]}")
 

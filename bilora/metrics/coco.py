@@ -36,28 +36,19 @@ _TOKEN = re.compile(
 
 
 def ptb_tokens(text: str) -> list[str]:
-    """Return the lower-cased tokens of a text in the manner of Stanford's Penn Treebank tokenizer, punctuation dropped.
-
-    Written anew for plain English sentences: clitics are cut off, hyphenated words and ranges of numbers stay whole,
-    currency signs stand alone. Rarer things that it knows (longer lists of abbreviations, emoticons, fractions) are
-    left out. Of the 4,672 references of E2E's validation set, 6 are cut otherwise than by that tokenizer (which also
-    writes £ as #).
-
-    Example:
-        >>> ptb_tokens("It isn't family-friendly: Alimentum's £20, 5 out of 5.")
-        ['it', 'is', "n't", 'family-friendly', 'alimentum', "'s", '£', '20', '5', 'out', 'of', '5']
-    """
+    """Return the lower-cased tokens of a text as Stanford's Penn Treebank tokenizer cuts it, punctuation dropped."""
+    # Written anew for plain English sentences, since that tokenizer needs Java. Rarer things that it knows (longer
+    # lists of abbreviations, emoticons, fractions) are left out. Of the 4,672 references of E2E's validation set, 6 are
+    # cut otherwise than by it (which also writes £ as #).
     return [token for token in _TOKEN.findall(text.lower().replace("’", "'")) if token not in _DROPPED]
 
 
 class RougeL(TextMetric):
-    """ROUGE-L (Lin 2004): F-score of the longest common subsequence, recall and precision each of the best reference.
+    """ROUGE-L (Lin 2004): F-score of the longest common subsequence with the references."""
 
-    ``(1 + beta^2) P R / (R + beta^2 P)`` with beta = 1.2, averaged over items, over tokens without punctuation:
-    the definition of the COCO caption tools (Chen et al. 2015), which the official E2E scorer calls. Other packages
-    take beta = 1 and other tokens.
-    """
-
+    # (1 + beta^2) P R / (R + beta^2 P) with beta = 1.2, precision P and recall R each of the best reference, averaged
+    # over items, over tokens without punctuation: the definition of the COCO caption tools (Chen et al. 2015), which
+    # the official E2E scorer calls. Other packages take beta = 1 and other tokens.
     key = "rouge_l"
 
     def score(self, predictions: Sequence[str], references: References) -> float:
@@ -89,14 +80,12 @@ def longest_common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 class Cider(TextMetric):
-    """CIDEr-D (Vedantam et al. 2015, equation 4 and section "CIDEr-D"), the form that the COCO caption tools compute.
+    """CIDEr-D (Vedantam et al. 2015, equation 4 and section "CIDEr-D"), as the COCO caption tools compute it."""
 
-    Ten times the mean, over items, references and n = 1..4, of the cosine of tf-idf vectors of n-grams, where the
-    prediction's weights are clipped at the reference's, times ``exp(-(length difference)^2 / (2 * 6^2))``. Document
-    frequencies are those of the references of the set that is scored: a value depends on the whole set, and is
-    zero for a set of a single item, where every idf is.
-    """
-
+    # Ten times the mean, over items, references and n = 1..4, of the cosine of tf-idf vectors of n-grams, where the
+    # prediction's weights are clipped at the reference's, times exp(-(length difference)^2 / (2 * 6^2)). Document
+    # frequencies are those of the references of the set that is scored: a value depends on the whole set, and is zero
+    # for a set of a single item, where every idf is.
     key = "cider"
 
     def score(self, predictions: Sequence[str], references: References) -> float:

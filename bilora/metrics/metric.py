@@ -10,8 +10,8 @@ import evaluate
 
 from bilora.errors import DataError
 
+# From predictions and references of a whole set to one number; raises Undefined where there is none.
 Compute = Callable[[Any, Any], float]
-"""From predictions and references of a whole set to one number; raises :class:`Undefined` where there is none."""
 
 References = Sequence[Sequence[str]]
 

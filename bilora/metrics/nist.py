@@ -15,14 +15,12 @@ _BETA = math.log(0.5) / math.log(1.5) ** 2
 
 
 class Nist(TextMetric):
-    """NIST score (Doddington 2002, equation 3) of n-grams weighted by information, over mteval-13a tokens.
+    """NIST score (Doddington 2002, equation 3) of n-grams weighted by information, over mteval-13a tokens."""
 
-    Sum over n = 1..5 of the information of matched n-grams by the number of n-grams in the predictions, times
-    ``exp(beta * ln(min(1, L_sys / L_ref))^2)``, where L_ref is the mean length of an item's references, summed.
-    ``info(w_1..w_n) = log2(count(w_1..w_{n-1}) / count(w_1..w_n))``, counted over all references; matches are
-    clipped at the largest count in any one reference. Lower-cased, as in the official E2E scorer.
-    """
-
+    # Sum over n = 1..5 of the information of matched n-grams by the number of n-grams in the predictions, times
+    # exp(beta * ln(min(1, L_sys / L_ref))^2), where L_ref is the mean length of an item's references, summed.
+    # info(w_1..w_n) = log2(count(w_1..w_{n-1}) / count(w_1..w_n)), counted over all references; matches are clipped at
+    # the largest count in any one reference. Lower-cased, as in the official E2E scorer.
     key = "nist"
 
     def __init__(self, *, order: int = 5) -> None:
@@ -70,15 +68,11 @@ def ngrams(tokens: Sequence[str], n: int) -> Iterator[Ngram]:
 
 
 def mteval_tokens(text: str) -> list[str]:
-    """Return the lower-cased mteval-13a tokens of a text: punctuation apart, but inside of numbers.
-
-    Example:
-        >>> mteval_tokens("It's £1,000. Family-friendly!")
-        ["it's", '£1,000', '.', 'family-friendly', '!']
-    """
+    """Return the lower-cased mteval-13a tokens of a text: punctuation apart, but inside of numbers."""
     return _tokenizer()(text.lower()).split()
 
 
+# Once, and not at the top of the file: sacrebleu is an extra.
 @functools.cache
 def _tokenizer() -> Callable[[str], str]:
     tokenizer: Callable[[str], str] = import_extra("sacrebleu.tokenizers.tokenizer_13a", extra="nlg").Tokenizer13a()

@@ -44,7 +44,6 @@ TEXT_METRICS: dict[str, Callable[[], TextMetric]] = {
     # the case. It is above one where more has to be edited than the references have words.
     "ter": partial(Sacrebleu, "ter", "TER", greater_is_better=False),
 }
-"""Every metric by name; ``meteor`` needs Java."""
 
 
 def text_metric(name: str) -> TextMetric:

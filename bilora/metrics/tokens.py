@@ -15,16 +15,14 @@ if TYPE_CHECKING:
 
 Tags = Sequence[Sequence[str]]
 
+# Type, position of the first token, position behind the last one.
 Entity = tuple[str, int, int]
-"""Type, position of the first token, position behind the last one."""
 
 
 def entities(tags: Sequence[str]) -> set[Entity]:
-    """Return the entities that the tags of a row mark, by the strict reading of IOB2.
-
-    An entity is a ``B-x`` and every ``I-x`` of the same type that follows it without a gap. An ``I-x`` that continues
-    nothing marks nothing: the lenient reading, by which it begins an entity, forgives a model what the task asks.
-    """
+    """Return the entities that the tags of a row mark: ``B-x`` and every ``I-x`` that follows it without a gap."""
+    # The strict reading of IOB2, by which an I-x that continues nothing marks nothing: the lenient one, by which it
+    # begins an entity, forgives a model what the task asks.
     spans = set()
     start: int | None = None
     for position, tag in enumerate([*tags, ""]):  # the empty tag ends an entity that reaches the end of the row

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -27,8 +27,8 @@ from bilora.tasks.kinds import find_kind
 from bilora.tasks.labels import LabelledFiles
 from bilora.tasks.sources import EMBEDDED_TASK
 
+# Share of the rows of a file that is held out for validation where no other is given.
 HELD_OUT = 0.1
-"""Share of the rows of a file that is held out for validation where no other is given."""
 
 
 @dataclass(frozen=True)
@@ -129,15 +129,9 @@ class RunConfig(FitSettings):
 
     @property
     def leaves_upper(self) -> bool:
-        """Whether D2 stays what it is, and nothing but an upper level trains on it.
-
-        A lower level that trained on D2, as in retraining, or that is given its rows by a refreshed split, fits them;
-        the loss there would say nothing.
-
-        Example:
-            >>> [RunConfig(method=name).leaves_upper for name in ("bilora", "lora", "learned_decay")]
-            [True, False, False]
-        """
+        """Whether D2 stays what it is, and nothing but an upper level trains on it."""
+        # A lower level that trained on D2, as in retraining, or that is given its rows by a refreshed split, fits them;
+        # the loss there would say nothing.
         trained = [stage for stage in self.stages if stage.steps != 0]
         return not self.refresh and bool(trained) and all(stage.upper is not None for stage in trained)
 
@@ -157,6 +151,7 @@ class RunConfig(FitSettings):
             on_bad_row=self.on_bad_row,
         )
 
+    # Looked up and built once: the plan, the run and its hash all ask for these.
     @cached_property
     def variant(self) -> Variant:
         """The method's variant."""
@@ -183,10 +178,7 @@ class RunConfig(FitSettings):
         return build_section(variant.settings, section, kind=f"method {method!r}")
 
     def of(self, method: str, seed: int) -> RunConfig:
-        """Return the config of a run of another method, without what this method does not read.
-
-        Formulation and ending are left out where they mean nothing for the method.
-        """
+        """Return the config of a run of another method, without what this method does not read."""
         parts: dict[str, Any] = {
             "method": method,
             "seed": seed,
@@ -197,13 +189,13 @@ class RunConfig(FitSettings):
             "overwrite": False,
         }
         changed = {name: value for name, value in parts.items() if value != getattr(self, name)}
+        # A new config is checked anew, and works out variant and stages again.
         return dataclasses.replace(self, **changed) if changed else self
 
     def sha256(self) -> str:
         """Return the hash of everything that decides the numbers of the run: all settings but the output folder."""
-        settings = {
-            name: value for name, value in resolved(self.of(self.method, self.seed)).items() if name not in FREE
-        }
+        plain = resolved(self.of(self.method, self.seed))
+        settings = {name: value for name, value in plain.items() if name not in FREE}
         # Written as they were when a config had lists and other defaults, so that the hash of a run stays what it was.
         settings["method"], settings["seeds"] = [settings["method"]], [settings.pop("seed")]
         if self.label_separator is None:
@@ -228,6 +220,7 @@ class RunConfig(FitSettings):
     def _checks(self) -> tuple[tuple[str, str, bool], ...]:
         """Return the checks, for :func:`~bilora.settings.sections.refuse_faults`."""
         files, with_file = self.train_file is not None, "it belongs to train_file, which is not given"
+        # A setting that would be read by nothing is refused, so that nobody takes it for done.
         return (
             ("seed", "it must not be negative", self.seed >= 0),
             ("train_rows", "it must be at least 2, or none for all", self.train_rows is None or self.train_rows > 1),
@@ -266,36 +259,26 @@ class RunConfig(FitSettings):
         if name == "formulation":
             return has_formulation(method)
         ending = build_ending(self.ending or "")
+        # To keep the adapter as it is takes no stage and means something everywhere.
         return isinstance(ending, Keep) or bool(ending.stages(find_variant(method), self.settings_of(method)))
 
 
 def short_hypergradient(chosen: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return a hypergradient's name, and those of its settings that are not what it is by itself; differences: central.
-
-    Example:
-        >>> short_hypergradient("darts")
-        ('darts', {'finite_difference': 'forward'})
-    """
+    """Return a hypergradient's name, and those of its settings that are not its defaults, or those of earlier runs."""
     name = chosen if isinstance(chosen, str) else str(chosen["name"])
     plain, built = resolved(build_hypergradient(name)), resolved(build_hypergradient(chosen))
     if not isinstance(built, dict):  # a user's own that is no dataclass
         return name, {}
     if "finite_difference" in plain:
+        # The default of earlier versions: names and hashes of runs must go on meaning what they meant then.
         plain["finite_difference"] = "central"
     return name, {key: value for key, value in built.items() if value not in (plain[key], None)}
 
 
 def has_formulation(method: str) -> bool:
-    """Return whether a method has pseudo singular values.
-
-    Example:
-        >>> has_formulation("bilora"), has_formulation("lora")
-        (True, False)
-    """
-    settings = find_variant(method).settings
-    return dataclasses.is_dataclass(settings) and "formulation" in {
-        field.name for field in dataclasses.fields(settings)
-    }
+    """Return whether a method has pseudo singular values, of which a formulation can be chosen."""
+    settings = find_variant(method).settings  # a user's own may be any callable
+    return is_dataclass(settings) and any(setting.name == "formulation" for setting in fields(settings))
 
 
 @dataclass(frozen=True)
@@ -326,14 +309,11 @@ class SeveralRuns:
             ("method", "give at least one", bool(self.method)),
             ("method", "each may stand once", len(set(self.method)) == len(self.method)),
             ("seeds", "give at least one", bool(self.seeds)),
-            (
-                "seeds",
-                "each may stand once, and none may be negative",
-                unique and all(seed >= 0 for seed in self.seeds),
-            ),
+            ("seeds", "each may stand once, and none may be negative", unique and min(self.seeds, default=0) >= 0),
         )
         refuse_faults("config", self, checks)
         runs = self.runs  # which checks the settings of each
+        # Left out for some methods is as meant; for all of them it would be dropped without a word.
         for name in ("formulation", "ending"):
             value = getattr(self.run, name)
             if value is not None and all(getattr(run, name) is None for run in runs):

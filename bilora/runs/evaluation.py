@@ -10,38 +10,23 @@ from bilora.tasks.task import AnyTask, EncodedRows, Evaluated, Inference, Metric
 
 @dataclass(frozen=True)
 class Scores:
-    """What a trained model is worth.
+    """What a trained model is worth; names of the first set are plain, and the others say their set."""
 
-    Args:
-        metrics: Loss and metrics; those of the first set have plain names, those of the others are followed by
-            ``/`` and the name of the set.
-        score: The task's headline metric on the first set.
-        train_loss: Loss on the training rows, without dropout.
-        predictions: What the model gave for each row, by set, where the task keeps that.
-        files: Text of other files, by name; those of the first set have plain names, as the metrics have.
-    """
-
-    metrics: Metrics
-    score: float | None
-    train_loss: float | None
-    predictions: dict[str, list[dict[str, Any]]]
-    files: dict[str, str]
+    metrics: Metrics  # loss and metrics; of other sets as <metric>/<set>
+    score: float | None  # the task's headline metric on the first set
+    train_loss: float | None  # without dropout
+    predictions: dict[str, list[dict[str, Any]]]  # per row, by set, where the task keeps them
+    files: dict[str, str]  # text of other files, by name; of other sets as <set>-<file>
 
 
 class Evaluation:
-    """Evaluates one model on the sets of one run.
-
-    Args:
-        inference: The model, which is trained on meanwhile.
-        task: How its answers are scored.
-        train: The training rows.
-        validation: The rows of each validation set, the one that gives the score first.
-    """
+    """Evaluates one model, trained on meanwhile, on the sets of one run, of which the first gives the score."""
 
     def __init__(
         self, inference: Inference, *, task: AnyTask, train: EncodedRows, validation: Mapping[str, EncodedRows]
     ) -> None:
         self.inference, self.task, self.train, self.sets = inference, task, train, validation
+        # What the last validation found, so that the parameters it was of are not run through the sets twice.
         self._last: dict[str, Evaluated] = {}
 
     def validation(self) -> Metrics:
@@ -54,23 +39,19 @@ class Evaluation:
         # The last validation is of these parameters, unless better ones were put back after it.
         last = {} if result.metrics is None or result.best_step is not None else self._last
         evaluated = {name: self.task.evaluate(self.inference, data, last.get(name)) for name, data in self.sets.items()}
-        for name, of_set in evaluated.items():
+        predictions: dict[str, list[dict[str, Any]]] = {}
+        files: dict[str, str] = {}
+        for index, (name, of_set) in enumerate(evaluated.items()):
+            # Every process has the same scores, of which one warning is enough.
             if self.inference.processes.is_first:
                 of_set.warn(name)
+            if of_set.predictions is not None:
+                predictions[name] = of_set.predictions
+            files |= {file if index == 0 else f"{name}-{file}": text for file, text in of_set.files.items()}
         metrics = _joined(evaluated)
-        return Scores(
-            metrics=metrics,
-            score=metrics[self.task.metric],
-            train_loss=self.task.validate(self.inference, self.train).metrics["loss"],
-            predictions={
-                name: of_set.predictions for name, of_set in evaluated.items() if of_set.predictions is not None
-            },
-            files={
-                file if index == 0 else f"{name}-{file}": text
-                for index, (name, of_set) in enumerate(evaluated.items())
-                for file, text in of_set.files.items()
-            },
-        )
+        # Measured in training, the loss would be that of dropout and of parameters that have moved since.
+        train_loss = self.task.validate(self.inference, self.train).metrics["loss"]
+        return Scores(metrics, metrics[self.task.metric], train_loss, predictions, files)
 
 
 def _joined(sets: Mapping[str, Evaluated]) -> Metrics:

@@ -26,21 +26,11 @@ from bilora.tasks.task import AnyTask
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan(Plan):
-    """The plan of a fit, and the config, the task and the rows that it is of.
-
-    Args:
-        config: The run.
-        rows: All the rows; where none are held out, the run's D2 is the set that is watched and scored.
-        train: The rows that the run trains on, D1 and D2 together where both are drawn of them.
-
-    Raises:
-        DataError: A level has fewer rows than a batch, or a class that is to be weighted has none.
-        SettingsError: The settings fit neither the rows nor the processes.
-    """
+    """The plan of a fit, and the config, the task and the rows that it is of."""
 
     config: RunConfig
-    rows: TaskRows
-    train: Rows
+    rows: TaskRows  # where none are held out, the run's D2 is the set that is watched and scored
+    train: Rows  # D1 and D2 together, where both are drawn of them
 
     def __post_init__(self) -> None:
         """Check what needs config and rows together."""
@@ -55,7 +45,7 @@ class RunPlan(Plan):
             )
         if config.shard_base and self.processes.count == 1:
             raise SettingsError(ALONE)
-        self.class_weights()
+        self.class_weights()  # refuses a class that is to be weighted and has no row
 
     @property
     def task(self) -> AnyTask:
@@ -70,9 +60,11 @@ class RunPlan(Plan):
 
     def _check_room(self) -> None:
         """Refuse rows that do not fill a batch of each level; a row may make several examples."""
+        # Looked up once, not once per row: a file may have millions.
         count_of = self.task.examples_of
         examples = [count_of(row) for row in self.train]
         given = 0 if self.rows.upper is None else sum(map(count_of, self.rows.upper))
+        # A method that draws no split trains its lower level on all there is, on rows meant for D2 too.
         parts = {"lower": sum(examples) + given}
         if self.splits_rows and self.split is None:
             refuse_refresh(self.settings)
@@ -85,14 +77,8 @@ class RunPlan(Plan):
 
 
 def plan_run(config: RunConfig, rows: TaskRows, *, processes: Processes = ONE_PROCESS) -> RunPlan:
-    """Return the plan of a run on the rows of its config, checked; no model is read for it.
-
-    Example:
-        >>> plan = plan_run(RunConfig(train_rows=100), load_run_rows(RunConfig()))
-        >>> len(plan.split.lower), [stage.name for stage in plan.stages], plan.task.name
-        (80, ['bilevel'], 'rotten_tomatoes')
-    """
-    choose_device(config.device)
+    """Return the plan of a run on the rows of its config, checked; no model is read for it."""
+    choose_device(config.device)  # refuses one that is not there
     train = training_rows(config, rows.train)
     split = _first_split(config, rows, train)
     return RunPlan(
@@ -111,15 +97,8 @@ def plan_run(config: RunConfig, rows: TaskRows, *, processes: Processes = ONE_PR
 def load_run_rows(
     config: RunConfig, records: list[Record] | None = None, *, text_columns: Sequence[str] | None = None
 ) -> TaskRows:
-    """Return the checked rows of the config's files, or of its task.
-
-    There is no validation set where no row is held out. ``records`` are those of the training file, where it was read
-    before, and ``text_columns`` its columns of text, where the config leaves them open.
-
-    Example:
-        >>> len(load_run_rows(RunConfig()).train)
-        7530
-    """
+    """Return the checked rows of the config's files, or of its task; no validation set where no row is held out."""
+    # Where the config leaves the columns of text open, the file has been read to find them; it is not read twice.
     files = config.labelled_files(text_columns)
     if files is None:
         return find_task(config.task or EMBEDDED_TASK).with_settings(config.task_settings).load_rows(config.data_dir)
@@ -128,13 +107,7 @@ def load_run_rows(
 
 
 def training_rows(config: RunConfig, rows: Rows) -> Rows:
-    """Return the training rows of a run.
-
-    Example:
-        >>> config = RunConfig(train_rows=100)
-        >>> len(training_rows(config, load_run_rows(config).train))
-        100
-    """
+    """Return the training rows of a run."""
     return rows if config.train_rows is None else take_rows(rows, config.train_rows, seed=config.seed)
 
 
@@ -154,6 +127,7 @@ def _first_split(config: RunConfig, rows: TaskRows, train: Rows) -> Split | None
 
 def _with_upper_watched(config: RunConfig, rows: TaskRows, train: Rows, split: Split | None) -> TaskRows:
     """Return rows of which none are held out, with the run's first D2 as the set that is watched and scored."""
+    # The loss on rows that a lower level has fitted would go down whatever the model has learned.
     if split is None or not config.leaves_upper:
         raise SettingsError(
             "validation_share is 0, so that D2 would be watched: that takes refresh 0 and a method whose upper level "
@@ -170,15 +144,9 @@ def _with_upper_watched(config: RunConfig, rows: TaskRows, train: Rows, split: S
 
 
 def shared_by_levels(plans: Iterable[RunPlan]) -> tuple[str, ...]:
-    """Return a notice of texts that are in D1 and in D2, where D2 is drawn.
-
-    It is of the first split of each seed; those that ``refresh`` draws later may share other texts.
-
-    Example:
-        >>> shared_by_levels([plan_run(RunConfig(), load_run_rows(RunConfig()))])
-        ()
-    """
+    """Return a notice of texts that are in D1 and in D2, where D2 is drawn."""
     shared, rows = [], 0
+    # The seed decides the first split; those that refresh draws later may share other texts.
     for plan in {plan.config.seed: plan for plan in plans if plan.split is not None}.values():
         assert plan.split is not None
         upper = plan.train.select(plan.split.upper)

@@ -1,5 +1,6 @@
 """The output folder of a command: a new one, or that of an earlier command that goes on in it."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,16 +14,13 @@ CONFIG = "config.yaml"
 
 
 def command_folder(config: RunConfig, *, task: str) -> Path:
-    """Return the output folder, which is new or that of the command to be resumed; ``task`` names a default folder.
-
-    Raises:
-        SettingsError: The folder holds something else, or nothing to resume.
-    """
+    """Return the output folder, which is new or that of the command to be resumed; ``task`` names a default folder."""
     if config.resume is None:
         return make_output_folder(config.output, task=task, overwrite=config.overwrite)
     if config.resume == "auto":
         if config.output is None:
             raise SettingsError("resume is 'auto', which goes on in the folder that --output names; give --output")
+        # The settings are written before anything else: without them no run was begun that could go on.
         begun = (Path(config.output) / CONFIG).is_file()
         return Path(config.output) if begun else make_output_folder(config.output, task=task)
     folder = resumed_folder(["--resume", config.resume])
@@ -33,18 +31,11 @@ def command_folder(config: RunConfig, *, task: str) -> Path:
 
 
 def resumed_folder(argv: Sequence[str]) -> Path | None:
-    """Return the folder that a command line names after ``--resume``, None where it names none or ``auto``.
-
-    Raises:
-        SettingsError: It is not the output folder of an earlier command.
-
-    Example:
-        >>> resumed_folder(["--resume", "auto", "--output", "out"]) is None
-        True
-    """
-    words = [*argv, ""]
-    names = [words[index + 1] for index, word in enumerate(argv) if word == "--resume"]
+    """Return the folder that a command line names after ``--resume``, None where it names none or ``auto``."""
+    # Read before the command line is parsed, since the folder's own settings stand in front of its words.
+    names = [following for word, following in itertools.pairwise([*argv, ""]) if word == "--resume"]
     names += [word.partition("=")[2] for word in argv if word.startswith("--resume=")]
+    # Whether --resume misses its value is for the parser to say.
     if not names or names[-1] in ("", "auto") or names[-1].startswith("--"):
         return None
     folder = Path(names[-1])
@@ -54,8 +45,9 @@ def resumed_folder(argv: Sequence[str]) -> Path | None:
 
 
 def keep_config(path: Path, config: RunConfig | SeveralRuns) -> None:
-    """Write the settings of a command, for ``--resume`` to read; not where it writes, since a folder may move."""
+    """Write the settings of a command, for ``--resume`` to read."""
     run = config.run if isinstance(config, SeveralRuns) else config
+    # Not where it writes, since a folder may move.
     of_this_call = {"output": None, "overwrite": False, "resume": None, "allow_config_change": False, "debug": False}
     settings = resolved(run) | of_this_call
     if isinstance(config, SeveralRuns):

@@ -22,7 +22,7 @@ from bilora.engines.training.split_loaders import DividedRows
 from bilora.files.formats import finite_or_null, write_json
 from bilora.metrics.monitor import Monitor
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
-from bilora.problems.levels.betty_problem import autocast_dtype
+from bilora.problems.levels.betty_problem import PRECISIONS
 from bilora.processes.devices import choose_device
 from bilora.processes.sharded import shard_base
 from bilora.runs.adapted_model import put_adapter
@@ -38,7 +38,6 @@ from bilora.runs.results import (
     run_records,
     training_details,
     write_predictions,
-    write_texts,
 )
 from bilora.tasks.class_weights import weigh_classes
 from bilora.tasks.task import EncodedRows, Inference
@@ -46,19 +45,12 @@ from bilora.tasks.task import EncodedRows, Inference
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the runs of one command share: the tokenizer that fits the model, and the rows that all are scored on.
-
-    Args:
-        tokenizer: The tokenizer, and where its model is.
-        validation: Encoded validation rows, by set.
-        upper: Encoded rows of D2, where a set of its own is D2.
-        notices: What a reader of the results must know, one sentence each.
-    """
+    """What the runs of one command share: the tokenizer that fits the model, and the rows that all are scored on."""
 
     tokenizer: Tokenizer
-    validation: dict[str, EncodedRows]
-    upper: EncodedRows | None = None
-    notices: tuple[str, ...] = ()
+    validation: dict[str, EncodedRows]  # by set
+    upper: EncodedRows | None = None  # D2, where it is a set of its own
+    notices: tuple[str, ...] = ()  # what a reader of the results must know, one sentence each
 
 
 def prepare(plans: Sequence[RunPlan]) -> Prepared:
@@ -81,7 +73,7 @@ def run_once(
     callbacks: Sequence[Callback] = (),
     monitor: Monitor | None = None,
 ) -> dict[str, Any]:
-    """Train, write its folder, and return its row of results, ready for strict JSON.
+    """Train, write the folder, and return the row of results, ready for strict JSON; an interrupted run goes on.
 
     The folder holds ``config.yaml`` (resolved), ``metrics.jsonl``, ``times.jsonl``, ``split.json`` (row ids of every
     split that was used), ``adapter/`` (PEFT, with the model's config), ``label_map.json`` (class names to indices),
@@ -89,25 +81,19 @@ def run_once(
     ``spectrum.json``, ``learned.json`` (what a method learns beside its adapter), ``predictions-<set>.jsonl`` (for
     kinds of task that keep them), ``all_results.json`` and ``trainer_state.json``; every adapter has its model card
     and ``bilora_task.json``.
-
-    Args:
-        plan: The run; its config's seed decides training rows, head, split, order and masks.
-        prepared: From :func:`prepare`.
-        folder: Holds no run yet, or one that was interrupted: it goes on. The first process alone writes in it.
-        callbacks: Hang on the engine beside those that write ``metrics.jsonl`` and show the progress.
-        monitor: The metric that early stopping and keep-the-best watch; None for the one of the task.
     """
     config, task, processes = plan.config, plan.task, plan.processes
     tokenizer = prepared.tokenizer.own
     resumed = processes.first_only(
         lambda: enter_run_folder(folder, config.of(config.method, config.seed), processes=processes.count)
     )
+    # From before the model is loaded, which is a part of what a run needs.
     memory = PeakMemory(choose_device(config.device))
     model = _adapted(plan, prepared)
     train = task.encode(plan.train, tokenizer, max_length=config.max_length)
     if processes.is_first:
         print("".join(f"note: {notice}\n" for notice in train.notices), end="")
-    inference = Inference(model, tokenizer, autocast_dtype(config.precision), processes)
+    inference = Inference(model, tokenizer, PRECISIONS[config.precision], processes)
     evaluation = Evaluation(inference, task=task, train=train, validation=prepared.validation)
     scored_on = set_kind(next(iter(prepared.validation)))
     watchers = (Progress(f"{config.method}, seed {config.seed}"), SpikeWarning(), *callbacks)
@@ -125,6 +111,7 @@ def run_once(
     )
     megabytes = memory.megabytes()
     base = base_fingerprint(model)  # by all, as each may hold a part of the base
+    # Saved before it is scored: what was trained must not be lost to a fault of the scoring.
     processes.first_only(lambda: _save(model, plan, result, folder, base=base))
     scores = evaluation.final(result)
     row = results_row(
@@ -143,6 +130,7 @@ def run_once(
 def _adapted(plan: RunPlan, prepared: Prepared) -> PeftModel:
     """Return the model, with the adapter on it and the loss that the class weights ask for."""
     weights = plan.class_weights()
+    # Right before the model is loaded, whose head is drawn then.
     set_seed(plan.config.seed)
     loaded = load_model(prepared.tokenizer, plan.task)
     task_type, steps = plan.task.hub_names.peft, plan.settings.lower_steps
@@ -157,7 +145,8 @@ def _adapted(plan: RunPlan, prepared: Prepared) -> PeftModel:
 def _write(plan: RunPlan, prepared: Prepared, folder: Path, *, scores: Scores, row: dict[str, Any]) -> None:
     """Write what the run scored, and the descriptions that name it."""
     write_predictions(scores.predictions, folder)
-    write_texts(scores.files, folder)
+    for name, text in scores.files.items():
+        (folder / name).write_text(text, encoding="utf-8")
     more = {"processes": plan.processes.count, "skipped_rows": plan.rows.skipped, "command": command()}
     write_json(folder / "all_results.json", row | more)
     describe_run(
@@ -171,8 +160,8 @@ def _write(plan: RunPlan, prepared: Prepared, folder: Path, *, scores: Scores, r
 
 
 def _save(model: PeftModel, plan: RunPlan, result: FitResult, folder: Path, *, base: str) -> None:
-    own = has_values(model)
-    if own:
+    of_bilora = has_values(model)
+    if of_bilora:
         check_saved(model)
     save_adapter(model, folder / "adapter", fingerprint=base)
     # Number and names of the labels, which the adapter's own config does not hold.
@@ -180,12 +169,12 @@ def _save(model: PeftModel, plan: RunPlan, result: FitResult, folder: Path, *, b
     names = plan.task.model_settings.get("label2id")
     if names is not None:
         write_json(folder / "label_map.json", names)
-    if own:
+    if of_bilora:
         export_lora(model, folder / "lora")
-    spectrum = result.spectrum or (Spectrum.of(magnitudes(model)) if own else None)
     if result.spectrum is not None:
         print(result.spectrum.table())
-    if spectrum is not None:
+    # Where ranks were cut, the spectrum by which they were, which has the terms that went too.
+    if spectrum := result.spectrum or (Spectrum.of(magnitudes(model)) if of_bilora else None):
         write_json(folder / "spectrum.json", spectrum.to_json())
     if result.learned:
         write_json(folder / "learned.json", result.learned)

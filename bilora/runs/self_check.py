@@ -22,45 +22,33 @@ from bilora.tasks.task import AnyTask, Inference
 if TYPE_CHECKING:
     from bilora.engines.bilevel import BilevelEngine
 
+# Largest difference of a logit, as a share of the largest logit or of 1, whichever is more.
 TOLERANCE = 1e-6
-"""Largest difference of a logit, as a share of the largest logit or of 1, whichever is more."""
 
 PROBE_ROWS = 8
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How far the outputs of a saved adapter are from those of the trained model.
-
-    Args:
-        adapter: The folder.
-        difference: Largest difference of a logit.
-        allowed: What it may be.
-    """
+    """How far the outputs of a saved adapter are from those of the trained model."""
 
     adapter: Path
-    difference: float
+    difference: float  # largest one of a logit
     allowed: float
 
     @property
     def passed(self) -> bool:
-        """Whether the difference is small enough; that of outputs that are not finite never is."""
+        """Whether the difference is small enough."""
+        # NaN, the difference of outputs that are not finite, is not <= anything.
         return self.difference <= self.allowed
 
     def __str__(self) -> str:
-        said = "ok" if self.passed else "FAILED"
-        return f"self-check of {self.adapter}: {said} (largest difference of a logit {self.difference:.1e})"
+        verdict = "ok" if self.passed else "FAILED"
+        return f"self-check of {self.adapter}: {verdict} (largest difference of a logit {self.difference:.1e})"
 
 
 class SelfCheck(Callback):
-    """Keep the outputs of the trained model on a few rows, and hold every adapter of the run to them.
-
-    Args:
-        task: The task.
-        tokenizer: The tokenizer, and where the base model is.
-        rows: Encoded rows, of which a few are used.
-        device: Where both models are run.
-    """
+    """Keep the outputs of the trained model on a few of the encoded rows, and hold every adapter of the run to them."""
 
     def __init__(self, task: AnyTask, tokenizer: Tokenizer, rows: Sequence[Mapping[str, Any]], *, device: str) -> None:
         self.task = task
@@ -74,11 +62,7 @@ class SelfCheck(Callback):
         self._wanted = self._outputs(engine.lower_level.module)
 
     def verdicts(self, folder: Path) -> list[Verdict]:
-        """Return one verdict an adapter of the run, each loaded into a model of its own.
-
-        Args:
-            folder: Folder of the run.
-        """
+        """Return one verdict per adapter in a run's folder, each loaded into a model of its own."""
         return [self._verdict(adapter) for adapter in adapters_of(folder)]
 
     def _verdict(self, adapter: Path) -> Verdict:
@@ -93,19 +77,10 @@ class SelfCheck(Callback):
 
 
 def require_passed(verdicts: Sequence[Verdict], *, say: Callable[[str], object] = print) -> None:
-    """Say every verdict.
-
-    Raises:
-        SelfCheckError: One has failed.
-
-    Example:
-        >>> require_passed([Verdict(Path("run/adapter"), 0.0, 1e-6)])
-        self-check of run/adapter: ok (largest difference of a logit 0.0e+00)
-    """
+    """Say every verdict, and raise if one has failed."""
     for verdict in verdicts:
         say(str(verdict))
-    failed = [str(each.adapter) for each in verdicts if not each.passed]
-    if failed:
+    if failed := [str(verdict.adapter) for verdict in verdicts if not verdict.passed]:
         raise SelfCheckError(
             f"{', '.join(failed)}: loaded into a fresh model it gives other outputs than the trained model did; do not "
             "use it, and report this with the run's config.yaml"

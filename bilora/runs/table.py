@@ -30,8 +30,10 @@ class Spread:
     def of(cls, values: Iterable[float | None]) -> Spread | None:
         """Return the spread of numbers; None without any, or where one of them is undefined."""
         numbers = pandas.Series(list(values), dtype=float)
+        # pandas would leave an undefined score out of the mean, and the failed run with it.
         if numbers.empty or numbers.hasnans:
             return None
+        # The sample deviation (n - 1), since the seeds are a sample; of one number it is NaN.
         return cls(float(numbers.mean()), float(numbers.std()) if len(numbers) > 1 else None)
 
 
@@ -43,18 +45,16 @@ def spread_cell(spread: Spread | None, *, digits: int = 3, sign: str = "+-") -> 
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Return one line of text cells per method, in the order in which the methods first appear.
-
-    A run that was scored on D2 has no validation loss and no gap.
-    """
+    """Return one line of text cells per method, in the order in which the methods first appear."""
     if not rows:
         return []  # an empty frame has no columns to subtract
     # Rows that were written before there was a choice do not hold it.
-    runs = pandas.DataFrame(
-        [{"scored_on": VALIDATION, "d2_loss": None, "validation_loss": None, **row} for row in rows]
-    )
+    missing = {"scored_on": VALIDATION, "d2_loss": None, "validation_loss": None}
+    runs = pandas.DataFrame([missing | dict(row) for row in rows])
+    # Run by run: the spread of the gap is not that of the two losses.
     runs["gap"] = runs["validation_loss"].astype(float) - runs["train_loss"].astype(float)
     lines = [_line(method, of_method) for method, of_method in runs.groupby("method", sort=False)]
+    # A run that was scored on D2 has no validation loss and no gap; columns that no line fills are left out.
     unused = {name for name in ("D2 loss", "validation loss", "gap") if all(line[name] == NOT_HERE for line in lines)}
     if "D2 loss" in unused:
         unused.add("scored on")

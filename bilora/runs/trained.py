@@ -20,21 +20,13 @@ ADAPTER_FILE = "adapter_config.json"
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model.
-
-    Args:
-        adapter: Folder of the adapter.
-        task: What it was trained for.
-        tokenizer: The tokenizer, and where the base model is.
-        model: The model with the adapter on it, in eval mode.
-        max_length: Largest number of tokens of a row.
-    """
+    """A trained model, its tokenizer and what it was trained for."""
 
     adapter: Path
     task: AnyTask
     tokenizer: Tokenizer
-    model: PeftModel
-    max_length: int
+    model: PeftModel  # with the adapter on it, in eval mode
+    max_length: int  # of a row, in tokens
 
     @property
     def inference(self) -> Inference:
@@ -43,64 +35,47 @@ class Trained:
 
 
 def open_trained(
-    place: str, *, model: str | None = None, device: str = "auto", task_type: str | None = None
+    folder: str, *, model: str | None = None, device: str = "auto", task_type: str | None = None
 ) -> Trained:
-    """Return the trained model of a run, or of an adapter.
-
-    Args:
-        place: Folder of a run, or of an adapter that a run or an export wrote.
-        model: The base model, where it is no longer where it was in training; None takes the one of the training.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        task_type: ``package.module:NAME`` of the user's own kind of task that it was trained for.
-
-    Raises:
-        DataError: There is no adapter, its base cannot be found, or its weights do not fit or are not finite.
-    """
-    adapter = find_adapter(place)
+    """Return the trained model in the folder of a run or of an adapter; ``model`` says where its base is now."""
+    adapter = _find_adapter(Path(folder))
     task, max_length = read_task(adapter, task_type=task_type)
+    # The settings of decoding and scoring stand in the run's config alone.
     task = task.with_settings(_task_settings(adapter.parent))
     tokenizer = load_tokenizer(model or _base_of(adapter), task, max_length=max_length)
     trained = load_adapter(adapter, tokenizer, task)
+    # In eval mode: dropout would make every answer another one.
     return Trained(adapter, task, tokenizer, trained.to(choose_device(device)).eval(), max_length)
 
 
 def load_adapter(adapter: Path, tokenizer: Tokenizer, task: AnyTask) -> PeftModel:
     """Return a fresh base model with the adapter of a folder on it."""
     base = load_model(tokenizer, task).model
-    return adapter_files.load_adapter(base, adapter, base_name=str(tokenizer.place))
+    return adapter_files.load_adapter(base, adapter, base_name=tokenizer.place)
 
 
-def find_adapter(place: str) -> Path:
-    """Return the folder of the adapter of a run, or of an adapter itself.
-
-    Raises:
-        DataError: There is none.
-    """
-    folder = Path(place)
-    for each in (folder / "adapter", folder):
-        if (each / ADAPTER_FILE).is_file():
-            return each
+def _find_adapter(folder: Path) -> Path:
+    """Return the folder of the adapter of a run, or of an adapter itself."""
+    for adapter in (folder / "adapter", folder):
+        if (adapter / ADAPTER_FILE).is_file():
+            return adapter
     runs = sorted({path.parent.parent.name for path in folder.glob(f"*/adapter/{ADAPTER_FILE}")})
     cure = f"it has the runs {', '.join(runs)}: name one of them" if runs else "give the folder of a run or an adapter"
     what = "has neither adapter/ nor adapter_config.json" if folder.is_dir() else "is no folder"
-    raise DataError(f"{place} {what}; {cure}")
-
-
-def run_config_of(adapter: Path) -> dict[str, Any] | None:
-    """Return what ``config.yaml`` of an adapter's run says, or None for an adapter outside of its run."""
-    path = adapter.parent / "config.yaml"
-    if not path.is_file():
-        return None
-    try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    return read if isinstance(read, dict) else None
+    raise DataError(f"{folder} {what}; {cure}")
 
 
 def _task_settings(run: Path) -> dict[str, Any]:
-    config = run_config_of(run / "adapter")
-    return {} if config is None else dict(config.get("task_settings") or {})
+    """Return the settings of the task in a run's ``config.yaml``, none for an adapter outside of its run."""
+    path = run / "config.yaml"
+    if not path.is_file():
+        return {}
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    # A file of another program, beside an adapter that was moved there, may hold anything.
+    return dict(config.get("task_settings") or {}) if isinstance(config, dict) else {}
 
 
 def _base_of(adapter: Path) -> str:

@@ -3,11 +3,13 @@
 import json
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from peft import PeftModel
+from programs import Ended, program, results, run_glue
 from transformers import AutoModelForSequenceClassification
 
 from bilora.commands.command_line import parse_config
@@ -28,7 +30,8 @@ BILEVEL = {name for name, variant in VARIANTS.items() if variant.upper is not No
 RETRAINED = ("learned_decay", "learned_decay_bilora", "autolora", "bidora")
 STAGES = {**dict.fromkeys(RETRAINED, ["bilevel", "retrain"]), "two_stage": ["vectors", "values"]}
 """Methods whose runs have more than one stage."""
-RUNS = [(method, seed) for method in METHODS for seed in (0, 1)]
+RUNS = [(method, seed) for seed in (0, 1) for method in METHODS]
+Rows = dict[tuple[str, int], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +45,23 @@ def words(small: list[str], folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def ended(run_command: Any, words: list[str]) -> Any:
+def ended(words: list[str]) -> Ended:
     """All methods with two seeds on the embedded sentences, once for the whole file."""
-    return run_command(words)
+    return run_glue(*words)
 
 
 @pytest.fixture(scope="module")
-def rows(ended: Any, folder: Path, read_results: Any) -> Any:
+def rows(ended: Ended, folder: Path) -> Rows:
+    """The rows of results by method and seed."""
     assert ended.code == 0, ended.err
-    return read_results(folder)
+    rows = results(folder)
+    assert [(row["method"], row["seed"]) for row in rows] == RUNS, "methods alternate within a seed"
+    return dict(zip(RUNS, rows, strict=True))
 
 
 @pytest.fixture(scope="module")
-def plan(run_glue: Any, words: list[str]) -> RunPlan:
-    return plan_run(run_glue.PROGRAM.parse(words).runs[0], find_task("rotten_tomatoes").load_rows(None))
+def plan(words: list[str]) -> RunPlan:
+    return plan_run(program("run_glue").parse(words).runs[0], find_task("rotten_tomatoes").load_rows(None))
 
 
 def test_every_variant_is_run() -> None:
@@ -63,30 +69,24 @@ def test_every_variant_is_run() -> None:
     assert set(STAGES) < SPLIT
 
 
-def test_prints_the_command_the_table_and_the_folder(ended: Any, words: list[str], folder: Path) -> None:
+def test_prints_the_command_the_table_and_the_folder(ended: Ended, words: list[str], folder: Path) -> None:
     assert (ended.code, ended.err) == (0, "")
-    first, *_ = ended.out.splitlines()
+    first, *_, last = ended.out.splitlines()
     assert first == f"command: python benchmarks/run_glue.py {' '.join(words)}"
     assert "rotten_tomatoes: 2 seeds" in ended.out
     for column in ("accuracy", "train loss", "validation loss", "gap", "parameters", "seconds", "peak MB"):
         assert column in ended.out
-    for method in METHODS:
-        assert f"│ {method} " in ended.out
+    assert [method for method in METHODS if f"│ {method} " not in ended.out] == []
     assert "…" not in ended.out
-    assert ended.out.splitlines()[-1].endswith(str(folder))
+    assert last.endswith(str(folder))
 
 
-def test_one_row_a_run(rows: Any) -> None:
-    assert sorted((row["method"], row["seed"]) for row in rows) == sorted(RUNS)
-    assert [row["seed"] for row in rows] == [0] * len(METHODS) + [1] * len(METHODS), "methods alternate within a seed"
-
-
-def test_rows_say_what_was_run(rows: Any) -> None:
-    for row in rows:
+def test_rows_say_what_was_run(rows: Rows) -> None:
+    for (method, _), row in rows.items():
         assert (row["task"], row["metric"]) == ("rotten_tomatoes", "accuracy")
-        assert row["steps"] == (6 if row["method"] == "two_stage" else 8 if row["method"] in STAGES else 4)
-        assert (row["formulation"] is not None) == (row["method"] in WITH_VALUES - {"autolora"})
-        assert (row["hypergradient"] is not None) == (row["method"] in BILEVEL)
+        assert row["steps"] == (6 if method == "two_stage" else 8 if method in STAGES else 4)
+        assert (row["formulation"] is not None) == (method in WITH_VALUES - {"autolora"})
+        assert (row["hypergradient"] is not None) == (method in BILEVEL)
         assert row["score"] == row["metrics"]["accuracy"]
         assert row["validation_loss"] == row["metrics"]["loss"]
         assert row["seconds"] > 0
@@ -94,33 +94,33 @@ def test_rows_say_what_was_run(rows: Any) -> None:
         assert set(row["versions"]) >= {"python", "bilora", "torch", "transformers", "peft", "betty-ml"}
 
 
-def test_methods_and_seeds_make_a_difference(rows: Any) -> None:
+def test_methods_and_seeds_make_a_difference(rows: Rows) -> None:
     # In a run this short, LoRA on D1 is never stopped early.
-    different = [row for row in rows if row["method"] != "lora_early_stopping"]
-    assert len({row["validation_loss"] for row in different}) == len(different)
-    assert len({row["config_sha256"] for row in rows}) == len(RUNS)
+    losses = [row["validation_loss"] for (method, _), row in rows.items() if method != "lora_early_stopping"]
+    assert len(set(losses)) == len(losses)
+    assert len({row["config_sha256"] for row in rows.values()}) == len(RUNS)
 
 
-def test_trainable_parameters_are_those_of_the_adapter_and_the_head(rows: Any) -> None:
+def test_trainable_parameters_are_those_of_the_adapter_and_the_head(rows: Rows) -> None:
     """Query and value of one layer of width 16 at rank 8, and a head of 2 x 16 weights and 2 biases."""
     head, vectors = 2 * 16 + 2, 2 * (16 * 8 + 8 * 16)
-    found = {row["method"]: row["trainable_parameters"] for row in rows}
-    assert found["lora"] == vectors + head
-    assert found["bilora"] == found["pseudo_svd"] == vectors + 2 * 8 + head
-    assert found["adalora"] == 2 * (16 * 12 + 12 * 16 + 12) + head, "it starts with one and a half times the rank"
+    counts = {method: row["trainable_parameters"] for (method, _), row in rows.items()}
+    assert counts["lora"] == vectors + head
+    assert counts["bilora"] == counts["pseudo_svd"] == vectors + 2 * 8 + head
+    assert counts["adalora"] == 2 * (16 * 12 + 12 * 16 + 12) + head, "it starts with one and a half times the rank"
 
 
-def test_files_of_a_comparison(rows: Any, folder: Path) -> None:
-    expected = {"results.jsonl", "config.yaml", *(f"loss-{method}.png" for method in METHODS)}
-    assert {path.name for path in folder.iterdir()} == expected | {f"{name}-seed{seed}" for name, seed in RUNS}
-    for method in METHODS:
-        assert (folder / f"loss-{method}.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+@pytest.mark.usefixtures("rows")
+def test_files_of_a_comparison(folder: Path) -> None:
+    plots = {f"loss-{method}.png" for method in METHODS}
+    runs = {f"{method}-seed{seed}" for method, seed in RUNS}
+    assert {path.name for path in folder.iterdir()} == {"results.jsonl", "config.yaml"} | plots | runs
+    assert {(folder / plot).read_bytes()[:8] for plot in plots} == {b"\x89PNG\r\n\x1a\n"}
 
 
 @pytest.mark.parametrize(("method", "seed"), RUNS)
-def test_files_of_a_run(rows: Any, folder: Path, method: str, seed: int) -> None:
-    run = folder / f"{method}-seed{seed}"
-    (row,) = [each for each in rows if (each["method"], each["seed"]) == (method, seed)]
+def test_files_of_a_run(rows: Rows, folder: Path, method: str, seed: int) -> None:
+    run, row = folder / f"{method}-seed{seed}", rows[method, seed]
     files = {"config.yaml", "metrics.jsonl", "times.jsonl", "adapter", "all_results.json", "trainer_state.json"}
     files |= {"label_map.json", "predictions-validation.jsonl"}
     files |= {"lora", "spectrum.json", "values.jsonl"} if method in WITH_VALUES else set()
@@ -131,16 +131,10 @@ def test_files_of_a_run(rows: Any, folder: Path, method: str, seed: int) -> None
     config = parse_config(RunConfig, ["--config", str(run / "config.yaml")], prog="", description="")
     assert (config.method, config.seed) == (method, seed)
     assert config.sha256() == row["config_sha256"]
-
-
-@pytest.mark.parametrize(("method", "seed"), RUNS)
-def test_metrics_of_a_run(rows: Any, folder: Path, method: str, seed: int) -> None:
-    (row,) = [each for each in rows if (each["method"], each["seed"]) == (method, seed)]
-    text = (folder / f"{method}-seed{seed}" / "metrics.jsonl").read_text(encoding="utf-8")
+    text = (run / "metrics.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
     assert [line["step"] for line in lines][:6] == [1, 2, 2, 3, 4, 4]
-    steps = [line["step"] for line in lines if "validation" not in line]
-    assert steps == list(range(1, row["steps"] + 1))
+    assert [line["step"] for line in lines if "validation" not in line] == list(range(1, row["steps"] + 1))
     assert [line["step"] for line in lines if "validation" in line] == list(range(2, row["steps"] + 1, 2))
     stages = list(dict.fromkeys(line["stage"] for line in lines))
     assert stages == STAGES.get(method, stages[:1])
@@ -150,59 +144,62 @@ def test_metrics_of_a_run(rows: Any, folder: Path, method: str, seed: int) -> No
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_split_holds_row_ids_of_the_data_set(rows: Any, folder: Path, plan: RunPlan, seed: int) -> None:
-    splits = load_json(folder / f"bilora-seed{seed}" / "split.json")
+@pytest.mark.usefixtures("rows")
+def test_split_holds_row_ids_of_the_data_set(folder: Path, plan: RunPlan, seed: int) -> None:
     taken = take_rows(plan.rows.train, 40, seed=seed)
     labels = dict(zip(taken.ids, taken.labels, strict=True))
-    for split in splits:
+    for split in load_json(folder / f"bilora-seed{seed}" / "split.json"):
         assert (len(split["lower"]), len(split["upper"])) == (32, 8)
         assert not set(split["lower"]) & set(split["upper"])
         assert {*split["lower"], *split["upper"]} == set(taken.ids)
         assert sum(labels[row] for row in split["upper"]) == 4
 
 
-@pytest.mark.parametrize("form", ["adapter", "lora"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.fixture(scope="module")
+def score(plan: RunPlan) -> Callable[[Any], dict[str, float | None]]:
+    prepared = prepare([plan])
+    data = prepared.validation["validation"]
+    return lambda model: plan.task.validate(Inference(model, prepared.tokenizer.own), data).metrics
+
+
+def tiny_classifier(folder: Path) -> Any:
+    return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+
+
+@pytest.fixture(scope="module")
+def loss_without(score: Any, tiny_encoder: Path) -> float:
+    """The loss of the model without any adapter."""
+    return float(score(tiny_classifier(tiny_encoder))["loss"])
+
+
+@pytest.mark.parametrize(
+    ("method", "form"), [*((name, "adapter") for name in METHODS), *((name, "lora") for name in sorted(WITH_VALUES))]
+)
 def test_saved_adapters_give_the_same_scores(
-    rows: Any, folder: Path, plan: RunPlan, tiny_encoder: Path, method: str, form: str
+    rows: Rows, folder: Path, score: Any, loss_without: float, tiny_encoder: Path, method: str, form: str
 ) -> None:
+    """Those of methods without singular values are plain and need no export, see the files of a run."""
     saved = folder / f"{method}-seed0" / form
-    if form == "lora" and method not in WITH_VALUES:
-        assert not saved.exists(), "they need no export"
-        return
-    (row,) = [each for each in rows if (each["method"], each["seed"]) == (method, 0)]
-    base = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=2)
-
-    def score(model: Any) -> dict[str, float | None]:
-        prepared = prepare([plan])
-        data = prepared.validation["validation"]
-        return plan.task.validate(Inference(model, prepared.tokenizer.own), data).metrics
-
-    without = score(base)
     with warnings.catch_warnings():
         # PEFT 0.21 does not know AdaLoRA's own keys when it reads them back.
         warnings.filterwarnings("ignore", message="The following rank_pattern keys", category=RuntimeWarning)
-        model = PeftModel.from_pretrained(base, saved)
-    found = score(model)
-    assert found["accuracy"] == row["score"]
-    assert found["loss"] == pytest.approx(row["validation_loss"], abs=1e-6)
-    assert without["loss"] != pytest.approx(row["validation_loss"], abs=1e-3), "the adapter changes nothing"
-    if form == "lora":
-        config = json.loads((saved / "adapter_config.json").read_text(encoding="utf-8"))
-        assert config["peft_type"] == "LORA"
+        metrics = score(PeftModel.from_pretrained(tiny_classifier(tiny_encoder), saved))
+    row = rows[method, 0]
+    assert metrics["accuracy"] == row["score"]
+    assert metrics["loss"] == pytest.approx(row["validation_loss"], abs=1e-6)
+    assert loss_without != pytest.approx(row["validation_loss"], abs=1e-3), "the adapter changes nothing"
+    assert form != "lora" or load_json(saved / "adapter_config.json")["peft_type"] == "LORA"
 
 
 def test_the_same_command_twice_writes_the_same_numbers(
-    rows: Any, run_command: Any, read_results: Any, words: list[str], folder: Path, tmp_path: Path
+    rows: Rows, words: list[str], folder: Path, tmp_path: Path
 ) -> None:
-    again = tmp_path / "again"
-    assert run_command([*words, "--method", "bilora", "--seeds", "1", "--output", str(again)]).code == 0
-    (row,) = read_results(again)
-    (before,) = [each for each in rows if (each["method"], each["seed"]) == ("bilora", 1)]
-    changing = {"seconds", "peak_memory_mb"}
-    assert {key: row[key] for key in row.keys() - changing} == {key: before[key] for key in row.keys() - changing}
+    assert run_glue(*words, "--method", "bilora", "--seeds", "1", "--output", tmp_path / "again").code == 0
+    (row,) = results(tmp_path / "again")
+    changing = {"seconds": None, "peak_memory_mb": None}
+    assert row | changing == rows["bilora", 1] | changing
     for name in ("metrics.jsonl", "split.json", "adapter/adapter_model.safetensors"):
-        once, twice = (root / "bilora-seed1" / name for root in (folder, again))
+        once, twice = (root / "bilora-seed1" / name for root in (folder, tmp_path / "again"))
         assert once.read_bytes() == twice.read_bytes(), name
 
 

@@ -1,5 +1,6 @@
-"""The main job's words, its real data of other forms, and the demo as a user runs it."""
+"""The main job's words, its real data of other forms, files of one's own, and the demo as a user runs it."""
 
+import csv
 import json
 import os
 import subprocess
@@ -8,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import program, results, run_glue
 from tracked_files import ROOT
-
-from bilora.commands.command_line import parse_config
-from bilora.runs.config import SeveralRuns
+from transformers import AutoConfig
 
 
 @pytest.mark.parametrize(
@@ -27,39 +27,63 @@ from bilora.runs.config import SeveralRuns
         (["--steps", "3", "--config=a.yaml"], False),
     ],
 )
-def test_the_demo_s_config_is_read_unless_another_or_a_task_is_named(
-    run_glue: Any, given: list[str], demo: bool
-) -> None:
+def test_the_demo_s_config_is_read_unless_another_or_a_task_is_named(given: list[str], demo: bool) -> None:
     first = ["--config", str(ROOT / "benchmarks" / "configs" / "demo.yaml")] if demo else []
-    assert run_glue.PROGRAM.default_words(given) == first
+    assert program("run_glue").default_words(given) == first
 
 
-def test_printed_config_is_yaml_from_the_first_line(run_command: Any, tmp_path: Path) -> None:
-    printed = run_command(["--seeds", "3", "--print_config"])
+def test_printed_config_is_yaml_from_the_first_line(tmp_path: Path) -> None:
+    printed = run_glue("--seeds", "3", "--print_config")
     assert printed.code == 0
-    path = tmp_path / "config.yaml"
-    path.write_text(printed.out, encoding="utf-8")
-    assert parse_config(SeveralRuns, ["--config", str(path)], prog="", description="").seeds == [3]
+    (tmp_path / "config.yaml").write_text(printed.out, encoding="utf-8")
+    assert program("run_glue").parse(["--config", str(tmp_path / "config.yaml")]).seeds == [3]
 
 
 @pytest.mark.parametrize(
     ("task", "metrics"),
     [("mrpc", {"loss", "accuracy", "f1"}), ("stsb", {"loss", "pearson", "spearmanr"}), ("mnli", {"loss", "accuracy"})],
 )
-def test_tasks_from_a_folder(
-    run_command: Any, read_results: Any, few_rows: Any, small: list[str], tmp_path: Path, task: str, metrics: set[str]
-) -> None:
-    output = tmp_path / "out"
-    words = ["--task", task, "--data-dir", str(few_rows("glue", task)), "--method", "bilora", "lora", "--seeds", "0"]
-    ended = run_command([*small, *words, "--output", str(output)])
+def test_tasks_from_a_folder(few_rows: Any, small: list[str], tmp_path: Path, task: str, metrics: set[str]) -> None:
+    words = ["--task", task, "--data-dir", few_rows("glue", task), "--method", "bilora", "lora", "--seeds", "0"]
+    ended = run_glue(*small, *words, "--output", tmp_path / "out")
     assert ended.code == 0, ended.err
     assert ("note: validation_mismatched is not in" in ended.out) == (task == "mnli")
-    for row in read_results(output):
+    for row in results(tmp_path / "out"):
         assert set(row["metrics"]) == metrics
         assert row["score"] == row["metrics"][row["metric"]]
         assert row["score"] is not None
-    (split,) = json.loads((output / "bilora-seed0" / "split.json").read_text(encoding="utf-8"))
+    run = tmp_path / "out" / "bilora-seed0"
+    assert (run / "label_map.json").exists() == (task != "stsb")
+    (split,) = json.loads((run / "split.json").read_text(encoding="utf-8"))
     assert not set(split["lower"]) & set(split["upper"])
+
+
+# A tiny model may find one class only at a validation, and its correlation is then undefined.
+@pytest.mark.filterwarnings("ignore::bilora.metrics.metric.UndefinedMetricWarning")
+def test_a_file_with_string_labels_and_weights(small: list[str], tmp_path: Path) -> None:
+    """One mail in five is spam; every text has a line break and a comma inside."""
+    spam, ham = ("win,\nnow {}", "spam"), ("see, you\n{}", "ham")
+    mails = [(f"hello {i}", body.format(i), kind) for i in range(80) for body, kind in [ham if i % 5 else spam]]
+    with (tmp_path / "mail.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("subject", "body", "kind"), *mails])
+    words = ["--train-file", tmp_path / "mail.csv", "--text-columns", "subject,body", "--label-column", "kind"]
+    words += ["--method", "bilora", "adalora", "--seeds", "0"]
+    losses = {}
+    for weights in ("none", "auto"):
+        out = tmp_path / weights
+        ended = run_glue(*small, *words, "--class-weights", weights, "--output", out)
+        assert (ended.code, ended.err) == (0, "")
+        assert "note: the labels in 'kind' of" in ended.out
+        assert "note: validation is 8 of the 80 rows" in ended.out
+        rows, run = results(out), out / "bilora-seed0"
+        assert [(row["task"], row["metric"]) for row in rows] == [("mail", "accuracy")] * 2
+        assert set(rows[0]["metrics"]) == {"loss", "accuracy", "macro_f1", "matthews_correlation"}
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        losses[weights] = [lines[0]["lower_loss"], *(line["upper_loss"] for line in lines if "upper_loss" in line)]
+        assert json.loads((run / "label_map.json").read_text(encoding="utf-8")) == {"ham": 0, "spam": 1}
+        assert AutoConfig.from_pretrained(run / "adapter").id2label == {0: "ham", 1: "spam"}
+    assert losses["auto"][0] != losses["none"][0], "the lower level is weighted from its first step"
+    assert losses["auto"][1] != losses["none"][1], "so is the upper level"
 
 
 WITHOUT_NETWORK = """
@@ -75,9 +99,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.slow
-def test_the_demo_runs_without_a_network(read_results: Any, tmp_path: Path) -> None:
+def test_the_demo_runs_without_a_network(tmp_path: Path) -> None:
     """The real model and sentences, with fewer steps, in a process of its own; and not told to be offline."""
-    words = "--steps 8 --train-rows 64 --max-length 16 --seeds 0 --lower.batch-size 8 --upper.batch-size 8 --output out"
+    words = "--steps 8 --train-rows 64 --max-length 8 --seeds 0 --lower.batch-size 8 --upper.batch-size 8 --output out"
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
     ended = subprocess.run(
         [sys.executable, "-c", WITHOUT_NETWORK, str(ROOT / "benchmarks" / "run_glue.py"), *words.split()],
@@ -88,5 +112,5 @@ def test_the_demo_runs_without_a_network(read_results: Any, tmp_path: Path) -> N
         check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert {row["method"] for row in read_results(tmp_path / "out")} == {"bilora", "lora"}
+    assert {row["method"] for row in results(tmp_path / "out")} == {"bilora", "lora"}
     assert "│ bilora " in ended.stdout

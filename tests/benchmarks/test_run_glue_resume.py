@@ -1,8 +1,6 @@
 """A comparison that is interrupted, and goes on."""
 
-import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from programs import results, run_glue, wait_for
 from tracked_files import ROOT
 
 from bilora.engines.checkpoints.files import checkpoints
@@ -21,20 +20,18 @@ from bilora.files.lock import locked
 # The program shows them as lines of its own, which the tests read.
 pytestmark = [pytest.mark.filterwarnings("always::RuntimeWarning"), pytest.mark.usefixtures("in_tmp_path")]
 METHODS = ["--method", "bilora", "lora", "--seeds", "0", "--save-every", "2"]
-PROGRAM = ROOT / "benchmarks" / "run_glue.py"
 
 
 def numbers(folder: Path) -> list[dict[str, Any]]:
     """Return the rows of results without what the clock and the machine decide."""
-    lines = (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) | {"seconds": None, "peak_memory_mb": None} for line in lines]
+    return [row | {"seconds": None, "peak_memory_mb": None} for row in results(folder)]
 
 
 @pytest.fixture(scope="module")
-def finished(run_command: Any, small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a command that was never interrupted."""
     folder = tmp_path_factory.mktemp("finished") / "whole"
-    assert run_command([*small, *METHODS, "--output", folder]).code == 0
+    assert run_glue(*small, *METHODS, "--output", folder).code == 0
     return folder
 
 
@@ -44,59 +41,37 @@ def whole(finished: Path, in_tmp_path: None, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "whole")
 
 
-def started(words: list[str]) -> subprocess.Popen[str]:
-    """Start the program as a process of its own, with the packages of this one."""
-    packages = os.pathsep.join(path for path in sys.path if path)
-    environment = {**os.environ, "PYTHONPATH": packages, "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-P", str(PROGRAM), *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_run_after_a_whole_step(
-    run_command: Any, wait_for: Any, small: list[str], tmp_path: Path, number: signal.Signals
-) -> None:
+# SIGTERM to two processes is in test_run_glue_processes.py; a second SIGINT in tests/faults/test_saving.py.
+def test_an_interrupt_ends_the_run_after_a_whole_step(small: list[str], tmp_path: Path) -> None:
     long = [*small, "--method", "bilora", "--seeds", "0", "--steps", "80"]
-    process = started([*long, "--output", "out"])
+    # A process of its own, with the packages of this one.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-P", str(ROOT / "benchmarks" / "run_glue.py"), *long, "--output", "out"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     runs = [tmp_path / name / "bilora-seed0" for name in ("out", "whole")]
     wait_for(runs[0] / "metrics.jsonl", process)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     sent = time.monotonic()
     _, errors = process.communicate(timeout=60)
     assert time.monotonic() - sent < 10
-    assert process.returncode == 128 + number
+    assert process.returncode == 130
     ((step, folder),) = checkpoints(runs[0])
     assert errors.splitlines()[-1] == (
-        f"run_glue.py: error: {number.name}: stopped after step {step}; out/bilora-seed0/{folder.name} is the newest "
+        f"run_glue.py: error: SIGINT: stopped after step {step}; out/bilora-seed0/{folder.name} is the newest "
         "checkpoint; go on with --resume out"
     )
-    assert run_command(["--resume", "out"]).code == 0
-    assert run_command([*long, "--output", "whole"]).code == 0
+    assert run_glue("--resume", "out").code == 0
+    assert run_glue(*long, "--output", "whole").code == 0
     assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")
     assert len({(run / "metrics.jsonl").read_bytes() for run in runs}) == 1
 
 
-def test_a_second_interrupt_stops_at_once(wait_for: Any, small: list[str], tmp_path: Path) -> None:
-    """The step is made endless, so that the first one cannot have an effect."""
-    words = [*small, "--method", "lora", "--seeds", "0", "--save-every", "1", "--output", "out"]
-    process = started([*words, "--steps", "3000", "--lower.accumulation", "4000", "--save-every", "1"])
-    run = tmp_path / "out" / "lora-seed0"
-    wait_for(run / "config.yaml", process)
-    time.sleep(1.0)
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
-    _, errors = process.communicate(timeout=10)
-    assert process.returncode == 130
-    assert errors.splitlines()[-1].startswith("run_glue.py: error: interrupted")
-
-
-def test_finished_runs_are_kept_and_the_interrupted_one_goes_on(run_command: Any, finished: Path, whole: Path) -> None:
+def test_finished_runs_are_kept_and_the_interrupted_one_goes_on(finished: Path, whole: Path) -> None:
     """As after a kill in the second run, with half a line of results and half a checkpoint."""
     rows = (whole / "results.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (whole / "results.jsonl").write_text(rows[0] + rows[1][:20], encoding="utf-8")
     (whole / "lora-seed0" / "checkpoint-4" / "manifest.json").unlink()
-    ended = run_command(["--resume", "whole"])
+    ended = run_glue("--resume", "whole")
     assert ended.code == 0
     assert "bilora-seed0: finished before" in ended.out
     assert "lora-seed0: training" in ended.out
@@ -106,10 +81,10 @@ def test_finished_runs_are_kept_and_the_interrupted_one_goes_on(run_command: Any
     assert (kept["method"], kept["save_every"], kept["output"], kept["resume"]) == (["bilora", "lora"], 2, None, None)
 
 
-def test_auto_starts_anew_or_goes_on(run_command: Any, small: list[str], tmp_path: Path) -> None:
+def test_auto_starts_anew_or_goes_on(small: list[str], tmp_path: Path) -> None:
     words = [*small, *METHODS, "--output", "out", "--resume"]
-    assert run_command([*words, "auto"]).code == 0
-    ended = run_command(words)
+    assert run_glue(*words, "auto").code == 0
+    ended = run_glue(*words)
     assert ended.code == 0
     assert ended.out.count("finished before") == 2
     assert len(numbers(tmp_path / "out")) == 2
@@ -126,33 +101,29 @@ def test_auto_starts_anew_or_goes_on(run_command: Any, small: list[str], tmp_pat
     ],
 )
 @pytest.mark.usefixtures("whole")
-def test_what_cannot_be_resumed(run_command: Any, words: list[str], said: str) -> None:
-    ended = run_command(words)
-    assert ended.code == 2
-    (line,) = ended.err.splitlines()
-    assert re.search(said, line)
+def test_what_cannot_be_resumed(words: list[str], said: str) -> None:
+    run_glue(*words).check_refused(said)
 
 
-def test_a_changed_setting_is_shown(run_command: Any, whole: Path) -> None:
+def test_a_changed_setting_is_shown(whole: Path) -> None:
     (whole / "results.jsonl").write_text("", encoding="utf-8")
     words = ["--resume", "whole", "--lower.learning-rate", "0.01"]
-    refused = run_command(words)
+    refused = run_glue(*words)
     assert refused.code == 2
     assert "lower.learning_rate: 0.05 -> 0.01; say --allow-config-change" in refused.err
-    allowed = run_command([*words, "--allow-config-change"])
+    allowed = run_glue(*words, "--allow-config-change")
     assert allowed.code == 0
     assert "warning: the run goes on with other settings: lower.learning_rate: 0.05 -> 0.01" in allowed.err
 
 
 @pytest.mark.usefixtures("whole")
-def test_a_second_process_is_told(run_command: Any) -> None:
+def test_a_second_process_is_told() -> None:
     with locked(Path("whole")):
-        ended = run_command(["--resume", "whole"])
-    assert ended.code == 2
-    assert f"output folder whole is in use by process {os.getpid()}" in ended.err
+        ended = run_glue("--resume", "whole")
+    ended.check_refused(f"output folder whole is in use by process {os.getpid()}")
 
 
-def test_debug_shows_where(run_command: Any, small: list[str]) -> None:
+def test_debug_shows_where(small: list[str]) -> None:
     words = [*small, "--method", "bilroa"]
-    assert "Traceback" not in run_command(words).err
-    assert "Traceback" in run_command([*words, "--debug"]).err
+    assert "Traceback" not in run_glue(*words).err
+    assert "Traceback" in run_glue(*words, "--debug").err

@@ -4,16 +4,17 @@ import contextlib
 import gzip
 import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
+from programs import results, run_nlg
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from bilora.metrics.texts import score_texts, text_metric
+from bilora.models import embedded
 from bilora.models.pretrained import quiet_peft
 from bilora.tasks.catalog import GENERATION_TASKS
 from bilora.tasks.generation.decoding import Decoding, decode
@@ -71,21 +72,24 @@ def words(data: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(run_nlg_command: Any, words: list[str], gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(words: list[str], gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("runs") / "gpt2"
-    ended = run_nlg_command([*words, "--model", gpt2, "--method", *METHODS, "--output", target])
+    ended = run_nlg(*words, "--model", gpt2, "--method", *METHODS, "--output", target)
     assert ended.code == 0, ended.err
     assert "note: the tokenizer has no pad token; rows are padded with its end-of-text token" in ended.out
     assert "e2e: 1 seeds, test split" in ended.out
     return target
 
 
-def blocks(path: Path) -> list[list[str]]:
-    return [each.splitlines() for each in path.read_text(encoding="utf-8").strip().split("\n\n")]
+@pytest.fixture(scope="module")
+def llama_folder(words: list[str], llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("runs") / "llama"
+    assert run_nlg(*words, "--model", llama, "--method", "bilora", "--output", target).code == 0
+    return target
 
 
-def test_rows_of_results_have_the_same_keys_as_those_of_glue(folder: Path, read_results: Any) -> None:
-    rows = read_results(folder)
+def test_rows_of_results_have_the_same_keys_as_those_of_glue(folder: Path) -> None:
+    rows = results(folder)
     assert [row["method"] for row in rows] == list(METHODS)
     for row in rows:
         assert (row["task"], row["metric"]) == ("e2e", "bleu")
@@ -97,61 +101,52 @@ def test_rows_of_results_have_the_same_keys_as_those_of_glue(folder: Path, read_
 @pytest.mark.parametrize("method", METHODS)
 def test_texts_references_and_scores_belong_together(folder: Path, data: Path, method: str) -> None:
     """The scores again, from the files alone."""
-    own = folder / f"{method}-seed0"
-    outputs = (own / "outputs.txt").read_text(encoding="utf-8").splitlines()
+    run = folder / f"{method}-seed0"
+    outputs = (run / "outputs.txt").read_text(encoding="utf-8").splitlines()
     test = GENERATION_TASKS["e2e"].load_rows(data).validation["test"]
-    assert blocks(own / "references.txt") == [row["references"] for row in test]
-    scores = json.loads((own / "scores.json").read_text(encoding="utf-8"))
+    blocks = (run / "references.txt").read_text(encoding="utf-8").strip().split("\n\n")
+    assert [block.splitlines() for block in blocks] == [row["references"] for row in test]
+    scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
     assert (scores["rows"], scores["decoding"]["beams"], scores["decoding"]["length_penalty"]) == (6, 3, 0.9)
     metrics = [text_metric(key) for key in GENERATION_TASKS["e2e"].metric_keys]
-    found = score_texts(metrics, outputs, [row["references"] for row in test])
-    assert {key: scores["metrics"][key] for key in found} == pytest.approx(found)
-    lines = (own / "predictions-test.jsonl").read_text(encoding="utf-8").splitlines()
+    again = score_texts(metrics, outputs, [row["references"] for row in test])
+    assert {key: scores["metrics"][key] for key in again} == pytest.approx(again)
+    lines = (run / "predictions-test.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["output"] for line in lines] == outputs
     assert [json.loads(line)["source"] for line in lines] == [row["source"] for row in test]
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize(("architecture", "runs"), [("gpt2", "folder"), ("llama", "llama_folder")])
 @pytest.mark.parametrize("form", ["adapter", "lora"])
-def test_saved_adapters_give_the_same_texts(
-    request: Any, run_nlg_command: Any, words: list[str], data: Path, tmp_path: Path, architecture: str, form: str
-) -> None:
-    place = request.getfixturevalue(architecture)
-    assert run_nlg_command([*words, "--model", place, "--method", "bilora", "--output", tmp_path / "run"]).code == 0
-    tokenizer = AutoTokenizer.from_pretrained(place)
+def test_saved_adapters_give_the_same_texts(request: Any, data: Path, architecture: str, runs: str, form: str) -> None:
+    base_folder, run = request.getfixturevalue(architecture), request.getfixturevalue(runs) / "bilora-seed0"
+    tokenizer = AutoTokenizer.from_pretrained(base_folder)
     tokenizer.pad_token = tokenizer.eos_token
-    base = AutoModelForCausalLM.from_pretrained(place)
-    test = GENERATION_TASKS["e2e"].load_rows(data).validation["test"]
+    base = AutoModelForCausalLM.from_pretrained(base_folder)
     decoding = Decoding(beams=3, length_penalty=0.9, max_new_tokens=20)
-    sources = [row["source"] for row in test]
+    sources = [row["source"] for row in GENERATION_TASKS["e2e"].load_rows(data).validation["test"]]
     before = decode(Inference(base, tokenizer), sources, decoding)
     with quiet_peft():
-        model = PeftModel.from_pretrained(base, tmp_path / "run" / "bilora-seed0" / form)
-    wanted = (tmp_path / "run" / "bilora-seed0" / "outputs.txt").read_text(encoding="utf-8").splitlines()
-    assert decode(Inference(model, tokenizer), sources, decoding) == wanted
-    assert before != wanted
+        model = PeftModel.from_pretrained(base, run / form)
+    outputs = (run / "outputs.txt").read_text(encoding="utf-8").splitlines()
+    assert decode(Inference(model, tokenizer), sources, decoding) == outputs
+    assert before != outputs
 
 
-def test_the_same_command_twice_writes_the_same(
-    run_nlg_command: Any, folder: Path, words: list[str], gpt2: Path, tmp_path: Path
-) -> None:
-    assert run_nlg_command([*words, "--model", gpt2, "--method", "bilora", "--output", tmp_path / "again"]).code == 0
+def test_the_same_command_twice_writes_the_same(folder: Path, words: list[str], gpt2: Path, tmp_path: Path) -> None:
+    assert run_nlg(*words, "--model", gpt2, "--method", "bilora", "--output", tmp_path / "again").code == 0
     for name in ("outputs.txt", "scores.json", "metrics.jsonl", "adapter/adapter_model.safetensors"):
         once, twice = (root / "bilora-seed0" / name for root in (folder, tmp_path / "again"))
         assert once.read_bytes() == twice.read_bytes(), name
 
 
-def test_the_default_config_runs_offline_on_other_data(
-    run_nlg_command: Any, data: Path, llama: Path, tmp_path: Path, read_results: Any
-) -> None:
+def test_the_default_config_runs_offline_on_other_data(data: Path, llama: Path, tmp_path: Path) -> None:
     """configs/e2e_small.yaml with a random model and few rows."""
     few = ["--train-rows", "12", "--steps", "4", "--task-settings.generate-rows", "3", "--task-settings.beams", "2"]
-    ended = run_nlg_command(
-        ["--data-dir", data, "--model", llama, *few, "--max-length", "200", "--output", tmp_path / "run"]
-    )
+    ended = run_nlg("--data-dir", data, "--model", llama, *few, "--max-length", "200", "--output", tmp_path / "run")
     assert ended.code == 0, ended.err
     assert "note: 3 of the 8 validation rows are scored" in ended.out
-    (bilora, lora) = read_results(tmp_path / "run")
+    (bilora, lora) = results(tmp_path / "run")
     assert (bilora["method"], lora["method"]) == ("bilora", "lora")
     (split,) = json.loads((tmp_path / "run" / "bilora-seed0" / "split.json").read_text(encoding="utf-8"))
     assert len(split["lower"]) + len(split["upper"]) == 12  # rows, each with all its references
@@ -159,42 +154,20 @@ def test_the_default_config_runs_offline_on_other_data(
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("model", "more", "said"),
     [
-        (["--task-settings.beams", "0"], "decoding: beams is 0, it must be at least 1"),
-        (["--task-settings.d2", "test"], "task_settings of task 'e2e'.*d2"),
-        (
-            ["--keep-best", "true", "--validate-every", "2"],
-            "would choose by the test set.*set task_settings.d2 to split",
-        ),
-        (["--max-length", "20"], r"test\.jsonl:1: the input has .* tokens, which max_length 20 leaves no room"),
+        ("gpt2", "--task-settings.beams 0", "decoding: beams is 0, it must be at least 1"),
+        ("gpt2", "--task-settings.d2 test", "task_settings of task 'e2e'.*d2"),
+        ("gpt2", "--keep-best true --validate-every 2", "choose by the test set.*set task_settings.d2 to split"),
+        ("gpt2", "--max-length 20", r"test\.jsonl:1: the input has .* tokens, which max_length 20 leaves no room"),
+        ("tiny_encoder", "--max-length 64", "no end-of-text token"),
+        (None, "--model smollm2", "the package no-such-package is not installed"),
+        (None, "", "the package no-such-package is not installed"),
     ],
 )
 def test_bad_words_end_with_one_line_and_code_2(
-    run_nlg_command: Any, words: list[str], gpt2: Path, tmp_path: Path, more: list[str], said: str
+    request: Any, monkeypatch: Any, words: list[str], tmp_path: Path, model: str | None, more: str, said: str
 ) -> None:
-    ended = run_nlg_command([*words, "--model", gpt2, "--method", "bilora", "--output", tmp_path / "run", *more])
-    assert ended.code == 2
-    (line,) = ended.err.strip().splitlines()
-    assert line.startswith("run_nlg.py: error: ")
-    assert re.search(said, line), line
-
-
-def test_a_model_that_generates_nothing_is_refused(
-    run_nlg_command: Any, words: list[str], tiny_encoder: Path, tmp_path: Path
-) -> None:
-    ended = run_nlg_command([*words, "--model", tiny_encoder, "--max-length", "64", "--output", tmp_path / "run"])
-    assert ended.code == 2
-    assert "no end-of-text token" in ended.err
-
-
-@pytest.mark.parametrize("named", [["--model", "smollm2"], []], ids=["named", "by default"])
-def test_a_missing_embedded_decoder_is_told(
-    run_nlg_command: Any, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: list[str]
-) -> None:
-    from bilora.models import embedded
-
     monkeypatch.setattr(embedded, "SMOLLM2_PACKAGE", "no_such_package")
-    ended = run_nlg_command([*words, *named, "--output", tmp_path / "run"])
-    assert ended.code == 2
-    assert "the package no-such-package is not installed" in ended.err
+    named = ["--model", request.getfixturevalue(model)] if model else []
+    run_nlg(*words, *named, "--output", tmp_path / "run", *more.split()).check_refused(said)

@@ -1,29 +1,23 @@
-"""Rows 9, 26, 30 and 34: folders, words, and a long run; rows 18 to 21 are in tests/bilora/data."""
+"""Rows 9, 30 and 34: folders and a long run; rows 19 and 20 are in tests/bilora/data, row 26 in tests/benchmarks."""
 
 import gc
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 import torch
+from small_runs import At, Run
 from torch import nn
 
-from bilora.commands.exit_codes import Program
 from bilora.engines.callbacks.files import MetricsFile
 from bilora.engines.settings import FitSettings
 from bilora.engines.training.fit import fit
 from bilora.errors import SettingsError
 from bilora.files.lock import locked
 from bilora.problems import LowerProblem, UpperProblem, Variant
-from bilora.tasks.catalog import TASKS
-
-Run = Callable[..., Any]
-SST2 = TASKS["sst2"]
-
 
 # ---- row 9: where to write ------------------------------------------------------------------------
 
@@ -42,34 +36,6 @@ def test_row_09_checkpoints_of_an_earlier_run_are_not_written_over(run: Run) -> 
     (folder / "metrics.jsonl").unlink()
     with pytest.raises(SettingsError, match="holds checkpoints of an earlier run; resume it, or name another folder"):
         run(save_every=4)
-
-
-# ---- row 26: words --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--stepps", "4"], "Did you mean '--steps'?"),
-        (["--config", "indent.yaml"], "line 3, column 2"),
-        (["--hypergradient.name", "neuman"], "Did you mean 'neumann'?"),
-        (["--on-save-error", "ignore"], "ignore"),
-    ],
-)
-def test_row_26_a_slip_is_one_line_and_exit_code_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
-) -> None:
-    (tmp_path / "indent.yaml").write_text("lower:\n  steps: 1\n bad: 2\n", encoding="utf-8")
-    (tmp_path / "default.yaml").write_text("steps: 4\n", encoding="utf-8")
-    program = Program("program", "A program.", default_config=tmp_path / "default.yaml")
-    try:
-        code = program.run(["--task", "mrpc", *words])
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    assert code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("program: error: ")
-    assert said in line
 
 
 # ---- rows 30 and 34: while it runs ------------------------------------------------------------
@@ -135,7 +101,7 @@ class Above(UpperProblem):
         return (self.module.below**2).mean()
 
 
-def test_row_34_memory_stays_flat_over_5000_steps(faults: Any, tmp_path: Path) -> None:
+def test_row_34_memory_stays_flat_over_5000_steps(tmp_path: Path) -> None:
     """The smallest bi-level problem, so that they are made in seconds; the first 500 fill the allocator's pools."""
     held: dict[int, tuple[int, int]] = {}
 
@@ -152,7 +118,7 @@ def test_row_34_memory_stays_flat_over_5000_steps(faults: Any, tmp_path: Path) -
         collate=lambda rows: {"labels": torch.tensor([row["labels"] for row in rows])},
         variant=Variant("pair", Below, Above, dict, lambda model, *_, **__: model),
         settings=FitSettings(steps=5000, unroll_steps=5, refresh=1, save_every=1000, save_total_limit=1, device="cpu"),
-        callbacks=[MetricsFile(lines), faults.at(500, look), faults.at(5000, look)],
+        callbacks=[MetricsFile(lines), At(500, look), At(5000, look)],
         folder=tmp_path / "run",
     )
     (early, objects), (late, more) = held[500], held[5000]

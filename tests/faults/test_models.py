@@ -15,6 +15,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from small_runs import Run, tiny_base
 from tracked_files import tracked_files
 
 from bilora.adapter.export import export_lora
@@ -23,25 +24,15 @@ from bilora.engines.checkpoints.files import fault, manifest_sha256
 from bilora.errors import CheckpointError, DataError
 from bilora.models import pretrained
 
-Run = Callable[..., Any]
 WEIGHTS = "adapter_model.safetensors"
 
 
+# An adapter on another base of the same shapes is in tests/bilora/runs/test_trained_commands.py.
 @pytest.fixture
-def adapter(run: Run, faults: Any, tmp_path: Path) -> Path:
+def adapter(run: Run, tmp_path: Path) -> Path:
     """A trained adapter on the disk."""
     save_adapter(run().model, tmp_path / "adapter")
     return tmp_path / "adapter"
-
-
-def test_row_24_an_adapter_goes_back_on_its_own_base(adapter: Path, faults: Any) -> None:
-    model = load_adapter(faults.tiny_base(), adapter, base_name="tiny")
-    assert isinstance(model, PeftModel)
-
-
-def test_row_24_an_adapter_on_another_base_of_the_same_shapes(adapter: Path, faults: Any) -> None:
-    with pytest.raises(CheckpointError, match="was trained on another base model"):
-        load_adapter(faults.tiny_base(seed=1), adapter, base_name="tiny")
 
 
 def of_each(change: Callable[[Any], Any]) -> Callable[[dict[str, Any]], None]:
@@ -59,12 +50,12 @@ def of_each(change: Callable[[Any], Any]) -> Callable[[dict[str, Any]], None]:
     ],
     ids=["missing head", "missing key", "extra key", "all NaN", "another rank"],
 )
-def test_row_24_an_adapter_that_is_not_whole(adapter: Path, faults: Any, change: Any, said: str) -> None:
+def test_row_24_an_adapter_that_is_not_whole(adapter: Path, change: Any, said: str) -> None:
     weights = load_file(adapter / WEIGHTS)
     change(weights)
     save_file(weights, adapter / WEIGHTS)
     with pytest.raises(DataError, match=said):
-        load_adapter(faults.tiny_base(), adapter, base_name="tiny")
+        load_adapter(tiny_base(), adapter, base_name="tiny")
 
 
 @torch.no_grad()
@@ -73,21 +64,17 @@ def logits(model: Any) -> Any:
     return model.eval()(input_ids=tokens).logits
 
 
-def test_row_25_saved_and_loaded_merged_and_folded_it_is_the_same_model(run: Run, faults: Any, tmp_path: Path) -> None:
-    trained = run().model
-    expected = logits(trained)
-    save_adapter(trained, tmp_path / "adapter")
-    assert torch.equal(logits(load_adapter(faults.tiny_base(), tmp_path / "adapter", base_name="tiny")), expected)
-    export_lora(trained, tmp_path / "lora")
-    folded = PeftModel.from_pretrained(faults.tiny_base(), str(tmp_path / "lora"))
-    torch.testing.assert_close(logits(folded), expected, rtol=0, atol=1e-6)
-    torch.testing.assert_close(logits(trained.merge_and_unload()), expected, rtol=0, atol=1e-6)
-
-
-def test_row_25_a_checkpoint_holds_the_adapter_ready_for_use(run: Run, faults: Any) -> None:
+def test_row_25_saved_and_loaded_merged_and_folded_it_is_the_same_model(run: Run, tmp_path: Path) -> None:
+    """A checkpoint holds the adapter ready for use, too."""
     ended = run(save_every=8)
-    loaded = load_adapter(faults.tiny_base(), ended.folder / "checkpoint-8" / "adapter", base_name="tiny")
-    assert torch.equal(logits(loaded), logits(ended.model))
+    expected = logits(ended.model)
+    save_adapter(ended.model, tmp_path / "adapter")
+    for adapter in (tmp_path / "adapter", ended.folder / "checkpoint-8" / "adapter"):
+        assert torch.equal(logits(load_adapter(tiny_base(), adapter, base_name="tiny")), expected)
+    export_lora(ended.model, tmp_path / "lora")
+    folded = PeftModel.from_pretrained(tiny_base(), str(tmp_path / "lora"))
+    torch.testing.assert_close(logits(folded), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(logits(ended.model.merge_and_unload()), expected, rtol=0, atol=1e-6)
 
 
 class Canary:
@@ -113,27 +100,28 @@ def test_row_27_a_pickle_in_a_checkpoint_is_never_opened(run: Run, tmp_path: Pat
     assert not (tmp_path / "canary").exists()
 
 
+@pytest.fixture
+def checkpoint(run: Run) -> Path:
+    return run(save_every=8).folder / "checkpoint-8"
+
+
 @pytest.mark.parametrize("name", ["../../secret", "/etc/hostname", "adapter/../../secret"])
-def test_row_27_a_manifest_cannot_point_outside(run: Run, tmp_path: Path, name: str) -> None:
+def test_row_27_a_manifest_cannot_point_outside(checkpoint: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "secret").write_text("secret", encoding="utf-8")
-    folder = run(save_every=8).folder / "checkpoint-8"
-    sealed(folder, **{name: {"sha256": "0", "size": 6}})
-    assert fault(folder) == f"manifest.json names {name!r}, which is outside the checkpoint"
+    sealed(checkpoint, **{name: {"sha256": "0", "size": 6}})
+    assert fault(checkpoint) == f"manifest.json names {name!r}, which is outside the checkpoint"
 
 
-def test_row_27_links_are_not_followed(run: Run, tmp_path: Path) -> None:
-    folder = run(save_every=8).folder / "checkpoint-8"
-    (folder / "state.json").rename(tmp_path / "elsewhere.json")
-    (folder / "state.json").symlink_to(tmp_path / "elsewhere.json")
-    assert fault(folder) == "state.json is a link"
+def test_row_27_links_are_not_followed(checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint / "state.json").rename(tmp_path / "elsewhere.json")
+    (checkpoint / "state.json").symlink_to(tmp_path / "elsewhere.json")
+    assert fault(checkpoint) == "state.json is a link"
 
 
-def test_row_27_a_header_that_claims_to_be_huge(run: Run) -> None:
-    folder = run(save_every=8).folder / "checkpoint-8"
+def test_row_27_a_header_that_claims_to_be_huge(run: Run, checkpoint: Path) -> None:
     content = (2**62).to_bytes(8, "little") + b"{}"
-    (folder / "state.safetensors").write_bytes(content)
-    entry = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-    sealed(folder, **{"state.safetensors": entry})
+    (checkpoint / "state.safetensors").write_bytes(content)
+    sealed(checkpoint, **{"state.safetensors": {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}})
     with pytest.raises(CheckpointError, match="cannot be read"):
         run(save_every=8, resume=True)
 
@@ -149,12 +137,12 @@ def no_network(*_: Any, **__: Any) -> NoReturn:
     raise AssertionError("a socket was opened")
 
 
-def test_row_28_a_run_opens_no_socket(run: Run, faults: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_row_28_a_run_opens_no_socket(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("socket", "create_connection", "getaddrinfo"):
         monkeypatch.setattr(socket, name, no_network)
     save_adapter(run(save_every=4).model, tmp_path / "adapter")
     run(save_every=4, resume=True)
-    load_adapter(faults.tiny_base(), tmp_path / "adapter", base_name="tiny")
+    load_adapter(tiny_base(), tmp_path / "adapter", base_name="tiny")
 
 
 def test_row_28_a_hub_id_without_a_network_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,12 @@
 import errno
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_runs import MONITOR, Adapted, At, Run, tiny_base
 
 from bilora.engines.checkpoints import files as checkpoint_files
 from bilora.engines.checkpoints.files import checkpoints, fault, newest_checkpoint, open_checkpoint, write_checkpoint
@@ -17,10 +17,9 @@ from bilora.engines.training import saved_run
 from bilora.errors import CheckpointError, InterruptedRun, ResourceError
 from bilora.files.state import pack
 
-Run = Callable[..., Any]
-
 # Row 1, the kills with SIGKILL while checkpoints are written, is in tests/engines/checkpoints/test_files.py; rows 2 and
-# 3 as processes of their own, with exit codes, are in tests/benchmarks/test_run_glue_resume.py.
+# 3 as processes of their own, with exit codes, are in tests/benchmarks/test_run_glue_resume.py; row 4, a run that is
+# resumed at any step, with every part of a state and every variant, is in tests/engines/checkpoints/test_resume.py.
 
 RICH: dict[str, Any] = {
     "steps": 10,
@@ -33,12 +32,10 @@ RICH: dict[str, Any] = {
     "early_stopping": 9,
     "keep_best": True,
     "upper": LevelSettings(batch_size=3, accumulation=2, learning_rate=1e-2),
+    "validate": lambda: {"score": float(torch.rand(1))},
+    "monitor": MONITOR,
 }
-"""Settings under which a run has every part of a state."""
-
-
-def drawn() -> dict[str, float | None]:
-    return {"score": float(torch.rand(1))}
+"""Words under which a run has every part of a state."""
 
 
 def test_row_01_what_a_killed_process_left_is_cleared_on_the_next_start(run: Run) -> None:
@@ -50,54 +47,41 @@ def test_row_01_what_a_killed_process_left_is_cleared_on_the_next_start(run: Run
 
 
 @pytest.mark.parametrize(("row", "number"), [(2, signal.SIGTERM), (3, signal.SIGINT)])
-def test_rows_02_and_03_a_signal_ends_the_run_after_its_step(run: Run, faults: Any, row: int, number: int) -> None:
+def test_rows_02_and_03_a_signal_ends_the_run_after_its_step(run: Run, row: int, number: int) -> None:
     whole = run("whole")
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(InterruptedRun, match="SIG.*: stopped after step 3; .*checkpoint-3 is the newest") as told:
-        run(callbacks=[faults.at(3, lambda _: signal.raise_signal(number))])
+        run(callbacks=[At(3, lambda _: signal.raise_signal(number))])
     assert told.value.number == number
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
     run(resume=True).check_same(whole)
 
 
-def test_row_03_the_second_interrupt_stops_at_once(run: Run, faults: Any, tmp_path: Path) -> None:
+def test_row_03_the_second_interrupt_stops_at_once(run: Run, tmp_path: Path) -> None:
     def twice(_: Any) -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        run(callbacks=[faults.at(5, twice)], save_every=2)
+        run(callbacks=[At(5, twice)], save_every=2)
     assert [(step, fault(folder)) for step, folder in checkpoints(tmp_path / "run")] == [(4, None), (2, None)]
 
 
-# Row 4 from every step, under twelve schedules and with every variant, is in tests/engines/checkpoints/test_resume.py.
-def test_row_04_a_resumed_run_ends_like_the_whole_one(run: Run, faults: Any, tmp_path: Path) -> None:
-    watched = {"validate": drawn, "monitor": faults.monitor}
-    whole = run("whole", **RICH, **watched)
-    (tmp_path / "run").mkdir()
-    shutil.copytree(whole.folder / "checkpoint-5", tmp_path / "run" / "checkpoint-5")
-    shutil.copy(whole.folder / "metrics.jsonl", tmp_path / "run")
-    resumed = run(resume=True, **RICH, **watched)
-    resumed.check_same(whole)
-    assert resumed.digests(10) == whole.digests(10)
-
-
 @pytest.fixture
-def rich(run: Run, faults: Any) -> Any:
+def rich(run: Run) -> Any:
     """A checkpoint with every part of a state, and the way to go on from a changed one."""
-    watched = {"validate": drawn, "monitor": faults.monitor}
-    folder = run(**RICH, **watched).folder
+    folder = run(**RICH).folder
     shutil.copytree(folder / "checkpoint-5", folder / "kept")
     kept = open_checkpoint(folder / "kept")
     about = {name: kept.manifest[name] for name in ("run", "base", "data", "versions")}
-    on = faults.adapted()  # once: a model that a refused state has changed is as good to refuse the next one
+    on = Adapted()  # once: a model that a refused state has changed is as good to refuse the next one
 
     def go_on(parts: dict[str, Any]) -> None:
         """Write the parts as an honest checkpoint, and resume from it."""
         shutil.rmtree(folder / "checkpoint-5", ignore_errors=True)
         packed = {name: pack(each, part=name) for name, each in parts.items()}
         written = write_checkpoint(folder, 5, parts=packed, about=about)
-        run(**RICH, **watched, on=on, resume=written)
+        run(**RICH, on=on, resume=written)
 
     go_on.states = kept.states  # type: ignore[attr-defined]
     return go_on
@@ -167,7 +151,10 @@ def test_row_05_a_part_that_was_changed_on_the_disk_is_named(run: Run) -> None:
     "name", ["state.json", "state.safetensors", "manifest.json", "adapter/adapter_model.safetensors"]
 )
 @pytest.mark.parametrize("harm", ["truncate", "flip", "remove"])
-def test_row_06_a_damaged_file_is_named_and_the_checkpoint_before_is_used(run: Run, name: str, harm: str) -> None:
+def test_rows_06_and_07_a_damaged_file_is_named_and_the_checkpoint_before_is_used(
+    run: Run, name: str, harm: str
+) -> None:
+    """A checkpoint without its manifest is one that was not written to its end."""
     whole = run("whole")
     folder = run(save_every=4).folder
     path = folder / "checkpoint-8" / name
@@ -180,13 +167,6 @@ def test_row_06_a_damaged_file_is_named_and_the_checkpoint_before_is_used(run: R
     with pytest.warns(RuntimeWarning, match=f"checkpoint skipped: checkpoint-8: {name}"):
         run(save_every=4, resume=True).check_same(whole)
     assert fault(folder / "checkpoint-8") is None, "it was written again"
-
-
-def test_row_07_an_unfinished_checkpoint_is_skipped(run: Run) -> None:
-    folder = run(save_every=4).folder
-    (folder / "checkpoint-9").mkdir()
-    with pytest.warns(RuntimeWarning, match="checkpoint-9: manifest.json is missing, so it was not written to its end"):
-        assert run(save_every=4, resume=True).result.steps == 8
 
 
 def full_after(monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
@@ -231,17 +211,15 @@ def test_row_08_too_little_room_is_told_before_the_first_step(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"lower": LevelSettings(batch_size=8, learning_rate=0.5)}, "lower.learning_rate: 0.01 -> 0.5; say --allow"),
-        ({"seed": 1}, "cannot change within a run: seed: 0 -> 1"),
         ({"rows": [{"input_ids": [1, 2], "labels": row % 2} for row in range(40)]}, "the training rows cannot change"),
-        ({"on": lambda faults: faults.adapted(base=faults.tiny_base(seed=1))}, "the base model cannot change within"),
-        ({"on": lambda faults: faults.adapted("lora")}, "method: 'bilora' -> 'lora'"),
+        ({"on": lambda: Adapted(base=tiny_base(seed=1))}, "the base model cannot change within"),
+        ({"on": lambda: Adapted("lora")}, "method: 'bilora' -> 'lora'"),
     ],
 )
-def test_row_10_a_changed_run_is_refused(run: Run, faults: Any, change: dict[str, Any], said: str) -> None:
-    """Batch sizes, splits and what --allow-config-change allows are in tests/engines/checkpoints/test_resume.py."""
+def test_row_10_a_changed_run_is_refused(run: Run, change: dict[str, Any], said: str) -> None:
+    """Seeds, batches, splits and what --allow-config-change allows are in tests/engines/checkpoints/test_resume.py."""
     run(save_every=4)
-    built = {name: value(faults) if callable(value) else value for name, value in change.items()}
+    built = {name: value() if callable(value) else value for name, value in change.items()}
     with pytest.raises(CheckpointError, match=said):
         run(save_every=4, resume=True, **built)
 

@@ -1,3 +1,4 @@
+import codecs
 import csv
 import gzip
 from collections.abc import Callable
@@ -11,26 +12,31 @@ from bilora.errors import DataError
 
 Write = Callable[..., Path]
 NAME = "rows.csv"
-GOOD = [(2, {"text": "a", "y": "1"}, []), (3, {"text": "b", "y": "0"}, [])]
+FORMS: dict[str, Callable[[bytes], bytes]] = {
+    "plain": lambda content: content,
+    "no last line feed": lambda content: content.removesuffix(b"\n"),
+    "windows": lambda content: content.replace(b"\n", b"\r\n"),
+    "byte order mark": lambda content: codecs.BOM_UTF8 + content,
+    "blank lines at the end": lambda content: content + b"\n\r\n",
+}
 
 
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize(
-    "content",
+    ("name", "content", "first_line"),
     [
-        b"text,y\na,1\nb,0\n",
-        b"text,y\na,1\nb,0",
-        b"text,y\r\na,1\r\nb,0\r\n",
-        b"\xef\xbb\xbftext,y\na,1\nb,0\n",
-        b"text,y\na,1\nb,0\n\n\r\n",
-        b'"text","y"\n"a","1"\n"b","0"\n',
+        ("rows.csv", b"text,y\na,1\nb,0\n", 2),
+        ("rows.csv", b'"text","y"\n"a","1"\n"b","0"\n', 2),
+        ("rows.tsv", b"text\ty\na\t1\nb\t0\n", 2),
+        ("rows.jsonl", b'{"text": "a", "y": "1"}\n{"text": "b", "y": "0"}\n', 1),
     ],
-    ids=["plain", "no last line feed", "windows", "byte order mark", "blank lines at the end", "quoted"],
 )
-def test_forms_of_a_good_file(write: Write, content: bytes) -> None:
-    assert read_records(write(content)) == GOOD
-    assert read_records(write(gzip.compress(content), "rows.csv.gz")) == GOOD
-    if b'"' not in content:
-        assert read_records(write(content.replace(b",", b"\t"), "rows.tsv")) == GOOD
+def test_forms_of_a_good_file(
+    write: Write, form: Callable[[bytes], bytes], name: str, content: bytes, first_line: int
+) -> None:
+    expected = [(first_line, {"text": "a", "y": "1"}, []), (first_line + 1, {"text": "b", "y": "0"}, [])]
+    assert read_records(write(form(content), name)) == expected
+    assert read_records(write(gzip.compress(form(content)), f"{name}.gz")) == expected
 
 
 def test_a_line_is_that_on_which_the_record_begins(write: Write) -> None:

@@ -1,14 +1,11 @@
-import json
 import random
-import subprocess
-import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
 import pytest
 
-import bilora.data.split
 from bilora.data.split import split_rows
 from bilora.errors import DataError, SettingsError
 from bilora.tasks.catalog import find_task
@@ -58,18 +55,11 @@ def test_the_same_seed_gives_the_same_split_whatever_the_global_state() -> None:
     assert split_rows(IMBALANCED, seed=-1).lower != first.lower
 
 
-def test_another_process_gives_the_same_split() -> None:
-    # A bare package stands in for bilora, whose __init__ takes seconds to bring in torch.
-    code = (
-        "import sys, types; sys.modules['bilora'] = package = types.ModuleType('bilora'); "
-        f"package.__path__ = [{str(Path(bilora.data.split.__file__).parent)!r}]; "
-        "from bilora.data.split import split_rows; print(split_rows([0, 1] * 20, seed=4).upper)"
-    )
+def test_another_process_gives_the_same_split(output_without_torch: Callable[..., str]) -> None:
+    code = "from bilora.data.split import split_rows; print(split_rows([0, 1] * 20, seed=4).upper)"
     for hash_seed in ("1", "2"):
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": hash_seed}
-        )
-        assert done.stdout.strip() == str(split_rows([0, 1] * 20, seed=4).upper)
+        output = output_without_torch(code, PYTHONHASHSEED=hash_seed)
+        assert output == str(split_rows([0, 1] * 20, seed=4).upper)
 
 
 def test_draws_of_two_seeds_never_meet() -> None:
@@ -101,12 +91,10 @@ def test_too_few_rows(labels: list[int | float | None], ratio: float, text: str)
         split_rows(labels, ratio=ratio, seed=0)
 
 
-def test_the_file_has_the_row_ids(tmp_path: Path) -> None:
+def test_json_has_the_row_ids() -> None:
     split = split_rows([0, 1] * 5, seed=0)
-    split.write(tmp_path / "split.json", ids=range(100, 110))
     ids = {part: [100 + row for row in getattr(split, part)] for part in ("lower", "upper")}
-    saved = json.loads((tmp_path / "split.json").read_text(encoding="utf-8"))
-    assert saved == {"seed": 0, "ratio": 0.8, "draw": 0, **ids}
+    assert split.to_json(ids=range(100, 110)) == {"seed": 0, "ratio": 0.8, "draw": 0, **ids}
     assert split.to_json()["lower"] == list(split.lower)
 
 

@@ -15,9 +15,62 @@ from bilora.problems.catalog import VARIANTS
 from bilora.runs.config import RunConfig, SeveralRuns
 from bilora.settings.sections import resolved
 
+FILES: dict[str, Any] = {"train_file": "rows.csv", "text_columns": ["text"]}
+
+# Another allowed value for every field.
+OF_A_FIT: dict[str, Any] = {
+    "seed": 9,
+    "steps": 7,
+    "unroll_steps": 3,
+    "warmup_steps": 1,
+    "hypergradient": "first_order",
+    "ending": "prune",
+    "lower": LevelSettings(batch_size=3),
+    "upper": LevelSettings(batch_size=5),
+    "split_ratio": 0.5,
+    "meter": 5,
+    "refresh": 2,
+    "validate_every": 4,
+    "early_stopping": 6,
+    "keep_best": True,
+    "save_every": 3,
+    "save_total_limit": 2,
+    "skip_diverged": 3,
+    "on_save_error": "warn",
+    "on_out_of_memory": "halve",
+    "precision": "bf16",
+    "group_by_length": True,
+    "torch_compile": "default",
+    "device": "cpu",
+}
+OF_A_RUN: dict[str, Any] = {
+    "task": "mrpc",
+    "train_file": "others.csv",
+    "text_columns": ["text", "more"],
+    "label_column": "y",
+    "label_separator": ",",
+    "validation_file": "validation.csv",
+    "validation_share": 0.2,
+    "task_type": "regression",
+    "on_bad_row": "skip",
+    "task_settings": {"beams": 4},
+    "class_weights": "auto",
+    "shard_base": True,
+    "data_dir": "folder",
+    "model": "folder",
+    "formulation": "softmax",
+    "train_rows": 10,
+    "max_length": 64,
+    "output": "elsewhere",
+    "overwrite": True,
+    "resume": "auto",
+    "allow_config_change": True,
+    "debug": True,
+}
+
 
 @pytest.mark.parametrize(
-    ("own", "message"),
+    ("settings", "message"),
     [
         ({"task": "mrcp"}, "task 'mrcp' is unknown.* Did you mean 'mrpc'"),
         ({"method": "bilroa"}, "method 'bilroa' is unknown.* Did you mean 'bilora'"),
@@ -38,13 +91,23 @@ from bilora.settings.sections import resolved
         ({"method_settings": {"bilroa": {}}}, "method 'bilroa' is unknown.* Did you mean 'bilora'"),
         ({"method_settings": {"adalora": {"rank": 0}}}, "adapter: rank is 0"),  # also where it is not run
         ({"method_settings": {"lora": {"rankk": 3}}}, "method 'lora' has no setting 'rankk'.* Did you mean 'rank'"),
-        ({"method_settings": {"lora": {"rank": 0}}}, "adapter: rank is 0"),
         ({"method_settings": {"lora": {"rank": "many"}}}, "method 'lora': rank: Expected a <class 'int'>"),
+        ({**FILES, "task": "mrpc"}, "task is 'mrpc', it stands beside train_file; leave one of them out"),
+        ({**FILES, "data_dir": "folder"}, "data_dir is 'folder', it belongs to task"),
+        ({"text_columns": ["a"]}, r"text_columns is \['a'\], it belongs to train_file, which is not given"),
+        ({"validation_file": "a.csv"}, "validation_file is 'a.csv', it belongs to train_file"),
+        ({"label_separator": ","}, "label_separator is ',', it belongs to train_file"),
+        ({"task_type": "regression"}, "task_type is 'regression', it belongs to train_file"),
+        ({**FILES, "task_type": "clasification"}, "Did you mean 'classification'"),
+        ({"train_file": "a.csv"}, r"train_file 'a.csv': text_columns is \(\), name one or two columns"),
+        ({"class_weights": "balanced"}, "class_weights is 'balanced'; allowed: none, auto, or a mapping"),
+        ({"class_weights": {"a": -1.0}}, "the weight of 'a' is -1.0, it must be positive"),
+        ({"task": "mrpc", "task_settings": {"beams": 4}}, "task_settings of task 'mrpc' has no setting 'beams'"),
     ],
 )
-def test_refusals(own: dict[str, Any], message: str) -> None:
+def test_refusals(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        RunConfig(**own)
+        RunConfig(**settings)
 
 
 def test_all_faults_of_the_run_are_told_together() -> None:
@@ -61,14 +124,8 @@ def test_all_faults_of_the_run_are_told_together() -> None:
         ({"seeds": []}, r"seeds is \[\], give at least one"),
         ({"seeds": [1, 1]}, r"seeds is \[1, 1\], each may stand once"),
         ({"seeds": [-1]}, r"seeds is \[-1\], .* none may be negative"),
-        (
-            {"run": RunConfig(ending="retrain"), "method": ["lora", "adalora"]},
-            "ending is 'retrain', which means nothing",
-        ),
-        (
-            {"run": RunConfig(formulation="real"), "method": ["lora"]},
-            "formulation .* means nothing for the methods lora",
-        ),
+        ({"run": RunConfig(ending="retrain"), "method": ["lora"]}, "ending is 'retrain', which means nothing"),
+        ({"run": RunConfig(formulation="real"), "method": ["lora"]}, "formulation .* means nothing for the methods"),
     ],
 )
 def test_refusals_of_several_runs(settings: dict[str, Any], message: str) -> None:
@@ -77,38 +134,11 @@ def test_refusals_of_several_runs(settings: dict[str, Any], message: str) -> Non
 
 
 def test_fit_settings_take_every_field_over() -> None:
-    own: dict[str, Any] = {
-        "steps": 7,
-        "unroll_steps": 3,
-        "warmup_steps": 1,
-        "hypergradient": "first_order",
-        "ending": "prune",
-        "lower": LevelSettings(batch_size=3),
-        "upper": LevelSettings(batch_size=5),
-        "split_ratio": 0.5,
-        "meter": 5,
-        "refresh": 2,
-        "validate_every": 4,
-        "early_stopping": 6,
-        "keep_best": True,
-        "save_every": 3,
-        "save_total_limit": 2,
-        "skip_diverged": 3,
-        "on_save_error": "warn",
-        "on_out_of_memory": "halve",
-        "precision": "bf16",
-        "group_by_length": True,
-        "torch_compile": "off",
-        "device": "cpu",
-    }
-    assert set(own) | {"seed"} == {field.name for field in dataclasses.fields(FitSettings)}
-    assert RunConfig(seed=9, **own).fit_settings() == FitSettings(seed=9, **own)
-    # Not together with the meter.
-    assert RunConfig(torch_compile="default").fit_settings() == FitSettings(torch_compile="default")
-
-
-def test_run_and_fit_have_the_same_defaults() -> None:
-    assert RunConfig().fit_settings() == FitSettings()
+    assert set(OF_A_FIT) == {field.name for field in dataclasses.fields(FitSettings)}
+    for only_meter_or_compiled in ("meter", "torch_compile"):
+        settings = {name: value for name, value in OF_A_FIT.items() if name != only_meter_or_compiled}
+        assert RunConfig(**settings).fit_settings() == FitSettings(**settings)
+    assert RunConfig().fit_settings() == FitSettings(), "the same defaults"
 
 
 @pytest.mark.parametrize("method", sorted(VARIANTS))
@@ -132,91 +162,26 @@ def test_formulation_goes_to_the_methods_that_have_one() -> None:
 
 # ---- the hash -------------------------------------------------------------------------------------
 
-
-def changed(field: str) -> Any:
-    """Return another allowed value for a field of the config."""
-    return {
-        "task": "mrpc",
-        "train_file": "others.csv",
-        "text_columns": ["text", "more"],
-        "label_column": "y",
-        "label_separator": ",",
-        "validation_file": "validation.csv",
-        "validation_share": 0.2,
-        "task_type": "regression",
-        "task_settings": {"beams": 4},
-        "class_weights": "auto",
-        "shard_base": True,
-        "data_dir": "folder",
-        "model": "folder",
-        "formulation": "softmax",
-        "seed": 3,
-        "train_rows": 10,
-        "max_length": 64,
-        "steps": 301,
-        "unroll_steps": 5,
-        "warmup_steps": 1,
-        "hypergradient": "first_order",
-        "ending": "retrain",
-        "lower": LevelSettings(batch_size=3),
-        "upper": LevelSettings(batch_size=3),
-        "split_ratio": 0.5,
-        "meter": 5,
-        "refresh": 1,
-        "validate_every": 7,
-        "early_stopping": 1,
-        "keep_best": True,
-        "skip_diverged": 2,
-        "precision": "bf16",
-        "group_by_length": True,
-        "torch_compile": "default",
-        "device": "cpu",
-    }[field]
-
-
-DECIDING = sorted({each.name for each in dataclasses.fields(RunConfig)} - {"method", "method_settings"} - FREE)
-
-
-FILES = {"train_file": "rows.csv", "text_columns": ["text"]}
+DECIDING = sorted({field.name for field in dataclasses.fields(RunConfig)} - {"method", "method_settings"} - FREE)
 
 
 @pytest.mark.parametrize("field", DECIDING)
 def test_hash_changes_with_every_setting(field: str) -> None:
-    base: dict[str, Any] = {"validate_every": 1}
-    if field not in ("task", "data_dir"):
-        base |= FILES
-    assert RunConfig(**base).sha256() != RunConfig(**{**base, field: changed(field)}).sha256()  # type: ignore[arg-type]
+    base = {"validate_every": 1} | ({} if field in ("task", "data_dir") else FILES)
+    assert RunConfig(**base).sha256() != RunConfig(**{**base, field: (OF_A_FIT | OF_A_RUN)[field]}).sha256()
 
 
 def test_one_label_column_is_one_however_it_is_given() -> None:
-    word, words = RunConfig(**FILES, label_column="kind"), RunConfig(**FILES, label_column=["kind"])  # type: ignore[arg-type]
+    word, words = RunConfig(**FILES, label_column="kind"), RunConfig(**FILES, label_column=["kind"])
     assert words.label_column == "kind"
     assert word.sha256() == words.sha256()
 
 
-@pytest.mark.parametrize(
-    "own",
-    [
-        {"save_every": 3},
-        {"save_total_limit": 2},
-        {"on_save_error": "warn"},
-        {"on_out_of_memory": "halve"},
-        {"output": "elsewhere"},
-        {"output": "elsewhere", "overwrite": True},
-        {"resume": "auto"},
-        {"allow_config_change": True},
-        {"debug": True},
-    ],
-)
-def test_hash_knows_nothing_of_what_decides_no_number(own: dict[str, Any]) -> None:
-    assert set(own) <= FREE
-    assert RunConfig(**own).sha256() == RunConfig().sha256()
-
-
-def test_hash_knows_nothing_of_rows_that_are_left_out_or_refused() -> None:
-    """The rows are known by their own digest; a file with bad rows has runs under one of the two values only."""
-    left_out = RunConfig(**FILES, on_bad_row="skip")  # type: ignore[arg-type]
-    assert left_out.sha256() == RunConfig(**FILES).sha256()  # type: ignore[arg-type]
+@pytest.mark.parametrize("field", sorted(FREE))
+def test_hash_knows_nothing_of_what_decides_no_number(field: str) -> None:
+    """Of rows that are left out or refused neither: they are known by their own digest."""
+    base = FILES | ({"output": "elsewhere"} if field == "overwrite" else {})
+    assert RunConfig(**{**base, field: (OF_A_FIT | OF_A_RUN)[field]}).sha256() == RunConfig(**FILES).sha256()
 
 
 def test_hash_knows_method_its_settings_and_seed_only() -> None:
@@ -281,26 +246,4 @@ def test_config_of_one_run_loads_back_with_the_same_hash(method: str, tmp_path: 
 
 def test_without_a_task_or_a_file_it_is_the_embedded_one() -> None:
     assert RunConfig().task == "rotten_tomatoes"
-    assert RunConfig(**FILES).task is None  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("own", "said"),
-    [
-        ({**FILES, "task": "mrpc"}, "task is 'mrpc', it stands beside train_file; leave one of them out"),
-        ({**FILES, "data_dir": "folder"}, "data_dir is 'folder', it belongs to task"),
-        ({"text_columns": ["a"]}, r"text_columns is \['a'\], it belongs to train_file, which is not given"),
-        ({"validation_file": "a.csv"}, "validation_file is 'a.csv', it belongs to train_file"),
-        ({"label_separator": ","}, "label_separator is ',', it belongs to train_file"),
-        ({**FILES, "task_type": "clasification"}, "Did you mean 'classification'"),
-        ({"task_type": "regression"}, "task_type is 'regression', it belongs to train_file"),
-        ({"train_file": "a.csv"}, r"train_file 'a.csv': text_columns is \(\), name one or two columns"),
-        ({**FILES, "task_type": "clasification"}, "Did you mean 'classification'"),
-        ({"class_weights": "balanced"}, "class_weights is 'balanced'; allowed: none, auto, or a mapping"),
-        ({"class_weights": {"a": -1.0}}, "the weight of 'a' is -1.0, it must be positive"),
-        ({"task": "mrpc", "task_settings": {"beams": 4}}, "task_settings of task 'mrpc' has no setting 'beams'"),
-    ],
-)
-def test_rows_and_weights_that_do_not_fit(own: dict[str, Any], said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
-        RunConfig(**own)
+    assert RunConfig(**FILES).task is None

@@ -1,9 +1,24 @@
 """The plan of a run: its rows, its first split, and what is refused before a model is read."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from bilora.data.sets import TaskRows
+from bilora.engines.settings import LevelSettings
+from bilora.errors import DataError, SettingsError
+from bilora.files.formats import write_json, write_yaml
 from bilora.runs.config import RunConfig
-from bilora.runs.plan import load_run_rows
+from bilora.runs.plan import load_run_rows, plan_run
+from bilora.runs.run import prepare
+
+
+@pytest.fixture(scope="module")
+def reviews() -> TaskRows:
+    rows = load_run_rows(RunConfig())
+    validation = {"validation": rows.validation["validation"].select(range(20))}
+    return TaskRows(rows.task, rows.train.select(range(200)), validation)
 
 
 def test_a_file_in_place_of_a_task(tmp_path: Path) -> None:
@@ -14,5 +29,48 @@ def test_a_file_in_place_of_a_task(tmp_path: Path) -> None:
     assert (rows.task.name, len(rows.train), len(rows.validation["validation"])) == ("mail", 16, 4)
 
 
-def test_the_embedded_task_is_the_default() -> None:
-    assert load_run_rows(RunConfig()).task.name == "rotten_tomatoes"
+def test_a_plan_divides_the_rows_that_are_drawn_of_the_embedded_task(reviews: TaskRows) -> None:
+    plan = plan_run(RunConfig(train_rows=100), reviews)
+    assert plan.split is not None
+    assert (len(plan.split.lower), len(plan.split.upper)) == (80, 20)
+    assert (plan.task.name, [stage.name for stage in plan.stages]) == ("rotten_tomatoes", ["bilevel"])
+
+
+def test_prepares_what_all_runs_share(reviews: TaskRows) -> None:
+    prepared = prepare([plan_run(RunConfig(max_length=16), reviews)])
+    encoded = prepared.validation["validation"].encoded
+    assert len(encoded) == 20
+    assert max(len(row["input_ids"]) for row in encoded) == 16
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"train_rows": 201}, DataError, "201 rows are asked for"),
+        ({"train_rows": 70}, DataError, "the upper part has 14 rows, fewer than a batch of 16"),
+        ({"split_ratio": 0.05}, DataError, "the lower part has 10 rows, fewer than a batch of 16"),
+        ({"upper": LevelSettings(batch_size=41)}, DataError, "the upper part has 40 rows, fewer than a batch of 41"),
+        ({"method": "lora", "train_rows": 15}, DataError, "the lower part has 15 rows, fewer than a batch of 16"),
+        ({"device": "cpu:x"}, SettingsError, "device is 'cpu:x'"),
+        ({"max_length": 513}, DataError, "the bert model has 512 positions"),
+        ({"model": "org/model"}, DataError, "no model can be loaded"),
+    ],
+)
+def test_refuses_before_a_model_is_loaded(
+    reviews: TaskRows, settings: dict[str, Any], error: type, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        prepare([plan_run(RunConfig(**settings), reviews)])
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora"])
+def test_a_single_level_method_needs_room_for_one_batch_only(reviews: TaskRows, method: str) -> None:
+    assert plan_run(RunConfig(method=method, train_rows=16), reviews).split is None
+
+
+def test_settings_are_written_in_their_order_and_files_end_with_a_line_end(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_yaml(path, {"task": "mrpc", "lower": {"learning_rate": 1e-05}, "a": None})
+    assert path.read_text(encoding="utf-8") == "task: mrpc\nlower:\n  learning_rate: 1.0e-05\na: null\n"
+    write_json(path, {})
+    assert path.read_text(encoding="utf-8") == "{}\n"

@@ -1,22 +1,48 @@
-"""Peak memory is that of one run, not of the process."""
+"""How a run is named in its results, and that its peak memory is its own, not that of the process."""
 
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from bilora.runs import results as peak_memory
-from bilora.runs.results import PeakMemory
+from bilora.engines.hypergradients.darts import Darts
+from bilora.runs import results
+from bilora.runs.config import RunConfig
+from bilora.runs.results import PeakMemory, read_predictions, run_identity
+from bilora.tasks.catalog import TASKS
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def can_reset() -> None:
-    if not peak_memory.RESET.exists():
-        pytest.skip("this system cannot set the high-water mark back")
+@pytest.mark.parametrize(
+    ("hypergradient", "name"),
+    [
+        ("first_order", "first_order"),
+        ("darts", "darts(finite_difference=forward)"),
+        ({"products": "exact"}, "darts(products=exact)"),
+        ({"name": "darts", "radius": 0.01, "finite_difference": "central"}, "darts"),
+        ({"name": "darts", "finite_difference": "forward"}, "darts(finite_difference=forward)"),
+        ({"around": "after_step", "scale": "learning_rate"}, "darts(around=after_step, scale=learning_rate)"),
+        (
+            {"name": "bilora.engines.hypergradients.darts:Darts", "radius": 0.1, "finite_difference": "central"},
+            "bilora.engines.hypergradients.darts:Darts(radius=0.1)",
+        ),
+    ],
+)
+def test_a_result_names_what_of_the_hypergradient_is_not_the_default(hypergradient: Any, name: str) -> None:
+    identity = run_identity(RunConfig(hypergradient=hypergradient), TASKS["mrpc"])
+    assert (identity["hypergradient"], identity["metric"]) == (name, "accuracy")
+    assert Darts().radius == 0.01
+
+
+def test_a_run_that_kept_no_predictions_has_none(tmp_path: Path) -> None:
+    assert read_predictions(tmp_path / "predictions-validation.jsonl") is None
+
+
+# ---- peak memory ----
 
 
 def peak(mebibytes: int) -> float:
@@ -26,22 +52,18 @@ def peak(mebibytes: int) -> float:
     return memory.megabytes()
 
 
-@pytest.mark.usefixtures("can_reset")
-def test_grows_by_what_was_allocated_and_freed_inside_the_run() -> None:
-    assert peak(200) - peak(0) == pytest.approx(200, abs=20)
-
-
-@pytest.mark.usefixtures("can_reset")
-def test_does_not_see_what_was_freed_before_the_run() -> None:
-    large, small = peak(200), peak(50)
+@pytest.mark.skipif(not results.RESET.exists(), reason="this system cannot set the high-water mark back")
+def test_sees_what_was_allocated_and_freed_inside_the_run_and_nothing_from_before() -> None:
+    large, small, none = peak(200), peak(50), peak(0)
     assert large - small == pytest.approx(150, abs=20)
+    assert large - none == pytest.approx(200, abs=20)
 
 
 def test_where_the_mark_cannot_be_set_back_the_process_s_peak_is_given(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(peak_memory, "RESET", tmp_path)  # writing to a folder is refused
-    monkeypatch.setattr(peak_memory, "STATUS", tmp_path / "missing")
+    monkeypatch.setattr(results, "RESET", tmp_path)  # writing to a folder is refused
+    monkeypatch.setattr(results, "STATUS", tmp_path / "missing")
     memory = PeakMemory(CPU)
     assert memory.megabytes() > 50
 
@@ -53,7 +75,7 @@ def test_units_of_the_operating_systems(
     class Usage:
         ru_maxrss = 300 * units_in_a_mebibyte
 
-    monkeypatch.setattr(peak_memory, "STATUS", tmp_path / "missing")
+    monkeypatch.setattr(results, "STATUS", tmp_path / "missing")
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(resource, "getrusage", lambda who: Usage)
     assert PeakMemory(CPU).megabytes() == 300

@@ -1,0 +1,82 @@
+"""The programs of benchmarks/ in this process: their modules, what they print, and the rows that they write."""
+
+import contextlib
+import functools
+import importlib
+import io
+import json
+import re
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tracked_files import ROOT
+
+KEYS = {
+    *("task", "method", "formulation", "hypergradient", "seed", "metric", "score", "train_loss", "scored_on"),
+    *("validation_loss", "steps", "seconds", "peak_memory_mb", "trainable_parameters", "config_sha256", "versions"),
+}
+EXTRA = {"metrics"}
+"""What a row of results must have, and what it may have beside."""
+
+
+@dataclass
+class Ended:
+    """How a program ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def check_refused(self, said: str) -> None:
+        """Hold that it ended for bad input, with one line in which a pattern is found."""
+        assert self.code == 2
+        (line,) = self.err.splitlines()
+        assert re.match(r"run_\w+\.py: error: ", line)
+        assert re.search(said, line), line
+
+
+def imported(name: str) -> Any:
+    """Return a module that finds those beside it, as when it is run as a script."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        return importlib.import_module(name)
+
+
+@functools.cache
+def program(name: str) -> Any:
+    return imported(name).PROGRAM
+
+
+def _run(name: str, *words: object) -> Ended:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = program(name).run([str(word) for word in words])
+        except SystemExit as ended:
+            code = ended.code
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+run_glue, run_ner, run_nlg = (functools.partial(_run, name) for name in ("run_glue", "run_ner", "run_nlg"))
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of results.jsonl, read as strict JSON, each with exactly the keys it must have."""
+    lines = (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    rows: list[dict[str, Any]] = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    for row in rows:
+        assert set(row) - EXTRA == KEYS
+    return rows
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until a process has begun to write a file."""
+    end = time.monotonic() + 120
+    while not (path.exists() and path.stat().st_size > 0):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
