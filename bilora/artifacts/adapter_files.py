@@ -4,11 +4,12 @@ import warnings
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
+from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 
 from bilora.adapter.level_parameters import trainable_parameters
+from bilora.adapter.whole_modules import widen
 from bilora.artifacts.fingerprint import base_fingerprint
 from bilora.errors import CheckpointError, DataError
 from bilora.files.formats import dump_json, load_json
@@ -43,6 +44,9 @@ def load_adapter(base: nn.Module, folder: Path, *, base_name: str) -> PeftModel:
             # AdaLoRA's patterns name parameters; PEFT warns where it reads them as modules, and uses them further on.
             warnings.filterwarnings("ignore", message="The following rank_pattern keys", category=RuntimeWarning)
             model = PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+            if widen(model):
+                # PEFT has rounded the numbers of the file to the type of the base.
+                set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
             weights = get_peft_model_state_dict(model, save_embedding_layers=False)
     except (UserWarning, RuntimeError, OSError, ValueError, KeyError) as error:
         # PEFT looks a head's weights up in the file, and says no more of one that is missing.

@@ -8,6 +8,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from bilora.adapter.whole_modules import widen
 from bilora.errors import SettingsError
 from bilora.models.pretrained import Loaded, quiet_peft
 from bilora.problems.catalog import find_variant
@@ -42,6 +43,7 @@ def put_adapter(loaded: Loaded, method: str, settings: Any, *, task_type: str, s
             f"method {method!r} would leave {', '.join(untrained)} of the model as drawn at random; name them as "
             "modules_to_save of the method"
         )
+    widen(model)
     return model
 
 

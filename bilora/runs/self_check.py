@@ -22,9 +22,6 @@ from bilora.tasks.task import AnyTask, Inference
 if TYPE_CHECKING:
     from bilora.engines.bilevel import BilevelEngine
 
-# Largest difference of a logit, as a share of the largest logit or of 1, whichever is more.
-TOLERANCE = 1e-6
-
 PROBE_ROWS = 8
 
 
@@ -56,10 +53,19 @@ class SelfCheck(Callback):
         self.device = choose_device(device)
         self._batch = task.collator(tokenizer.own)(list(rows[:PROBE_ROWS]))
         self._wanted: Tensor | None = None
+        self._allowed = 0.0
 
     def on_run_end(self, engine: BilevelEngine) -> None:
-        """Take the outputs of the parameters that the run ended with."""
-        self._wanted = self._outputs(engine.lower_level.module)
+        """Take the outputs of the parameters that the run ended with, and how far rounding alone may move them."""
+        model = engine.lower_level.module
+        self._wanted = self._outputs(model, [self._batch])
+        # The same numbers in another order of summation: what a deep model makes of its own rounding.
+        rows = range(len(self._batch["labels"]))
+        alone = self._outputs(
+            model, [{name: part[row : row + 1] for name, part in self._batch.items()} for row in rows]
+        )
+        noise = float((alone - self._wanted).abs().max())
+        self._allowed = max(rounding(model) * max(1.0, float(self._wanted.abs().max())), 8 * noise)
 
     def verdicts(self, folder: Path) -> list[Verdict]:
         """Return one verdict per adapter in a run's folder, each loaded into a model of its own."""
@@ -68,12 +74,20 @@ class SelfCheck(Callback):
     def _verdict(self, adapter: Path) -> Verdict:
         assert self._wanted is not None  # the run has ended
         fresh = load_adapter(adapter, self.tokenizer, self.task).to(self.device)
-        difference = float((self._outputs(fresh) - self._wanted).abs().max())
-        return Verdict(adapter, difference, TOLERANCE * max(1.0, float(self._wanted.abs().max())))
+        difference = float((self._outputs(fresh, [self._batch]) - self._wanted).abs().max())
+        return Verdict(adapter, difference, self._allowed)
 
-    def _outputs(self, model: nn.Module) -> Tensor:
-        batches = predicted_batches(Inference(model, self.tokenizer.own), [self._batch])
-        return torch.cat([logits.flatten() for logits, _ in batches])
+    def _outputs(self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        answers = predicted_batches(Inference(model, self.tokenizer.own), batches)
+        return torch.cat([logits.flatten() for logits, _ in answers])
+
+
+def rounding(model: nn.Module) -> float:
+    """Return the share of the largest logit by which rounding may move one: by the model's type, and per layer."""
+    coarsest = max(torch.finfo(each.dtype).eps for each in model.parameters() if each.is_floating_point())
+    config: Any = getattr(model, "config", None)
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0) if hasattr(config, "get_text_config") else 0
+    return 4 * coarsest * (1 + layers)
 
 
 def require_passed(verdicts: Sequence[Verdict], *, say: Callable[[str], object] = print) -> None:

@@ -1,13 +1,14 @@
 """From a stage and settings to the levels: problem, optimizer, schedule and data put together."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from betty.configs import Config
 from peft import PeftModel
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from bilora.data.loaders import Collate
@@ -91,6 +92,7 @@ def build_levels(
     below.warmup_steps = settings.warmup_steps * settings.lower.accumulation
     lower = build(stage.lower, "lower", below, settings.lower, steps)
     upper = build(stage.upper, "upper", above, settings.upper, upper_step_count(settings))
+    upper.scheduler = _moving_at_once(upper.scheduler)
     lower.train_data_loader, upper.train_data_loader = loaders.lower, loaders.upper
     loaders.follow(lower, upper)
     return Levels(lower, upper, loaders)
@@ -116,6 +118,18 @@ def upper_step_count(settings: FitSettings) -> int:
     # Betty starts an upper pass after each whole unroll, and passes those over that end within the warm-up.
     in_warmup = settings.warmup_steps // settings.unroll_steps
     return max(0, settings.lower_steps // settings.unroll_steps - in_warmup) // settings.upper.accumulation
+
+
+def _moving_at_once(scheduler: Any) -> Any:
+    """Return a schedule whose first step has the rate of the second where it would have none."""
+    # A warm-up starts at a rate of zero, and of the few steps of an upper level none should be lost.
+    if not isinstance(scheduler, LambdaLR):
+        return scheduler
+
+    def moving(factor: Callable[[int], float]) -> Callable[[int], float]:
+        return lambda step: factor(step) if step else factor(0) or factor(1)
+
+    return LambdaLR(scheduler.optimizer, [moving(factor) for factor in scheduler.lr_lambdas])
 
 
 def _config(settings: FitSettings, own: LevelSettings) -> Config:

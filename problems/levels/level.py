@@ -270,8 +270,8 @@ class Level(BettyProblem):
         if not self._moved and steps == 2 * self.config.unroll_steps:
             raise SettingsError(
                 f"level {self.name!r} has had a gradient of zero, or none, in its first {steps} steps, and so nothing "
-                "is trained. Look for what cuts the loss off from its parameters, such as torch.no_grad(), .detach() or "
-                "gradient checkpointing of another kind, or for values that start where the gradient is zero"
+                "is trained. Look for what cuts the loss off from its parameters, such as torch.no_grad() or .detach(), "
+                "or for values that start where the gradient is zero"
             )
 
     def _average_step(self) -> None:

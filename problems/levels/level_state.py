@@ -126,13 +126,23 @@ def _progress(level: Level) -> dict[str, Any]:
         # A checkpoint may fall between two micro-batches of a step.
         "gradients": {name: parameter.grad for name, parameter in named.items() if parameter.grad is not None},
         "report": {field.name: getattr(level.report, field.name) for field in dataclasses.fields(level.report)},
+        "terms": list(level.step_terms),
         "skipped": level.skipped.state(),
     }
 
 
 def _load_progress(level: Level, state: Any) -> None:
     part = f"{level.name}.progress"
-    progress = check_keys(state, ("count", "at_unroll_start", "gradients", "report", "skipped"), part=part)
+    names = ("count", "at_unroll_start", "gradients", "report", "skipped", "terms")
+    if isinstance(state, Mapping) and "terms" not in state:
+        # As earlier versions wrote it. Their gradients inside a step are of another unit.
+        if state.get("count", 0) % level.gas:
+            raise CheckpointError(
+                f"checkpoint does not fit: {part}: it was taken inside a step of several micro-batches by an earlier "
+                "version, which weighted them otherwise; resume from another checkpoint"
+            )
+        state = {**state, "terms": [1.0]}
+    progress = check_keys(state, names, part=part)
     gradients, named = progress["gradients"], level.named_level_parameters()
     unknown = sorted(set(gradients) - set(named))
     if unknown:
@@ -141,6 +151,7 @@ def _load_progress(level: Level, state: Any) -> None:
         parameter.grad = gradients[name].to(parameter.device) if name in gradients else None
     fields = [field.name for field in dataclasses.fields(LevelReport)]
     level.report = LevelReport(**to_device(check_keys(progress["report"], fields, part=part), level.device))
+    level.step_terms = list(progress["terms"])
     level.skipped.load_state(progress["skipped"], part=part)
     level._count, level._inner_loop_start = progress["count"], progress["at_unroll_start"]
 

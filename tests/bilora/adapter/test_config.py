@@ -21,7 +21,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "dropout": ({"dropout": 1.0}, "dropout is 1.0"),
     "dropout no number": ({"dropout": "0.1"}, "dropout is '0.1'"),
     "start no number": ({"start_value": "1"}, "start_value is '1'"),
-    "bias": ({"bias": "all"}, "bias is 'all'"),
+    "bias": ({"bias": "some"}, "bias is 'some'"),
     "task": ({"task_type": "CLASSIFY"}, "CLASSIFY"),
     "unknown formulation": ({"formulation": "sofmax"}, "Did you mean 'softmax'"),
     "init_weights": ({"init_weights": "lora"}, "init_weights is 'lora'"),
@@ -67,9 +67,9 @@ def test_refused(case: str) -> None:
 
 def test_all_faults_are_told_together() -> None:
     with pytest.raises(SettingsError) as caught:
-        BiloraConfig(r=0, dropout=2, bias="all", task_type="x", alpha=-1)
+        BiloraConfig(r=0, dropout=2, bias="some", task_type="x", alpha=-1)
     text = str(caught.value)
-    assert all(word in text for word in ("r is 0", "dropout is 2", "bias is 'all'", "'x'", "alpha is -1"))
+    assert all(word in text for word in ("r is 0", "dropout is 2", "bias is 'some'", "'x'", "alpha is -1"))
 
 
 ACCEPTED: dict[str, tuple[dict[str, Any], float | None]] = {
