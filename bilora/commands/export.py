@@ -90,15 +90,12 @@ def export(config: ExportConfig) -> Path:
 def _write_rest(trained: Trained, folder: Path, *, note: str | None) -> None:
     """Write the model card, and what makes the folder one that ``bilora evaluate`` and ``predict`` take."""
     write_task(folder, trained.task, max_length=trained.max_length)
-    # Those that the run has written beside its own plain adapter; an adapter alone has none.
-    for source in (trained.adapter.parent / "lora" / name for name in ("config.json", "README.md")):
-        if source.is_file():
-            shutil.copy(source, folder)
-    card = folder / "README.md"
-    if note is not None and card.is_file():
-        card.write_text(f"{card.read_text(encoding='utf-8')}\n{note}\n", encoding="utf-8")
-    if not (folder / "config.json").is_file():
-        trained.model.config.save_pretrained(str(folder))
+    # That which the run has written beside its own plain adapter; an adapter alone has none.
+    source, card = trained.adapter.parent / "lora" / "README.md", folder / "README.md"
+    if source.is_file():
+        shutil.copy(source, card)
+        if note is not None:
+            card.write_text(f"{card.read_text(encoding='utf-8')}\n{note}\n", encoding="utf-8")
 
 
 EXPORT = Verb(

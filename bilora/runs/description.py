@@ -1,6 +1,5 @@
 """What a finished run says of itself in files that others read: its state, its task, its cards."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,6 @@ def describe_run(
     sizes = {"train": len(train), **{name: len(rows) for name, rows in validation.items()}}
     for adapter in adapters_of(folder):
         write_task(adapter, task, max_length=max_length)
-        config = folder / "adapter" / "config.json"
-        if adapter.name != "adapter" and config.is_file():
-            # Number and names of the labels, which PEFT's config does not hold.
-            shutil.copy(config, adapter)
         write_card(adapter, _facts(adapter, task=task, base=base, sizes=sizes, results=results))
 
 

@@ -168,8 +168,6 @@ def _save(model: PeftModel, plan: RunPlan, result: FitResult, folder: Path, *, b
     if of_bilora:
         check_saved(model)
     save_adapter(model, folder / "adapter", fingerprint=base)
-    # Number and names of the labels, which the adapter's own config does not hold.
-    model.config.save_pretrained(str(folder / "adapter"))
     names = plan.task.model_settings.get("label2id")
     if names is not None:
         write_json(folder / "label_map.json", names)

@@ -52,7 +52,6 @@ def save_trained(trainer: BilevelTrainer, folder: Path) -> None:
     if isinstance(config, BiloraConfig):
         check_saved(model)
     folder = save_adapter(model, folder)
-    model.config.save_pretrained(str(folder))
     if trainer.processing_class is not None:
         trainer.processing_class.save_pretrained(str(folder))
     evaluated = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"eval": trainer.eval_dataset}

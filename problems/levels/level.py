@@ -269,8 +269,8 @@ class Level(BettyProblem):
         steps = self._count // self.gas
         if not self._moved and steps == 2 * self.config.unroll_steps:
             raise SettingsError(
-                f"level {self.name!r} has had a gradient of zero, or none, in its first {steps} steps, and so nothing "
-                "is trained. Look for what cuts the loss off from its parameters, such as torch.no_grad() or .detach(), "
+                f"level {self.name!r} has had a gradient of zero, or none, in its first {steps} steps: nothing is "
+                "trained. Look for what cuts the loss off from its parameters, such as torch.no_grad() or .detach(), "
                 "or for values that start where the gradient is zero"
             )
 

@@ -122,13 +122,13 @@ class MultilabelTask(BaseTask):
 
     def encode(self, rows: Rows, tokenizer: Any, *, max_length: int) -> EncodedRows:
         """Return the texts as token ids, with 1.0 for each label that a row has, and 0.0 for the others."""
-        ids = encode_texts(rows, tokenizer, self.text_fields, max_length=max_length)
+        ids, notices = encode_texts(rows, tokenizer, self.text_fields, max_length=max_length)
         outputs = range(len(self.label_names))
         encoded = [
             {**tokens, "labels": [float(index in row["label"]) for index in outputs], "stratum": row["label"]}
             for tokens, row in zip(ids, rows, strict=True)
         ]
-        return EncodedRows(rows, encoded)
+        return EncodedRows(rows, encoded, notices)
 
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the binary cross entropy, averaged over rows and labels; weights are of the labels."""

@@ -8,24 +8,23 @@ import torch
 
 from bilora.data.loaders import Batch, Encoded
 from bilora.data.rows import Rows
-from bilora.errors import DataError, SettingsError
+from bilora.errors import DataError
+from bilora.tasks.special_tokens import notices, tokenized
 
 
 def encode_texts(
     rows: Rows, tokenizer: Any, fields: Sequence[str], *, max_length: int = 128
-) -> list[dict[str, list[int]]]:
-    """Return the rows as token ids, cut to ``max_length`` and not padded."""
-    special = tokenizer.num_special_tokens_to_add(pair=len(fields) == 2)
-    if max_length <= special:
-        raise SettingsError(f"max_length is {max_length}, of which special tokens take {special}; set more")
+) -> tuple[list[dict[str, list[int]]], tuple[str, ...]]:
+    """Return the rows as token ids, cut to ``max_length`` and not padded, and notices of what was cut."""
     texts = [[row[field] for row in rows] for field in fields]
-    tokens = tokenizer(*texts, truncation=True, max_length=max_length, padding=False)
+    tokens = tokenized(rows, tokenizer, *texts, max_length=max_length)
     if empty := [index for index, ids in enumerate(tokens["input_ids"]) if not ids]:
         raise DataError(
             f"{rows.origin(empty[0])}: the tokenizer finds no token in the text; {len(empty)} such rows; "
             "mend or leave out the rows"
         )
-    return [{name: tokens[name][index] for name in tokens} for index in range(len(rows))]
+    encoded = [{name: tokens[name][index] for name in tokens} for index in range(len(rows))]
+    return encoded, notices(rows, tokenizer, tokens, *texts, max_length=max_length)
 
 
 class Collator:

@@ -111,8 +111,9 @@ class TextTask(BaseTask):
 
     def encode(self, rows: Rows, tokenizer: Any, *, max_length: int) -> EncodedRows:
         """Return the texts as token ids, cut to ``max_length``, with the label of each."""
-        encoded = encode_texts(rows, tokenizer, self.text_fields, max_length=max_length)
-        return EncodedRows(rows, [{**ids, "labels": label} for ids, label in zip(encoded, rows.labels, strict=True)])
+        encoded, notices = encode_texts(rows, tokenizer, self.text_fields, max_length=max_length)
+        labelled = [{**ids, "labels": label} for ids, label in zip(encoded, rows.labels, strict=True)]
+        return EncodedRows(rows, labelled, notices)
 
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the cross entropy, or the squared error of a regression task."""

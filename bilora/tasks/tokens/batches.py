@@ -9,7 +9,8 @@ from transformers import DataCollatorForTokenClassification
 
 from bilora.data.loaders import Batch
 from bilora.data.rows import Rows
-from bilora.errors import DataError, SettingsError
+from bilora.errors import DataError
+from bilora.tasks.special_tokens import tokenized
 from bilora.tasks.task import IGNORED
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 def encode_tokens(rows: Rows, tokenizer: Any, task: TokenTask, *, max_length: int = 128) -> list[dict[str, Any]]:
     """Return the rows as ids of pieces, cut to ``max_length`` and not padded, with a label per piece."""
-    special = tokenizer.num_special_tokens_to_add(pair=False)
-    if max_length <= special:
-        raise SettingsError(f"max_length is {max_length}, of which special tokens take {special}; set more")
     # Only those of the tokenizers library keep word_ids.
     if not tokenizer.is_fast:
         raise DataError(
@@ -28,7 +26,7 @@ def encode_tokens(rows: Rows, tokenizer: Any, task: TokenTask, *, max_length: in
             "tokenizer (a tokenizer.json)"
         )
     tokens = [list(row[task.tokens_field]) for row in rows]
-    pieces = tokenizer(tokens, is_split_into_words=True, truncation=True, max_length=max_length, padding=False)
+    pieces = tokenized(rows, tokenizer, tokens, max_length=max_length, is_split_into_words=True)
     encoded = [
         {name: pieces[name][index] for name in pieces} | _labels(pieces.word_ids(index), row[task.tags_field])
         for index, row in enumerate(rows)

@@ -108,6 +108,15 @@ class TokenTask(BaseTask):
         """Return a collator that pads to the longest row."""
         return functools.partial(collate_tokens, tokenizer=tokenizer)
 
+    def load_model(self, place: str, **options: Any) -> tuple[Any, Mapping[str, Any]]:
+        """Return the model, without dropout before the head where its config has none anywhere."""
+        model, loading = super().load_model(place, **options)
+        config = model.config.to_dict()
+        # transformers puts 0.1 there, which no decoder's config asks for.
+        if not any(value for name, value in config.items() if "dropout" in name) and hasattr(model, "dropout"):
+            model.dropout.p = model.config.classifier_dropout = 0.0
+        return model, loading
+
     def class_counts(self, rows: Rows) -> dict[str, int]:
         """Return the number of tokens of each tag."""
         counts = Counter(tag for row in rows for tag in row[self.tags_field])
