@@ -89,65 +89,44 @@ def model_of(name: str, task: AnyTask) -> Any:
     return getattr(transformers, task.hub_names.auto_class).from_config(config).train()
 
 
-def test_there_is_an_example_of_every_kind() -> None:
-    assert set(EXAMPLES) == set(TASK_KINDS)
-    assert {kind_of(task) for task in ALL_TASKS.values()} <= set(TASK_KINDS)
-    assert all(kind_of(example.task) == name for name, example in EXAMPLES.items())
-
-
 @pytest.mark.parametrize("name", TASK_KINDS)
 def test_names_that_peft_and_the_run_know(name: str) -> None:
     task, _ = made(name)
-    assert task.hub_names.peft in [each.value for each in TaskType]
+    assert task.hub_names.peft in [task_type.value for task_type in TaskType]
     assert hub_names_of(task.hub_names.peft) == task.hub_names
-    assert isinstance(task, AnyTask)
-
-
-@pytest.mark.parametrize("name", TASK_KINDS)
-def test_rows_become_batches_with_a_loss_that_is_the_mean_over_all_labels(
-    name: str, tokenizers: dict[str, Any]
-) -> None:
-    task, rows = made(name)
-    tokenizer = tokenizers[name]
-    data = task.encode(rows, tokenizer, max_length=16)
-    assert data.rows is rows
-    batch = task.collator(tokenizer)(data.encoded)
-    assert batch["input_ids"].shape[0] == len(data.encoded)
-    model = model_of(name, task)
-    loss = model(**batch).loss
-    assert loss.ndim == 0 and loss.requires_grad
-    with torch.no_grad():
-        expected = model.eval()(**batch).loss.item()
-    assert task.validate(Inference(model, tokenizer), data).metrics["loss"] == pytest.approx(expected, rel=1e-5)
+    assert isinstance(task, AnyTask) and kind_of(task) == name
+    assert {kind_of(task) for task in ALL_TASKS.values()} <= set(TASK_KINDS)
 
 
 @pytest.mark.parametrize("name", TASK_KINDS)
 def test_evaluations(name: str, tokenizers: dict[str, Any]) -> None:
     """All of them leave the model's mode, need no order of the rows, and give what the run asks for."""
     task, rows = made(name)
-    tokenizer = tokenizers[name]
-    model, data = model_of(name, task), task.encode(rows, tokenizer, max_length=16)
-    inference = Inference(model, tokenizer)
+    tokenizer, model = tokenizers[name], model_of(name, task)
+    data, inference = task.encode(rows, tokenizer, max_length=16), Inference(model, tokenizer)
+    assert data.rows is rows
+    batch = task.collator(tokenizer)(data.encoded)
+    assert batch["input_ids"].shape[0] == len(data.encoded)
+    assert model(**batch).loss.ndim == 0 and model(**batch).loss.requires_grad
     validated = task.validate(inference, data)
-    assert validated.metrics["loss"] is not None
     assert task.watched.metric in validated.metrics
     assert model.training
-    found = task.evaluate(inference, data, validated)
-    assert {"loss", task.metric} <= set(found.metrics)
-    assert found.metrics["loss"] == validated.metrics["loss"]
-    assert model.training
-    json.dumps(found.metrics, allow_nan=False)
-    if found.predictions is not None:
-        assert len(found.predictions) == len(rows)
-        json.dumps(found.predictions, allow_nan=False)
-    backwards = rows.select(range(len(rows) - 1, -1, -1))
-    again = task.evaluate(inference, task.encode(backwards, tokenizer, max_length=16))
-    assert again.metrics == pytest.approx(found.metrics, rel=1e-6)
+    with torch.no_grad():
+        mean_over_labels = model.eval()(**batch).loss.item()
+    assert validated.metrics["loss"] == pytest.approx(mean_over_labels, rel=1e-5)
+    evaluated = task.evaluate(inference, data, validated)
+    assert not model.training
+    assert {"loss", task.metric} <= set(evaluated.metrics)
+    assert evaluated.metrics["loss"] == validated.metrics["loss"]
+    json.dumps([evaluated.metrics, evaluated.predictions], allow_nan=False)
+    assert evaluated.predictions is not None and len(evaluated.predictions) == len(rows)
+    backwards = task.encode(rows.select(range(len(rows))[::-1]), tokenizer, max_length=16)
+    assert task.evaluate(inference, backwards).metrics == pytest.approx(evaluated.metrics, rel=1e-6)
 
 
 def test_classes_are_counted_by_name() -> None:
-    assert made("text")[0].class_counts(made("text")[1]) == {"no": 4, "yes": 3}
-    assert made("tokens")[0].class_counts(made("tokens")[1]) == {"O": 4, "B-x": 7, "I-x": 5}
+    counts = {name: made(name)[0].class_counts(made(name)[1]) for name in ("text", "tokens")}
+    assert counts == {"text": {"no": 4, "yes": 3}, "tokens": {"O": 4, "B-x": 7, "I-x": 5}}
     with pytest.raises(SettingsError, match="generates texts and has no classes"):
         made("generation")[0].class_counts(made("generation")[1])
     with pytest.raises(SettingsError, match="task 'own' predicts a number and has no classes to count"):

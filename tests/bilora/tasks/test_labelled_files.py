@@ -69,17 +69,18 @@ def test_labels_make_the_task_in_every_form(load: Load, form: str, labels: list[
     assert len(both) == len(labels)
 
 
-def test_truth_values_and_numbers_not_written_as_one_are_classes(load: Load) -> None:
+def test_truth_values_numbers_not_written_as_one_and_pairs_of_texts(load: Load) -> None:
     assert load(labelled([True, False] * 10)).task.label_names == ("False", "True")  # type: ignore[attr-defined]
     assert load(labelled(["007", "7"] * 10), "csv").task.label_names == ("007", "7")  # type: ignore[attr-defined]
+    rows = [{"a": f"x {i}", "b": f"y {i}", "y": i % 2} for i in range(20)]
+    assert load(rows, "csv", text_columns=("a", "b")).task.text_fields == ("a", "b")  # type: ignore[attr-defined]
 
 
 def test_the_user_decides_otherwise(load: Load) -> None:
     ratings = labelled([1, 2, 3, 4, 5] * 6)
     for form in ("jsonl", "csv"):
         rows = load(ratings, form, task_type="regression")
-        assert isinstance(rows.task, Task)
-        assert rows.task.is_regression
+        assert isinstance(rows.task, Task) and rows.task.is_regression
         assert rows.train.labels[0] == float(rows.train[0]["y"])
         assert rows.notices[0].startswith("validation is 3 of the 30 rows")
         assert load(ratings, form).notices[0].endswith("make it classification; to choose another, give --task-type")
@@ -93,11 +94,6 @@ def test_lists_of_tags_make_a_task_of_tokens(load: Load, tokens: str, tags: str)
     assert rows.task.label_names == ("O", "B-town", "I-town")
     assert rows.train[0][tags] == (0, 1)
     assert rows.train.labels == (None,) * 9
-
-
-def test_pairs_of_texts(load: Load) -> None:
-    rows = [{"a": f"x {i}", "b": f"y {i}", "y": i % 2} for i in range(20)]
-    assert load(rows, "csv", text_columns=("a", "b")).task.text_fields == ("a", "b")  # type: ignore[attr-defined]
 
 
 # ---- validation ----
@@ -159,15 +155,13 @@ def test_labels_that_are_none(load: Load, labels: list[Any], said: str) -> None:
         load(labelled(labels))
 
 
-def test_a_quantity_that_is_no_number(load: Load, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"mine\.csv:4 field 'y': is 'much' \(str\); a number is needed"):
-        load(labelled([1.5, 2.5, "much", 3.5] * 3), "csv", task_type="regression")
-    with pytest.raises(DataError, match="the labels in 'y' are numbers, but 'much' is among them"):
-        load(labelled([1.5, 2.5, "much", 3.5] * 3), "csv")
-
-
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
-def test_a_column_that_is_not_there_is_told_once(load: Load, form: str) -> None:
+def test_a_quantity_that_is_no_number_and_a_column_that_is_not_there_which_is_told_once(load: Load, form: str) -> None:
+    numbers = labelled([1.5, 2.5, "much", 3.5] * 3)
+    with pytest.raises(DataError, match=r"mine\.\w+:[34] field 'y': is 'much' \(str\); a number is needed"):
+        load(numbers, form, task_type="regression")
+    with pytest.raises(DataError, match="the labels in 'y' are numbers, but 'much' is among them"):
+        load(numbers, form)
     with pytest.raises(DataError, match=r"has no column 'labl'; it has: text, y") as caught:
         load(labelled(["a", "b"] * 10), form, label_column="labl")
     assert "\n" not in str(caught.value)

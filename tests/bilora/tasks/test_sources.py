@@ -88,9 +88,10 @@ def test_mnli_with_one_or_both_validation_sets(present: tuple[str, ...], save: S
     assert rows.notices == tuple(f"validation_{part} is not in {tmp_path / 'mnli'}" for part in absent)
 
 
-def refused(name: str, folder: Path | None, text: str) -> None:
-    with pytest.raises(DataError, match=text):
+def refused(name: str, folder: Path | None, text: str) -> DataError:
+    with pytest.raises(DataError, match=text) as caught:
         find_task(name).load_rows(folder)
+    return caught.value
 
 
 def test_missing_and_double_sets_name_what_is_there(save: Save, tmp_path: Path) -> None:
@@ -246,7 +247,8 @@ def test_no_network_is_one_clear_error_soon(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_failure_while_loading(hub: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, ConnectionError("cut off"))
-    refused("cola", None, r"\(ConnectionError: cut off\); give --data-dir")
+    error = refused("cola", None, r"\(ConnectionError: cut off\); give --data-dir")
+    assert isinstance(error.__cause__, ConnectionError)
 
 
 def test_offline_mode_asks_nobody_and_reads_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
