@@ -28,8 +28,7 @@ def test_first_pieces_carry_the_labels(tokenizer: Any) -> None:
     labelled = [(piece, label) for piece, label in zip(pieces, row["labels"], strict=True) if label != -100]
     assert labelled == [("in", 0), ("ljubljana", 1), ("sk", 1), ("lok", 2)]
     assert row["positions"] == [0, 1, 2, 3]
-    assert pieces[0] == "[CLS]"
-    assert pieces[-1] == "[SEP]"
+    assert (pieces[0], pieces[-1]) == ("[CLS]", "[SEP]")
     assert {label for piece, label in zip(pieces, row["labels"], strict=True) if piece.startswith("##")} == {-100}
 
 
