@@ -63,8 +63,7 @@ def test_labels_make_the_task_in_every_form(load: Load, form: str, labels: list[
     both = [*rows.train, *rows.validation["validation"]]
     for row in both:
         label = labels[int(row["text"].split()[1])]
-        expected = float(label) if names is None else names.index(str(label))
-        assert row["label"] == expected
+        assert row["label"] == (float(label) if names is None else names.index(str(label)))
         assert type(row["label"]) is (float if names is None else int)
     assert len(both) == len(labels)
 
@@ -105,22 +104,17 @@ def test_classes_of_two_rows_stay_in_training_and_one_of_one_row_is_named(load: 
     assert "class 2, 'c', has 1 training rows, and a bi-level method needs 2" in rows.notices
 
 
-def test_a_label_that_training_has_not_is_named(load: Load, tmp_path: Path) -> None:
+def test_texts_in_both_files_are_counted_and_a_label_that_training_has_not_is_named(load: Load, tmp_path: Path) -> None:
     other = tmp_path / "other.csv"
+    other.write_text("text,y\ntext 0,a\nnew,b\n", encoding="utf-8")
+    notices = load(labelled(["a", "b"] * 10), validation=str(other)).notices
+    assert "1 of 2 validation rows have the text of a training row" in notices
     other.write_text('text,y\n"two\nlines",a\nplain,c\nplain,1\n', encoding="utf-8")
     with pytest.raises(DataError) as caught:
         load(labelled(["a", "b"] * 10), validation=str(other))
-    assert str(caught.value).split("\n")[1:] == [
-        f"  {other}:4 field 'y': is 'c', which is no label of {tmp_path / 'mine.jsonl'}; those are: a, b",
-        f"  {other}:5 field 'y': is 1, which is no label of {tmp_path / 'mine.jsonl'}; those are: a, b",
-    ]
-
-
-def test_texts_in_both_files_are_counted(load: Load, tmp_path: Path) -> None:
-    other = tmp_path / "other.jsonl"
-    other.write_text('{"text": "text 0", "y": "a"}\n{"text": "new", "y": "b"}\n', encoding="utf-8")
-    notices = load(labelled(["a", "b"] * 10), validation=str(other)).notices
-    assert "1 of 2 validation rows have the text of a training row" in notices
+    cure = f"which is no label of {tmp_path / 'mine.jsonl'}; those are: a, b"
+    faults = [f"  {other}:4 field 'y': is 'c', {cure}", f"  {other}:5 field 'y': is 1, {cure}"]
+    assert str(caught.value).split("\n")[1:] == faults
 
 
 # ---- what is refused ----
@@ -168,10 +162,9 @@ def test_a_quantity_that_is_no_number_and_a_column_that_is_not_there_which_is_to
 
 
 def test_a_file_without_rows_and_broken_lines_among_others(tmp_path: Path) -> None:
-    path = tmp_path / "empty.csv"
-    path.write_text("text,y\n", encoding="utf-8")
+    (tmp_path / "empty.csv").write_text("text,y\n", encoding="utf-8")
     with pytest.raises(DataError, match="empty.csv has no row"):
-        load_labelled_files(LabelledFiles(str(path), ("text",), "y"))
+        load_labelled_files(LabelledFiles(str(tmp_path / "empty.csv"), ("text",), "y"))
     path = tmp_path / "broken.jsonl"
     lines = [json.dumps(row) for row in labelled(["a", "b"] * 5)]
     path.write_text("\n".join([*lines, '{"text": "cut', '{"text": "x", "y": NaN}']), encoding="utf-8")
