@@ -45,9 +45,8 @@ def test_own_task_by_path_and_what_is_none(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_all_faults_of_a_task_are_told_together() -> None:
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(SettingsError, match="text_fields.*label_names.*label_range.*splits"):
         Task("bad", (), ("one",), validation_splits=(), label_range=(0.0, 1.0))
-    assert all(word in str(caught.value) for word in ("text_fields", "label_names", "splits", "label_range"))
     for fields in (("label",), ("a", "b", "c")):
         with pytest.raises(SettingsError, match="text_fields"):
             Task("bad", fields, ("no", "yes"))

@@ -42,9 +42,7 @@ DECODER = functools.partial(
 )
 EXAMPLES: dict[str, Example] = {
     "text": Example(
-        Task("toy", ("text",), ("no", "yes")),
-        [{"text": "a " * (1 + place % 4), "label": place % 2} for place in range(7)],
-        ENCODER,
+        Task("toy", ("text",), ("no", "yes")), [{"text": "a " * (1 + n % 4), "label": n % 2} for n in range(7)], ENCODER
     ),
     "tokens": Example(
         TokenTask("toy", ("O", "B-x", "I-x")),
@@ -53,10 +51,7 @@ EXAMPLES: dict[str, Example] = {
     ),
     "multilabel": Example(
         MultilabelTask("toy", ("text",), ("big", "red")),
-        [
-            {"text": "a " * (1 + n % 4), "label": [name for bit, name in enumerate(("big", "red")) if n >> bit & 1]}
-            for n in range(7)
-        ],
+        [{"text": "a " * (1 + n % 4), "label": ["big"] * (n & 1) + ["red"] * (n >> 1 & 1)} for n in range(7)],
         ENCODER,
     ),
     "generation": Example(
@@ -159,22 +154,19 @@ def test_the_file_is_strict_json_and_earlier_versions_wrote_tasks_of_texts_by_na
     write_task(tmp_path, OWN, max_length=8)
     read = json.loads((tmp_path / TASK_FILE).read_text(encoding="utf-8"))
     assert (read["kind"], read["task"]["label_names"]) == ("text", ["ham", "spam"])
-    written = {"kind": "generation", "max_length": 77, "task": {"name": "e2e"}}
-    (tmp_path / TASK_FILE).write_text(json.dumps(written), encoding="utf-8")
+    earlier = '{"kind": "generation", "max_length": 77, "task": {"name": "e2e"}}'
+    (tmp_path / TASK_FILE).write_text(earlier, encoding="utf-8")
     assert read_task(tmp_path) == (ALL_TASKS["e2e"], 77)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "[]",
-        "{}",
-        '{"kind": "text", "max_length": 8, "task": {"name": "a"}}',
-        '{"kind": "text", "max_length": 8, "task": {"name": "a", "text_fields": [], "label_names": null}}',
-        '{"kind": "os:system", "max_length": 8, "task": {"name": "os:system"}}',
-    ],
+NO_TASKS = (
+    *("", "[]", "{}", '{"kind": "text", "max_length": 8, "task": {"name": "a"}}'),
+    '{"kind": "text", "max_length": 8, "task": {"name": "a", "text_fields": [], "label_names": null}}',
+    '{"kind": "os:system", "max_length": 8, "task": {"name": "os:system"}}',
 )
+
+
+@pytest.mark.parametrize("content", NO_TASKS)
 def test_what_is_no_task_is_refused_and_named(content: str, tmp_path: Path) -> None:
     (tmp_path / TASK_FILE).write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=TASK_FILE):

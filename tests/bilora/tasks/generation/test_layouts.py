@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from bilora.tasks.catalog import GENERATION_TASKS
-from bilora.tasks.generation.task import GenerationTask
 
 TRIPLE = ["Zizzi", "eatType", "pub"]
 
@@ -74,8 +73,3 @@ def test_faults_name_field_and_reason(row: dict[str, Any], field: str | None, te
     _, faults = GENERATION_TASKS["webnlg"].check_row(row)
     assert [fault.field for fault in faults] == [field]
     assert text in faults[0].text
-
-
-def test_a_metric_may_stand_once() -> None:
-    with pytest.raises(ValueError, match="name one more than once"):
-        GenerationTask("toy", other_metrics=("bleu",))

@@ -41,6 +41,8 @@ def test_settings_come_from_the_section_of_a_config() -> None:
     assert E2E.with_settings({"length_penalty": 1.5}).decoding.length_penalty == 1.5
     with pytest.raises(SettingsError, match="metric 'rouge' is unknown"):
         E2E.with_settings({"metrics": ["rouge"]})
+    with pytest.raises(SettingsError, match="name one more than once"):
+        GenerationTask("toy", other_metrics=("bleu",))
 
 
 def test_a_row_makes_as_many_examples_as_it_has_references_and_cuts_are_told(rows: Rows, causal_tokenizer: Any) -> None:
@@ -54,7 +56,7 @@ def test_a_row_makes_as_many_examples_as_it_has_references_and_cuts_are_told(row
 
 
 def test_the_loss_may_be_of_the_first_references_only(rows: Rows, model: Any, tokenizer: Any) -> None:
-    alone = [(1, {"source": row["source"], "references": row["references"][:1]}) for row in rows]
+    alone = [(1, {**row, "references": row["references"][:1]}) for row in rows]
     first = check_rows(alone, E2E, source="first", split="test")
 
     def loss(some: Rows, **settings: Any) -> Any:

@@ -59,7 +59,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, rows_file:
     return folder
 
 
-def test_training_learns_the_labels_and_writes_its_folder(run: Path) -> None:
+def test_training_learns_the_labels_and_writes_its_folder_and_report(run: Path, tmp_path: Path) -> None:
     results = read(run / "all_results.json")
     assert results["metric"] == "micro_f1" and results["score"] > 0.9
     assert {"loss", "micro_f1", "macro_f1", "subset_accuracy"} == set(results["metrics"])
@@ -69,6 +69,10 @@ def test_training_learns_the_labels_and_writes_its_folder(run: Path) -> None:
     assert isinstance(task, MultilabelTask) and task.label_columns == ("bad", "good", "slow")
     card = (run / "adapter" / "README.md").read_text(encoding="utf-8")
     assert "pipeline_tag: text-classification" in card and "num_labels=3" in card
+    assert REPORT.run([str(run), "--output", str(tmp_path / "report.html")]) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "micro_f1" in page and "Scores by label" in page
+    assert (tmp_path / "report-figures" / "labels.png").is_file()
 
 
 def test_evaluate_prints_the_table_by_label(
@@ -110,13 +114,6 @@ def test_predict_names_labels_and_an_export_says_the_same(run: Path, tmp_path: P
     for first, second in zip(one, two, strict=True):
         assert first["prediction"] == [name for name in NAMES if first["probabilities"][name] >= 0.5]
         assert first["probabilities"] == pytest.approx(second["probabilities"], abs=1e-5)
-
-
-def test_report_has_a_page_with_the_labels(run: Path, tmp_path: Path) -> None:
-    assert REPORT.run([str(run), "--output", str(tmp_path / "report.html")]) == 0
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "micro_f1" in page and "Scores by label" in page
-    assert (tmp_path / "report-figures" / "labels.png").is_file()
 
 
 def test_the_trainer_saves_a_folder_that_predicts(tiny_encoder: Path, tmp_path: Path) -> None:

@@ -43,14 +43,12 @@ def test_pairs_are_marked_and_the_longer_text_is_cut(tokenizer: Any) -> None:
     assert batch["labels"].dtype == torch.float32 and batch["labels"].tolist() == [4.0, 0.5, 2.0]
 
 
-@pytest.mark.parametrize(("name", "rows", "least"), [("sst2", SINGLES, 3), ("stsb", rows_of("stsb", PAIRS), 4)])
-def test_a_length_without_room_for_text(tokenizer: Any, name: str, rows: Rows, least: int) -> None:
-    with pytest.raises(SettingsError, match=rf"max_length is {least - 1}, of which special tokens take {least - 1}"):
-        TASKS[name].encode(rows, tokenizer, max_length=least - 1)
-    assert len(TASKS[name].encode(rows, tokenizer, max_length=least).encoded) == len(rows)
+def test_a_length_without_room_for_text_and_a_text_without_a_token(tokenizer: Any) -> None:
+    for name, rows, special in (("sst2", SINGLES, 2), ("stsb", rows_of("stsb", PAIRS), 3)):
+        with pytest.raises(SettingsError, match=rf"max_length is {special}, of which special tokens take {special}"):
+            TASKS[name].encode(rows, tokenizer, max_length=special)
+        assert len(TASKS[name].encode(rows, tokenizer, max_length=special + 1).encoded) == len(rows)
 
-
-def test_a_text_without_a_token_is_named() -> None:
     class Deaf:
         def num_special_tokens_to_add(self, *, pair: bool) -> int:
             return 0
@@ -89,8 +87,7 @@ def test_the_longest_text_that_fits(tokenizer: Any, config: Any, positions: int)
     check_fits(tokenizer, config, max_length=positions)
     check_fits(tokenizer, T5Config(), max_length=100_000)  # relative positions have no limit
     text = rf"{config.model_type} model has {positions} positions; set max_length={positions}"
-    with pytest.raises(DataError, match=text):
-        check_fits(tokenizer, config, max_length=positions + 1)
+    misfit(tokenizer, config, text, max_length=positions + 1)
 
 
 def test_the_limit_is_that_of_the_model_itself(tokenizer: Any) -> None:
@@ -104,24 +101,26 @@ def test_the_limit_is_that_of_the_model_itself(tokenizer: Any) -> None:
         model(input_ids=ids, attention_mask=torch.ones(1, 20))
 
 
+def misfit(tokenizer: Any, config: Any, text: str, *, max_length: int = 8) -> str:
+    with pytest.raises(DataError, match=text) as caught:
+        check_fits(tokenizer, config, max_length=max_length)
+    return str(caught.value)
+
+
 def test_token_ids_beyond_the_vocabulary_and_no_pad_token() -> None:
     own_tokenizer = AutoTokenizer.from_pretrained(embedded_model_folder())  # which this test changes
-    with pytest.raises(DataError, match=r"ids up to 30521, but the bert model has embeddings for 0 to 30520;.*resize"):
-        check_fits(own_tokenizer, BertConfig(vocab_size=30521), max_length=8)
+    few = r"ids up to 30521, but the bert model has embeddings for 0 to 30520;.*resize"
+    misfit(own_tokenizer, BertConfig(vocab_size=30521), few)
     check_fits(own_tokenizer, BertConfig(), max_length=8)
     own_tokenizer.add_tokens(["[new]"])
-    with pytest.raises(DataError, match="ids up to 30522"):
-        check_fits(own_tokenizer, BertConfig(), max_length=8)
+    misfit(own_tokenizer, BertConfig(), "ids up to 30522")
     own_tokenizer.pad_token = None
-    with pytest.raises(DataError, match="no pad token.*tokenizer.pad_token = tokenizer.eos_token"):
-        check_fits(own_tokenizer, GPT2Config(), max_length=8)
+    misfit(own_tokenizer, GPT2Config(), "no pad token.*tokenizer.pad_token = tokenizer.eos_token")
 
 
 def test_another_pad_token_in_the_model_and_all_misfits_together(tokenizer: Any) -> None:
     for config in (GPT2Config(), BertConfig(pad_token_id=5)):
-        pad = rf"pad_token_id is {config.pad_token_id}, the tokenizer's is 0; set model.config.pad_token_id"
-        with pytest.raises(DataError, match=pad):
-            check_fits(tokenizer, config, max_length=8)
-    with pytest.raises(DataError) as caught:
-        check_fits(tokenizer, BertConfig(vocab_size=10, pad_token_id=5), max_length=513)
-    assert all(part in str(caught.value) for part in ("up to 30521", "pad_token_id is 5", "512 positions"))
+        text = rf"pad_token_id is {config.pad_token_id}, the tokenizer's is 0; set model.config.pad_token_id"
+        misfit(tokenizer, config, text)
+    error = misfit(tokenizer, BertConfig(vocab_size=10, pad_token_id=5), "up to 30521", max_length=513)
+    assert "pad_token_id is 5" in error and "512 positions" in error

@@ -63,9 +63,8 @@ def test_entities_of_another_type_begin_anew_and_tags_of_a_file_are_names() -> N
 
 
 def test_order_of_tags_and_faults_of_a_task_that_are_told_together() -> None:
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(SettingsError, match="label_names.*tokens_field.*validation_splits"):
         TokenTask("bad", ("O", "O"), tokens_field="x", tags_field="x", validation_splits=())
-    assert all(word in str(caught.value) for word in ("label_names", "tokens_field", "validation_splits"))
     assert tags_in_order({"I-loc", "O", "B-per", "I-per", "B-loc"}) == ["O", "B-loc", "I-loc", "B-per", "I-per"]
 
 
@@ -110,9 +109,8 @@ def test_a_model_that_knows_all_is_right_with_the_loss_of_first_pieces(tokenizer
     evaluated = TASK.evaluate(Inference(model, tokenizer), data)
     assert data.notices == ()
     assert evaluated.metrics["entity_f1"] == evaluated.metrics["token_accuracy"] == 1.0
-    assert evaluated.predictions is not None
-    assert [row["predicted"] for row in evaluated.predictions] == [row["tags"] for row in SENTENCES]
-    assert [row["row"] for row in evaluated.predictions] == [0, 1, 2]
+    predicted = [(row["row"], row["predicted"]) for row in evaluated.predictions or ()]
+    assert predicted == [(index, row["tags"]) for index, row in enumerate(SENTENCES)]
     expected = -torch.tensor([10.0, 0.0, 0.0]).double().log_softmax(0)[0].item()
     assert TASK.validate(Inference(model, tokenizer), data).metrics["loss"] == pytest.approx(expected, rel=1e-9)
 
@@ -122,9 +120,8 @@ def test_tokens_that_do_not_fit_are_missed(tokenizer: Any, model: Knowing) -> No
     (notice,) = data.notices
     assert notice.startswith("2 of the 3 rows of toy.jsonl are longer than max_length 5: 4 tokens are not seen by the")
     evaluated = TASK.evaluate(Inference(model, tokenizer), data)
-    assert evaluated.predictions is not None
-    assert evaluated.predictions[0]["predicted"] == ["O", "B-town", "I-town", "O", "O"]
-    assert evaluated.predictions[1]["predicted"] == ["B-town", "O", "O"]
+    predicted = [row["predicted"] for row in evaluated.predictions or ()]
+    assert predicted[:2] == [["O", "B-town", "I-town", "O", "O"], ["B-town", "O", "O"]]
     # Right: New York in the first row, Rome in the last; Škofja alone is no match, the second Rome is not seen.
     assert evaluated.metrics["entity_recall"] == pytest.approx(2 / 4)
     assert evaluated.metrics["entity_precision"] == pytest.approx(2 / 3)
