@@ -23,9 +23,7 @@ from bilora.processes.group import join_processes
 from bilora.runs.config import SeveralRuns
 from bilora.runs.resume import CONFIG, resumed_folder
 
-DIVERGED = 3
-INTERRUPTED = 130
-NO_ROOM = 4
+DIVERGED, NO_ROOM, INTERRUPTED = 3, 4, 130
 # The first row that fits counts: the root of all stands last.
 CODES: dict[type[Exception], int] = {
     # As a fault of ours, which Python ends with 1 too.

@@ -53,11 +53,8 @@ def test_the_file_that_is_written_runs(command_run: Any, tmp_path: Path, capsys:
     assert "is there already" in capsys.readouterr().err
 
 
-def test_is_printed_without_an_output(capsys: pytest.CaptureFixture[str]) -> None:
+def test_is_printed_without_an_output_unless_the_method_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
     assert INIT.run(["--task", "mrpc"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["task"] == "mrpc"
-
-
-def test_an_unknown_method_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert INIT.run(["--method", "bilorra"]) == 2
     assert "Did you mean 'bilora'?" in capsys.readouterr().err
