@@ -46,8 +46,8 @@ def test_the_file_that_is_written_runs(command_run: Any, tmp_path: Path, capsys:
     given = command_run.words[:4]  # the model and the file
     assert INIT.run([*given, "--output", str(path)]) == 0
     assert f"bilora train --config {path}" in capsys.readouterr().out
-    own = ["--max-length", "32", "--steps", "8", "--keep-best", "false", "--early-stopping", "0", "--device", "cpu"]
-    words = ["--config", str(path), *own, "--output", str(tmp_path / "run"), "--lower.learning-rate", "0.05"]
+    short = "--max-length 32 --steps 8 --keep-best false --early-stopping 0 --device cpu --lower.learning-rate 0.05"
+    words = ["--config", str(path), *short.split(), "--output", str(tmp_path / "run")]
     assert TRAIN.run(words) == 0, capsys.readouterr().err
     assert INIT.run([*given, "--output", str(path)]) == 2
     assert "is there already" in capsys.readouterr().err

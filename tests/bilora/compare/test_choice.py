@@ -10,9 +10,9 @@ from bilora.errors import DivergedError
 SLOW, FAST = {"lower.learning_rate": 1e-3}, {"lower.learning_rate": 1e-2}
 
 
-def record(candidate: dict[str, float], score: float | None, loss: float | None = 1.0, **own: Any) -> dict[str, Any]:
+def record(candidate: dict[str, float], score: float | None, loss: float | None = 1.0, **more: Any) -> dict[str, Any]:
     row = {"score": score, "validation_loss": loss, "seconds": 4.0}
-    return {"candidate": candidate, "failed": None, "greater_is_better": True, "row": row, **own}
+    return {"candidate": candidate, "failed": None, "greater_is_better": True, "row": row, **more}
 
 
 def test_the_best_mean_over_seeds_is_chosen() -> None:

@@ -45,25 +45,25 @@ def inputs(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def small(inputs: Path, output: Path, **own: Any) -> ComparisonConfig:
+def small(inputs: Path, output: Path, **changed: Any) -> ComparisonConfig:
     run = {
         **{"train_file": str(inputs / "train.jsonl"), "validation_file": str(inputs / "validation.jsonl")},
         **{"text_columns": ["text"], "model": str(inputs / "model"), "max_length": 16, "device": "cpu"},
         **{"steps": 4, "unroll_steps": 2, "validate_every": 2},
         **dict.fromkeys(("lower", "upper"), LevelSettings(batch_size=4, learning_rate=0.05)),
-        **own.pop("run", {}),
+        **changed.pop("run", {}),
     }
     settings = {
         "methods": ["lora", "b"],
         "entries": {"b": {"method": "bilora", "run": {"hypergradient": "first_order"}}},
         **{"seeds": 2, "learning_rates": [0.01, 0.05], "output": str(output)},
-        **own,
+        **changed,
     }
     return ComparisonConfig(run=RunConfig(**run), **settings)
 
 
-def compare(*args: Any, **own: Any) -> list[Line]:
-    return run_comparison(small(*args, **own), command="bilora compare --model /a/b/model")
+def compare(*args: Any, **changed: Any) -> list[Line]:
+    return run_comparison(small(*args, **changed), command="bilora compare --model /a/b/model")
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -74,8 +74,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def done(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished comparison."""
     folder = tmp_path_factory.mktemp("comparison")
-    compare(inputs, folder / "own", document=str(folder / "results.md"))
-    return folder / "own"
+    compare(inputs, folder / "comparison", document=str(folder / "results.md"))
+    return folder / "comparison"
 
 
 def test_the_config_that_is_written_reads_back(inputs: Path, done: Path) -> None:
@@ -119,9 +119,9 @@ def test_files_hold_the_same_numbers(done: Path) -> None:
     results = pandas.DataFrame(lines(done / "results.jsonl"))
     assert pandas.read_csv(done / "results.csv")["score"].tolist() == results["score"].tolist()
     summary = {line["label"]: line for line in lines(done / "summary.jsonl")}
-    own, base = (results["score"][results["label"] == label] for label in ("b", "lora"))
-    assert summary["b"]["score"]["mean"] == pytest.approx(sum(own) / 2, abs=1e-12)
-    assert summary["b"]["difference"] == pytest.approx((sum(own) - sum(base)) / 2, abs=1e-12)
+    of_b, of_lora = (results["score"][results["label"] == label] for label in ("b", "lora"))
+    assert summary["b"]["score"]["mean"] == pytest.approx(sum(of_b) / 2, abs=1e-12)
+    assert summary["b"]["difference"] == pytest.approx((sum(of_b) - sum(of_lora)) / 2, abs=1e-12)
     assert summary["b"]["row_interval"] is not None
     assert summary["lora"]["difference"] is None
     # The baseline has reached its own best score, with both seeds.
@@ -167,11 +167,11 @@ def test_a_run_that_diverges_is_a_result_without_a_score(
 ) -> None:
     run_once = comparison_jobs.run_once
 
-    def failing(*args: Any, **own: Any) -> Any:
+    def failing(*args: Any, **changed: Any) -> Any:
         if (args[0].config.method, args[0].config.seed) == ("bilora", 1):
-            own["folder"].mkdir(parents=True)
+            changed["folder"].mkdir(parents=True)
             raise DivergedError("the loss is nan")
-        return run_once(*args, **own)
+        return run_once(*args, **changed)
 
     monkeypatch.setattr(comparison_jobs, "run_once", failing)
     compared = compare(inputs, tmp_path / "a", learning_rates=[0.05])

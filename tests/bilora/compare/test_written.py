@@ -11,7 +11,7 @@ from bilora.compare.written import cells, markdown_table, notes, print_compariso
 from bilora.runs.table import Spread
 
 
-def line(label: str = "bilora", **own: Any) -> Line:
+def line(label: str = "bilora", **changed: Any) -> Line:
     values: dict[str, Any] = {
         **{"metric": "accuracy", "seeds": 6, "failed": 0, "score": Spread(0.75, 0.0127), "difference": 0.0254},
         **{"interval": (-0.01, 0.06), "row_interval": None, "test": Wilcoxon(0.03125, 0.03125), "gap": None},
@@ -19,7 +19,7 @@ def line(label: str = "bilora", **own: Any) -> Line:
         **{"reach": Spread(30.0, 1.0), "reached": 4, "parameters": 12345, "steps": 150},
         "candidate": {"lower.learning_rate": 0.003, "refresh": 1},
     }
-    return Line(label, **{**values, **own})
+    return Line(label, **{**values, **changed})
 
 
 def test_cells_of_a_line() -> None:
