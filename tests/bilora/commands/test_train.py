@@ -100,9 +100,6 @@ def test_a_saved_adapter_that_differs_fails_the_self_check(
     assert f"self-check of {tmp_path / 'run' / 'adapter'}: FAILED" in printed.out
     assert f"self-check of {tmp_path / 'run' / 'lora'}: ok" in printed.out
     assert "do not use it" in printed.err
-
-
-def test_outputs_that_are_not_finite_never_pass() -> None:
     assert not Verdict(Path("adapter"), float("nan"), 1e-6).passed
 
 

@@ -45,14 +45,11 @@ def test_a_test_that_cannot_tell_is_noted(smallest: float, count: int) -> None:
     assert ("too few" in cells(line(test=Wilcoxon(0.5, smallest)))["Wilcoxon p"]) is bool(count)
 
 
-def test_the_printed_table_shows_labels_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_show_labels_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     print_comparison([line("[red]bilora[/red]")], title="mrpc")
     printed = capsys.readouterr().out
     assert "[red]bilora[/red]" in printed
     assert "12,345" not in printed
-
-
-def test_a_bar_in_a_label_does_not_break_the_markdown_table() -> None:
     *_, last = markdown_table([line("a|b")], ["method", "seeds"]).splitlines()
     assert last == "| a\\|b | 6 |"
 
