@@ -85,9 +85,10 @@ def test_broken_files_are_named_by_line(write: Write, content: bytes, text: str)
         read_records(write(content))
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"text,y\n"])
+@pytest.mark.parametrize("content", [b"", b"\n\n", codecs.BOM_UTF8, b"  \n"])
 def test_no_record(write: Write, content: bytes) -> None:
-    assert read_records(write(content)) == []
+    assert read_records(write(content, "rows.jsonl")) == []
+    assert read_records(write(content)) == read_records(write(b"text,y\n")) == []
 
 
 def test_a_text_of_a_megabyte_leaves_the_limit_of_the_csv_module_as_it_was(write: Write) -> None:

@@ -22,10 +22,14 @@ def accuracy(predictions: Array, references: Array) -> float:
     return float((predictions == references).mean())
 
 
-def f1(predictions: Array, references: Array) -> float:
-    hits = ((predictions == 1) & (references == 1)).sum()
-    precision, recall = hits / (predictions == 1).sum(), hits / (references == 1).sum()
-    return float(2 * precision * recall / (precision + recall))
+def f1(predictions: Array, references: Array, label: int = 1) -> float:
+    hits = ((predictions == label) & (references == label)).sum()
+    return float(2 * hits / ((predictions == label).sum() + (references == label).sum()))
+
+
+def macro_f1(predictions: Array, references: Array) -> float:
+    labels = set(predictions.tolist()) | set(references.tolist())
+    return sum(f1(predictions, references, label) for label in labels) / len(labels)
 
 
 def matthews_correlation(predictions: Array, references: Array) -> float:
@@ -49,14 +53,6 @@ def spearmanr(predictions: Array, references: Array) -> float:
         return numpy.array([(values < value).sum() + ((values == value).sum() + 1) / 2 for value in values])
 
     return pearson(ranks(predictions), ranks(references))
-
-
-def macro_f1(predictions: Array, references: Array) -> float:
-    values = []
-    for label in set(predictions.tolist()) | set(references.tolist()):
-        hits = ((predictions == label) & (references == label)).sum()
-        values.append(2 * hits / ((predictions == label).sum() + (references == label).sum()))
-    return float(sum(values) / len(values))
 
 
 BY_HAND = {measure.__name__: measure for measure in (accuracy, f1, macro_f1, matthews_correlation, pearson, spearmanr)}
