@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 from bilora.models.embedded import embedded_model_folder
 from bilora.models.pretrained import quiet_peft
 from bilora.problems.catalog import find_variant
-from bilora.problems.levels.betty_problem import autocast_dtype
+from bilora.problems.levels.betty_problem import PRECISIONS
 from bilora.problems.variant import Variant
 
 MODELS: dict[str, Callable[[], Any]] = {
@@ -127,7 +127,7 @@ class Bench:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the precision as a context."""
-        dtype = autocast_dtype(self.precision)
+        dtype = PRECISIONS[self.precision]
         return contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
     def model_megabytes(self) -> float:

@@ -68,6 +68,7 @@ class Stage:
     def __post_init__(self) -> None:
         if self.upper is not None and self.rows != "all":
             raise SettingsError(f"stage {self.name!r}: a bi-level stage has its rows already; leave rows out")
+        # On all rows, or on those of D2, it would train on the rows that it watches.
         if self.watch is not None and self.rows != "lower":
             raise SettingsError(f"stage {self.name!r}: only a stage on the rows of 'lower' can watch those of 'upper'")
         if self.steps is not None and self.steps < 0:

@@ -60,6 +60,7 @@ class AdapterSettings:
         faults = []
         if self.rank < 1:
             faults.append(f"rank is {self.rank}, it must be at least 1")
+        # Each range is written so that NaN is outside.
         if not 0 < self.alpha < math.inf:
             faults.append(f"alpha is {self.alpha}, it must be positive")
         if not 0 <= self.dropout < 1:

@@ -13,6 +13,10 @@ from bilora.errors import SettingsError
 # A value of s small enough to start from with unit-length directions. A formulation that cannot give it to
 # all its values at once (softmax: their sum is fixed) cannot start near the base model.
 _SMALL = 1e-3
+_ONLY_SMALL = (
+    "; with normalized=True only a small s starts near the base model: use formulation 'real', "
+    "or 'binary' with a small start_value such as 0.01"
+)
 
 
 @dataclass
@@ -24,16 +28,15 @@ class BiloraConfig(PeftConfig):
         alpha: Numerator of the scale alpha / r.
         dropout: Probability in [0, 1) of dropping an input of the adapter while training.
         formulation: How s comes from E: a row of ``bilora.FORMULATIONS`` or ``package.module:NAME``.
-        normalized: Scale columns of P and rows of Q to unit length in the forward pass, so that s holds the
-            whole magnitude. Starts with random directions and s = 0, or at ``start_value``. ``None`` does so for
-            ``"real"``, whose values alone can start at zero, unless ``init_weights`` is another start.
-        start_value: What every s_j starts at; ``None`` for 0 with ``normalized`` and otherwise for the
-            formulation's own (real 1, softmax 1, binary 0.5).
+        normalized: Scale columns of P and rows of Q to unit length in the forward pass, so that s holds the whole
+            magnitude. Starts with random directions and s = 0, or at ``start_value``. ``None`` does so for ``"real"``,
+            whose values alone can start at zero, unless ``init_weights`` is another start.
+        start_value: What every s_j starts at; ``None`` for 0 with ``normalized`` and otherwise for the formulation's
+            own (real 1, softmax 1, binary 0.5).
         init_weights: ``True``: P = 0 and Q with orthonormal rows, so that the model starts as the base model;
-            ``"adalora"``: P, Q ~ N(0, 0.02^2) and s = 0; ``False``: a random start unlike the base model, for
-            tests.
-        target_modules: Names (or one regular expression) of the layers to adapt, or ``"all-linear"``;
-            ``None`` for query and value, as in the paper, where PEFT knows the architecture.
+            ``"adalora"``: P, Q ~ N(0, 0.02^2) and s = 0; ``False``: a random start unlike the base model, for tests.
+        target_modules: Names (or one regular expression) of the layers to adapt, or ``"all-linear"``; ``None`` for
+            query and value, as in the paper, where PEFT knows the architecture.
         exclude_modules: Names, or one regular expression, of layers to leave out.
         rank_pattern: Ranks that differ from ``r``, by regular expression of the layer's name.
         alpha_pattern: Alphas that differ from ``alpha``, likewise.
@@ -79,6 +82,7 @@ class BiloraConfig(PeftConfig):
         except ValueError as error:  # an unknown task_type
             faults.append(str(error))
         self.peft_type = BILORA
+        # Resolved here, not in the layers, so that the file of an adapter says how it was trained.
         if self.normalized is None:
             self.normalized = self.init_weights != "adalora" and starts_at_zero(self.formulation)
         self.target_modules = _as_set(self.target_modules)
@@ -140,21 +144,14 @@ class BiloraConfig(PeftConfig):
             start = raw_start(self.formulation, rank, value=self.first_value)
             if self.normalized:
                 raw_start(self.formulation, rank, value=_SMALL)
+            yield from starts_faulty(self.formulation, start)
         except SettingsError as error:
-            yield f"{error}{self._start_advice()}"
-            return
-        yield from starts_faulty(self.formulation, start)
-
-    def _start_advice(self) -> str:
-        if self.normalized:
-            return (
-                "; with normalized=True only a small s starts near the base model: use formulation 'real', "
-                "or 'binary' with a small start_value such as 0.01"
-            )
-        return "; use formulation 'real' with init_weights='adalora'" if self.init_weights == "adalora" else ""
+            adalora = "; use formulation 'real' with init_weights='adalora'" if self.init_weights == "adalora" else ""
+            yield f"{error}{_ONLY_SMALL if self.normalized else adalora}"
 
 
 def _is_number(value: object) -> bool:
+    # True and False are whole numbers to Python, and yes and no are easily typed into a YAML file.
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -163,7 +160,7 @@ def _as_set(names: list[str] | set[str] | str | None) -> set[str] | str | None:
 
 
 def _named(name: str, value: Any, pattern: dict[str, Any], pattern_name: str) -> Iterator[tuple[str, Any]]:
-    """Every value that a layer may get, with the name of its setting."""
+    # Every value that a layer may get: a fault in a pattern is as much a fault as one in the default.
     yield name, value
     for key, override in (pattern or {}).items():
         yield f"{pattern_name}[{key!r}]", override

@@ -34,7 +34,7 @@ def check_folder(folder: str | Path) -> Path:
     if path.exists() and not path.is_dir():
         raise SettingsError(f"folder {str(folder)!r} is a file; give the name of a folder to write the adapter to")
     path.mkdir(parents=True, exist_ok=True)
-    held = sorted(each.name for each in path.iterdir())
+    held = sorted(file.name for file in path.iterdir())
     if held and REPORT_NAME not in held:
         raise SettingsError(
             f"folder {str(folder)!r} holds {', '.join(held[:5])} and is not an earlier export; "
@@ -50,21 +50,17 @@ def write_export(folder: Path, *, tensors: dict[str, Tensor], config: PeftConfig
         # Tensors may share storage (tied heads) or lie transposed; the format takes neither.
         whole = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
         save_file(whole, scratch / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
-        (scratch / CONFIG_NAME).write_text(_strict_json(config.to_dict()), encoding="utf-8")
-        (scratch / REPORT_NAME).write_text(_strict_json(report), encoding="utf-8")
+        for name, content in ((CONFIG_NAME, config.to_dict()), (REPORT_NAME, report)):
+            # Sets, as of target_modules, have no order of their own: equal exports shall be equal files.
+            text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False, default=sorted)
+            (scratch / name).write_text(text + "\n", encoding="utf-8")
 
     # The mark first: what follows an interruption is then still known as an export.
     write_files(folder, write, first=REPORT_NAME)
 
 
-def _strict_json(content: dict[str, Any]) -> str:
-    # Sets, as of target_modules, have no order of their own: equal exports shall be equal files.
-    ordered = {key: sorted(value) if isinstance(value, set) else value for key, value in content.items()}
-    return json.dumps(ordered, indent=2, sort_keys=True, allow_nan=False) + "\n"
-
-
+# lora_A, (rank, in), and lora_B, (out, rank), by full name of the module in the base model.
 Factors = dict[str, tuple[Tensor, Tensor]]
-"""lora_A, ``(rank, in)``, and lora_B, ``(out, rank)``, by full name of the module in the base model."""
 
 
 @dataclass(frozen=True)
@@ -93,30 +89,29 @@ def export_lora(
 ) -> LoraExport:
     """Write an adapter, with its task head, as a plain LoRA adapter that gives the same outputs.
 
-    The whole update (alpha / r) P diag(s) Q of a layer goes into lora_B lora_A, so that r and alpha are equal
-    in each layer and readers scale by one. Ranks differ between layers: singular values of zero are dropped,
-    and layers without any other are left out.
+    The whole update (alpha / r) P diag(s) Q of a layer goes into lora_B lora_A, so that r and alpha are equal in each
+    layer and readers scale by one. Ranks differ between layers: singular values of zero are dropped, and layers without
+    any other are left out.
 
     Args:
         model: A model with a BiLoRA adapter.
         folder: An empty or new folder, or one with an earlier export, which is replaced.
         adapter_name: Which adapter to write.
-        tolerance: Fraction, in [0, 1), of a layer's largest singular value up to which others are dropped.
-            The default is below the resolution of float32, so that nothing is lost; the result names the ranks
-            that a larger one drops.
+        tolerance: Fraction, in [0, 1), of a layer's largest singular value up to which others are dropped. The default
+            is below the resolution of float32, so that nothing is lost; the result names the ranks that a larger one
+            drops.
         ranks: How many singular values to keep of each layer, by the magnitudes of its learned terms, such as
             ``bilora.Energy(0.9)``; None for no limit. The largest singular values of the whole update are kept, which
             loses at most as much as dropping the smallest terms would.
-        uniform_rank: Pad every layer with zeros to the largest rank, for readers that ignore
-            ``rank_pattern``.
+        uniform_rank: Pad every layer with zeros to the largest rank, for readers that ignore ``rank_pattern``.
 
     Returns:
         The folder and the ranks.
 
     Raises:
-        SettingsError: The model has no BiLoRA adapter of that name, the folder holds something else, a
-            parameter is trained that would be saved nowhere, a weight of the adapter is not finite, or the rule
-            gives ranks that the layers do not have.
+        SettingsError: The model has no BiLoRA adapter of that name, the folder holds something else, a parameter is
+            trained that would be saved nowhere, a weight of the adapter is not finite, or the rule gives ranks that the
+            layers do not have.
 
     Example:
         >>> import tempfile
@@ -178,7 +173,6 @@ def _refuse_not_finite(name: str, layer: BiloraLinear, adapter: str) -> None:
 
 
 def _live(factors: Factors, *, uniform_rank: bool) -> Factors:
-    """The layers to write: those with a rank left."""
     live = {name: (A, B) for name, (A, B) in factors.items() if A.shape[0]}
     if not live:
         warnings.warn(
@@ -201,12 +195,15 @@ def _lora_config(model: PeftModel, config: BiloraConfig, factors: Factors, *, tr
     [(common, _)] = Counter(ranks.values()).most_common(1)
     # PEFT reads the keys as regular expressions, and one without an anchor as the end of any longer name.
     pattern = {"^" + re.escape(name): rank for name, rank in ranks.items() if rank != common}
+    # Where no task says it, the class to load the base model with, as PEFT itself saves it.
+    class_of_base = {"base_model_class": type(base).__name__, "parent_library": type(base).__module__}
     return LoraConfig(
         task_type=config.task_type,
-        auto_mapping=config.auto_mapping or _auto_mapping(config, base),
+        auto_mapping=config.auto_mapping or (class_of_base if config.task_type is None else None),
         base_model_name_or_path=config.base_model_name_or_path or getattr(base, "name_or_path", None),
         revision=config.revision,
         modules_to_save=config.modules_to_save,
+        # alpha = r in every layer, since the scale is in the factors already.
         r=common,
         lora_alpha=common,
         rank_pattern=dict(pattern),
@@ -217,15 +214,8 @@ def _lora_config(model: PeftModel, config: BiloraConfig, factors: Factors, *, tr
     )
 
 
-def _auto_mapping(config: BiloraConfig, base: nn.Module) -> dict[str, str] | None:
-    """The class to load the base model with where no task says it, as PEFT itself saves it."""
-    if config.task_type is not None:
-        return None
-    return {"base_model_class": type(base).__name__, "parent_library": type(base).__module__}
-
-
 def _targets(base: nn.Module, names: list[str]) -> list[str] | str:
-    """The names, or one regular expression where a name is also the end of another module's name."""
+    # PEFT takes a name in a list as the end of any longer one, too; only one regular expression is matched in full.
     ends = tuple("." + name for name in names)
     namesakes = [name for name, _ in base.named_modules() if name.endswith(ends) and name not in names]
     return "|".join(re.escape(name) for name in names) if namesakes else names
@@ -234,7 +224,7 @@ def _targets(base: nn.Module, names: list[str]) -> list[str] | str:
 def _tensors(
     model: PeftModel, adapter_name: str, layers: dict[str, BiloraLinear], factors: Factors
 ) -> dict[str, Tensor]:
-    """The factors, and verbatim what PEFT saves beside P, Q and E, such as the head."""
+    # Verbatim what PEFT saves beside P, Q and E, such as the head, so that stock PEFT finds it where it looks.
     prefix = "base_model.model."
     pseudo_svd = {
         f"{prefix}{name}.{key.removesuffix(f'.{adapter_name}')}"

@@ -1,17 +1,18 @@
 """A linear layer with BiLoRA adapters: W0 + (alpha / r) P diag(s) Q."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from peft.tuners.tuners_utils import _get_in_out_features
+from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils import quantization_extra_repr
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from bilora.adapter.config import BiloraConfig
-from bilora.adapter.merging import MergingLayer, quantization_of
+from bilora.adapter.merging import add_to_base, quantization_of
 from bilora.adapter.singular_values import Formulation, find_formulation, raw_start
 
 # Squared lengths below this count as this: a direction of length zero stays zero instead of becoming NaN.
@@ -27,15 +28,14 @@ class AdapterSettings:
     scale: float
 
 
-class BiloraLinear(nn.Module, MergingLayer):
+class BiloraLinear(nn.Module, BaseTunerLayer):
     """A base layer, left as it is, whose output gets the updates of the active adapters added.
 
-    Each adapter holds P ``(out, rank)``, Q ``(rank, in)`` and E ``(rank,)``, trainable and under the
-    adapter's name; E stays in float32 whatever the dtype of the base model.
+    Each adapter holds P ``(out, rank)``, Q ``(rank, in)`` and E ``(rank,)``, trainable and under the adapter's name; E
+    stays in float32 whatever the dtype of the base model.
 
     Args:
-        base_layer: An ``nn.Linear``, a ``Conv1D`` or a quantised linear layer, or another tuner's layer
-            around one.
+        base_layer: An ``nn.Linear``, a ``Conv1D`` or a quantised linear layer, or another tuner's layer around one.
         adapter_name: Name of the first adapter.
         config: Settings of the adapter.
         name: Full name of the layer, for error texts.
@@ -81,6 +81,7 @@ class BiloraLinear(nn.Module, MergingLayer):
         self.bilora_E = nn.ParameterDict()
         self.bilora_dropout = nn.ModuleDict()
         self.bilora_settings: dict[str, AdapterSettings] = {}
+        # PEFT has the following as attributes of the class, where all layers would share one list.
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
         self._active_adapter = adapter_name
@@ -154,11 +155,9 @@ class BiloraLinear(nn.Module, MergingLayer):
         return P * _inverse_lengths(P, dim=0).to(P.dtype), Q * _inverse_lengths(Q, dim=1)[:, None].to(Q.dtype)
 
     def coefficients(self, adapter: str) -> Tensor:
-        """Return c, ``(rank,)``, such that the update is P diag(c) Q with P and Q as stored.
-
-        c_j = (alpha / r) s_j, divided by ||P_j|| ||Q_j|| where the adapter is ``normalized``.
-        """
-        # All factors meet here, on r numbers, so that no tensor of the size of the output is multiplied by one.
+        """Return c, ``(rank,)``, such that the update is P diag(c) Q with P and Q as stored."""
+        # c_j = (alpha / r) s_j, divided by ||P_j|| ||Q_j|| where the adapter is normalized: all factors meet here, on r
+        # numbers, so that no tensor of the size of the output is multiplied by one.
         settings = self.bilora_settings[adapter]
         scaled = settings.scale * self.singular_values(adapter)
         if not settings.normalized:
@@ -172,6 +171,23 @@ class BiloraLinear(nn.Module, MergingLayer):
         left = self.bilora_P[adapter] * coefficients  # (out, rank)
         delta: Tensor = left @ self.bilora_Q[adapter].to(left.dtype)
         return delta.T if self.transposed else delta
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the updates of adapters to the base weight."""
+        for adapter in check_adapters_to_merge(self, adapter_names):
+            if adapter in self.bilora_settings:
+                add_to_base(self, adapter, self.get_delta_weight(adapter), check=safe_merge)
+                self.merged_adapters.append(adapter)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Take all merged updates out of the base weight again, up to rounding."""
+        if not self.merged:
+            warnings.warn("no adapter is merged, so there is nothing to take out", stacklevel=3)
+        while self.merged_adapters:
+            adapter = self.merged_adapters.pop()
+            add_to_base(self, adapter, -self.get_delta_weight(adapter))
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the base layer's output plus the updates of the active adapters, unless disabled."""
@@ -202,11 +218,9 @@ class BiloraLinear(nn.Module, MergingLayer):
 
     def extra_repr(self) -> str:
         """Return what PEFT shows of a quantised layer."""
-        text: str = quantization_extra_repr(self)
-        return text
+        return str(quantization_extra_repr(self))
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        """Move an adapter as PEFT does, but keep E's dtype, and keep frozen what is frozen."""
         before = {name: getattr(self, name)[adapter_name] for name in self.adapter_layer_names}
         super()._move_adapter_to_device_of_base_layer(adapter_name, device)
         # PEFT has cast E to the base model's dtype; steps of the upper level are too small for bfloat16.
@@ -223,6 +237,6 @@ def _empty(*shape: int) -> nn.Parameter:
 
 
 def _inverse_lengths(vectors: Tensor, *, dim: int) -> Tensor:
-    """One over the length of each vector, the components along ``dim``; in at least float32."""
+    # bfloat16 keeps three digits, and of a sum of many squares fewer.
     vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
     return vectors.square().sum(dim).clamp_min(_SHORTEST).rsqrt()

@@ -11,11 +11,6 @@ from bilora.errors import LevelsError, SettingsError
 
 _SHOWN = 5
 
-_UNFREEZE = (
-    "load the adapter with PeftModel.from_pretrained(..., is_trainable=True), and leave "
-    "model.disable_adapter() before asking"
-)
-
 
 # The protocols have methods only: then whether a class answers one is looked up once, not once per training step.
 @runtime_checkable
@@ -57,6 +52,7 @@ class PseudoSvdLayer(AdaptedLayer, Protocol):
 def levelled_layers(model: nn.Module) -> Iterator[tuple[str, LevelledLayer]]:
     """Yield the layers that say which of their parameters are upper and which lower, with their full names."""
     for name, module in model.named_modules():
+        # Of the class, since only that answer is kept; isinstance would look at every method of every module again.
         if issubclass(type(module), LevelledLayer):
             yield name, cast(LevelledLayer, module)
 
@@ -103,15 +99,15 @@ def level_parameters(model: nn.Module) -> LevelParameters:
     head, is lower.
 
     Args:
-        model: A model with adapters, from ``peft.get_peft_model``. Ask after that call, not before: PEFT
-            replaces parameters while it wraps.
+        model: A model with adapters, from ``peft.get_peft_model``. Ask after that call, not before: PEFT replaces
+            parameters while it wraps.
 
     Returns:
         Both levels; together they hold each trainable parameter exactly once.
 
     Raises:
-        LevelsError: A level is empty, a layer claims a parameter for both levels or one that the model does
-            not have, or an adapter is trainable though it is not active.
+        LevelsError: A level is empty, a layer claims a parameter for both levels or one that the model does not have,
+            or an adapter is trainable though it is not active.
 
     Example:
         >>> from peft import get_peft_model
@@ -169,9 +165,8 @@ base_model.model.1.weight; name their modules in modules_to_save, or freeze them
         for adapter in layer.held_adapters()
         for parameter in _held(layer, adapter).values()
     }
-    for module in model.modules():
-        if isinstance(module, AuxiliaryTrainingWrapper):
-            saved.update(id(parameter) for parameter in module.parameters())
+    wrappers = [module for module in model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+    saved |= {id(parameter) for wrapper in wrappers for parameter in wrapper.parameters()}
     lost = sorted(name for name, parameter in trainable_parameters(model).items() if id(parameter) not in saved)
     if lost:
         raise SettingsError(
@@ -185,7 +180,6 @@ def _held(layer: LevelledLayer, adapter: str) -> dict[str, nn.Parameter]:
 
 
 def _claims(model: nn.Module) -> LevelParameters:
-    """What the layers say of their active adapters, trained or not, by full name."""
     claimed = LevelParameters({}, {})
     for name, layer in levelled_layers(model):
         prefix = f"{name}." if name else ""  # the model may be such a layer itself
@@ -196,6 +190,7 @@ def _claims(model: nn.Module) -> LevelParameters:
 
 
 def _clashes(claimed: LevelParameters) -> Iterator[str]:
+    # By identity, for a layer may call one parameter by two names.
     lower_ids = {id(parameter) for parameter in claimed.lower.values()}
     both = [name for name, parameter in claimed.upper.items() if id(parameter) in lower_ids]
     if both:
@@ -203,7 +198,7 @@ def _clashes(claimed: LevelParameters) -> Iterator[str]:
 
 
 def _misplaced(model: nn.Module, claimed: LevelParameters, trainable: dict[str, nn.Parameter]) -> Iterator[str]:
-    """Names that do not lead to the parameter, or lead to one that another name already stands for."""
+    # Names lead users, files and optimizers to a parameter, so that a wrong one would move another parameter or none.
     by_name = dict(model.named_parameters(remove_duplicate=False))
     for name, parameter in (claimed.lower | claimed.upper).items():
         if by_name.get(name) is not parameter:
@@ -214,6 +209,7 @@ def _misplaced(model: nn.Module, claimed: LevelParameters, trainable: dict[str, 
 
 def _idle(model: nn.Module) -> Iterator[str]:
     for name, layer in levelled_layers(model):
+        # An optimizer would get it and never a gradient for it.
         for adapter in set(layer.held_adapters()) - set(layer.active_held_adapters()):
             if any(parameter.requires_grad for parameter in _held(layer, adapter).values()):
                 yield f"adapter {adapter!r} in {name!r} is trainable but not active; use model.set_adapter"
@@ -223,7 +219,10 @@ def _empty(level: str, trained: dict[str, nn.Parameter], claimed: dict[str, nn.P
     if trained:
         return
     if claimed:
-        yield f"the {level} level is empty: all its {len(claimed)} parameters are frozen; {_UNFREEZE}"
+        yield (
+            f"the {level} level is empty: all its {len(claimed)} parameters are frozen; load the adapter with "
+            "PeftModel.from_pretrained(..., is_trainable=True), and leave model.disable_adapter() before asking"
+        )
     else:
         yield (
             f"the {level} level is empty: no layer of the model has one; "

@@ -3,8 +3,7 @@
 import warnings
 from typing import Any
 
-import torch
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import resolve_quantization_backend
 from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
@@ -27,46 +26,20 @@ def quantization_of(layer: nn.Module, name: str, **quantization: Any) -> Quantiz
     )
 
 
-class MergingLayer(BaseTunerLayer):
-    """The part of a tuner layer that merges; the subclass says which adapters it holds and what each adds."""
-
-    def held_adapters(self) -> list[str]:
-        """Return the names of all adapters in this layer."""
-        raise NotImplementedError
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """Return the update of an adapter, in the layout of the base weight."""
-        raise NotImplementedError
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the updates of adapters to the base weight."""
-        for adapter in check_adapters_to_merge(self, adapter_names):
-            if adapter in self.held_adapters():
-                self._add_to_base(adapter, sign=1, check=safe_merge)
-                self.merged_adapters.append(adapter)
-
-    def unmerge(self) -> None:
-        """Take all merged updates out of the base weight again, up to rounding."""
-        if not self.merged:
-            warnings.warn("no adapter is merged, so there is nothing to take out", stacklevel=2)
-        while self.merged_adapters:
-            self._add_to_base(self.merged_adapters.pop(), sign=-1, check=False)
-
-    @torch.no_grad()
-    def _add_to_base(self, adapter: str, *, sign: int, check: bool) -> None:
-        weight = self.get_base_weight()
-        delta = self.get_delta_weight(adapter).to(weight.device)
-        # Summed in float32 and rounded once, also for a base in bfloat16.
-        merged = (weight + sign * delta).to(weight.dtype)
-        if check and not bool(merged.isfinite().all()):
-            raise ValueError(
-                f"adapter {adapter!r} cannot be merged: the sum of base weight and update has values that "
-                "are not finite; look for a diverged training run"
-            )
-        if self.quantization_backend is not None:
-            warnings.warn(
-                f"the merged weight is rounded to {self.quantization_backend.backend_name} again, which "
-                "changes outputs; merge into the unquantised base model for the exact result",
-                stacklevel=4,
-            )
-        self.set_base_weight(merged)
+def add_to_base(layer: BaseTunerLayer, adapter: str, update: Tensor, *, check: bool = False) -> None:
+    """Add the update of an adapter, in the layout of the base weight, to the base weight of a layer."""
+    weight = layer.get_base_weight()
+    # Summed in float32 and rounded once, also for a base in bfloat16.
+    merged = (weight + update.to(weight.device)).to(weight.dtype)
+    if check and not bool(merged.isfinite().all()):
+        raise ValueError(
+            f"adapter {adapter!r} cannot be merged: the sum of base weight and update has values that "
+            "are not finite; look for a diverged training run"
+        )
+    if layer.quantization_backend is not None:
+        warnings.warn(
+            f"the merged weight is rounded to {layer.quantization_backend.backend_name} again, which "
+            "changes outputs; merge into the unquantised base model for the exact result",
+            stacklevel=4,  # whoever called merge, past its no_grad
+        )
+    layer.set_base_weight(merged)

@@ -38,20 +38,15 @@ class BiloraModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        rank = _of_layer(peft_config.rank_pattern, current_key, peft_config.r)
-        alpha = _of_layer(peft_config.alpha_pattern, current_key, peft_config.alpha)
+        # PEFT's own rule for patterns, since the export writes its patterns for it.
+        ranks, alphas = peft_config.rank_pattern or {}, peft_config.alpha_pattern or {}
+        rank = ranks.get(get_pattern_key(list(ranks), current_key), peft_config.r)
+        alpha = alphas.get(get_pattern_key(list(alphas), current_key), peft_config.alpha)
+        settings: dict[str, Any] = {"config": peft_config, "rank": rank, "alpha": alpha}
         if isinstance(target, BiloraLinear):
-            target.update_layer(adapter_name, config=peft_config, rank=rank, alpha=alpha)
+            target.update_layer(adapter_name, **settings)
             return
-        layer = BiloraLinear(
-            target,
-            adapter_name,
-            config=peft_config,
-            name=current_key,
-            rank=rank,
-            alpha=alpha,
-            **get_quantization_kwargs(self),
-        )
+        layer = BiloraLinear(target, adapter_name, name=current_key, **settings, **get_quantization_kwargs(self))
         if adapter_name not in self.active_adapters:
             # A further adapter is not trainable before it is switched to.
             layer.requires_grad_(False)
@@ -99,8 +94,3 @@ class BiloraModel(BaseTuner):
                 "load the file together with its own adapter_config.json onto the model it was trained on"
             )
         return weights
-
-
-def _of_layer(pattern: dict[str, Any], name: str, otherwise: Any) -> Any:
-    """The entry of ``rank_pattern`` or ``alpha_pattern`` for a layer."""
-    return pattern.get(get_pattern_key(list(pattern), name), otherwise) if pattern else otherwise

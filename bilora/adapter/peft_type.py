@@ -38,11 +38,10 @@ def peft_type(name: str) -> PeftType:
 
 
 def _add_member(name: str) -> PeftType:
-    """Do by hand what the enum does for each line of its body."""
+    # By hand what the enum does for each line of its body.
     enum: Any = PeftType
     member = str.__new__(enum, name)
-    member._name_ = name
-    member._value_ = name
+    member._name_ = member._value_ = name
     # The one step that an enum may refuse comes first, so that a refusal leaves nothing behind.
     setattr(enum, name, member)
     enum._member_names_.append(name)

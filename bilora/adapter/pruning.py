@@ -15,8 +15,8 @@ from bilora.adapter.ranks import RankRule
 from bilora.adapter.spectrum import Measure, Spectrum, adapted_layers, magnitudes, term_magnitudes
 from bilora.errors import SettingsError
 
+# Positions of the terms that are kept, in ascending order, by layer.
 Terms = dict[str, tuple[int, ...]]
-"""Positions of the terms that are kept, in ascending order, by layer."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Cut:
     Args:
         rule: From magnitudes to ranks, see :data:`bilora.adapter.ranks.RANK_RULES`.
         measure: From a layer to the magnitudes of its terms.
-        keep_values: Whether the kept terms keep their learned values; otherwise each gets a value of 1, and what
-            is left is plain LoRA of lower rank.
+        keep_values: Whether the kept terms keep their learned values; otherwise each gets a value of 1, and what is
+            left is plain LoRA of lower rank.
     """
 
     rule: RankRule
@@ -35,18 +35,18 @@ class Cut:
     keep_values: bool = True
 
     def choose(self, model: PeftModel, *, adapter: str = "default") -> tuple[Terms, Spectrum]:
-        """Return the terms to keep of each layer, the largest ones, and the spectrum they were chosen by.
-
-        Raises:
-            SettingsError: The adapter has no singular values, or the rule gives ranks that the layers do not have.
-        """
+        """Return the terms to keep of each layer, the largest ones, and the spectrum they were chosen by."""
         sizes = magnitudes(model, adapter=adapter, measure=self.measure)
         ranks = checked_ranks(self.rule(sizes), sizes)
-        return {name: _largest(values, ranks[name]) for name, values in sizes.items()}, Spectrum.of(sizes, ranks)
+        # A stable sort, so that of equal terms the same ones stay on every machine.
+        order = {name: values.argsort(descending=True, stable=True).tolist() for name, values in sizes.items()}
+        terms = {name: tuple(sorted(positions[: ranks[name]])) for name, positions in order.items()}
+        return terms, Spectrum.of(sizes, ranks)
 
 
 def checked_ranks(ranks: Mapping[str, int], sizes: Mapping[str, Tensor]) -> dict[str, int]:
     """Return the ranks that a rule gave; refuse them where a layer is missing, unknown, or has fewer terms."""
+    # A rule may be a user's own function.
     if ranks.keys() != sizes.keys():
         wrong = sorted(ranks.keys() ^ sizes.keys())
         raise SettingsError(f"the rank rule must give each adapted layer a rank and no other; see {', '.join(wrong)}")
@@ -59,8 +59,8 @@ def checked_ranks(ranks: Mapping[str, int], sizes: Mapping[str, Tensor]) -> dict
 def cut_ranks(model: PeftModel, kept: Terms, *, adapter: str = "default", keep_values: bool = True) -> None:
     """Leave an adapter with the given terms only, as an adapter of formulation ``real`` with one rank per layer.
 
-    The terms that stay keep P_j, Q_j, s_j and the scale alpha / r, so that the update loses exactly the
-    terms that go. A layer whose terms all go keeps one of value 0, since no adapter has rank 0.
+    The terms that stay keep P_j, Q_j, s_j and the scale alpha / r, so that the update loses exactly the terms that go.
+    A layer whose terms all go keeps one of value 0, since no adapter has rank 0.
 
     Args:
         model: A model with a BiLoRA adapter, which is changed in place; parameters of its layers are new objects.
@@ -84,9 +84,8 @@ def cut_ranks(model: PeftModel, kept: Terms, *, adapter: str = "default", keep_v
     # The scale alpha / r stays, so alpha changes with the rank.
     alphas = {name: layer.bilora_settings[adapter].scale * ranks[name] for name, layer in layers.items()}
     # PEFT reads the keys as regular expressions that fit the end of a name unless they are anchored.
-    patterns = {name: "^" + re.escape(name) for name in layers}
-    config.rank_pattern = {patterns[name]: rank for name, rank in ranks.items() if rank != config.r}
-    config.alpha_pattern = {patterns[name]: alpha for name, alpha in alphas.items() if alpha != config.alpha}
+    config.rank_pattern = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != config.r}
+    config.alpha_pattern = {f"^{re.escape(name)}": alpha for name, alpha in alphas.items() if alpha != config.alpha}
     for name, layer in layers.items():
         _cut_layer(layer, adapter, config, kept=kept[name], alpha=alphas[name], keep_values=keep_values)
 
@@ -104,8 +103,3 @@ def _cut_layer(
     layer.bilora_P[adapter] = nn.Parameter(P[:, positions].clone(), requires_grad=P.requires_grad)
     layer.bilora_Q[adapter] = nn.Parameter(Q[positions].clone(), requires_grad=Q.requires_grad)
     layer.bilora_E[adapter] = nn.Parameter(values.clone(), requires_grad=E.requires_grad)
-
-
-def _largest(values: Tensor, count: int) -> tuple[int, ...]:
-    # A stable sort, so that of equal terms the same ones stay on every machine.
-    return tuple(sorted(values.argsort(descending=True, stable=True)[:count].tolist()))

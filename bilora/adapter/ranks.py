@@ -10,11 +10,10 @@ from bilora.errors import SettingsError
 from bilora.settings.lookup import find
 from bilora.settings.sections import build_section
 
+# The magnitudes of a layer's rank-one terms, (rank,), none negative, by name of the layer.
 Magnitudes: TypeAlias = Mapping[str, Tensor]
-"""The magnitudes of a layer's rank-one terms, ``(rank,)``, none negative, by name of the layer."""
-
+# From magnitudes to the number of terms to keep of each layer, the largest ones; it may be 0.
 RankRule: TypeAlias = Callable[[Magnitudes], dict[str, int]]
-"""From magnitudes to the number of terms to keep of each layer, the largest ones; it may be 0."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,7 @@ class Energy:
         return {name: self._rank(values) for name, values in magnitudes.items()}
 
     def _rank(self, values: Tensor) -> int:
-        squares = values.double().square().sort(descending=True).values
-        reached = squares.cumsum(0)
+        reached = values.double().square().sort(descending=True).values.cumsum(0)
         # Against the last partial sum, not another sum: with a share of 1 nothing but zeros may be left out.
         return int((reached < self.share * reached[-1]).sum()) + int(reached[-1] > 0)
 

@@ -83,6 +83,7 @@ def orthogonality_penalty(model: nn.Module) -> Tensor:
         for rows in (P.mT, Q):
             stacks[rows.shape, rows.dtype, rows.device].append(rows)
         count += 1
+    # To one device at the end: the layers of a large model may lie on several.
     sums = [_gram_distance(torch.stack(rows)).sum() for rows in stacks.values()]
     return torch.stack([part.to(sums[0].device) for part in sums]).sum() / count
 
@@ -107,7 +108,14 @@ def binary_entropy_penalty(model: nn.Module) -> Tensor:
         >>> binary_entropy_penalty(get_peft_model(nn.Sequential(nn.Linear(4, 4)), config)).item()  # 2 log 2
         1.38629...
     """
-    values = [_unit_values(layer, adapter) for layer, adapter in _active(model)]
+    values = []
+    for layer, adapter in _active(model):
+        if not layer.values_between_zero_and_one(adapter):
+            raise SettingsError(
+                f"adapter {adapter!r} has pseudo singular values outside [0, 1], where the binary entropy is "
+                "not defined; use formulation 'binary', or leave this penalty out"
+            )
+        values.append(layer.singular_values(adapter))
     return binary_entropy(torch.cat([part.to(values[0].device) for part in values])) / len(values)
 
 
@@ -122,18 +130,9 @@ def _active(model: nn.Module) -> list[tuple[PseudoSvdLayer, str]]:
 
 
 def _gram_distance(rows: Tensor) -> Tensor:
-    """||V V^T - I||_F^2 of the rows of each matrix, ``(..., rank, length)``."""
-    # Outside autocast: V V^T in bfloat16 is off by 1e-2, and the penalty is about differences from 0 and 1.
+    # ||V V^T - I||_F^2 of the rows of each matrix, (..., rank, length). Outside autocast: V V^T in bfloat16 is off by
+    # 1e-2, and the penalty is about differences from 0 and 1.
     with torch.autocast(rows.device.type, enabled=False):
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         gram = rows @ rows.mT
         return (gram - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)).square().sum((-2, -1))
-
-
-def _unit_values(layer: PseudoSvdLayer, adapter: str) -> Tensor:
-    if not layer.values_between_zero_and_one(adapter):
-        raise SettingsError(
-            f"adapter {adapter!r} has pseudo singular values outside [0, 1], where the binary entropy is "
-            "not defined; use formulation 'binary', or leave this penalty out"
-        )
-    return layer.singular_values(adapter)

@@ -1,5 +1,6 @@
 """The formulations of the pseudo singular values: from the raw values E to s, one row per formulation."""
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -15,10 +16,9 @@ class Formulation:
     """How the raw values E of one layer become its pseudo singular values s.
 
     Args:
-        values: From E, ``(rank,)``, to s, ``(rank,)``; pure, differentiable twice, and called with at least
-            float32.
-        raw: The inverse of ``values``, for starts at a value of s; ``None`` where no inverse is known, and
-            then the only start is ``start``.
+        values: From E, ``(rank,)``, to s, ``(rank,)``; pure, differentiable twice, and called with at least float32.
+        raw: The inverse of ``values``, for starts at a value of s; ``None`` where no inverse is known, and then the
+            only start is ``start``.
         start: The raw value that every E_j starts at unless the user gives a start for s.
         unit_interval: Whether every s_j lies in [0, 1], which the binary entropy R2 needs.
         entropy_weight: The weight of R2 that the formulation comes with, unless the user gives another.
@@ -43,11 +43,10 @@ def _identity(raw: Tensor) -> Tensor:
 def _softmax(raw: Tensor) -> Tensor:
     # r times the paper's form: a mean of one keeps the size of the update, and with it the useful learning
     # rates, the same for every rank and for `real`.
-    return raw.numel() * torch.softmax(raw, dim=-1)
+    return raw.numel() * _softmax_sum_one(raw)
 
 
-def _softmax_sum_one(raw: Tensor) -> Tensor:
-    return torch.softmax(raw, dim=-1)
+_softmax_sum_one = functools.partial(torch.softmax, dim=-1)
 
 
 FORMULATIONS: dict[str, Formulation] = {
@@ -90,12 +89,7 @@ def raw_start(name: str, rank: int, *, value: float | None) -> Tensor:
 
 
 def starts_at_zero(name: str) -> bool:
-    """Return whether all values of a layer can start at zero, and leave it: what ``normalized`` directions need.
-
-    Example:
-        >>> [starts_at_zero(name) for name in FORMULATIONS]
-        [True, False, False, False]
-    """
+    """Return whether all values of a layer can start at zero, and leave it: what ``normalized`` directions need."""
     try:
         raw_start(name, 2, value=0.0)
     except SettingsError:
@@ -130,5 +124,5 @@ def _constant(rank: int, value: float) -> Tensor:
 
 def _gives(formulation: Formulation, raw: Tensor, value: float) -> bool:
     target = torch.full_like(raw, value)
-    # Finite ones only: sigmoid(-inf) is 0 too, but E could never leave -inf.
+    # Finite ones only: sigmoid(-inf) is 0 too, but E could never leave -inf. The tolerance is the rounding of float32.
     return bool(raw.isfinite().all()) and torch.allclose(formulation.values(raw), target, rtol=1e-5, atol=1e-8)

@@ -12,8 +12,8 @@ from torch import Tensor
 from bilora.adapter.layer import BiloraLinear
 from bilora.errors import SettingsError
 
+# From a layer and the name of an adapter to one magnitude per rank-one term, (rank,).
 Measure: TypeAlias = Callable[[BiloraLinear, str], Tensor]
-"""From a layer and the name of an adapter to one magnitude per rank-one term, ``(rank,)``."""
 
 
 def term_magnitudes(layer: BiloraLinear, adapter: str) -> Tensor:
@@ -23,8 +23,8 @@ def term_magnitudes(layer: BiloraLinear, adapter: str) -> Tensor:
     # dropped m_j.
     P, Q = layer.bilora_P[adapter].detach().double(), layer.bilora_Q[adapter].detach().double()
     coefficients = layer.coefficients(adapter).detach().double()
-    magnitudes: Tensor = coefficients.abs() * P.norm(dim=0) * Q.norm(dim=1)
-    return magnitudes.cpu()
+    sizes: Tensor = coefficients.abs() * P.norm(dim=0) * Q.norm(dim=1)
+    return sizes.cpu()
 
 
 def selection_weights(layer: BiloraLinear, adapter: str) -> Tensor:

@@ -27,10 +27,10 @@ def save_adapter(model: PeftModel, folder: Path, *, fingerprint: str | None = No
     folder = folder if name == "default" else folder / name
     base = {"base_sha256": fingerprint or base_fingerprint(model)}
     (folder / FINGERPRINT).write_text(dump_json(base), encoding="utf-8")
+    # A disk that lost a write, or a key that PEFT renamed on saving, is found now and not by whoever loads the file.
     written, weights = load_file(folder / WEIGHTS), get_peft_model_state_dict(model, adapter_name=name)
-    if written.keys() != weights.keys() or any(
-        not torch.equal(written[key], tensor.cpu()) for key, tensor in weights.items()
-    ):
+    same_names = written.keys() == weights.keys()
+    if not same_names or any(not torch.equal(written[key], weights[key].cpu()) for key in weights):
         raise CheckpointError(f"adapter {folder}: the file does not hold the weights of the model; save it again")
     return folder
 

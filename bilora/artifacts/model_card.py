@@ -10,66 +10,12 @@ from bilora.artifacts.scored_on import UPPER, VALIDATION, WHOLE_D2
 from bilora.errors import DataError
 from bilora.tasks.task import HubNames
 
+# The set a score is of decides how far it can be trusted, so a card says it in words.
 SCORED = {
     VALIDATION: "the first validation set",
     UPPER: f"{WHOLE_D2} and by which the best step was chosen (no row was held out)",
 }
-
-
-TEMPLATE = """---
-{{ card_data }}
----
-
-# {{ plain(facts.task) }}: {{ plain(facts.method) }} adapter
-
-An adapter for {% if facts.base %}`{{ plain(facts.base) }}`{% else %}a model without a name{% endif %}, trained with
-`bilora` (arXiv 2403.13037).
-
-## Data
-
-| set | rows |
-|---|---:|
-{% for name, rows in facts.sizes.items() -%}
-| {{ plain(name) }}{{ ", a part of train" if name == upper }} | {{ "{:,}".format(rows) }} |
-{% endfor %}
-## Scores
-
-{% if facts.scores %}On {{ scored }}, {{ run }}.
-
-| metric | value |
-|---|---:|
-{% for name, value in facts.scores.items() -%}
-| {{ plain(name) }} | {{ "undefined" if value is none else "{:.4f}".format(value) }} |
-{% endfor %}
-{%- else %}None were taken, in {{ run }}.
-{% endif %}
-## How to load it
-
-{% if facts.is_plain_lora -%}
-Stock PEFT loads it; this library is not needed:
-{%- else -%}
-With this library (`pip install bilora`). The folder `lora/` of the run and what `bilora export` writes are the same
-adapter for stock PEFT without it:
-{%- endif %}
-
-```python
-{{ "" if facts.is_plain_lora else "import bilora  # tells PEFT what a BILORA adapter is\n" -}}
-from peft import PeftModel
-from transformers import {{ auto_class }}, AutoTokenizer
-
-base = {{ base }}
-tokenizer = AutoTokenizer.from_pretrained(base)
-model = PeftModel.from_pretrained({{ auto_class }}.from_pretrained(base
-{{- ", num_labels={}".format(facts.labels) if facts.labels }}), "FOLDER")
-```
-
-## Versions
-
-| package | version |
-|---|---:|
-{% for name, version in facts.versions.items() -%}
-| {{ plain(name) }} | {{ plain(version) }} |
-{% endfor %}"""
+TEMPLATE = Path(__file__).with_name("model_card.jinja")
 
 
 @dataclass(frozen=True)
@@ -93,7 +39,7 @@ def model_card(facts: CardFacts) -> str:
     """Return the card as Markdown, with the block of YAML that the hub reads."""
     card = ModelCard.from_template(
         _card_data(facts),
-        template_str=TEMPLATE,
+        template_path=str(TEMPLATE),
         facts=facts,
         plain=_plain,
         upper=UPPER,
@@ -125,13 +71,14 @@ def _card_data(facts: CardFacts) -> ModelCardData:
         library_name="peft",
         tags=["bilora", "lora"],
         pipeline_tag=pipeline,
+        # huggingface_hub asks for a name as soon as there are results.
         model_name=f"{name}: {_plain(facts.method)} adapter" if results else None,
         eval_results=results or None,
     )
 
 
 def _plain(text: str) -> str:
-    """Return a text that is one cell of a table and no markup."""
+    # One cell of a table and no markup, whatever a user calls a task or a metric.
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
 
 
@@ -139,6 +86,7 @@ def push_to_hub(folder: Path, *, repository: str) -> str:
     """Upload an adapter's folder, card included, and return its address; a new repository is private."""
     api = HfApi()
     try:
+        # Private: what is public for a minute may be copied, and its owner can open it at any time.
         api.create_repo(repository, private=True, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="Upload adapter")
     except Exception as error:  # the hub's clients raise classes of several libraries, which share no root

@@ -1,17 +1,13 @@
-"""Which rows the numbers of a run are of, and the same numbers in the form that transformers' Trainer writes.
-
-They are of rows that nothing has seen, or of D2, which the upper level was trained on.
-"""
+"""Which rows the numbers of a run are of, and the same numbers in the form that transformers' Trainer writes."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+# Numbers on rows that nothing has seen and numbers on D2, which the upper level was trained on, must never be taken for
+# each other. So they have two keys in metrics.jsonl: this one, whatever the validation set is called,
 VALIDATION = "validation"
-"""Key of the numbers in ``metrics.jsonl`` where the rows are of a validation set, whatever its name."""
-
+# and this one where no row is held out and D2 is watched; it is also the name of that set in all files.
 UPPER = "d2"
-"""The same where no row is held out and D2 is watched, and the name of that set in all files."""
-
 WHOLE_D2 = "D2, the part of the training rows that the upper level was trained on too"
 
 
@@ -26,12 +22,7 @@ def set_in_words(name: str) -> str:
 
 
 def in_words(kinds: Collection[str]) -> str:
-    """Return which rows gave the numbers of some runs.
-
-    Example:
-        >>> in_words({"validation"})
-        'the validation rows'
-    """
+    """Return which rows gave the numbers of some runs."""
     if UPPER not in kinds:
         return "the validation rows"
     return WHOLE_D2 if VALIDATION not in kinds else f"the validation rows, or, where none were held out, {WHOLE_D2}"
@@ -51,20 +42,13 @@ def loss_by_name(loss: float | None, kind: str) -> dict[str, Any]:
 
 
 def trainer_state(lines: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``trainer_state.json`` from the lines of ``metrics.jsonl`` and ``all_results.json``.
-
-    Example:
-        >>> lines = [{"step": 1, "lower_loss": 0.7, "lower_learning_rates": [0.1], "lower_gradient_norm": 2.0}]
-        >>> lines += [{"step": 1, "validation": {"loss": 0.6, "accuracy": 0.5}}]
-        >>> state = trainer_state(lines, {"metric": "accuracy", "score": 0.5, "steps": 1, "best_step": 1})
-        >>> state["log_history"][1]
-        {'step': 1, 'eval_loss': 0.6, 'eval_accuracy': 0.5}
-    """
+    """Return ``trainer_state.json`` from the lines of ``metrics.jsonl`` and ``all_results.json``."""
     return {
         "best_global_step": results["best_step"],
         "best_metric": results["score"],
         "best_model_checkpoint": None,
         "global_step": results["steps"],
+        # Tools that plot Trainer runs take these keys as given; the file is written by the first process alone.
         "is_local_process_zero": True,
         "is_world_process_zero": True,
         "log_history": [_entry(line) for line in lines],
@@ -76,6 +60,7 @@ def trainer_state(lines: Sequence[Mapping[str, Any]], results: Mapping[str, Any]
 def _entry(line: Mapping[str, Any]) -> dict[str, Any]:
     numbers = numbers_in(line)
     if numbers is not None:
+        # Trainer knows `eval_` alone; D2 keeps its name, since it is no evaluation.
         prefix = UPPER if UPPER in line else "eval"
         return {"step": line["step"], **{f"{prefix}_{name}": value for name, value in numbers.items()}}
     entry = {

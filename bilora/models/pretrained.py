@@ -21,8 +21,8 @@ from bilora.tasks.text.batches import check_fits
 
 HUB_SECONDS = 3.0
 
+# Models that come in packages, by the name that a config gives them; a folder of that name is ``./name``.
 EMBEDDED_MODELS: dict[str | None, Callable[[], Path]] = {None: embedded_model_folder, "smollm2": smollm2_folder}
-"""Models that come in packages, by the name that a config gives them; a folder of that name is ``./name``."""
 
 
 @dataclass(frozen=True)
@@ -50,27 +50,25 @@ def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Toke
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model, and the full names of its modules whose weights were drawn anew, which have to be trained whole.
-
-    They are a head, and whatever stands between it and the model that was trained (DeBERTa's pooler).
-    """
+    """A model, and the full names of its modules whose weights were drawn anew, which have to be trained whole."""
 
     model: Any
+    # Not only the head: also what stands between it and the model that was trained, such as DeBERTa's pooler.
     new_modules: tuple[str, ...]
 
 
 def load_model(tokenizer: Tokenizer, task: AnyTask) -> Loaded:
     """Return the model, with its saved head where that fits the task, else with one of torch's global random state."""
-    place = tokenizer.place
-    with _named_failure(place):
-        model, loading = task.load_model(place, local_files_only=only_local(place))
+    with _named_failure(tokenizer.place):
+        model, loading = task.load_model(tokenizer.place, local_files_only=only_local(tokenizer.place))
     _set_pad_token(model.config, tokenizer.own)
+    # Mismatched: a saved head with another number of outputs, which transformers replaces by a new one.
     drawn = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
     return Loaded(model, tuple(sorted({name.rpartition(".")[0] for name in drawn})))
 
 
 def _fill_pad_token(tokenizer: Any) -> tuple[str, ...]:
-    """Let a tokenizer without a pad token (those of GPT-2 and Llama) pad with its end-of-text token."""
+    # GPT-2 and Llama were trained without padding and have no token for it; the mask hides whichever one is taken.
     if tokenizer.pad_token is not None or tokenizer.eos_token is None:
         return ()
     tokenizer.pad_token = tokenizer.eos_token
@@ -84,6 +82,7 @@ def _set_pad_token(config: Any, tokenizer: Any) -> None:
         text_config.pad_token_id = tokenizer.pad_token_id
 
 
+# Cached: tokenizer, config and weights of a model all ask, and each answer of a hub that is away takes three seconds.
 @functools.cache
 def only_local(place: str) -> bool:
     """Return whether a model must be on this machine: it is a folder, or the hub does not answer."""
@@ -120,6 +119,7 @@ def _named_failure(place: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, SafetensorError) as error:
+        # Of transformers' errors the first line names the fault; the rest is advice for its own users.
         reason = str(error).strip().splitlines()[0]
         what = "folder" if Path(place).is_dir() else "hub id (or missing folder)"
         raise DataError(

@@ -20,16 +20,12 @@ from bilora.tensors import Tensors
 
 Result = TypeVar("Result")
 
-TIMEOUT = 600.0
-"""Seconds that a process waits for another one before it gives up."""
-
+# Seconds that a process waits for another one before it gives up, and seconds in which every process that is left must
+# answer, once one is missing.
+TIMEOUT, ROLL_CALL = 600.0, 10.0
 HERE = "bilora-is-left-"
-
-ROLL_CALL = 10.0
-"""Seconds in which every process that is left must answer, once one is missing."""
-
+# A second call returns the same, whatever it asks for: torch has one default group per process too.
 _JOINED: list[Processes] = []
-"""The processes, once joined; torch has one default group per process too."""
 
 
 class ProcessGroup(Processes):
@@ -44,6 +40,7 @@ class ProcessGroup(Processes):
 
     def averaged(self, tensors: Sequence[Tensor]) -> Tensors:
         """Return the means, found in one message."""
+        # One, since a message costs more than its bytes: a step of a small adapter would wait once a parameter.
         if not tensors:
             return ()
         dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
@@ -74,6 +71,7 @@ class ProcessGroup(Processes):
         if self.is_first:
             try:
                 message = [(work(), None)]
+            # Any other error is a fault of ours: it ends this process, and the others find it lost.
             except BiloraError as error:
                 message = [(None, error)]
         with self._lost_named():
@@ -85,7 +83,7 @@ class ProcessGroup(Processes):
 
     @contextmanager
     def _lost_named(self) -> Iterator[None]:
-        """Name in the error of a message that failed the processes that no longer answer."""
+        # A message that failed says at most that somebody is gone; its user needs to know who.
         try:
             yield
         except RuntimeError as error:  # gloo's and NCCL's
@@ -96,7 +94,7 @@ class ProcessGroup(Processes):
             ) from error
 
     def _lost(self) -> list[int]:
-        """Call the roll, and return the processes that do not answer within a few seconds."""
+        # The roll: each process that is left writes its rank into the store of the launcher, past the broken group.
         try:
             self._roll.set(f"{HERE}{self.rank}", "here")
         except RuntimeError:
@@ -111,25 +109,12 @@ class ProcessGroup(Processes):
 
 
 def join_processes(*, device: str = "auto", timeout: float = TIMEOUT) -> Processes:
-    """Return the processes that torchrun started together with this one; one process alone without torchrun.
-
-    A second call returns the same. A process group that exists already is used as it is.
-
-    Args:
-        device: ``auto``, ``cpu`` (on gloo) or ``cuda`` (on NCCL; one GPU per process of a machine).
-        timeout: Seconds that a process waits for the others.
-
-    Raises:
-        SettingsError: There are not as many GPUs as processes, or the device cannot be shared out.
-
-    Example:
-        >>> join_processes().count
-        1
-    """
+    """Return the processes that torchrun started together with this one, ready to talk; one alone without torchrun."""
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ONE_PROCESS
     if not _JOINED:
         backend = _take_device(device)
+        # A group that the user's script, or another library, has made is used as it is.
         if not dist.is_initialized():
             dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
             atexit.register(dist.destroy_process_group)
@@ -138,7 +123,6 @@ def join_processes(*, device: str = "auto", timeout: float = TIMEOUT) -> Process
 
 
 def _take_device(name: str) -> str:
-    """Make the GPU of this process the current one, and return the backend for the device."""
     device = choose_device(name)
     if device.type == "cpu":
         return "gloo"

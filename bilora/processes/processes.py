@@ -30,25 +30,19 @@ class Share:
 
 
 class SharedOrder(Sampler[int]):
-    """One process's part of an order that all processes draw alike.
+    """One process's part of an order that all processes draw alike, in batches of ``batch_size`` rows per process."""
 
-    The order is cut into batches of ``batch_size`` rows per process, and each batch into equal parts, one per process,
-    so that no row is read twice and the mean over the parts is the mean over the batch. Of the last, smaller batch of a
-    pass every process takes as many rows as the others; the rows left over, fewer than there are processes, are not
-    read in this pass.
-    """
-
+    # Equal parts, also of the last and smaller batch of a pass, so that the mean over the parts is the mean over the
+    # batch. The rows left over, fewer than there are processes, are not read in this pass.
     def __init__(self, order: Sampler[int] | range, *, batch_size: int, share: Share) -> None:
         self.order, self.batch_size, self.share = order, batch_size, share
 
     def __len__(self) -> int:
-        """Return the number of rows that this process reads in a pass."""
         assert isinstance(self.order, Sized)  # samplers of rows that are counted
         full, left = divmod(len(self.order), self.batch_size * self.share.count)
         return full * self.batch_size + left // self.share.count
 
     def __iter__(self) -> Iterator[int]:
-        """Return this process's positions of a new pass."""
         rank, count = self.share.rank, self.share.count
         positions = iter(self.order)
         while batch := list(itertools.islice(positions, self.batch_size * count)):
@@ -61,11 +55,9 @@ Batch = TypeVar("Batch")
 
 
 class Processes:
-    """The processes of a run, each with a copy of the model and its part of every batch; as it stands, one alone.
+    """The processes of a run, each with a copy of the model and its part of every batch; as it stands, one alone."""
 
-    :class:`~bilora.processes.group.ProcessGroup` is several. All processes call every method, in the same order.
-    """
-
+    # All processes call every method, in the same order: each is a message that waits for all of them.
     rank: int = 0
     count: int = 1
 
@@ -99,6 +91,7 @@ class Processes:
     @contextmanager
     def entered_by_first(self, context: AbstractContextManager[Result]) -> Iterator[Result]:
         """Enter a context, such as a lock, in the first process alone, and give all of them what it yields."""
+        # The stack leaves it in the first process only, where alone it was entered.
         with ExitStack() as held:
             yield self.first_only(lambda: held.enter_context(context))
 
@@ -114,7 +107,7 @@ class Processes:
 
     def fork_random_state(self, seed: int, *step: int) -> None:
         """Seed the generators of each process differently, once everything that must be equal has been built."""
-        if self.count == 1 and not step:
+        if self.count == 1 and not step:  # one process goes on as if there were no processes at all
             return
         # Numbers that are no other run's seed; NumPy takes 32 bits.
         forked = int(np.random.SeedSequence([seed, self.rank, *step]).generate_state(1)[0])
@@ -124,7 +117,6 @@ class Processes:
 
 
 ONE_PROCESS = Processes()
-"""A process alone."""
 
 
 def taken_in_turn(batches: Iterable[Batch], work: Callable[[Batch], Result], processes: Processes) -> Iterator[Result]:

@@ -22,7 +22,7 @@ from bilora.engines.training.split_loaders import DividedRows
 from bilora.files.formats import finite_or_null, write_json
 from bilora.metrics.monitor import Monitor
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
-from bilora.problems.levels.betty_problem import autocast_dtype
+from bilora.problems.levels.betty_problem import PRECISIONS
 from bilora.processes.devices import choose_device
 from bilora.processes.sharded import shard_base
 from bilora.runs.adapted_model import put_adapter
@@ -93,7 +93,7 @@ def run_once(
     train = task.encode(plan.train, tokenizer, max_length=config.max_length)
     if processes.is_first:
         print("".join(f"note: {notice}\n" for notice in train.notices), end="")
-    inference = Inference(model, tokenizer, autocast_dtype(config.precision), processes)
+    inference = Inference(model, tokenizer, PRECISIONS[config.precision], processes)
     evaluation = Evaluation(inference, task=task, train=train, validation=prepared.validation)
     scored_on = set_kind(next(iter(prepared.validation)))
     watchers = (Progress(f"{config.method}, seed {config.seed}"), SpikeWarning(), *callbacks)

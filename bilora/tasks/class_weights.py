@@ -13,8 +13,8 @@ from bilora.settings.lookup import did_you_mean
 
 Loss = Callable[..., Tensor]
 
+# ``none``, ``auto``, or a weight for classes by name; a class that is not named has the weight 1.
 ClassWeights = str | dict[str, float]
-"""``none``, ``auto``, or a weight for classes by name; a class that is not named has the weight 1."""
 
 
 def check_class_weights(setting: ClassWeights) -> list[str]:

@@ -1,4 +1,4 @@
-"""The table of the kinds of task, and a task as a file beside an adapter, which says what it reads and predicts."""
+"""The table of the kinds of task, one row a kind, and a task as a file beside an adapter."""
 
 import json
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from bilora.tasks.task import AnyTask, HubNames, TaskKind
 from bilora.tasks.text.task import TextTask
 from bilora.tasks.tokens.task import TokenTask
 
+# Every kind by the name that the file beside an adapter gives it, which is why a name here never changes.
 TASK_KINDS: dict[str, type[TaskKind]] = {
     "text": TextTask,
     "tokens": TokenTask,
     "multilabel": MultilabelTask,
     "generation": GenerationTask,
 }
-"""Every kind by the name that the file beside an adapter gives it. A new kind is a folder with a class, and a row."""
 
 
 def find_kind(task_type: str) -> type[TaskKind]:

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -73,6 +74,14 @@ def in_row_order(items: Iterable[Item], encoded: Sequence[Mapping[str, Any]]) ->
     """Return the answers to rows in :func:`length_order`, put back into the order of the rows."""
     by_position = dict(zip(length_order(encoded), items, strict=True))
     return [by_position[position] for position in range(len(encoded))]
+
+
+def by_rows(
+    predictions: Sequence[Mapping[str, Any]], measure: Callable[..., float], encode: Callable[[Any], Any]
+) -> Callable[[Any], float]:
+    """Return a measure as a function of row numbers, out of the predictions of an evaluation."""
+    answers, labels = (numpy.asarray([encode(row[key]) for row in predictions]) for key in ("prediction", "label"))
+    return lambda rows: measure(answers[rows], labels[rows])
 
 
 def one_class(predicted: Iterable[str], labels: Iterable[str], *, of: str) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from bilora.errors import SettingsError
 from bilora.files.formats import read_lines, write_json
 from bilora.models.pretrained import quiet_peft
 from bilora.problems.catalog import find_variant
-from bilora.problems.levels.betty_problem import autocast_dtype
+from bilora.problems.levels.betty_problem import PRECISIONS
 from bilora.problems.variant import Variant
 from bilora.problems.variants.bilora import BiloraSettings
 from bilora.tasks.task import AnyTask
@@ -271,7 +271,7 @@ class BilevelTrainer(Trainer):
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
         """Evaluate in the precision of training."""
-        dtype = autocast_dtype(self.args.precision)
+        dtype = PRECISIONS[self.args.precision]
         return contextlib.nullcontext() if dtype is None else torch.autocast(self.args.device.type, dtype=dtype)
 
     def hyperparameter_search(self, *args: Any, **options: Any) -> Any:

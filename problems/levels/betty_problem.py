@@ -34,7 +34,7 @@ READ = ("unroll_steps", "gradient_accumulation", "gradient_clipping", "precision
 """The fields of Betty's ``Config`` that our levels read."""
 
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Autocast dtype of each precision."""
+"""Autocast dtype of each precision, None for float32."""
 
 
 def check_config(config: Config, *, level: str) -> None:
@@ -50,17 +50,13 @@ def check_config(config: Config, *, level: str) -> None:
     for name, least in (("unroll_steps", 1), ("gradient_accumulation", 1), ("warmup_steps", 0)):
         if getattr(config, name) < least:
             faults.append(f"{name} is {getattr(config, name)}; it must be at least {least}")
+    # Not "< 0", which NaN passes.
     if not config.gradient_clipping >= 0:
         faults.append(f"gradient_clipping is {config.gradient_clipping}; it must be positive, or 0 for none")
     if config.precision not in PRECISIONS:
         faults.append(f"precision is {config.precision!r}; known: {', '.join(PRECISIONS)}")
     if faults:
         raise SettingsError(f"config of level {level!r}: " + "; ".join(faults))
-
-
-def autocast_dtype(precision: str) -> torch.dtype | None:
-    """Return the autocast dtype of a precision, None for float32."""
-    return PRECISIONS[precision]
 
 
 class BettyProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no types
@@ -74,26 +70,17 @@ class BettyProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no t
     # dicts. Each override below says what it changes.
     companion: Companion | None = None
 
-    def __init__(
-        self,
-        name: str,
-        config: Config | None = None,
-        module: nn.Module | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
-        scheduler: Any = None,
-        train_data_loader: Any = None,
-        extra_config: Any = None,
-    ) -> None:
+    def __init__(self, name: str, config: Config | None = None, *args: Any, **kwargs: Any) -> None:
         # Betty names None as the default of config and then reads its fields.
         config = Config() if config is None else config
         check_config(config, level=name)
-        super().__init__(name, config, module, optimizer, scheduler, train_data_loader, extra_config)
+        super().__init__(name, config, *args, **kwargs)
         # Betty would look for these on a subclass; nothing here calls them.
         replaced = {"custom_optimizer_step": "take_step()", "param_groups": "an optimizer with param groups"}
         for hook, instead in replaced.items():
             if self.is_implemented(hook):
                 raise SettingsError(f"level {name!r} defines {hook}(), which is not called here; use {instead}")
-        self.autocast_dtype = autocast_dtype(config.precision)
+        self.autocast_dtype = PRECISIONS[config.precision]
         # Betty's own mixed precision knows CUDA only: bf16 does nothing on a CPU, fp16 is an assert there.
         self.precision = "fp32"
         self.scheduler: Any
@@ -124,9 +111,8 @@ class BettyProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no t
         """Return the level's parameters as a list, without the frozen ones of the module that Betty has in it."""
         return list(self.named_level_parameters().values())
 
-    def parameters(self) -> list[nn.Parameter]:
-        """Return :meth:`trainable_parameters`, so that no frozen parameter is ever broadcast or differentiated."""
-        return self.trainable_parameters()
+    # Betty would broadcast and differentiate the frozen parameters as well.
+    parameters = trainable_parameters
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
         """Return the param groups of the optimizer that the library builds for this level; one unless overridden."""
@@ -142,7 +128,7 @@ class BettyProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no t
     def patch_module(self) -> None:
         """Move module and companion to the level's device."""
         # A quantised or dispatched model has placed itself; moving would break it.
-        if not is_placed(self.module):
+        if not (getattr(self.module, "is_quantized", False) or getattr(self.module, "hf_device_map", None)):
             self.module.to(self.device)
         if self.companion is not None:
             self.companion.to(self.device)
@@ -183,8 +169,9 @@ class BettyProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no t
 
     def one_step_descent(self, batch: Any = None) -> Any:
         """Take one micro-batch through loss, gradient and, where it is the last one, the optimizer."""
-        what = f"a step of the {self.name} level"
-        with explaining_out_of_memory(self.name, what, lambda: self.cur_batch, section=self.section):
+        # Asked for the batch only once memory is exhausted: Betty fetches it within the step.
+        step = f"a step of the {self.name} level"
+        with explaining_out_of_memory(self.name, step, lambda: self.cur_batch, section=self.section):
             return super().one_step_descent(batch)
 
     def epoch_callback(self) -> None:
@@ -208,7 +195,7 @@ class BettyProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no t
                 f"the data loader of level {self.name!r} gave nothing when opened again; give one that can be "
                 "iterated more than once, such as a DataLoader"
             )
-        self.positions[idx].step()
+        self.positions[idx].read += 1
         return to_device(batch, self.device)
 
     def restart_loader(self, idx: int = 0) -> None:
@@ -239,9 +226,3 @@ def number_of_batches(loader: Any) -> int | None:
         return len(loader)
     except TypeError:  # a generator, and a DataLoader over a dataset that is a stream
         return None
-
-
-def is_placed(module: nn.Module) -> bool:
-    """Return whether the module is quantised or spread over devices, and so must not be moved."""
-    quantised = bool(getattr(module, "is_quantized", False))
-    return quantised or bool(getattr(module, "hf_device_map", None))

@@ -1,6 +1,7 @@
 """One level of a bi-level problem: its loss, its gradient, and its step."""
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,7 +27,7 @@ def share_gradients(
     if processes.count == 1:
         return means, tuple(more)
     present = [parameter.grad is not None for parameter in parameters]
-    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+    gradients = [torch.zeros_like(x) if x.grad is None else x.grad for x in parameters]
     flags = torch.tensor(present, dtype=torch.float32, device=means.device)
     # One message for everything: each has a latency that is longer than these few numbers take.
     *averaged, used, means = processes.averaged([*gradients, *more, flags, means])
@@ -139,6 +140,7 @@ class Level(BettyProblem):
         self, loss: Tensor, inputs: Sequence[Tensor], *, create_graph: bool = False
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients of ``loss``, times the loss scale in fp16; None where an input is not used."""
+        # A parameter that a batch does not reach, as in an idle head, has no gradient; that is no error.
         gradients = torch.autograd.grad(self._scaled(loss), inputs, allow_unused=True, create_graph=create_graph)
         if not self.copies_outputs:
             return gradients
@@ -215,17 +217,15 @@ class Level(BettyProblem):
             scheduler.step()
 
     def _share_step(self, means: Tensor) -> Tensor:
-        """Average gradients and reported means over the processes; return the means."""
         # Before fp16 looks for overflows, so that all processes see the same ones.
-        means, _ = share_gradients(self.trainable_parameters(), means, (), self.processes)
-        return means
+        return share_gradients(self.trainable_parameters(), means, (), self.processes)[0]
 
     def _may_step(self) -> bool:
         """Return whether loss and gradient are finite; False where the step is skipped instead of refused."""
         report = self.report
         report.skipped = False
         if report.is_finite():
-            self.skipped.took()
+            self.skipped.in_row = 0
             return True
         if self._is_overflow():
             # As GradScaler.step does on an overflow: the parameters stay, and update() halves the scale.
@@ -239,12 +239,11 @@ class Level(BettyProblem):
         return False
 
     def _is_overflow(self) -> bool:
-        """Return whether fp16 may try again with a smaller scale."""
-        # At a scale of one, or with a loss that is not finite itself, the scale is not at fault.
-        return self.scaler is not None and self.report.loss_is_finite() and self.scaler.get_scale() > 1.0
+        # Whether fp16 may try again with a smaller scale. At a scale of one, or with a loss that is not finite itself,
+        # the scale is not at fault.
+        return self.scaler is not None and math.isfinite(self.report.loss) and self.scaler.get_scale() > 1.0
 
     def _not_finite(self) -> DivergedError:
-        """Return the error of a step that is not finite."""
         report = self.report
         return DivergedError(
             f"level {self.name!r}, step {self._count // self.gas}: loss {report.loss}, gradient norm "
@@ -253,7 +252,6 @@ class Level(BettyProblem):
         )
 
     def _skip_or_raise(self) -> None:
-        """Count the step as skipped, with a warning from the first process; raise where no more may be skipped."""
         # All processes see the same averaged numbers, and so decide alike.
         error, skipped = self._not_finite(), self.skipped
         if not skipped.skip():

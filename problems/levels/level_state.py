@@ -1,8 +1,8 @@
 """The state of a level: everything that its next step depends on, in the parts of a checkpoint."""
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,16 +23,9 @@ PARTS = ("parameters", "optimizer", "scheduler", "scaler", "progress", "loaders"
 """Parts of the state of every level; a lower one has ``recorded`` as well."""
 
 
-@dataclass(frozen=True)
-class Rates:
-    """The rates that the settings give a level's optimizer."""
-
-    groups: tuple[dict[str, Any], ...]  # learning rate and weight decay
-    base: tuple[float, ...]  # peak learning rate
-
-
-def rates_of(level: Level) -> Rates:
-    """Return the rates of a level that has not stepped."""
+@contextmanager
+def rates_kept(level: Level) -> Iterator[None]:
+    """Load a state within the block; the rates of before are then those at the step of the schedule that was loaded."""
     scheduler = level.learning_rate_scheduler
     # Of a LambdaLR alone the rate follows from the number of steps, so that another peak can be put in.
     if not isinstance(scheduler, LambdaLR):
@@ -40,20 +33,15 @@ def rates_of(level: Level) -> Rates:
             f"the settings of level {level.name!r} cannot change within a run: its scheduler is a "
             f"{type(scheduler).__name__}, whose rate depends on more than the number of steps"
         )
-    groups = tuple({name: group[name] for name in GROUP if name in group} for group in level.optimizer.param_groups)
-    return Rates(groups, tuple(float(rate) for rate in scheduler.base_lrs))
-
-
-def put_rates(level: Level, rates: Rates) -> None:
-    """Set the rates, at the step of the schedule where the level now is."""
-    scheduler = level.learning_rate_scheduler
-    for group, built in zip(level.optimizer.param_groups, rates.groups, strict=True):
-        group.update(built)
-    scheduler.base_lrs = list(rates.base)
-    rows = zip(level.optimizer.param_groups, scheduler.lr_lambdas, rates.base, strict=True)
-    for group, factor, base in rows:
-        group["lr"] = base * factor(scheduler.last_epoch)
-    scheduler._last_lr = [group["lr"] for group in level.optimizer.param_groups]
+    # Read before the optimizer's and the scheduler's state, which hold the rates of the checkpoint, and put after it.
+    rates = [{name: group[name] for name in GROUP if name in group} for group in level.optimizer.param_groups]
+    peaks = [float(rate) for rate in scheduler.base_lrs]
+    yield
+    groups = level.optimizer.param_groups
+    for group, built, factor, peak in zip(groups, rates, scheduler.lr_lambdas, peaks, strict=True):
+        group.update(built, lr=peak * factor(scheduler.last_epoch))
+    scheduler.base_lrs = list(peaks)
+    scheduler._last_lr = [group["lr"] for group in groups]
 
 
 def level_state(level: Level) -> dict[str, Any]:
@@ -76,13 +64,10 @@ def load_level_state(level: Level, state: Any, *, keep_rates: bool = False) -> N
     expected = (*PARTS, "recorded") if isinstance(level, LowerProblem) else PARTS
     parts = check_keys(state, expected, part=f"level {level.name}")
     load_parameters(level.named_level_parameters(), parts["parameters"], part=f"{level.name}.parameters")
-    # Read before the optimizer's and the scheduler's state, which hold the rates of the checkpoint, and put after it.
-    rates = rates_of(level) if keep_rates else None
-    _load_optimizer(level.optimizer, parts["optimizer"], part=f"{level.name}.optimizer")
-    for name, target in (("scheduler", level.learning_rate_scheduler), ("scaler", level.scaler)):
-        _load_optional(target, parts[name], part=f"{level.name}.{name}")
-    if rates is not None:
-        put_rates(level, rates)
+    with rates_kept(level) if keep_rates else nullcontext():
+        _load_optimizer(level.optimizer, parts["optimizer"], part=f"{level.name}.optimizer")
+        for name, target in (("scheduler", level.learning_rate_scheduler), ("scaler", level.scaler)):
+            _load_optional(target, parts[name], part=f"{level.name}.{name}")
     _load_progress(level, parts["progress"])
     level.load_loaders_state(parts["loaders"])
     check_keys(parts["extra"], list(level.extra_state()), part=f"{level.name}.extra")

@@ -11,11 +11,9 @@ from bilora.files.state import check_keys
 
 
 class LoaderPosition:
-    """The position in a loader: the state of its generator when it was opened, and the batches read since.
+    """The position in a loader: the state of its generator when it was opened, and the batches read since."""
 
-    Make it right before the loader is opened, and anew each time.
-    """
-
+    # Made right before the loader is opened, which moves the generator, and anew each time.
     def __init__(self, loader: Any, *, level: str) -> None:
         self.loader = loader
         self.level = level
@@ -23,10 +21,6 @@ class LoaderPosition:
         self.generator: Tensor | None = None
         if isinstance(loader, DataLoader) and loader.generator is not None:
             self.generator = loader.generator.get_state()
-
-    def step(self) -> None:
-        """Note that a batch was read."""
-        self.read += 1
 
     def state(self) -> dict[str, Any]:
         """Return the position; refuse a loader whose order cannot be repeated."""
@@ -54,5 +48,5 @@ class LoaderPosition:
                     f"checkpoint does not fit: {self.level}.loaders: {position['read']} batches had been read, and the "
                     "loader has fewer"
                 )
-            self.step()
+            self.read += 1
         return iterator

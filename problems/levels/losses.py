@@ -14,6 +14,7 @@ def read_loss(output: Any, *, level: str) -> tuple[Tensor, dict[str, Tensor]]:
     loss = output
     if isinstance(output, Mapping):
         loss = output.get("loss")
+        # Detached: a part that is kept for the log would keep the graph of its step alive.
         parts = {
             key: value.detach() if value.dim() == 0 else value.detach().reshape(())
             for key, value in output.items()

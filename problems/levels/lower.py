@@ -31,39 +31,25 @@ class LowerProblem(Level):
 
     def upper_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the level above."""
-        return [each for upper in self.parents for each in upper.trainable_parameters()]
+        return [parameter for upper in self.parents for parameter in upper.trainable_parameters()]
 
     def replayed_gradient(
         self, inputs: Sequence[Tensor], *, step: LowerStep | None = None, create_graph: bool = False
     ) -> Tensors:
-        """Return the gradient of a recorded step's loss in ``inputs``, at the parameters as they are now.
-
-        Every micro-batch of the step enters under the dropout masks it had: one forward and one backward pass per
-        micro-batch. Random state and buffers are afterwards as before.
-
-        Args:
-            inputs: Parameters of either level.
-            step: The step; None is the last one.
-            create_graph: Whether the gradient will be differentiated again; it is then that of this process alone,
-                otherwise the mean over the processes, each of which replays its own micro-batches.
-
-        Returns:
-            One tensor per input; zeros where the loss does not depend on it.
-        """
+        """Return the gradient of the (last) recorded step's loss in ``inputs``, at the parameters as they are now."""
         step = self.recorded_step() if step is None else step
         total: list[Tensor] | None = None
         for micro_batch in step.micro_batches:
-            explained = explaining_out_of_memory(
-                self.name,
-                "the hypergradient of the upper level",
-                lambda batch=micro_batch.batch: batch,  # type: ignore[misc]
-            )
+            batch = micro_batch.batch
+            what = "the hypergradient of the upper level"
+            explained = explaining_out_of_memory(self.name, what, lambda: batch)  # noqa: B023  (called in this round)
             # Under other masks than the step's, a difference of two gradients is noise.
             with explained, micro_batch.random_state.replayed(), self._buffers.unchanged():
-                loss = self.training_step_exec(micro_batch.batch) / len(step.micro_batches)
+                loss = self.training_step_exec(batch) / len(step.micro_batches)
                 gradient = self.unscaled(self.scaled_gradients(loss, inputs, create_graph=create_graph), inputs)
             total = list(gradient) if total is None else [a + b for a, b in zip(total, gradient, strict=True)]
-        # An average over processes has no graph; whoever differentiates again averages the product.
+        # Each process replays its own micro-batches. An average over processes has no graph: whoever differentiates
+        # again averages the product.
         return tuple(total or ()) if create_graph else self.processes.averaged(total or ())
 
     def recorded_step(self) -> LowerStep:
@@ -74,8 +60,8 @@ class LowerProblem(Level):
         """Return the last ``count`` steps, the last one last."""
         if len(self._steps) < count:
             raise RuntimeError(
-                f"level {self.name!r} has recorded {len(self._steps)} steps, not {count}; set its 'needs' "
-                "before stepping"
+                f"level {self.name!r} has recorded {len(self._steps)} steps, not {count}; "
+                "set its 'needs' before stepping"
             )
         return list(self._steps)[-count:]
 
@@ -86,22 +72,13 @@ class LowerProblem(Level):
         if self._recorded is None:
             self._recorded = LowerStep()
             if self.needs.parameters_before:
-                copies = tuple(parameter.detach().clone() for parameter in self.trainable_parameters())
-                self._recorded.parameters_before = copies
+                self._recorded.parameters_before = tuple(V.detach().clone() for V in self.trainable_parameters())
         # Before the forward pass, which draws the masks.
         self._recorded.micro_batches.append(MicroBatch(batch, RandomState.take(self.device)))
         with self._buffers.noted():
             return super().get_loss(batch)
 
-    def backward(
-        self,
-        loss: Tensor,
-        params: Sequence[nn.Parameter],
-        paths: Any,
-        create_graph: bool = False,
-        retain_graph: bool = False,
-        allow_unused: bool = True,
-    ) -> None:
+    def backward(self, loss: Tensor, params: Sequence[nn.Parameter], *betty: Any, **flags: Any) -> None:
         """Add the gradient to ``.grad``; on a recorded step the same pass yields the upper gradient as well."""
         step = self._recorded
         if step is None:
@@ -123,21 +100,24 @@ class LowerProblem(Level):
         if step is None:
             super().optimizer_step(*args, **kwargs)
             return
-        rates = {id(each): group["lr"] for group in self.optimizer.param_groups for each in group["params"]}
+        rates = {id(parameter): group["lr"] for group in self.optimizer.param_groups for parameter in group["params"]}
+        # float(): torch lets a rate be a tensor, which a scheduler then changes in place.
         step.learning_rates = tuple(float(rates[id(parameter)]) for parameter in self.trainable_parameters())
         if self.needs.optimizer:
             step.optimizer = take_snapshot(self.optimizer, self.trainable_parameters())
         try:
             super().optimizer_step(*args, **kwargs)
         finally:
+            # Also after an error: the next step begins a record of its own.
             self._recorded = None
         step.clip, step.taken, step.skipped = self.report.clip, self.report.taken, self.report.skipped
         self._steps.append(step)
+        # No deque(maxlen=...): needs is set after the level was made.
         while len(self._steps) > self.needs.steps:
             self._steps.popleft()
 
     def _share_step(self, means: Tensor) -> Tensor:
-        """Average the recorded gradients along with gradients and means, in the same message."""
+        # The recorded gradients go along in the same message.
         recorded = () if self._recorded is None else self._recorded.gradients()
         means, averaged = share_gradients(self.trainable_parameters(), means, recorded, self.processes)
         if self._recorded is not None:
@@ -145,7 +125,7 @@ class LowerProblem(Level):
         return means
 
     def _is_recorded(self) -> bool:
-        """Return whether this micro-batch's optimizer step is among the last before an upper step."""
+        # Whether this micro-batch's optimizer step is among the last before an upper step.
         if not (self.needs.steps and self.parents):
             return False
         # Rounded up: the step that this micro-batch belongs to, and the last one before the next upper step.

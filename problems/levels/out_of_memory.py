@@ -22,17 +22,7 @@ class OutOfMemory(ResourceError, MemoryError):
 def explaining_out_of_memory(
     level: str, what: str, batch: Callable[[], Any], *, section: str | None = None
 ) -> Iterator[None]:
-    """Run a pass; where memory is too small for it, say which pass of which level, with which batch, and what to lower.
-
-    Example:
-        >>> with explaining_out_of_memory("lower", "the lower step", lambda: torch.ones(8, 128)):
-        ...     raise MemoryError
-        Traceback (most recent call last):
-            ...
-        bilora.problems.levels.out_of_memory.OutOfMemory: out of memory in the lower step: batch size 8, length 128, \
-level 'lower'. Halve lower.batch_size and double lower.accumulation (--on-out-of-memory halve does so), or \
-lower max_length
-    """
+    """Run a pass; where memory is too small, say for which pass of which level and which batch, and what to lower."""
     try:
         yield
     except ResourceError:
@@ -50,21 +40,16 @@ lower max_length
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory is exhausted.
-
-    Example:
-        >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
-        True
-    """
+    """Return whether an error says that memory is exhausted."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # On a CPU torch raises a plain RuntimeError.
+    # On a CPU torch raises a plain RuntimeError: "DefaultCPUAllocator: can't allocate memory: you tried to ...".
     words = str(error).lower()
     return isinstance(error, RuntimeError) and ("can't allocate memory" in words or "out of memory" in words)
 
 
 def _shape(batch: Any) -> tuple[str, str]:
-    """The rows, and the tokens per row, of a batch, as far as its tensors show them."""
+    # The rows, and the tokens per row, of a batch, as far as its tensors show them.
     tensors = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else [batch]
     shapes = [tuple(tensor.shape) for tensor in tensors if isinstance(tensor, Tensor) and tensor.dim()]
     if not shapes:

@@ -53,13 +53,9 @@ class LevelReport:
         self.loss, self.gradient_norm = loss, norm
         self.parts = dict(zip(self._names, parts, strict=True))
 
-    def loss_is_finite(self) -> bool:
-        """Return whether the loss is a number."""
-        return math.isfinite(self.loss)
-
     def is_finite(self) -> bool:
         """Return whether the loss and the gradient norm are numbers."""
-        return self.loss_is_finite() and math.isfinite(self.gradient_norm)
+        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
 
 
 @dataclass
@@ -69,10 +65,6 @@ class SkippedSteps:
     allowed: int = 0  # in a row; with 0 the first one ends the run
     in_row: int = 0  # since the last step that was taken
     total: int = 0
-
-    def took(self) -> None:
-        """Count a step that was taken."""
-        self.in_row = 0
 
     def skip(self) -> bool:
         """Count a step to be skipped; return False and count nothing where it may not be skipped."""

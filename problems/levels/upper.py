@@ -29,8 +29,8 @@ class UpperProblem(Level):
     hypergradient: Hypergradient | None = None
     direct_norm: float = math.nan
     implicit_norm: float = math.nan
+    # The error of the step that is being made, where it may be skipped.
     _diverged: DivergedError | None = None
-    """The error of the step that is being made, where it may be skipped."""
 
     @property
     def needs(self) -> Needs:
@@ -38,32 +38,19 @@ class UpperProblem(Level):
         return self._hypergradient().needs
 
     def implicit_term(self, vector: Tensors, lower: LowerProblem) -> Tensors:
-        """Return how L2 depends on E through the lower level's answer, one tensor per upper parameter.
-
-        It is the hypergradient's term. A level whose parameters act on the lower steps directly, and not through the
-        lower loss, overrides it and adds their term.
-
-        Args:
-            vector: v = d_V L2, one tensor per lower parameter.
-            lower: The lower level, which has recorded :attr:`needs`.
-        """
+        """Return how L2 depends on E through the lower level's answer, with ``vector`` = v; a tensor per parameter."""
+        # A level whose parameters act on the lower steps directly, and not through the lower loss, overrides this and
+        # adds their term.
         return self._hypergradient().implicit_term(vector, lower)
 
-    def backward(
-        self,
-        loss: Tensor,
-        params: Sequence[nn.Parameter],
-        paths: Any,
-        create_graph: bool = False,
-        retain_graph: bool = False,
-        allow_unused: bool = True,
-    ) -> None:
+    def backward(self, loss: Tensor, params: Sequence[nn.Parameter], *betty: Any, **flags: Any) -> None:
         """Add the hypergradient to ``.grad``: one backward pass for direct gradient and v, then the implicit term."""
         # Betty walks the graph twice (and so needs retain_graph), and takes the approximation from the lower level's
         # config.
         if (self._count - 1) % self.gas == 0:
             self._diverged = None
         try:
+            # No further micro-batch saves a step of which one has diverged.
             if self._diverged is None:
                 self._add_hypergradient(loss, params)
         except DivergedError as error:
@@ -77,13 +64,14 @@ class UpperProblem(Level):
     def _add_hypergradient(self, loss: Tensor, params: Sequence[nn.Parameter]) -> None:
         lower = self.lower_level()
         below = lower.trainable_parameters()
+        # One pass for the direct gradient and v, which share all of the graph of L2.
         gradients = self.unscaled(self.scaled_gradients(loss, [*params, *below]), [*params, *below])
         # All processes together: every product is taken along the same v, and all see the same overflow.
         *shared, mean_loss = self.processes.averaged([*gradients, loss.detach()])
         direct, vector = tuple(shared[: len(params)]), tuple(shared[len(params) :])
         # v comes first: no parameter may be displaced along a direction that is not finite.
         if not self._is_finite(mean_loss, vector):
-            # An overflow in fp16: optimizer_step lowers the loss scale and tries again.
+            # optimizer_step lowers the loss scale and tries again.
             self._mark(params)
             return
         implicit = self.implicit_term(vector, lower)
@@ -97,7 +85,7 @@ class UpperProblem(Level):
         self.set_grads(params, [gradient.to(E.dtype) for gradient, E in zip(sums, params, strict=True)])
 
     def _mark(self, params: Sequence[nn.Parameter]) -> None:
-        """Make ``.grad`` infinite, by which optimizer_step sees that there is no hypergradient."""
+        # By an infinite ``.grad`` optimizer_step sees that there is no hypergradient.
         self.set_grads(params, [torch.full_like(parameter, math.inf) for parameter in params])
 
     def _is_overflow(self) -> bool:
@@ -119,11 +107,11 @@ class UpperProblem(Level):
         return self.hypergradient
 
     def _is_finite(self, loss: Tensor, vector: Tensors) -> bool:
-        """Refuse a loss or a v that is not finite; False for an overflow in fp16."""
-        norm = gradient_norm(vector)
-        value, size = torch.stack([loss.detach().float(), norm.float()]).tolist()
+        # Read together, so that the device is waited for once.
+        value, size = torch.stack([loss.detach().float(), gradient_norm(vector).float()]).tolist()
         if math.isfinite(value) and math.isfinite(size):
             return True
+        # An overflow in fp16.
         if math.isfinite(value) and self.scaler is not None:
             return False
         raise DivergedError(

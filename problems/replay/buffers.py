@@ -11,21 +11,7 @@ from bilora.errors import CheckpointError
 
 
 class ChangedBuffers:
-    """The buffers of a module that have changed since this object was made, or in a pass that was noted.
-
-    Example:
-        >>> norm = nn.BatchNorm1d(2)
-        >>> buffers = ChangedBuffers(norm)
-        >>> with buffers.noted():
-        ...     _ = norm(torch.randn(4, 2))
-        >>> before = norm.running_mean.clone()
-        >>> with buffers.unchanged():
-        ...     _ = norm(torch.randn(4, 2))
-        >>> bool((norm.running_mean == before).all())
-        True
-        >>> sorted(buffers.state())
-        ['num_batches_tracked', 'running_mean', 'running_var']
-    """
+    """The buffers of a module that have changed since this object was made, or in a pass that was noted."""
 
     # Only the changed ones: a quantised base keeps its weights in buffers, and nobody wants a copy of those at every
     # upper step and in every checkpoint.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -36,18 +36,14 @@ class OptimizerSnapshot:
 def take_snapshot(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> tuple[OptimizerSnapshot, ...]:
     """Return one snapshot per parameter, in the order of ``parameters``; tensors are copies."""
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
-    return tuple(_snapshot(optimizer, parameter, groups[id(parameter)]) for parameter in parameters)
-
-
-def _snapshot(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, group: dict[str, Any]) -> OptimizerSnapshot:
-    # Copies: the step changes the moments in place.
-    state = {
-        name: value.detach().clone() if isinstance(value, Tensor) else value
-        for name, value in optimizer.state.get(parameter, {}).items()
-        if value is not None
-    }
-    settings = {name: value for name, value in group.items() if name != "params"}
-    return OptimizerSnapshot(type(optimizer).__name__, parameter.detach().clone(), settings, state)
+    snapshots = []
+    for parameter in parameters:
+        # Copies: the step changes the moments in place.
+        moments = optimizer.state.get(parameter, {}).items()
+        state = {name: x.detach().clone() if isinstance(x, Tensor) else x for name, x in moments if x is not None}
+        group = {name: value for name, value in groups[id(parameter)].items() if name != "params"}
+        snapshots.append(OptimizerSnapshot(type(optimizer).__name__, parameter.detach().clone(), group, state))
+    return tuple(snapshots)
 
 
 Around = Literal["before_step", "after_step"]
@@ -79,12 +75,9 @@ class Needs:
 
     def joined(self, other: Needs) -> Needs:
         """Return the needs that satisfy both."""
+        # The larger number of steps, and of two flags their "or".
         return Needs(
-            steps=max(self.steps, other.steps),
-            parameters_before=self.parameters_before or other.parameters_before,
-            lower_gradient=self.lower_gradient or other.lower_gradient,
-            upper_gradient=self.upper_gradient or other.upper_gradient,
-            optimizer=self.optimizer or other.optimizer,
+            **{field.name: max(getattr(self, field.name), getattr(other, field.name)) for field in fields(Needs)}
         )
 
 

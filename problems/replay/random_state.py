@@ -29,21 +29,18 @@ class RandomState:
     @classmethod
     def take(cls, device: torch.device) -> RandomState:
         """Return a copy of the current states; ``device`` is where the model runs."""
-        return cls(
-            device=device,
-            python=random.getstate(),
-            numpy=np.random.get_state(),
-            torch_cpu=torch.get_rng_state(),
-            accelerator=_accelerator_state(device),
-        )
+        generators = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        return cls(device, *generators, _accelerator_state(device))
 
     def put_back(self) -> None:
         """Set every generator to this state."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
         torch.set_rng_state(self.torch_cpu)
-        if self.accelerator is not None:
-            _set_accelerator_state(self.accelerator, self.device)
+        if self.accelerator is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(self.accelerator, self.device)
+        elif self.accelerator is not None:
+            torch.mps.set_rng_state(self.accelerator)
 
     def to_tree(self) -> dict[str, Any]:
         """Return the states as a checkpoint can hold them."""
@@ -84,13 +81,4 @@ class RandomState:
 def _accelerator_state(device: torch.device) -> Tensor | None:
     if device.type == "cuda":
         return torch.cuda.get_rng_state(device)
-    if device.type == "mps":
-        return torch.mps.get_rng_state()
-    return None
-
-
-def _set_accelerator_state(state: Tensor, device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.mps.set_rng_state(state)
+    return torch.mps.get_rng_state() if device.type == "mps" else None

@@ -40,6 +40,7 @@ def load_recorded(lower: LowerProblem, state: Any) -> None:
 
 
 def _step_state(step: LowerStep) -> dict[str, Any]:
+    # Field by field: dataclasses.asdict would copy every tensor.
     state = {name: getattr(step, name) for name in STEP}
     state["micro_batches"] = [
         {"batch": micro_batch.batch, "random_state": micro_batch.random_state.to_tree()}

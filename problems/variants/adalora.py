@@ -41,6 +41,7 @@ class AdaloraSettings(AdapterSettings):
         faults = super().faults() + self.negative_faults("orthogonality")
         if self.start_rank < self.rank:
             faults.append(f"initial_rank is {self.start_rank}, it must not be below rank {self.rank}")
+        # Not "< 0 or", which NaN passes.
         if not (self.warmup >= 0 and self.final >= 0 and self.warmup + self.final < 1):
             faults.append(f"warmup {self.warmup} and final {self.final} must not be negative and must sum to below 1")
         return faults

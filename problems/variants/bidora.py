@@ -34,12 +34,10 @@ class BidoraSettings(AdapterSettings):
 
 
 class BidoraLower(LowerProblem):
-    """The factors A, B of the direction and the task head on D1, with a penalty on directions that overlap.
+    """The factors A, B of the direction and the task head on D1, with a penalty on directions that overlap."""
 
-    ``W' = m (W0 + B A) / ||W0 + B A||`` with one norm per output. The adapter is PEFT's DoRA, which takes the norm
-    for a constant in its gradient (section 4.3 of DoRA) and scales B A by alpha / r.
-    """
-
+    # ``W' = m (W0 + B A) / ||W0 + B A||`` with one norm per output. The adapter is PEFT's DoRA, which takes the norm
+    # for a constant in its gradient (section 4.3 of DoRA) and scales B A by alpha / r.
     # Not verified: the regularizer as printed. It is quoted as ||V^T V - I||_F of the direction V; here V has unit
     # length, the norm is not squared, and layers are averaged, as in the public code's skeleton, which also leaves
     # alpha / r out.
@@ -109,4 +107,4 @@ def _dora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer, str]]:
                     yield name, module, adapter
 
 
-VARIANT = Variant("bidora", BidoraLower, BidoraUpper, BidoraSettings, dora.adapt, ending="retrain")
+VARIANT = Variant("bidora", BidoraLower, BidoraUpper, BidoraSettings, dora.VARIANT.adapt, ending="retrain")

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from bilora import BiloraConfig, binary_entropy_penalty, level_parameters, orthogonality_penalty
 from bilora.adapter.singular_values import find_formulation, starts_at_zero
+from bilora.problems.levels.level import Level
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.variant import AdapterSettings, Variant
@@ -46,6 +47,7 @@ in [0, 1]; leave it out
 
     def __post_init__(self) -> None:
         """Fill in what depends on the formulation, and check the values."""
+        # A frozen dataclass lets its fields be set in no other way.
         if self.normalized is None:
             object.__setattr__(self, "normalized", starts_at_zero(self.formulation))
         if self.orthogonality is None:
@@ -84,8 +86,8 @@ class BiloraLower(LowerProblem):
         return weight * orthogonality_penalty(self.module) if weight else None
 
 
-class BiloraUpper(UpperProblem):
-    """Pseudo singular values E on D2: ``loss(D2) + gamma2 R2(E)``."""
+class ValuesLevel(Level):
+    """A level of the pseudo singular values E: ``loss + gamma2 R2(E)``."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that the layers call upper."""
@@ -96,6 +98,10 @@ class BiloraUpper(UpperProblem):
         # R2 depends on E alone: it enters the direct gradient d_E L2, and neither v nor the products.
         weight = self.cfg.entropy_weight
         return weight * binary_entropy_penalty(self.module) if weight else None
+
+
+class BiloraUpper(ValuesLevel, UpperProblem):
+    """Pseudo singular values E on D2: ``loss(D2) + gamma2 R2(E)``."""
 
 
 def adapt(model: PreTrainedModel, settings: BiloraSettings, *, task_type: str | None, steps: int) -> PeftModel:

@@ -39,6 +39,7 @@ class LearnedDecaySettings(AdapterSettings):
     def faults(self) -> list[str]:
         """Return the faults of all the settings."""
         faults = super().faults()
+        # Decays are learned as logarithms, and zero has none.
         if not 0 < self.decay_start <= self.decay_cap < math.inf:
             faults.append(
                 f"decay_start is {self.decay_start} and decay_cap {self.decay_cap}; they must be positive, and the "
@@ -48,10 +49,7 @@ class LearnedDecaySettings(AdapterSettings):
 
 
 class DecayedLower(LowerProblem):
-    """A lower level whose optimizer has one group, and so one weight decay, per tensor; the companion holds the decays.
-
-    In a stage without an upper level, as in retraining, they do not change.
-    """
+    """A lower level whose optimizer has one group, and so one decay, per tensor; the companion holds the decays."""
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
         """Return one group per tensor."""
@@ -67,31 +65,27 @@ class DecayedLower(LowerProblem):
                 f"the optimizer of level {self.name!r} must have one param group for each of the level's "
                 "parameters, in their order; build it over optimizer_groups()"
             )
-        if self.decays().names != list(self.named_level_parameters()):
+        if decays_of(self).names != list(self.named_level_parameters()):
             raise SettingsError(f"the decays of level {self.name!r} are not those of the level's parameters")
-
-    def decays(self) -> WeightDecays:
-        """Return the companion."""
-        return decays_of(self)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step with the decays as the upper level has left them."""
-        # Before the step is recorded: a hypergradient through it reads the decays from the groups.
-        for group, decay in zip(self.optimizer.param_groups, self.decays().values(), strict=True):
+        # Before the step is recorded: a hypergradient through it reads the decays from the groups. In a stage without
+        # an upper level, as in retraining, they stay as they are.
+        for group, decay in zip(self.optimizer.param_groups, decays_of(self).values(), strict=True):
             group["weight_decay"] = decay
         super().optimizer_step(*args, **kwargs)
 
     def extra_state(self) -> dict[str, Any]:
         """Return the logarithms of the decays, which a stage without an upper level would not save."""
-        return {**super().extra_state(), "log_decay": self.decays().log_decay.tolist()}
+        return {**super().extra_state(), "log_decay": decays_of(self).log_decay.tolist()}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Set the decays."""
         super().load_extra_state({name: value for name, value in state.items() if name != "log_decay"})
-        log_decay = self.decays().log_decay
         # In place: the upper level's optimizer holds this very parameter.
         with torch.no_grad():
-            log_decay.copy_(torch.tensor(state["log_decay"], dtype=torch.float64))
+            decays_of(self).log_decay.copy_(torch.tensor(state["log_decay"], dtype=torch.float64))
 
 
 class DecayUpper(UpperProblem):
@@ -145,8 +139,7 @@ def companion(model: nn.Module, settings: LearnedDecaySettings) -> WeightDecays:
 
 def build_decays(names: Iterable[str], settings: LearnedDecaySettings) -> WeightDecays:
     """Return the decays of some tensors as the settings ask for them."""
-    start, cap = settings.decay_start, settings.decay_cap
-    return WeightDecays(names, start=start, cap=cap, shared=settings.decay_shared)
+    return WeightDecays(names, start=settings.decay_start, cap=settings.decay_cap, shared=settings.decay_shared)
 
 
 VARIANT = Variant(

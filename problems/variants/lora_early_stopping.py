@@ -22,6 +22,7 @@ class EarlyStoppingSettings(AdapterSettings):
 
     def faults(self) -> list[str]:
         """Return the faults of all the settings."""
+        # Watch would refuse them as well, but only when the stages are made, and without the faults of the adapter.
         values = {name: getattr(self, name) for name in ("every", "patience")}
         return super().faults() + [f"{name} is {n}, it must be at least 1" for name, n in values.items() if n < 1]
 

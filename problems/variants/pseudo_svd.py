@@ -13,14 +13,8 @@ class PseudoSvd(LowerProblem):
 
     def penalty(self) -> Tensor | None:
         """Return both of BiLoRA's penalties."""
-        weighted = [
-            weight * of(self.module)
-            for weight, of in (
-                (self.cfg.orthogonality, orthogonality_penalty),
-                (self.cfg.entropy_weight, binary_entropy_penalty),
-            )
-            if weight
-        ]
+        terms = ((self.cfg.orthogonality, orthogonality_penalty), (self.cfg.entropy_weight, binary_entropy_penalty))
+        weighted = [weight * penalty(self.module) for weight, penalty in terms if weight]
         # Started from the first: sum() would begin at the number 0, one more node in every graph.
         return sum(weighted[1:], weighted[0]) if weighted else None
 

@@ -2,13 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from torch import Tensor, nn
-
-from bilora import binary_entropy_penalty, level_parameters
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.stage import Stage
 from bilora.problems.variants import bilora
-from bilora.problems.variants.bilora import BiloraLower, BiloraSettings
+from bilora.problems.variants.bilora import BiloraLower, BiloraSettings, ValuesLevel
 
 
 @dataclass(frozen=True)
@@ -19,17 +16,8 @@ class TwoStageSettings(BiloraSettings):
     formulation: str = "softmax"
 
 
-class ValuesAlone(LowerProblem):
+class ValuesAlone(ValuesLevel, LowerProblem):
     """Pseudo singular values on D2 with the vectors fixed: ``loss(D2) + gamma2 R2(E)``."""
-
-    def level_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the parameters that the layers call upper."""
-        return level_parameters(self.module).upper
-
-    def penalty(self) -> Tensor | None:
-        """Return gamma2 R2, as the upper level of BiLoRA has it."""
-        weight = self.cfg.entropy_weight
-        return weight * binary_entropy_penalty(self.module) if weight else None
 
 
 def plan(settings: BiloraSettings) -> tuple[Stage, ...]:

@@ -12,17 +12,7 @@ from bilora.tensors import Tensors
 
 
 class WeightDecays(Companion):
-    """``decay_j = min(exp(rho_j), cap)``, one per lower parameter tensor; the ``rho`` are the upper parameters.
-
-    A decoupled decay (AdamW's) takes a parameter to ``theta' = (1 - lr decay_j) theta - step``, where the step
-    does not depend on the decay, so that
-
-        d theta' / d rho_j = -lr decay_j theta        and        d L2 / d rho_j = -lr decay_j <theta, v>
-
-    with v = d L2 / d theta': one dot product per tensor. It is exact for one step of SGD or AdamW between two upper
-    steps. For k of them :meth:`implicit_term` takes k times the last step's term, which is near where a step moves the
-    parameters by a small part.
-    """
+    """``decay_j = min(exp(rho_j), cap)``, one per lower parameter tensor; the ``rho`` are the upper parameters."""
 
     def __init__(self, names: Iterable[str], *, start: float, cap: float, shared: bool = False) -> None:
         super().__init__()
@@ -46,9 +36,13 @@ class WeightDecays(Companion):
         self, vector: Tensors, parameters: Tensors, *, learning_rates: tuple[float, ...], steps: int
     ) -> Tensor:
         """Return ``-lr_j k decay_j <theta_j, v_j>`` for every tensor j, or their sum where they share a decay."""
+        # A decoupled decay (AdamW's) takes a parameter to theta' = (1 - lr decay_j) theta - step, where the step does
+        # not depend on the decay: d theta' / d rho_j = -lr decay_j theta and d L2 / d rho_j = -lr decay_j <theta, v>
+        # with v = d L2 / d theta'. That is one dot product per tensor, exact for one step of SGD or AdamW between two
+        # upper steps. For k of them, k times the last step's term is near where a step moves the parameters by a small
+        # part: it leaves out that theta was another one at each of the k steps, and the effect of a change at one step
+        # on the gradients and decays of the later ones.
         products = torch.stack([(a * b).sum() for a, b in zip(parameters, vector, strict=True)])
-        # k times the last term leaves out that theta was another one at each of the k steps, and the effect of a change
-        # at one step on the gradients and decays of the later ones.
         factors = [-rate * steps * decay for rate, decay in zip(learning_rates, self.values(), strict=True)]
         terms = products.to(self.log_decay) * self.log_decay.detach().new_tensor(factors)
         return terms.sum(0, keepdim=True) if self.shared else terms

@@ -1,6 +1,7 @@
 """From data-to-text rows to padded batches: one example per reference, a loss on the answer alone."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,13 +36,12 @@ def encode_pairs(rows: Rows, tokenizer: Any, *, max_length: int) -> tuple[list[d
     return examples, cut
 
 
+@dataclass(frozen=True)
 class PairCollator:
     """Makes a batch of examples: padded on the right to the longest, with an attention mask, labels -100 on padding."""
 
     # The padding may be the end-of-text token: the mask tells it from an answer's own end, which keeps its label.
-
-    def __init__(self, pad_token_id: int) -> None:
-        self.pad_token_id = pad_token_id
+    pad_token_id: int
 
     def __call__(self, examples: Sequence[Encoded]) -> Batch:
         """Return ``input_ids``, ``attention_mask`` and ``labels``, each ``(batch, longest)``."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from bilora.data.faults import Fault
 from bilora.data.loaders import Collate
@@ -82,10 +82,10 @@ class GenerationSettings:
 class GenerationTask(BaseTask):
     """A task whose answer is a text: a causal model reads an input and goes on with a text."""
 
-    hub_names: ClassVar[HubNames] = HubNames("CAUSAL_LM", "text-generation", "AutoModelForCausalLM", has_head=False)
-    default_model: ClassVar[str | None] = "smollm2"
+    hub_names = HubNames("CAUSAL_LM", "text-generation", "AutoModelForCausalLM", has_head=False)
+    default_model = "smollm2"
     # The metrics of texts need a search, which is too slow to choose a step by.
-    watched: ClassVar[Monitor] = Monitor("loss", greater_is_better=False)
+    watched = Monitor("loss", greater_is_better=False)
 
     name: str
     metric: str = "bleu"
@@ -94,7 +94,7 @@ class GenerationTask(BaseTask):
     length_penalty: float = 1.0  # exponent of the length by which beam search divides a text's log-probability
     lowercase_properties: bool = False  # of triples
     validation_splits: tuple[str, ...] = ("test",)
-    upper_split: str | None = "validation"  # type: ignore[misc]
+    upper_split: str | None = "validation"
     hub: str | None = None
     hub_config: str | None = None
     settings: GenerationSettings = field(default_factory=GenerationSettings, compare=False)
@@ -210,9 +210,7 @@ class GenerationTask(BaseTask):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields but the settings, which the config of a run holds."""
-        fields = super().to_dict()
-        del fields["settings"]
-        return fields
+        return {name: value for name, value in super().to_dict().items() if name != "settings"}
 
     def _files(self, outputs: list[str], references: list[list[str]], metrics: Metrics) -> dict[str, str]:
         """Return the files that the official E2E scorer reads, and the scores with how they came about."""

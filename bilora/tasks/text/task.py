@@ -1,27 +1,26 @@
 """Classification of, and regression on, one text or a pair of texts."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy
 from torch import Tensor
 from torch.nn import functional
 
 from bilora.data.faults import Fault
-from bilora.data.loaders import Collate
 from bilora.data.rows import Row, Rows
 from bilora.errors import DataError, SettingsError
 from bilora.metrics.classes import MEASURES, compute_metrics
-from bilora.tasks.labels import LabelledFiles, are_lists, in_order, label_settings
-from bilora.tasks.scoring import in_row_order, one_class, ordered_loader, predict, predicted_batches
+from bilora.tasks.labels import LabelledFiles, are_lists, given_values, in_order, label_settings
+from bilora.tasks.scoring import by_rows, in_row_order, one_class, ordered_loader, predict, predicted_batches
 from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, Inference
-from bilora.tasks.text.batches import Collator, encode_texts
+from bilora.tasks.text.batches import encode_texts
 from bilora.tasks.text.rows import check_row, class_name, field_faults
 
+# More different whole numbers than these are taken for quantities, not for classes.
 MOST_NUMBERED_CLASSES = 20
-"""More different whole numbers than these are taken for quantities, not for classes."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class TextTask(BaseTask):
         (2, False)
     """
 
-    task_types: ClassVar[tuple[str, ...]] = ("classification", "regression")
+    task_types = ("classification", "regression")
 
     name: str
     text_fields: tuple[str, ...]
@@ -103,10 +102,6 @@ class TextTask(BaseTask):
         label, faults = check_row(row, self)
         return {**row, "label": label}, faults
 
-    def text_of(self, row: Mapping[str, Any]) -> Hashable:
-        """Return the texts of a row, without the white space around them."""
-        return tuple([row[name].strip() for name in self.text_fields])
-
     def with_stand_in(self, row: Row) -> dict[str, Any]:
         """Return the row as one of the first class, or with the smallest number."""
         number = self.label_range[0] if self.label_range else 0.0
@@ -115,12 +110,7 @@ class TextTask(BaseTask):
     def encode(self, rows: Rows, tokenizer: Any, *, max_length: int) -> EncodedRows:
         """Return the texts as token ids, cut to ``max_length``, with the label of each."""
         encoded = encode_texts(rows, tokenizer, self.text_fields, max_length=max_length)
-        labels = rows.labels
-        return EncodedRows(rows, [{**ids, "labels": label} for ids, label in zip(encoded, labels, strict=True)])
-
-    def collator(self, tokenizer: Any) -> Collate:
-        """Return a collator that pads to the longest row."""
-        return Collator(tokenizer)
+        return EncodedRows(rows, [{**ids, "labels": label} for ids, label in zip(encoded, rows.labels, strict=True)])
 
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the cross entropy, or the squared error of a regression task."""
@@ -169,20 +159,15 @@ class TextTask(BaseTask):
     def rescored(self, predictions: Sequence[Mapping[str, Any]]) -> Callable[[numpy.ndarray[Any, Any]], float]:
         """Return the headline metric as a function of row numbers."""
         index = {name: position for position, name in enumerate(self.label_names or ())}
-        answers, labels = (
-            numpy.asarray([row[key] if self.is_regression else index[row[key]] for row in predictions])
-            for key in ("prediction", "label")
-        )
-        compute = MEASURES[self.metric].compute
-        return lambda rows: compute(answers[rows], labels[rows])
+        measure = MEASURES[self.metric].compute
+        return by_rows(predictions, measure, lambda answer: answer if self.is_regression else index[answer])
 
     @classmethod
     def guess(cls, rows: Sequence[Row], files: LabelledFiles) -> str | None:
         """Return ``regression`` for numbers with fractions and for many whole ones, None for lists."""
-        labels = [row[files.label_field] for row in rows]
-        given = [label for label in labels if label is not None and label != ""]
-        if are_lists(given):
+        if are_lists(rows, files.label_field):
             return None
+        given = given_values(rows, files.label_field)
         text = [label for label in given if isinstance(label, str)]
         fractions = any(isinstance(label, float) for label in given)
         if text and fractions:

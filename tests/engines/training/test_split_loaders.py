@@ -9,7 +9,7 @@ import torch
 from bilora.data.split import Split, split_rows
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.settings import FitSettings, LevelSettings
-from bilora.engines.training.split_loaders import DividedRows, Part, SplitLoaders, whole_loader
+from bilora.engines.training.split_loaders import DividedRows, Part, SplitLoaders, level_loader
 from bilora.errors import SettingsError
 
 Fit = Callable[..., Any]
@@ -120,7 +120,7 @@ def test_order_depends_on_the_seed_alone() -> None:
     orders = []
     for seed in (0, 0, 1):
         torch.rand(3)
-        orders.append(order(whole_loader(rows(), settings(seed=seed), collate=list)))
+        orders.append(order(level_loader(rows(), settings(seed=seed), collate=list)))
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == list(range(40))
 
@@ -169,7 +169,7 @@ def test_a_given_d2_is_taken_whole_and_nothing_is_drawn() -> None:
     assert loaders.splits == []
     assert sorted(order(loaders.lower)) == list(range(40))
     assert sorted(order(loaders.upper)) == list(range(100, 108))
-    assert sorted(order(whole_loader(divided, settings(), collate=list))) == [*range(40), *range(100, 108)]
+    assert sorted(order(level_loader(divided, settings(), collate=list))) == [*range(40), *range(100, 108)]
 
 
 def test_a_given_d2_is_not_drawn_anew() -> None:

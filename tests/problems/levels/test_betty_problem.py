@@ -16,7 +16,7 @@ from transformers import BatchEncoding
 
 from bilora.errors import DataError, SettingsError
 from bilora.problems import LowerProblem, UpperProblem
-from bilora.problems.levels.betty_problem import READ, autocast_dtype, check_config, is_placed, number_of_batches
+from bilora.problems.levels.betty_problem import READ, check_config, number_of_batches
 
 Train = Callable[[LowerProblem, int], None]
 
@@ -139,11 +139,9 @@ class Placed(Body):
 def test_placed_model_is_not_moved(batches: Any, train: Train, mark: str) -> None:
     module = Placed()
     module.double()
-    assert not is_placed(module)
     with pytest.raises(AssertionError, match="moved"):
         train(level(module, batches), 1)
     setattr(module, mark, {"": 0})
-    assert is_placed(module)
     train(level(module, batches), 1)
 
 
@@ -229,33 +227,16 @@ def test_hooks_of_betty_that_are_never_called_are_refused(hook: str) -> None:
         kind("lower")
 
 
-# Another value than the default, for every field that nobody here reads.
-UNREAD: dict[str, Any] = {
-    "type": "cg",
-    "first_order": False,
-    "retain_graph": True,
-    "allow_unused": False,
-    "initial_dynamic_scale": 1.0,
-    "scale_factor": 3.0,
-    "log_step": 10,
-    "log_local_step": True,
-    "darts_alpha": 0.1,
-    "darts_multitask": True,
-    "sama_adam_alpha": 0.1,
-    "sama_multitask": True,
-    "neumann_iterations": 3,
-    "neumann_alpha": 0.5,
-    "cg_iterations": 3,
-    "cg_alpha": 0.5,
-}
+UNREAD = {field.name: field.default for field in dataclasses.fields(Config) if field.name not in READ}
 
 
-def test_every_field_is_read_or_refused() -> None:
-    assert {field.name for field in dataclasses.fields(Config)} == {*READ, *UNREAD}
+def test_fields_that_are_read() -> None:
+    assert {*READ} == {"unroll_steps", "gradient_accumulation", "gradient_clipping", "precision", "warmup_steps"}
 
 
-@pytest.mark.parametrize(("name", "value"), UNREAD.items())
-def test_fields_that_nobody_reads(name: str, value: Any) -> None:
+@pytest.mark.parametrize(("name", "default"), UNREAD.items())
+def test_fields_that_nobody_reads(name: str, default: Any) -> None:
+    value = "cg" if name == "type" else not default if isinstance(default, bool) else default + 1
     with pytest.raises(SettingsError, match=f"config of level 'upper': {name}={value!r} is not read"):
         UpperProblem("upper", Config(**{name: value}), nn.Linear(1, 1))
 
@@ -289,8 +270,3 @@ def test_all_faults_are_told_together() -> None:
 )
 def test_good_configs_pass(settings: dict[str, Any]) -> None:
     check_config(Config(**settings), level="lower")
-
-
-def test_autocast_dtypes() -> None:
-    dtypes = [autocast_dtype(precision) for precision in ("fp32", "bf16", "fp16")]
-    assert dtypes == [None, torch.bfloat16, torch.float16]

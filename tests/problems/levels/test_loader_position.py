@@ -24,7 +24,7 @@ def read(loader: Any, epochs: int, batches: int) -> tuple[dict[str, Any], list[A
     iterator = iter(loader)
     for _ in range(batches):
         next(iterator)
-        position.step()
+        position.read += 1
     state = position.state()
     return state, [each.tolist() for each in (*iterator, *loader, *loader)]
 
@@ -49,7 +49,7 @@ def test_an_order_of_the_global_random_state_is_refused() -> None:
 @pytest.mark.parametrize("loader", [ROWS, DataLoader(ROWS)])  # type: ignore[arg-type]
 def test_loaders_without_a_generator(loader: Any) -> None:
     position = LoaderPosition(loader, level="lower")
-    position.step()
+    position.read += 1
     iterator = LoaderPosition(loader, level="lower").reopened(position.state())
     assert int(next(iterator)) == 1
 

@@ -9,7 +9,7 @@ from peft import PeftModel
 from bilora.adapter.spectrum import adapted_layers
 from bilora.errors import SettingsError
 from bilora.problems import VARIANTS
-from bilora.problems.variants.autolora import AutoloraLower, AutoloraSettings, AutoloraUpper
+from bilora.problems.variants.autolora import AutoloraSettings
 
 Adapted = Callable[..., PeftModel]
 
@@ -29,7 +29,8 @@ def test_the_update_is_a_weighted_sum_of_rank_one_terms(adapted: Adapted) -> Non
 
 def test_no_level_has_a_penalty(adapted: Adapted) -> None:
     model, settings = adapted("autolora"), AutoloraSettings(rank=4)
-    for kind in (AutoloraLower, AutoloraUpper):
+    for kind in (VARIANTS["autolora"].lower, VARIANTS["autolora"].upper):
+        assert kind is not None
         assert kind("level", None, model, extra_config=settings).penalty() is None
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bilora.engines.bilevel import BilevelEngine
 from bilora.problems import LowerProblem
-from bilora.problems.variants.learned_decay import DecayedLower, DecayUpper, LearnedDecaySettings
+from bilora.problems.variants.learned_decay import DecayedLower, DecayUpper, LearnedDecaySettings, decays_of
 from bilora.problems.variants.weight_decays import WeightDecays
 
 RATE = 0.02
@@ -221,4 +221,4 @@ def test_state_of_a_level_holds_the_decays() -> None:
     state = lower.extra_state()
     other, _ = run(sgd, decays_at(torch.zeros(2)), steps=1)
     other.load_extra_state(state)
-    assert other.decays().values() == LOG_DECAY.exp().tolist()
+    assert decays_of(other).values() == LOG_DECAY.exp().tolist()
