@@ -19,6 +19,7 @@ import bilora
 import bilora.engines
 import bilora.problems
 from bilora.commands.train import TRAIN
+from bilora.settings import sections
 
 ROOMS = tuple(f"{Path(package.__path__[0])}/" for package in (bilora, bilora.engines, bilora.problems))
 
@@ -34,9 +35,9 @@ WATCHED = {
     # The command's config is that of a run, which is settings of a fit; the plan has the two below it once each.
     ("settings.py", "FitSettings.__post_init__"): ("settings of a fit built", 3),
     ("config.py", "RunConfig.__post_init__"): ("a config of a run built", 2),
-    ("catalog.py", "_built"): ("a hypergradient built", 1),
+    ("catalog.py", "build_hypergradient"): ("a hypergradient built", 2),  # the engine is handed the one that is built
     ("stages.py", "run_stages"): ("the stages worked out", 1),
-    ("sections.py", "_parser"): ("a parser of settings built", 2),  # of the command's config and the method's section
+    ("sections.py", "_parser"): ("a parser of settings built", 3),  # of the method, its hypergradient and the ending
     ("command_line.py", "parse_config"): ("a parser of words built", 1),
 }
 """What a run should do once or twice, and how often at most, by file and qualified name."""
@@ -83,6 +84,7 @@ def counted(rows: int, folder: Path, model: Path) -> Moves:
     with path.open("w", encoding="utf-8", newline="") as stream:
         lines = [(f"film {row} is {('dull', 'fine')[row % 2]}", ("bad", "good")[row % 2]) for row in range(rows)]
         csv.writer(stream).writerows([("text", "label"), *lines])
+    sections._parser.cache_clear()  # what earlier tests have built would not be built here
     words = ["--model", str(model), "--train-file", str(path), "--output", str(folder / f"run-{rows}")]
     return Moves([*words, "--max-length", "32", "--device", "cpu"])
 
