@@ -17,8 +17,8 @@ from bilora.runs.plan import load_run_rows, plan_run
 from bilora.tasks.catalog import TASKS
 
 
-def train_config(path: Path, **own: Any) -> TrainConfig:
-    return TrainConfig(train_file=str(path), text_columns=["text"], **own)
+def train_config(path: Path, **settings: Any) -> TrainConfig:
+    return TrainConfig(train_file=str(path), text_columns=["text"], **settings)
 
 
 def test_d2_of_a_run_is_what_the_upper_level_trained_on(command_run: Any) -> None:
@@ -52,21 +52,15 @@ def test_methods_whose_lower_level_sees_d2_hold_rows_out(method: str, review_fil
     assert (run.validation_share, run.refresh) == ((0.0, 0) if method in alone else (0.1, 1))
 
 
-def test_retraining_on_all_rows_or_a_moving_split_leaves_no_d2(review_file: Path) -> None:
-    assert not train_config(review_file, ending="retrain").watches_upper
+def test_retraining_a_moving_split_or_validation_rows_leave_no_d2(review_file: Path) -> None:
     assert train_config(review_file, ending="prune").watches_upper
-    moving = train_config(review_file, refresh=2)
-    assert not moving.watches_upper
-    assert (moving.run_config().validation_share, moving.run_config().refresh) == (0.1, 2)
-    assert sorted(load_run_rows(moving).validation) == ["validation"]
-
-
-def test_rows_that_are_given_or_held_out_are_validation_rows(review_file: Path) -> None:
+    retrained, moving = train_config(review_file, ending="retrain"), train_config(review_file, refresh=2)
     given = train_config(review_file, validation_file=str(review_file))
     shared = train_config(review_file, validation_share=0.25)
-    for config in (given, shared, TrainConfig(task="mrpc")):
-        assert not config.watches_upper
-        assert config.run_config().refresh == 1
+    assert not any(config.watches_upper for config in (retrained, moving, given, shared, TrainConfig(task="mrpc")))
+    assert {config.run_config().refresh for config in (given, shared, TrainConfig(task="mrpc"))} == {1}
+    assert (moving.run_config().validation_share, moving.run_config().refresh) == (0.1, 2)
+    assert sorted(load_run_rows(moving).validation) == ["validation"]
     assert len(load_run_rows(shared).validation["validation"]) == 30
 
 

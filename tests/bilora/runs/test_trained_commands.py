@@ -84,8 +84,9 @@ def test_each_answer_is_the_model_s(command_run: Any, tiny_encoder: Path, review
 
 @pytest.mark.parametrize("label", [None, -1, "unknown"])
 def test_labels_may_be_any(label: Any, command_run: Any, review_file: Path, tmp_path: Path, predictions: Rows) -> None:
-    own = {} if label is None else {"label": label}
-    path = write_lines(tmp_path / "rows.jsonl", [{"text": row["text"], **own} for row in read_lines(review_file)[:5]])
+    labelled = {} if label is None else {"label": label}
+    rows = [{"text": row["text"], **labelled} for row in read_lines(review_file)[:5]]
+    path = write_lines(tmp_path / "rows.jsonl", rows)
     assert ran(PREDICT, command_run.folder, "--file", path, "--output", tmp_path / "out.jsonl") == 0
     for one, other in zip(read_lines(tmp_path / "out.jsonl"), predictions[:5], strict=True):
         assert one["prediction"] == other["prediction"]
@@ -113,18 +114,18 @@ def test_an_export(command_run: Any, review_file: Path, tmp_path: Path, predicti
 
 def test_one_rank_changes_no_output(command_run: Any, review_file: Path, tmp_path: Path, capsys: Captured) -> None:
     configs, answers = {}, {}
-    for name, more in (("own", ()), ("one", ("--uniform-rank",))):
+    for name, more in (("several", ()), ("one", ("--uniform-rank",))):
         rule = ("--ranks", "{name: energy, share: 0.6}")
         assert ran(EXPORT, command_run.folder, "--output", tmp_path / name, *rule, *more) == 0
         configs[name] = load_json(tmp_path / name / "adapter_config.json")
-        assert ("--uniform-rank pads with zeros" in capsys.readouterr().out) is (name == "own")
+        assert ("--uniform-rank pads with zeros" in capsys.readouterr().out) is (name == "several")
         assert ran(PREDICT, tmp_path / name, "--file", review_file, "--output", tmp_path / f"{name}.jsonl") == 0
         answers[name] = [answer["probabilities"] for answer in read_lines(tmp_path / f"{name}.jsonl")]
-    assert configs["own"]["rank_pattern"]
+    assert configs["several"]["rank_pattern"]
     assert (configs["one"]["rank_pattern"], configs["one"]["alpha_pattern"]) == ({}, {})
     tensors = load_file(tmp_path / "one" / "adapter_model.safetensors")
     assert {tensor.shape[0] for name, tensor in tensors.items() if "lora_A" in name} == {configs["one"]["r"]}
-    for one, other in zip(answers["own"], answers["one"], strict=True):
+    for one, other in zip(answers["several"], answers["one"], strict=True):
         assert one == pytest.approx(other, abs=1e-6)
 
 
