@@ -23,6 +23,7 @@ from bilora.engines.trainer.arguments import REFUSED
 from bilora.engines.trainer.trainer import NOT_FIRED
 from bilora.errors import CheckpointError, DataError, InterruptedRun, SettingsError
 from bilora.files.formats import read_lines
+from bilora.metrics.monitor import Monitor
 from bilora.problems.variants.bilora import BiloraSettings
 from bilora.tasks.catalog import Task
 from bilora.tasks.kinds import read_task
@@ -379,22 +380,20 @@ def test_evaluation_is_of_the_model_as_it_is(make: Making, tokenizer: Any, rows:
 def test_predictions_need_no_labels_and_keep_the_order(make: Making, rows: Dataset) -> None:
     trainer = make(args={"train_sampling_strategy": "group_by_length"})
     trainer.train()
-    with_labels = trainer.predict(rows.select(range(20)))
-    without = trainer.predict(rows.select(range(20)).remove_columns("label"))
+    labelled = rows.select(range(20))
+    with_labels, without = trainer.predict(labelled), trainer.predict(labelled.remove_columns("label"))
     assert without.label_ids is None
     assert not {"test_loss", "test_accuracy"} & set(without.metrics)
     assert np.allclose(without.predictions, with_labels.predictions, atol=1e-6)
-    assert with_labels.label_ids.tolist() == rows.select(range(20))["label"][:]
+    assert with_labels.label_ids.tolist() == labelled["label"][:]
     assert {"test_loss", "test_accuracy"} <= set(with_labels.metrics)
 
 
 @pytest.mark.parametrize("kind", ["tokens", "causal"])
-def test_the_loss_of_an_evaluation_does_not_depend_on_the_batches(
-    kind: str, make: Making, tokenizer: Any, rows: Dataset
-) -> None:
+def test_the_loss_of_an_evaluation_does_not_depend_on_the_batches(kind: str, make: Making) -> None:
     """Rows of different lengths: a mean of batch means would weigh the tokens by their batch."""
-    data = [{"input_ids": row["input_ids"][: 3 + index % 9]} for index, row in enumerate(rows.select(range(20)))]
-    data = [{**row, "labels": [token % 2 for token in row["input_ids"]]} for row in data]
+    tokens = [row["input_ids"][: 3 + index % 9] for index, row in enumerate(make.rows.select(range(20)))]
+    data = [{"input_ids": ids, "labels": [token % 2 for token in ids]} for ids in tokens]
     data[0]["labels"][:2] = [-100, -100]
     losses = []
     for size in (1, 4, 16):
@@ -403,12 +402,12 @@ def test_the_loss_of_an_evaluation_does_not_depend_on_the_batches(
             model = transformers.BertForTokenClassification.from_pretrained(make.model, num_labels=2)
         else:
             sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-            small = transformers.LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.5, **sizes)
+            small = transformers.LlamaConfig(vocab_size=len(make.tokenizer), initializer_range=0.5, **sizes)
             model = transformers.LlamaForCausalLM(small)
         config = BiloraConfig(task_type="TOKEN_CLS" if kind == "tokens" else "CAUSAL_LM", r=2, formulation="softmax")
         options = {"train_dataset": data, "eval_dataset": data, "compute_metrics": None, "peft_config": config}
         options |= {"args": {"max_steps": 2, "upper_train_batch_size": 4, "per_device_eval_batch_size": size}}
-        options |= {"model": model, "data_collator": transformers.DataCollatorForTokenClassification(tokenizer)}
+        options |= {"model": model, "data_collator": transformers.DataCollatorForTokenClassification(make.tokenizer)}
         trainer = make(str(size), **options)
         losses.append(trainer.evaluate()["eval_loss"])
     model.eval()
@@ -585,8 +584,7 @@ def test_the_defaults_are_those_of_fit() -> None:
     assert (settings.hypergradient, settings.lower.warmup) == ({"name": "neumann"}, pytest.approx(0.25))
 
 
-def test_names_with_and_without_the_prefix_are_one_metric() -> None:
-    args = {"eval_strategy": "epoch", "load_best_model_at_end": True}
-    assert BilevelTrainingArguments("out", metric_for_best_model="eval_accuracy", **args).monitor.greater_is_better
-    loss = BilevelTrainingArguments("out", metric_for_best_model="eval_loss", **args).monitor
-    assert (loss.metric, loss.greater_is_better) == ("loss", False)
+@pytest.mark.parametrize("name", ["accuracy", "loss"])
+def test_names_with_and_without_the_prefix_are_one_metric(name: str) -> None:
+    args = {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": f"eval_{name}"}
+    assert BilevelTrainingArguments("out", **args).monitor == Monitor(name, greater_is_better=name == "accuracy")
