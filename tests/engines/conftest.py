@@ -167,8 +167,6 @@ def make_engine() -> Callable[..., BilevelEngine]:
 
 
 class Records(Callback):
-    """Keeps every record."""
-
     def __init__(self) -> None:
         self.steps: list[Any] = []
         self.validations: list[Any] = []
@@ -182,8 +180,6 @@ class Records(Callback):
 
 @dataclass
 class Fitted:
-    """A model after a fit, and what came of it."""
-
     model: Any
     result: FitResult
     records: Records

@@ -284,7 +284,6 @@ def fit_bert(model: Any, processes: Processes) -> Tensor:
 
 
 def local_bytes(model: Any) -> int:
-    """Return the bytes of the frozen parameters that this process holds."""
     frozen = [weight for weight in model.parameters() if not weight.requires_grad]
     return sum((weight.to_local() if hasattr(weight, "to_local") else weight).nbytes for weight in frozen)
 
@@ -416,7 +415,6 @@ def vanish(how: str) -> None:
 
 
 def main(chosen: list[str]) -> None:
-    """Run the scenarios, and write what each gives, from the first process."""
     torch.set_num_threads(1)
     if chosen:
         vanish(chosen[0])

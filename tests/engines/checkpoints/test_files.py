@@ -163,9 +163,7 @@ def test_an_error_of_the_disk_harms_nothing(
     assert fault(tmp_path / "checkpoint-1") is None
 
 
-def test_a_disk_with_too_little_room_is_told_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint_files.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 15}))
     with pytest.raises(ResourceError, match=r"needs 0.0 MB \(16 bytes\)"):
         write(tmp_path, 2)

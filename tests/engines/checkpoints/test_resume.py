@@ -169,15 +169,12 @@ def test_the_schedules_meet_what_they_are_named_after(whole_run: Fit, tmp_path: 
     assert [len(part("long unroll", step, "lower.recorded")["steps"]) for step in (2, 3, 4)] == [0, 1, 2]
 
 
-def test_saving_changes_nothing(whole_run: Fit, fit_saved: Fit, tmp_path: Path) -> None:
+@pytest.mark.parametrize("resume", [False, True])  # which begins at the start where there is no checkpoint
+def test_saving_changes_nothing(whole_run: Fit, fit_saved: Fit, tmp_path: Path, resume: bool) -> None:
     saved = whole_run("refresh").parameters()
-    unsaved = fit_saved("refresh", tmp_path / "unsaved", settings={"save_every": 0}).parameters()
+    unsaved = fit_saved("refresh", tmp_path / "unsaved", settings={"save_every": 0}, resume=resume).parameters()
     assert all(torch.equal(saved[name], value) for name, value in unsaved.items())
     assert checkpoints(tmp_path / "unsaved") == []
-
-
-def test_a_resume_without_any_checkpoint_begins_at_the_start(fit_saved: Fit, tmp_path: Path) -> None:
-    assert fit_saved("plain", tmp_path / "new", resume=True).result.steps == 10
 
 
 def test_a_chosen_checkpoint(whole_run: Fit, fit_saved: Fit, tmp_path: Path) -> None:
@@ -219,7 +216,7 @@ def test_mid_accumulation_of_the_lower_level(make_engine: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("allow", [False, True])
-def test_what_may_never_change(
+def test_what_never_changes(
     whole_run: Fit, fit_saved: Fit, tmp_path: Path, change: Any, words: str, allow: bool
 ) -> None:
     whole_run("plain")
