@@ -39,7 +39,7 @@ def read(positions: list[LoaderPosition], state: dict[str, Any], *, batches: int
     rows = []
     for parts in itertools.islice(zip(*(position.reopened(state) for position in positions), strict=False), batches):
         for position in positions:
-            position.step()
+            position.read += 1
         rows.append([row for part in parts for row in part])
     return rows
 
