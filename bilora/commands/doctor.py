@@ -45,12 +45,12 @@ class Finding:
 
 def check_versions(package: str = "bilora") -> list[Finding]:
     """Return one finding a required package: there, and of a version that is allowed."""
-    findings = [Finding("ok", "python", platform.python_version())]
+    checked = [Finding("ok", "python", platform.python_version())]
     for requirement in map(Requirement, importlib.metadata.requires(package) or ()):
         # Those of an extra have a marker that holds for its name alone.
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            findings.append(check_package(requirement.name, str(requirement.specifier)))
-    return findings
+            checked.append(check_package(requirement.name, str(requirement.specifier)))
+    return checked
 
 
 def check_package(name: str, allowed: str) -> Finding:

@@ -13,6 +13,7 @@ Task = TextTask
 """The name under which ``bilora.tasks`` exports the class."""
 
 _SENTENCES = ("sentence1", "sentence2")
+_MNLI_LABELS = ("entailment", "neutral", "contradiction")
 _MNLI_SPLITS = ("validation_matched", "validation_mismatched")
 _glue = functools.partial(TextTask, hub="nyu-mll/glue")
 
@@ -24,9 +25,7 @@ _TEXT_TASKS = (
     _glue("mrpc", _SENTENCES, ("not_equivalent", "equivalent"), other_metrics=("f1",)),
     _glue("stsb", _SENTENCES, None, metric="pearson", other_metrics=("spearmanr",), label_range=(0.0, 5.0)),
     _glue("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), other_metrics=("f1",)),
-    _glue(
-        "mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), validation_splits=_MNLI_SPLITS
-    ),
+    _glue("mnli", ("premise", "hypothesis"), _MNLI_LABELS, validation_splits=_MNLI_SPLITS),
     _glue("qnli", ("question", "sentence"), ("entailment", "not_entailment")),
     _glue("rte", _SENTENCES, ("entailment", "not_entailment")),
     _glue("wnli", _SENTENCES, ("not_entailment", "entailment")),

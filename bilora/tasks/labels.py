@@ -12,6 +12,7 @@ from bilora.data.rows import Row
 from bilora.errors import DataError, SettingsError
 from bilora.settings.lookup import did_you_mean
 
+# Without leading zeros: 007 is a code, and as a number it would not read back.
 _WHOLE = re.compile(r"0|-?[1-9]\d*")
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")  # as in JSON
 
@@ -57,6 +58,7 @@ class LabelledFiles:
     @property
     def name(self) -> str:
         """Return what the task is called: the name of the training file without its ends."""
+        # All ends go, of which .jsonl.gz has two; a name like .csv is nothing but ends.
         return Path(self.train).name.split(".")[0] or "rows"
 
     @property
@@ -82,6 +84,7 @@ class LabelledFiles:
             )
         if self.label_columns:
             return [self._with_marked(*record) for record in records]
+        # JSON and Parquet say what is a number; in CSV only the look of a cell can.
         if not is_untyped(path):
             return records
         column = self.label_column
@@ -112,13 +115,16 @@ def typed(cell: str) -> str | int | float:
 
 def in_order(names: set[str]) -> list[str]:
     """Return names of classes by number where all are whole numbers, else by letter."""
+    # As numbers, 2 comes before 10.
     return sorted(names, key=int) if all(_WHOLE.fullmatch(name) for name in names) else sorted(names)
 
 
-def described(labels: Sequence[Any], files: LabelledFiles) -> str:
+def described(rows: Sequence[Row], files: LabelledFiles) -> str:
     """Return in words what the labels are, such as "the labels in 'label' of rows.csv (text, 2 different)"."""
+    labels = [row[files.label_field] for row in rows]
     types = sorted({type(label).__name__ for label in labels if label is not None and label != ""})
     words = {"str": "text", "int": "whole numbers", "float": "numbers", "bool": "truth values", "list": "lists"}
+    # By repr: lists have no hash, and 1, True and 1.0 would be one label.
     different = len({repr(label) for label in labels})
     what = " and ".join(words.get(name, name) for name in types)
     return f"the labels in {files.label_field!r} of {files.train} ({what}, {different} different)"
@@ -133,6 +139,7 @@ def are_lists(rows: Sequence[Row], column: str) -> bool:
     """Return whether a column holds lists; fewer than half of its values are rows at fault."""
     given = given_values(rows, column)
     lists = sum(isinstance(value, list) for value in given)
+    # A minority of lists, or of values that are none, is taken for faults, which are told row by row later.
     return bool(lists) and 2 * lists >= len(given)
 
 
@@ -158,6 +165,7 @@ def guess_text_columns(rows: Sequence[Row], *, label_columns: Sequence[str], sou
     for columns in KNOWN_COLUMNS:
         if set(columns) <= set(names):
             return columns
+    # In every row, since a column that is blank here and there would be refused by the checks.
     columns = tuple(name for name in names if all(_is_text(row.get(name)) for row in rows[:LOOKED_AT]))
     if not 1 <= len(columns) <= 2:
         what = ", ".join(columns) or "no column"
@@ -175,8 +183,5 @@ def _is_text(value: Any) -> bool:
 
 def label_settings(names: Sequence[str]) -> dict[str, Any]:
     """Return ``num_labels``, ``id2label`` and ``label2id`` of transformers' configs."""
-    return {
-        "num_labels": len(names),
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: index for index, name in enumerate(names)},
-    }
+    label2id = {name: index for index, name in enumerate(names)}
+    return {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": label2id}

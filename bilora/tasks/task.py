@@ -59,13 +59,11 @@ class Inference:
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Checked rows, and the same as token ids: one mapping per example, as the collator takes them.
+    """Checked rows, and the same as token ids: one mapping per example, as the collator takes them."""
 
-    A command stratifies D1 and D2 by the rows' labels, where they are numbers or sets of names;
-    :func:`~bilora.engines.training.fit.fit`, which has no rows, by ``stratum`` where an example has one, else by
-    ``labels`` that is an int or a float.
-    """
-
+    # A command stratifies D1 and D2 by the rows' labels, where they are numbers or sets of names;
+    # :func:`~bilora.engines.training.fit.fit`, which has no rows, by ``stratum`` where an example has one, else by
+    # ``labels`` that is an int or a float.
     rows: Rows
     encoded: list[dict[str, Any]]
     notices: tuple[str, ...] = ()  # a sentence each for the reader of the results, such as the number of rows cut
@@ -84,9 +82,12 @@ class Evaluated:
     def warn(self, name: str) -> None:
         """Warn of each notice, with the name of the set before it."""
         for notice in self.notices:
+            # Level 3 is the line that asked for the evaluation, not the one that warns, so that each place is told
+            # once.
             warnings.warn(f"{name}: {notice}", RuntimeWarning, stacklevel=3)
 
 
+# Looked at when a task is found by its name: a task of a user need not inherit anything.
 @runtime_checkable
 class AnyTask(Protocol):
     """A task: what its rows hold, how a model learns from them, and how its answers are scored.
@@ -143,6 +144,7 @@ class AnyTask(Protocol):
         """
         return load_sets(self, data_dir)
 
+    # Abstract members stop a kind that forgets one when its first task is made, and not in the middle of a run.
     @abstractmethod
     def read_rows(self, path: str, *, labelled: bool) -> Rows:
         """Return the checked rows of one file.
@@ -202,6 +204,7 @@ class AnyTask(Protocol):
             labels: Of the collator; those that are -100 do not enter.
             weights: ``(classes,)``; None weighs all alike.
         """
+        # One loss for rows and for tokens: logits are (..., classes), and labels (...).
         return functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), weight=weights)
 
     def class_counts(self, rows: Rows) -> dict[str, int]:
@@ -224,6 +227,7 @@ class AnyTask(Protocol):
             data: The rows of one set.
             validated: What :meth:`validate` gave for these parameters and rows; None if it was not asked.
         """
+        # A run has validated the parameters that it ends with: nothing is predicted twice.
         return validated or self.validate(inference, data)
 
     def answers(self, inference: Inference, rows: Rows, *, max_length: int) -> Answers:
@@ -240,7 +244,8 @@ class AnyTask(Protocol):
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the file beside an adapter says of the task, as JSON."""
-        assert dataclasses.is_dataclass(self)  # every kind is one
+        # Every kind is a dataclass, which a protocol cannot say.
+        assert dataclasses.is_dataclass(self)
         return dataclasses.asdict(self)
 
     @classmethod
@@ -302,7 +307,7 @@ class BaseTask(TaskKind):
         raise SettingsError(f"task {self.name!r} does not say which columns it reads")
 
     def _refuse(self, *faults: tuple[bool, str]) -> None:
-        """Raise one error with the texts of all the faults that the task's fields have."""
+        # A task without a validation set has no score, whatever its kind.
         empty = not self.validation_splits, "validation_splits is empty; give at least one name"
         refuse_wrong(f"task {self.name!r}", *faults, empty)
 
@@ -320,6 +325,7 @@ class BaseTask(TaskKind):
 
     def text_of(self, row: Mapping[str, Any]) -> Hashable:
         """Return the texts of a row, without the white space around them."""
+        # A copy of a row with a space more is the same text: it must not be trained on and scored.
         return tuple([row[name].strip() for name in self.text_fields])
 
     def collator(self, tokenizer: Any) -> Collate:

@@ -39,12 +39,10 @@ class MultilabelSettings:
 
 @dataclass(frozen=True)
 class MultilabelTask(BaseTask):
-    """A task of texts with any number of labels: one output per label, binary cross entropy, averaged over labels.
+    """A task of texts with any number of labels: one output per label, binary cross entropy, averaged over labels."""
 
-    A row gets every label whose probability reaches the label's threshold. D1 and D2 are stratified by the rarest
-    label of each row, see :func:`bilora.data.strata.make_strata`.
-    """
-
+    # D1 and D2 are stratified by the rarest label of each row, see :func:`bilora.data.strata.make_strata`: there are
+    # too many combinations of labels to stratify by those.
     task_types = ("multilabel_classification",)
     greater_is_better = True
 
@@ -87,10 +85,10 @@ class MultilabelTask(BaseTask):
             return self
         kind = f"task_settings of task {self.name!r}"
         limits = build_section(MultilabelSettings, settings, kind=kind).thresholds
+        # build_section has made floats of whole numbers.
         if isinstance(limits, float):
             return dataclasses.replace(self, thresholds=(limits,) * len(self.label_names))
-        unknown = [name for name in limits if name not in self.label_names]
-        if unknown:
+        if unknown := [name for name in limits if name not in self.label_names]:
             near = did_you_mean(unknown[0], self.label_names)
             names = ", ".join(self.label_names)
             raise SettingsError(f"{kind}: thresholds names {unknown[0]!r}, which is no label; known: {names}.{near}")
@@ -108,6 +106,7 @@ class MultilabelTask(BaseTask):
             return frozenset(), f"{what}, or --label-separator for a text of several"
         indices = set()
         for label in given:
+            # type and not isinstance: True is an int, and no index.
             if type(label) is int and self.labels_from is None and 0 <= label < len(self.label_names):
                 indices.add(label)
             elif (name := class_name(label)) in self.label_names:
@@ -154,16 +153,20 @@ class MultilabelTask(BaseTask):
             {"id": row_id, "label": self._named(encoded["labels"]), "prediction": self._named(got)}
             for row_id, encoded, got in zip(data.rows.ids, data.encoded, in_row_order(given, data.encoded), strict=True)
         ]
-        nothing = () if given.any() or not labels.any() else (NOTHING.format(rows=len(given)),)
+        nothing = (
+            f"none of the {len(given):,} rows gets a label; the model tells nothing apart yet: train longer, take "
+            "another learning rate, or lower task_settings.thresholds"
+        )
+        # Where no row has a label, to give none is right.
+        notices = (nothing,) if labels.any() and not given.any() else ()
         files = {"labels.json": json.dumps(table, indent=2, ensure_ascii=False) + "\n"}
-        return Evaluated(metrics, predictions, files, nothing, tuple(table))
+        return Evaluated(metrics, predictions, files, notices, tuple(table))
 
     def _given(self, logits: Tensor) -> numpy.ndarray[Any, Any]:
-        """Return which labels rows get, ``(rows, labels)``."""
         # No threshold is tuned, so that the scores are of rows that nothing was chosen by.
         limits = torch.tensor(self.thresholds or (0.5,) * len(self.label_names), dtype=torch.float64)
         given: numpy.ndarray[Any, Any] = (logits.double().sigmoid() >= limits).numpy()
-        return given
+        return given  # (rows, labels)
 
     def _named(self, marks: Iterable[Any]) -> list[str]:
         return list(itertools.compress(self.label_names, marks))
@@ -204,9 +207,3 @@ class MultilabelTask(BaseTask):
             )
         columns = {name: getattr(files, name) for name in ("label_field", "label_columns", "label_separator")}
         return cls(files.name, files.text_columns, label_names, labels_from=files.train, **columns)
-
-
-NOTHING = (
-    "none of the {rows:,} rows gets a label; the model tells nothing apart yet: train longer, take another learning "
-    "rate, or lower task_settings.thresholds"
-)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_row(row: Mapping[str, Any], task: TextTask) -> tuple[int | float | None, list[Fault]]:
-    """Return the label of ``row`` as a class index or a number, and everything wrong with the row."""
+    """Return the label of a row as a class index or a number, and everything wrong with the row."""
     faults = [fault for name in task.text_fields for fault in text_faults(row, name)]
     field = task.label_field
     if field not in row:
@@ -60,6 +60,7 @@ def _class_index(label: Any, task: TextTask) -> tuple[int | None, str | None]:
         return _named_class(label, names, task.labels_from)
     if isinstance(label, str) and label in names:
         return names.index(label), None
+    # True is an int, and no index.
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
         return label, None
     allowed = f"allowed: 0 to {len(names) - 1}, or one of {', '.join(names)}"
@@ -79,11 +80,13 @@ def _named_class(label: Any, names: Sequence[str], source: str) -> tuple[int | N
         return names.index(name), None
     if name is None:
         return None, f"is {SHORT.repr(label)}; every row needs a label"
+    # A column of ids may have thousands of names.
     first = f"{', '.join(names[:10])}{f' and {len(names) - 10} more' if len(names) > 10 else ''}"
     return None, f"is {SHORT.repr(label)}, which is no label of {source}; those are: {first}"
 
 
 def _number(label: Any, task: TextTask) -> tuple[float | None, str | None]:
+    # True is an int, and no quantity.
     if isinstance(label, bool) or not isinstance(label, int | float):
         return None, f"is {SHORT.repr(label)} ({type(label).__name__}); a number is needed"
     low, high = task.label_range or (-math.inf, math.inf)

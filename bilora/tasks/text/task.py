@@ -1,5 +1,6 @@
 """Classification of, and regression on, one text or a pair of texts."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,7 @@ class TextTask(BaseTask):
 
     def with_stand_in(self, row: Row) -> dict[str, Any]:
         """Return the row as one of the first class, or with the smallest number."""
+        # The checks ask for a label also of rows that are to be predicted.
         number = self.label_range[0] if self.label_range else 0.0
         return {**row, self.label_field: number if self.label_names is None else self.label_names[0]}
 
@@ -115,6 +117,7 @@ class TextTask(BaseTask):
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the cross entropy, or the squared error of a regression task."""
         if self.is_regression:
+            # Without squeeze, (rows, 1) and (rows,) would broadcast to all pairs of rows.
             return functional.mse_loss(logits.squeeze(-1), labels.to(logits))
         return super().loss(logits, labels, weights)
 
@@ -177,25 +180,20 @@ class TextTask(BaseTask):
                 f"{files.train}: the labels in {files.label_field!r} are numbers, but {text[0]!r} is among them; mend "
                 "it, or say with --task-type what they are"
             )
+        # First: a label at fault may be a list, which no set can hold.
         if text or any(isinstance(label, bool) for label in given):
             return "classification"
+        # Ratings, ids and years are written as whole numbers too.
         return "regression" if fractions or len(set(given)) > MOST_NUMBERED_CLASSES else "classification"
 
     @classmethod
     def from_rows(cls, rows: Sequence[Row], files: LabelledFiles, task_type: str) -> AnyTask:
         """Return a task whose classes are the labels there are, or one of regression."""
+        task = functools.partial(cls, files.name, files.text_columns, label_field=files.label_field)
         if task_type == "regression":
-            numbers: dict[str, Any] = {"label_names": None, "metric": "pearson", "other_metrics": ("spearmanr",)}
-            return cls(files.name, files.text_columns, label_field=files.label_field, **numbers)
-        names = _class_names([row[files.label_field] for row in rows], files)
-        return cls(
-            files.name,
-            files.text_columns,
-            tuple(in_order(names)),
-            other_metrics=("macro_f1", "matthews_correlation"),
-            label_field=files.label_field,
-            labels_from=files.train,
-        )
+            return task(None, metric="pearson", other_metrics=("spearmanr",))
+        names = in_order(_class_names([row[files.label_field] for row in rows], files))
+        return task(tuple(names), other_metrics=("macro_f1", "matthews_correlation"), labels_from=files.train)
 
 
 def _class_names(labels: Sequence[Any], files: LabelledFiles) -> set[str]:
@@ -206,12 +204,14 @@ def _class_names(labels: Sequence[Any], files: LabelledFiles) -> set[str]:
             f"{where} in {files.label_field!r} are {'all ' + names.pop() if names else 'empty'}; "
             "a classification task needs two classes"
         )
+    # In this order names that differ in spaces only stand side by side.
     stripped = sorted(names, key=lambda name: (name.strip(), name))
     for before, after in zip(stripped, stripped[1:], strict=False):
         if before.strip() == after.strip():
             raise DataError(
                 f"{where} {before!r} and {after!r} in {files.label_field!r} differ in spaces only; make them one"
             )
+    # A column of ids or of texts, taken for labels.
     if len(names) > 2 and len(names) > len(labels) / 2:
         raise DataError(
             f"{files.train}: {len(names)} different labels in {files.label_field!r} for {len(labels)} rows are too "

@@ -17,14 +17,11 @@ if TYPE_CHECKING:
 
 
 def encode_tokens(rows: Rows, tokenizer: Any, task: TokenTask, *, max_length: int = 128) -> list[dict[str, Any]]:
-    """Return the rows as ids of pieces, cut to ``max_length`` and not padded, with a label per piece.
-
-    The first piece of a token has the token's label, its other pieces and the special tokens ``IGNORED``;
-    ``positions`` has the place of the token for each label that counts.
-    """
+    """Return the rows as ids of pieces, cut to ``max_length`` and not padded, with a label per piece."""
     special = tokenizer.num_special_tokens_to_add(pair=False)
     if max_length <= special:
         raise SettingsError(f"max_length is {max_length}, of which special tokens take {special}; set more")
+    # Only those of the tokenizers library keep word_ids.
     if not tokenizer.is_fast:
         raise DataError(
             f"{type(tokenizer).__name__} cannot say which piece belongs to which token; take a model with a fast "
@@ -36,8 +33,7 @@ def encode_tokens(rows: Rows, tokenizer: Any, task: TokenTask, *, max_length: in
         {name: pieces[name][index] for name in pieces} | _labels(pieces.word_ids(index), row[task.tags_field])
         for index, row in enumerate(rows)
     ]
-    empty = [index for index, row in enumerate(encoded) if not row["positions"]]
-    if empty:
+    if empty := [index for index, row in enumerate(encoded) if not row["positions"]]:
         raise DataError(
             f"{rows.origin(empty[0])}: the tokenizer leaves nothing of the tokens; {len(empty)} such rows; mend or "
             "leave out the rows"
@@ -46,6 +42,8 @@ def encode_tokens(rows: Rows, tokenizer: Any, task: TokenTask, *, max_length: in
 
 
 def _labels(owners: list[int | None], tags: Sequence[int]) -> dict[str, list[int]]:
+    # The first piece of a token has the token's label, its other pieces and the special tokens IGNORED: the metrics
+    # count tokens. ``positions`` has the place of the token for each label that counts.
     # A token of which the tokenizer leaves nothing, such as a zero-width space, owns no piece and has no position.
     positions = list(dict.fromkeys(owner for owner in owners if owner is not None))
     labels = [IGNORED] * len(owners)

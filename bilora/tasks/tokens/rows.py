@@ -26,6 +26,7 @@ def check_row(row: Mapping[str, Any], task: TokenTask) -> tuple[dict[str, Any], 
         return {}, faults
     tags, fault = _indices(given, task)
     fault = fault or (_order_fault([task.label_names[tag] for tag in tags]) if task.marks_entities else None)
+    # There is no label to stratify by: a row has one per token.
     checked = {**row, "label": None, task.tokens_field: tuple(tokens), task.tags_field: tuple(tags)}
     return checked, [] if fault is None else [Fault(task.tags_field, fault)]
 
@@ -56,6 +57,8 @@ def _indices(tags: Sequence[Any], task: TokenTask) -> tuple[list[int], str | Non
     for number, tag in enumerate(tags, start=1):
         if isinstance(tag, str) and tag in by_name:
             indices.append(by_name[tag])
+        # type and not isinstance: True is an int, and no index. Tags of a file are names, also those that look like
+        # numbers.
         elif task.labels_from is None and type(tag) is int and 0 <= tag < len(by_name):
             indices.append(tag)
         else:

@@ -24,11 +24,10 @@ from bilora.tasks.tokens.rows import OUTSIDE, check_row
 
 @dataclass(frozen=True)
 class TokenTask(BaseTask):
-    """A token classification task: a head over every token, cross entropy over the tags of first pieces.
+    """A token classification task: a head over every token, cross entropy over the tags of first pieces."""
 
-    Where the tags mark entities (IOB2) the score is the F1 of whole entities; other tags are scored one by one.
-    """
-
+    # Where the tags mark entities (IOB2) the score is the F1 of whole entities, as CoNLL's is: an entity of which a
+    # token is missed is no use. Other tags are scored one by one.
     task_types = ("token_classification",)
     hub_names = HubNames("TOKEN_CLS", "token-classification", "AutoModelForTokenClassification")
     # Byte-level tokenizers (RoBERTa, GPT-2) take a token for the middle of a word without it; others ignore it.
@@ -64,6 +63,7 @@ class TokenTask(BaseTask):
     @property
     def metric_keys(self) -> tuple[str, ...]:
         """Keys of all the task's metrics, the headline one first."""
+        # Accuracy comes last: most tokens are in no entity, so it is high for a model that finds none.
         entities = ("entity_f1", "entity_precision", "entity_recall") if self.marks_entities else ()
         return (*entities, "token_accuracy")
 
@@ -88,6 +88,7 @@ class TokenTask(BaseTask):
     def with_stand_in(self, row: Row) -> dict[str, Any]:
         """Return the row with the same tag for every token."""
         tokens = row.get(self.tokens_field)
+        # A row of O is in order, whatever its length; one of I- would be refused.
         tag = OUTSIDE if OUTSIDE in self.label_names else self.label_names[0]
         return {**row, self.tags_field: [tag] * (len(tokens) if isinstance(tokens, list | tuple) else 0)}
 
@@ -96,6 +97,7 @@ class TokenTask(BaseTask):
         encoded = encode_tokens(rows, tokenizer, self, max_length=max_length)
         pairs = zip(rows, encoded, strict=True)
         lost = [len(row[self.tokens_field]) - len(pieces["positions"]) for row, pieces in pairs]
+        # A row that is cut stays, since its first tokens teach as well as any.
         notice = (
             f"{sum(count > 0 for count in lost)} of the {len(rows)} rows of {rows.source} are longer than max_length "
             f"{max_length}: {sum(lost)} tokens are not seen by the model, and count as not found"
@@ -154,7 +156,7 @@ class TokenTask(BaseTask):
         return [self.label_names[index] for index in indices]
 
     def _by_token(self, data: EncodedRows, pieces: Sequence[Sequence[Any]], *, unseen: Any) -> list[list[Any]]:
-        """Return a value for every token of every row, out of those of first pieces in order of length."""
+        # The pieces come row by row in order of length, as the loader gives them; the values go back in order of rows.
         values = [[unseen] * len(row[self.tokens_field]) for row in data.rows]
         for row_values, encoded, found in zip(values, data.encoded, in_row_order(pieces, data.encoded), strict=True):
             for position, value in zip(encoded["positions"], found, strict=True):
