@@ -29,12 +29,12 @@ CHOICES: list[Any] = [
 Make = Callable[..., Any]
 
 
-@pytest.mark.parametrize("chosen", CHOICES, ids=str)
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
 class TestContract:
     @pytest.fixture
-    def problem(self, make_transformer: Make, name: str, chosen: Any) -> Any:
-        return make_transformer(name, dropout=0.1, hypergradient=chosen)
+    def problem(self, make_transformer: Make, name: str, choice: Any) -> Any:
+        return make_transformer(name, dropout=0.1, hypergradient=choice)
 
     def test_changes_nothing(self, problem: Any) -> None:
         vector = problem.run_to_upper_step()
@@ -63,10 +63,10 @@ class TestContract:
         assert any(moved) == bool(problem.lower.needs.steps)
         assert_same(fingerprint(problem.model), before)
 
-    def test_gradient_checkpointing_gives_the_same(self, make_transformer: Make, name: str, chosen: Any) -> None:
+    def test_gradient_checkpointing_gives_the_same(self, make_transformer: Make, name: str, choice: Any) -> None:
         terms = []
         for checkpointing in (False, True):
-            problem = make_transformer(name, dropout=0.1, hypergradient=chosen)
+            problem = make_transformer(name, dropout=0.1, hypergradient=choice)
             if checkpointing:
                 problem.model.activation_checkpointing_enable({"use_reentrant": False})
             vector = problem.run_to_upper_step()
@@ -74,9 +74,9 @@ class TestContract:
         torch.testing.assert_close(*terms, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("chosen", CHOICES, ids=str)
-def test_batch_norm_statistics_stay(make_ridge: Make, chosen: Any) -> None:
-    ridge = make_ridge(chosen)
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_batch_norm_statistics_stay(make_ridge: Make, choice: Any) -> None:
+    ridge = make_ridge(choice)
     norm = nn.BatchNorm1d(20, dtype=torch.float64).requires_grad_(False)
     ridge.lower.module.add_module("norm", norm)
     loss = ridge.lower.training_step
@@ -89,10 +89,10 @@ def test_batch_norm_statistics_stay(make_ridge: Make, chosen: Any) -> None:
     assert_same(dict(norm.named_buffers()), before)
 
 
-@pytest.mark.parametrize("chosen", [choice for choice in CHOICES if choice != "first_order"], ids=str)
+@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice != "first_order"], ids=str)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_bad_vector_is_refused_before_anything_moves(make_ridge: Make, chosen: Any, bad: float) -> None:
-    ridge = make_ridge(chosen)
+def test_bad_vector_is_refused_before_anything_moves(make_ridge: Make, choice: Any, bad: float) -> None:
+    ridge = make_ridge(choice)
     ridge.engine.run()
     before = fingerprint(ridge.lower.module)
     with pytest.raises(DivergedError, match="gradient of norm (nan|inf).* no parameter was moved"):
@@ -120,5 +120,5 @@ def test_bad_settings_are_refused(settings: Any, words: str) -> None:
 
 
 def test_object_and_own_class_are_taken() -> None:
-    own = build_hypergradient("bilora.engines.hypergradients.first_order:FirstOrder")
-    assert build_hypergradient(own) is own
+    built = build_hypergradient("bilora.engines.hypergradients.first_order:FirstOrder")
+    assert build_hypergradient(built) is built

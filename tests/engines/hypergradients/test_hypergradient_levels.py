@@ -15,10 +15,10 @@ from bilora.problems import LowerProblem, UpperProblem
 
 SIZE = 6
 # Damped where the solver needs it; central where a difference is compared to 1e-6.
-OWN: dict[str, Any] = {"conjugate_gradient": {"damping": 0.1}, "nystrom": {"damping": 1.0}}
+SETTINGS: dict[str, Any] = {"conjugate_gradient": {"damping": 0.1}, "nystrom": {"damping": 1.0}}
 CENTRAL = {"finite_difference": "central"}
 CHOICES: list[Any] = [
-    {"name": name, **OWN.get(name, {}), **products}
+    {"name": name, **SETTINGS.get(name, {}), **products}
     for name in sorted(HYPERGRADIENTS)
     for products in ([{}] if name == "first_order" else [CENTRAL, {"products": "exact"}])
 ]
@@ -83,7 +83,7 @@ def _micro_batches() -> list[tuple[Tensor, Tensor]]:
 
 
 def _upper_gradient(
-    chosen: Any,
+    choice: Any,
     *,
     types: tuple[torch.dtype, torch.dtype] = (torch.float64, torch.float64),
     idle: bool = False,
@@ -103,50 +103,50 @@ def _upper_gradient(
     # The lower level keeps still between the micro-batches of the upper one, so that they are one step's.
     if len(above) > 1:
         lower.optimizer = torch.optim.SGD(lower.trainable_parameters(), lr=0.0)
-    BilevelEngine(lower, upper, steps=3 * len(above), hypergradient=chosen, device="cpu").run()
+    BilevelEngine(lower, upper, steps=3 * len(above), hypergradient=choice, device="cpu").run()
     return {name: before[name] - E.detach() for name, E in module.named("above").items()}
 
 
-@pytest.mark.parametrize("chosen", CHOICES, ids=str)
-def test_parameters_that_no_loss_uses_get_zeros_and_change_nothing(chosen: Any) -> None:
-    plain, with_idle = _upper_gradient(chosen), _upper_gradient(chosen, idle=True)
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_parameters_that_no_loss_uses_get_zeros_and_change_nothing(choice: Any) -> None:
+    plain, with_idle = _upper_gradient(choice), _upper_gradient(choice, idle=True)
     assert torch.equal(with_idle.pop("above_idle"), torch.zeros(2))
     # The sketch of nystrom is drawn over all parameters, idle ones too, and so is another one.
-    if chosen["name"] != "nystrom":
+    if choice["name"] != "nystrom":
         torch.testing.assert_close(with_idle, plain, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("chosen", CHOICES, ids=str)
-def test_levels_may_hold_parameters_of_two_types(chosen: Any) -> None:
-    plain, mixed = _upper_gradient(chosen), _upper_gradient(chosen, types=(torch.float32, torch.float64))
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_levels_may_hold_parameters_of_two_types(choice: Any) -> None:
+    plain, mixed = _upper_gradient(choice), _upper_gradient(choice, types=(torch.float32, torch.float64))
     assert {name: part.dtype for name, part in mixed.items()} == {"above_0": torch.float32, "above_1": torch.float64}
     for name, part in mixed.items():
         torch.testing.assert_close(part.double(), plain[name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("chosen", CHOICES, ids=str)
-def test_every_micro_batch_of_the_lower_step_enters(chosen: Any) -> None:
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_every_micro_batch_of_the_lower_step_enters(choice: Any) -> None:
     one, two, joined = _micro_batches()
-    accumulated, whole = _upper_gradient(chosen, below=[one, two]), _upper_gradient(chosen, below=[joined])
+    accumulated, whole = _upper_gradient(choice, below=[one, two]), _upper_gradient(choice, below=[joined])
     torch.testing.assert_close(accumulated, whole, rtol=1e-6, atol=1e-9)
-    if chosen["name"] != "first_order":
-        last = _upper_gradient(chosen, below=[two])
+    if choice["name"] != "first_order":
+        last = _upper_gradient(choice, below=[two])
         assert not torch.allclose(last["above_0"], whole["above_0"], rtol=1e-3)
 
 
-@pytest.mark.parametrize("chosen", [choice for choice in CHOICES if choice["name"] != "conjugate_gradient"], ids=str)
-def test_every_micro_batch_of_the_upper_step_enters(chosen: Any) -> None:
+@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice["name"] != "conjugate_gradient"], ids=str)
+def test_every_micro_batch_of_the_upper_step_enters(choice: Any) -> None:
     # Conjugate gradients are not linear in v before they have come to an end.
     one, two, joined = _micro_batches()
-    accumulated, whole = _upper_gradient(chosen, above=[one, two]), _upper_gradient(chosen, above=[joined, joined])
+    accumulated, whole = _upper_gradient(choice, above=[one, two]), _upper_gradient(choice, above=[joined, joined])
     torch.testing.assert_close(accumulated, whole, rtol=1e-6, atol=1e-9)
 
 
 def test_products_may_be_a_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
     target = "bilora.engines.hypergradients.exact.own_products"
     monkeypatch.setattr(target, lambda settings: ExactProducts(around=settings.around), raising=False)
-    own = _upper_gradient({"name": "darts", "products": "bilora.engines.hypergradients.exact:own_products"})
-    torch.testing.assert_close(own, _upper_gradient({"name": "darts", "products": "exact"}), rtol=0, atol=0)
+    gradient = _upper_gradient({"name": "darts", "products": "bilora.engines.hypergradients.exact:own_products"})
+    torch.testing.assert_close(gradient, _upper_gradient({"name": "darts", "products": "exact"}), rtol=0, atol=0)
 
 
 def test_unknown_products_are_told_with_what_there_is() -> None:

@@ -17,8 +17,8 @@ PRODUCT_PASSES = {"first_order": 0, "forward": 1, "central": 2}
 def test_an_upper_step_costs_what_the_model_says(
     make_transformer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, scheme: str, accumulation: int, unroll: int
 ) -> None:
-    chosen = scheme if scheme == "first_order" else {"name": "darts", "finite_difference": scheme}
-    problem = make_transformer("bert", dropout=0.1, hypergradient=chosen, steps=unroll, accumulation=accumulation)
+    choice = scheme if scheme == "first_order" else {"name": "darts", "finite_difference": scheme}
+    problem = make_transformer("bert", dropout=0.1, hypergradient=choice, steps=unroll, accumulation=accumulation)
     forward, grad = Mock(return_value=None), Mock(wraps=torch.autograd.grad)
     backward = Mock(wraps=torch.autograd.backward)
     problem.model.register_forward_pre_hook(forward)
