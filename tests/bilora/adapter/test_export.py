@@ -121,35 +121,23 @@ def test_one_of_several_adapters(tiny: Any, trained: PeftModel, tmp_path: Path) 
 def test_a_name_that_is_the_end_of_another_ones(tmp_path: Path) -> None:
     """Only the first ``lin`` is alive; PEFT would take the name ``lin`` for ``block.lin``, too."""
 
-    def build() -> nn.Module:
-        torch.manual_seed(0)
-        base = nn.Module()
-        base.lin, base.block = nn.Linear(3, 3), nn.Module()
-        base.block.lin = nn.Linear(3, 3)
-        base.forward = lambda x: base.block.lin(base.lin(x))  # type: ignore[method-assign]
-        return base
-
+    base = nn.ModuleDict({"lin": nn.Linear(3, 3), "block": nn.ModuleDict({"lin": nn.Linear(3, 3)})})
     config = BiloraConfig(r=2, normalized=False, target_modules=["lin"], init_weights=False)
-    model = get_peft_model(build(), config)
+    model = get_peft_model(copy.deepcopy(base), config)
     _kill(model, "block.lin", 2)
     export_lora(model, tmp_path)
-    loaded = PeftModel.from_pretrained(build(), tmp_path)
+    loaded = PeftModel.from_pretrained(base, tmp_path)
     assert [name for name, _ in loaded.named_modules() if name.endswith("lora_A")] == ["base_model.model.lin.lora_A"]
 
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning")  # PEFT tells a layer
-@pytest.mark.parametrize("first", [Conv1D(3, 3), nn.Linear(3, 3)], ids=["conv1d first", "linear first"])
-def test_conv1d_beside_linear(first: nn.Module, tmp_path: Path) -> None:
-    def build() -> nn.Module:
-        second = nn.Linear(3, 3) if isinstance(first, Conv1D) else Conv1D(3, 3)
-        torch.manual_seed(0)
-        second.reset_parameters() if isinstance(second, nn.Linear) else nn.init.normal_(second.weight)
-        return nn.Sequential(copy.deepcopy(first), second)
-
-    x = torch.randn(4, 3)
-    model = get_peft_model(build(), BiloraConfig(r=2, target_modules=["0", "1"], init_weights=False))
+@pytest.mark.parametrize("kinds", [(Conv1D, nn.Linear), (nn.Linear, Conv1D)], ids=["conv1d first", "linear first"])
+def test_conv1d_beside_linear(kinds: tuple[type[nn.Module], ...], tmp_path: Path) -> None:
+    base, x = nn.Sequential(*(kind(3, 3) for kind in kinds)), torch.randn(4, 3)
+    config = BiloraConfig(r=2, alpha=2.0, target_modules=["0", "1"], init_weights=False)
+    model = get_peft_model(copy.deepcopy(base), config)
     export_lora(model, tmp_path)
-    loaded = PeftModel.from_pretrained(build(), tmp_path)
+    loaded = PeftModel.from_pretrained(base, tmp_path)
     torch.testing.assert_close(loaded(x), model(x))
     torch.testing.assert_close(loaded.merge_and_unload()(x), model(x))
 
@@ -164,10 +152,10 @@ def test_equal_exports_are_equal_files_and_replace_each_other(trained: PeftModel
 
 def test_a_folder_with_something_else_is_left_alone(trained: PeftModel, tmp_path: Path) -> None:
     trained.save_pretrained(tmp_path)
-    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    before = _bytes(tmp_path)
     with pytest.raises(SettingsError, match="holds .*adapter_config.json.*not an earlier export"):
         export_lora(trained, tmp_path)
-    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+    assert _bytes(tmp_path) == before
     with pytest.raises(SettingsError, match="is a file"):
         export_lora(trained, tmp_path / "README.md")
 
@@ -214,10 +202,10 @@ def test_other_contents_are_refused(tmp_path: Path) -> None:
 
 def test_a_failed_export_leaves_the_earlier_one_whole(tmp_path: Path) -> None:
     _write(tmp_path, ranks={"x": 1})
-    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    before = _bytes(tmp_path)
     with pytest.raises(ValueError, match="not JSON compliant"):
         _write(tmp_path, ranks={"x": float("nan")})
-    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+    assert _bytes(tmp_path) == before
 
 
 def test_tensors_that_share_memory_or_lie_transposed_are_written(tmp_path: Path) -> None:

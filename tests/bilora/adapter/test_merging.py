@@ -161,11 +161,6 @@ UNSUPPORTED = {
 }
 
 
-@pytest.mark.parametrize("layer", [nn.Linear(4, 4), Conv1D(4, 4)], ids=["linear", "conv1d"])
-def test_plain_layers_have_no_backend(layer: nn.Module) -> None:
-    assert quantization_of(layer, "query") is None
-
-
 @pytest.mark.parametrize("kind", UNSUPPORTED)
 def test_other_layers_are_named_with_what_is_supported(kind: str) -> None:
     with pytest.raises(TypeError, match=rf"layer 'block\.x' is of type .*{kind}.*supported: .*Conv1D"):
