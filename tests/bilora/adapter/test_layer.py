@@ -155,12 +155,11 @@ def test_values_stay_in_float32_on_a_bfloat16_base() -> None:
 
 def test_default_dtype_does_not_reach_the_start() -> None:
     base = nn.Linear(IN, OUT)
-    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
         layer = _layer(base)
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(torch.float32)
     assert {parameter.dtype for parameter in layer.parameters()} == {torch.float32}
 
 

@@ -98,11 +98,6 @@ def test_patterns_set_rank_and_scale_of_single_layers(tiny: Any) -> None:
         assert layer.bilora_settings["default"].scale == alpha / rank
 
 
-def test_targets_by_default_are_query_and_value(tiny: Any) -> None:
-    assert _short(tiny.adapted("bert", target_modules=None)) == {"query", "value"}
-    assert _short(tiny.adapted("gpt2", target_modules=None)) == {"c_attn"}
-
-
 def test_all_linear_leaves_the_head_out_also_for_a_second_adapter(tiny: Any) -> None:
     model = tiny.adapted(target_modules="all-linear")
     names = {name.removeprefix("base_model.model.") for name in _adapted(model)}
@@ -112,7 +107,9 @@ def test_all_linear_leaves_the_head_out_also_for_a_second_adapter(tiny: Any) -> 
     assert all(layer.held_adapters() == ["default", "second"] for layer in _adapted(model).values())
 
 
-def test_excluded_modules_and_single_blocks(tiny: Any) -> None:
+def test_query_and_value_by_default_without_excluded_modules_or_other_blocks(tiny: Any) -> None:
+    assert _short(tiny.adapted("bert", target_modules=None)) == {"query", "value"}
+    assert _short(tiny.adapted("gpt2", target_modules=None)) == {"c_attn"}
     assert _short(tiny.adapted(exclude_modules=["query"])) == {"value"}
     names = _adapted(tiny.adapted(layers_to_transform=[1]))
     assert names and all(".layer.1." in name for name in names)
