@@ -11,6 +11,8 @@ from pathlib import Path
 
 BAD_INPUT = 2
 
+# Where each verb is: an object with `name`, `help` (one line) and `run(argv) -> int`, the exit code. A new one is such
+# an object, a row here, and its help text, which `make help-texts` writes.
 VERBS = {
     "train": "bilora.commands.train:TRAIN",
     "evaluate": "bilora.commands.evaluate:EVALUATE",
@@ -22,10 +24,6 @@ VERBS = {
     "doctor": "bilora.commands.doctor:DOCTOR",
     "init": "bilora.commands.init:INIT",
 }
-"""Where each verb is: an object with ``name``, ``help`` (one line) and ``run(argv) -> int``, the exit code.
-
-A new one is such an object, a row here, and its help text, which ``make help-texts`` writes.
-"""
 
 COMPLETION = """\
 _bilora() {
@@ -70,11 +68,11 @@ def help_text(name: str) -> str:
 
 def help_folder() -> Path:
     """Return the folder of the help texts, of an installed package or of a checkout, without importing it."""
+    # find_spec looks for the package without running it, which takes seconds.
     spec = importlib.util.find_spec("bilora")
-    assert spec is not None  # this file is installed with it
-    assert spec.origin is not None
-    package = Path(spec.origin).parent
-    return package / "commands" / "help"
+    # This file is installed with it.
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / "commands" / "help"
 
 
 def _run(verb: str, argv: Sequence[str]) -> int:
@@ -82,6 +80,7 @@ def _run(verb: str, argv: Sequence[str]) -> int:
     try:
         command = getattr(importlib.import_module(module), name)
     except ImportError as error:
+        # Betty is the one package that pip does not install, and its error says how to get it.
         if error.name != "betty":
             raise
         return _fail(str(error))

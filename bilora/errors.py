@@ -41,12 +41,7 @@ class ResourceError(BiloraError, RuntimeError):
 
 
 class InterruptedRun(BiloraError):
-    """A signal ended the run after a whole step.
-
-    Args:
-        message: The text for the user.
-        number: The signal's number.
-    """
+    """The signal ``number`` ended the run after a whole step."""
 
     def __init__(self, message: str, *, number: int) -> None:
         super().__init__(message)

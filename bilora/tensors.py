@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# One tensor per parameter, in the order of the parameters.
 Tensors = tuple[Tensor, ...]
-"""One tensor per parameter, in the order of the parameters."""
 
 
 def norm(vector: Tensors) -> float:
@@ -86,20 +86,16 @@ def put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 def gradient_norm(gradients: Sequence[Tensor | None]) -> Tensor:
-    """Return the Euclidean norm over all the tensors together as a scalar tensor; None counts as zero.
-
-    Example:
-        >>> gradient_norm([torch.tensor([3.0]), None, torch.tensor([[4.0]])])
-        tensor(5.)
-    """
+    """Return the Euclidean norm over all the tensors together as a scalar tensor; None counts as zero."""
     # torch.nn.utils.get_total_norm gives the same at three times the Python time, and this runs in every step.
     present = [gradient for gradient in gradients if gradient is not None]
     if not present:
         return torch.zeros(())
     norms = torch._foreach_norm(present)
-    device = norms[0].device
-    if any(part.device != device for part in norms):
-        norms = tuple(part.to(device) for part in norms)
+    # The layers of a model may lie on several devices, and torch.stack takes tensors of one. Rarely so, and part.to
+    # takes longer than to compare.
+    if any(part.device != norms[0].device for part in norms):
+        norms = tuple(part.to(norms[0].device) for part in norms)
     # A tensor, not a float: reading it would wait for the device.
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return total
@@ -116,13 +112,12 @@ def laid_out_like(gradient: Tensor, parameter: Tensor) -> Tensor:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Return ``batch`` with every tensor in it on ``device``, in new containers, so that nothing changes in place.
-
-    Mappings (``BatchEncoding`` among them) become plain dicts, lists and tuples keep their type at any depth, and
-    everything else is passed on as it is.
-    """
+    """Return ``batch`` with every tensor in it on ``device``, in new containers, and everything else as it is."""
+    # New containers, so that a loader that hands out a batch twice does not find it moved. Mappings, transformers'
+    # BatchEncoding among them, become plain dicts; lists and tuples keep their type.
     if isinstance(batch, Tensor):
-        return batch if batch.device == device else batch.to(device, non_blocking=True)
+        # Where a loader pins its memory, the copy runs beside the computation.
+        return batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
         return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple):

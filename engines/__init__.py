@@ -17,8 +17,7 @@ from bilora.engines.callbacks.files import MetricsFile
 from bilora.metrics.monitor import Monitor
 from bilora.engines.callbacks.progress import Progress
 from bilora.engines.settings import FitSettings, LevelSettings
-from bilora.engines.callbacks.records import StagePlace
-from bilora.engines.callbacks.records import StepRecord, UpperRecord, ValidationRecord
+from bilora.engines.callbacks.records import StagePlace, StepRecord, UpperRecord, ValidationRecord
 from bilora.engines.trainer.trainer import BilevelTrainer
 from bilora.engines.trainer.arguments import BilevelTrainingArguments
 

@@ -245,8 +245,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
                 f"a level cannot be called {problem.name!r}: Betty makes each name an attribute of the engine and of "
                 "the other level, and this one is taken; choose another, such as 'lower' and 'upper'"
             )
-        name: str = super().set_problem_attr(problem)
-        return name
+        return str(super().set_problem_attr(problem))
 
 
 @contextmanager

@@ -14,9 +14,7 @@ from bilora.problems.levels.hypergradient import Hypergradient
 from bilora.settings.sections import refuse_faults
 
 Schedule = Literal["constant", "linear", "cosine"]
-
 CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
-
 COMPILE_MODES: tuple[CompileMode, ...] = get_args(CompileMode)
 
 
@@ -156,7 +154,6 @@ class FitSettings:
         self._fill_in()
         if self.ending is not None:
             build_ending(self.ending)
-        second = self.second_derivatives
         watched = bool(self.early_stopping or self.keep_best)
         checks = (
             ("steps", "it must be at least 1", self.steps is None or self.steps >= 1),
@@ -177,7 +174,7 @@ class FitSettings:
             (
                 "torch_compile",
                 "compiled models have no second derivative; set it to off, or leave out the meter and products: exact",
-                self.torch_compile == "off" or not (second or self.meter),
+                self.torch_compile == "off" or not (self.second_derivatives or self.meter),
             ),
             (
                 "validate_every",

@@ -1,7 +1,8 @@
-"""The programs of benchmarks/ run in this process: what they print, and the rows that they write."""
+"""The programs of benchmarks/ in this process: their modules, what they print, and the rows that they write."""
 
 import contextlib
 import functools
+import importlib
 import io
 import json
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tracked_files import ROOT, loaded
+from tracked_files import ROOT
 
 KEYS = {
     *("task", "method", "formulation", "hypergradient", "seed", "metric", "score", "train_loss", "scored_on"),
@@ -38,9 +39,16 @@ class Ended:
         assert re.search(said, line), line
 
 
+def imported(name: str) -> Any:
+    """Return a module that finds those beside it, as when it is run as a script."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        return importlib.import_module(name)
+
+
 @functools.cache
 def program(name: str) -> Any:
-    return loaded(ROOT / "benchmarks" / f"{name}.py").PROGRAM
+    return imported(name).PROGRAM
 
 
 def _run(name: str, *words: object) -> Ended:

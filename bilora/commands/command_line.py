@@ -18,8 +18,8 @@ from bilora.settings.sections import one_line, refuse_nulls
 
 Config = TypeVar("Config")
 
+# Exit code for anything wrong with what the user gave; argparse ends with 2 as well.
 BAD_INPUT = 2
-"""Exit code for anything wrong with what the user gave."""
 
 
 class OneLineParser(ArgumentParser):
@@ -29,6 +29,7 @@ class OneLineParser(ArgumentParser):
         """Print what is wrong and end with exit code 2."""
         known = [option for action in self._actions for option in action.option_strings]
         asked = _option_in(message)
+        # An option that is there but has no value, or a wrong one, would be told its own name.
         near = "" if asked in known else did_you_mean(asked, known)
         print(f"{self.prog}: error: {one_line(message)}{near}", file=sys.stderr)
         raise SystemExit(BAD_INPUT)
@@ -36,13 +37,13 @@ class OneLineParser(ArgumentParser):
 
 def _option_in(message: str) -> str:
     """Return the option that a message of jsonargparse is about, or an empty string."""
+    # The exceptions of jsonargparse carry nothing but their text.
     if value := re.match(r"Parser key \"([\w.]+)\"", message):
         return f"--{value[1]}"
-    inside = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
-    if inside:
+    if inside := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
         return f"--{inside[1]}.{inside[2]}"
-    found = re.search(r"--[\w.\-]+|'[\w.]+'", message)
-    return "" if found is None else "--" + found[0].strip("'").removeprefix("--")
+    option = re.search(r"--[\w.\-]+|'[\w.]+'", message)
+    return "" if option is None else "--" + option[0].strip("'").removeprefix("--")
 
 
 def parse_config(
@@ -55,92 +56,62 @@ def parse_config(
     before: Sequence[str] = (),
     left_out: Mapping[str, Collection[str]] | None = None,
 ) -> Config:
-    """Return the config that the words of a command line make.
-
-    ``--config FILE`` reads YAML; every field is an option with hyphens or underscores, a nested one with a
-    dot (``--lower.learning-rate 5e-4``); a list takes several words (``--seeds 0 1 2``). What stands later wins, and a
-    dotted option changes one entry of a mapping and leaves the others. The settings of the run that
-    :class:`~bilora.runs.config.SeveralRuns` share are options without ``run.`` before them.
-
-    ``before`` are words that the program puts before those of the user: defaults. ``left_out`` names settings that are
-    no options, by the field whose dataclass has them. Wrong words end the program with code 2 after one line,
-    ``--help`` and ``--print_config`` with 0; the checks of the dataclasses raise SettingsError.
-
-    Example:
-        >>> from bilora.engines.settings import FitSettings
-        >>> argv = ["--steps", "10", "--lower.batch-size", "4"]
-        >>> parse_config(FitSettings, argv, prog="example", description="").lower.batch_size
-        4
-    """
+    """Return the config that the words of a command line make, or end the program after one line with code 2."""
+    # Every field is an option, a nested one with a dot (--lower.learning-rate 5e-4); the settings of the run that
+    # SeveralRuns share have no `run.` before them. `before` are defaults, which what stands later overrides; `left_out`
+    # names settings that are no options, by the field whose dataclass has them.
     # An abbreviated option would be taken without a word, and could mean another one tomorrow.
     parser = OneLineParser(prog=prog, usage=usage, description=description, default_env=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="A YAML file of settings; later words override it.")
-    _add_arguments(parser, kind, left_out or {})
-    flat = RunConfig if issubclass(kind, SeveralRuns) else kind
-    lists = _list_options(flat) | {f"--{name}": True for name in _naming(kind)}
-    words = _normal_form([*before, *argv], lists)
-    # Of the two names of one setting, words take the one that files of today have: then what stands later wins.
-    words = [
-        re.sub(r"^--seeds?(?==|$)", "--seed" if issubclass(kind, RunConfig) else "--seeds", word) for word in words
-    ]
-    values = parser.parse_args(_with_whole_sections(parser, words))
-    del values["config"]
-    return _built(kind, parser, values)
-
-
-ONE_RUN = {
-    "method": "Name of the variant, or ``package.module:NAME``.",
-    "seed": "Of training rows, split, data order and dropout masks; by default 0.",
-    "seeds": "The same as seed.",
-}
-"""Which run is made, with the help; each may be written as a list of one."""
-
-SEVERAL_RUNS = {
-    "method": "Names of variants, or ``package.module:NAME``; each is run with every seed.",
-    "seeds": "One run per seed and method; by default 0 and 1.",
-    "seed": "The same as seeds.",
-}
-"""Which runs are made, with the help; a list of one may be written without brackets."""
-
-
-def _naming(kind: type) -> dict[str, str]:
-    """Return the options that say which method is run, and with which seed; none for a config of no run."""
-    return ONE_RUN if issubclass(kind, RunConfig) else SEVERAL_RUNS if issubclass(kind, SeveralRuns) else {}
-
-
-def _add_arguments(parser: ArgumentParser, kind: type, left_out: Mapping[str, Collection[str]]) -> None:
-    naming = _naming(kind)
-    flat = RunConfig if issubclass(kind, SeveralRuns) else kind
-    parser.add_class_arguments(flat, None, as_group=False, skip={*left_out, *naming} - {"seeds"})
+    naming = ONE_RUN if issubclass(kind, RunConfig) else SEVERAL_RUNS if issubclass(kind, SeveralRuns) else {}
+    flat = RunConfig if naming is SEVERAL_RUNS else kind
+    parser.add_class_arguments(flat, None, as_group=False, skip={*(left_out or {}), *naming} - {"seeds"})
     for name, text in naming.items():
         # Files have both forms: a run of its own is written with one method and one seed, and was written with lists.
         types: Any = str | list[str] if name == "method" else int | list[int] | None
         default = ("bilora" if flat is kind else ["bilora", "lora"]) if name == "method" else None
         parser.add_argument(f"--{name}", type=types, default=default, help=text)
-    for name, names in left_out.items():
+    for name, names in (left_out or {}).items():
         parser.add_class_arguments(get_type_hints(kind)[name], name, skip=set(names))
+    words = _normal_form([*before, *argv], _list_options(flat) | {f"--{name}": True for name in naming})
+    # Of the two names of one setting, words take the one that files of today have: then what stands later wins.
+    seed = "--seed" if naming is ONE_RUN else "--seeds"
+    words = [re.sub(r"^--seeds?(?==|$)", seed, word) for word in words]
+    values = parser.parse_args(_with_whole_sections(parser, words))
+    del values["config"]
+    return _built(kind, parser, values, named=bool(naming))
 
 
-def _built(kind: type[Config], parser: ArgumentParser, values: Any) -> Config:
-    if not _naming(kind):
+# Which run is made, with the help; each may be written as a list of one.
+ONE_RUN = {
+    "method": "Name of the variant, or ``package.module:NAME``.",
+    "seed": "Of training rows, split, data order and dropout masks; by default 0.",
+    "seeds": "The same as seed.",
+}
+
+# Which runs are made, with the help; a list of one may be written without brackets.
+SEVERAL_RUNS = {
+    "method": "Names of variants, or ``package.module:NAME``; each is run with every seed.",
+    "seeds": "One run per seed and method; by default 0 and 1.",
+    "seed": "The same as seeds.",
+}
+
+
+def _built(kind: type[Config], parser: ArgumentParser, values: Any, *, named: bool) -> Config:
+    if not named:
         refuse_nulls(kind, values.as_dict(), what="config")
-        return kind(**_instantiated(parser, values))
+        return kind(**parser.instantiate(values).as_dict())
     method, seed, seeds = values.pop("method"), values.pop("seed"), values.pop("seeds")
     if issubclass(kind, RunConfig):
-        chosen = seeds if seed is None else seed
-        named = {"method": _single(method, "method"), "seed": 0 if chosen is None else _single(chosen, "seed")}
-        refuse_nulls(kind, {**values.as_dict(), **named}, what="config")
-        return kind(**_instantiated(parser, values), **named)
-    refuse_nulls(RunConfig, {**values.as_dict(), "method": "", "seed": 0}, what="config")
-    chosen = seed if seeds is None else seeds
-    run = RunConfig(**_instantiated(parser, values))
-    several: Any = kind
-    return several(method=_listed(method), seeds=[0, 1] if chosen is None else _listed(chosen), run=run)  # type: ignore[no-any-return]
-
-
-def _instantiated(parser: ArgumentParser, values: Any) -> dict[str, Any]:
-    instantiated = parser.instantiate(values)
-    return dict(instantiated.as_dict() if hasattr(instantiated, "as_dict") else vars(instantiated))
+        only = seeds if seed is None else seed
+        which = {"method": _single(method, "method"), "seed": 0 if only is None else _single(only, "seed")}
+        refuse_nulls(kind, {**values.as_dict(), **which}, what="config")
+        return kind(**parser.instantiate(values).as_dict(), **which)
+    refuse_nulls(RunConfig, values.as_dict(), what="config")
+    all_seeds = seed if seeds is None else seeds
+    which = {"method": _listed(method), "seeds": [0, 1] if all_seeds is None else _listed(all_seeds)}
+    which["run"] = RunConfig(**parser.instantiate(values).as_dict())
+    return kind(**which)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -148,17 +119,14 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _single(value: Any, name: str) -> Any:
-    values = _listed(value)
-    if len(values) != 1:
+    if len(values := _listed(value)) != 1:
         raise SettingsError(f"config: {name} is {value!r}; one run has one {name}; bilora compare runs several")
     return values[0]
 
 
 def _with_whole_sections(parser: ArgumentParser, words: list[str]) -> list[str]:
-    """Return the words with ``--method_settings.NAME.setting`` merged into the sections that files and words have.
-
-    jsonargparse would put a section of that one setting in the place of what was said before.
-    """
+    """Return the words with ``--method_settings.NAME.setting`` merged into the sections that files and words have."""
+    # jsonargparse would put a section of that one setting in the place of what was said before.
     rest, dotted, left = list[str](), list[tuple[str, str, str, str]](), iter(words)
     for word in left:
         option, equals, value = word.partition("=")
@@ -169,6 +137,7 @@ def _with_whole_sections(parser: ArgumentParser, words: list[str]) -> list[str]:
             dotted.append((match[1], match[2], match[3], value if equals else next(left, "")))
     if not dotted:
         return words
+    # Without --print_config, at which the parser would print and end before the dotted words have been read.
     settled = parser.parse_args([word for word in rest if not word.startswith("--print_config")])
     sections: dict[str, dict[str, Any]] = {}
     for field, method, name, value in dotted:
@@ -179,27 +148,24 @@ def _with_whole_sections(parser: ArgumentParser, words: list[str]) -> list[str]:
 
 def _plain_value(word: str) -> Any:
     try:
-        return json.loads(word)  # which knows 5e-4 for a number, as PyYAML does not
+        # JSON first: to PyYAML 5e-4 is a string.
+        return json.loads(word)
     except ValueError:
         return yaml.safe_load(word)
 
 
+# Options that may stand without a value, and the value they then have.
 SWITCHES = {
     **dict.fromkeys(("--debug", "--allow_config_change", "--keep_best", "--shard_base"), "true"),
     **dict.fromkeys(("--overwrite", "--uniform_rank"), "true"),
     "--resume": "auto",
 }
-"""Options that may stand without a value, and the value they then have."""
 
 
 def _normal_form(argv: Sequence[str], lists: Mapping[str, bool]) -> list[str]:
-    """Return the words as ``--option_name=value``, several words of a list joined to ``[a, b]``.
-
-    Args:
-        argv: The words.
-        lists: Options that take several words, with whether a single word is a list of one.
-    """
-    groups: list[list[str]] = [[]]  # an option and the words behind it; before the first one some may stand
+    """Return the words as ``--option_name=value``, several words of one of the ``lists`` joined to ``[a, b]``."""
+    # An option and the words behind it; the first group is of the words before any option.
+    groups: list[list[str]] = [[]]
     for word in argv:
         if word.startswith("--"):
             name, equals, value = word.partition("=")
@@ -218,7 +184,8 @@ def _written(option: str, values: list[str], lists: Mapping[str, bool]) -> list[
     if name in lists and items and items[0] and not items[0].startswith("["):
         joined = ", ".join(items)
         return [f"{name}=[{joined}]" if lists[name] or "," in joined else f"{name}={joined}"]
-    return [option, *values]  # apart, as they were given: errors quote them
+    # Apart, as they were given: errors quote them.
+    return [option, *values]
 
 
 def _list_options(kind: type, prefix: str = "--") -> dict[str, bool]:

@@ -29,25 +29,28 @@ from bilora.tasks.kinds import kind_of
 
 State = Literal["ok", "note", "fault"]
 
+# Bytes on the disk; a run with its checkpoints takes a few hundred MiB with most models.
 LEAST_FREE = 2 * 2**30
-"""Bytes on the disk; a run with its checkpoints takes a few hundred MiB with most models."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found."""
+    """What a check found about its subject, in words, and with a fault or a note what to do."""
 
-    state: State  # a fault keeps a run from starting, a note does not
-    subject: str  # what was looked at
-    text: str  # what was found, and with a fault or a note what to do
+    # A fault keeps a run from starting, a note does not.
+    state: State
+    subject: str
+    text: str
 
 
 def check_versions(package: str = "bilora") -> list[Finding]:
     """Return one finding a required package: there, and of a version that is allowed."""
-    wanted = [Requirement(line) for line in importlib.metadata.requires(package) or ()]
-    needed = [each for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
-    packages = [check_package(requirement.name, str(requirement.specifier)) for requirement in needed]
-    return [Finding("ok", "python", platform.python_version()), *packages]
+    checked = [Finding("ok", "python", platform.python_version())]
+    for requirement in map(Requirement, importlib.metadata.requires(package) or ()):
+        # Those of an extra have a marker that holds for its name alone.
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            checked.append(check_package(requirement.name, str(requirement.specifier)))
+    return checked
 
 
 def check_package(name: str, allowed: str) -> Finding:
@@ -57,6 +60,7 @@ def check_package(name: str, allowed: str) -> Finding:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return Finding("fault", name, f"is not installed; run pip install '{wanted}'")
+    # A nightly build of torch is a pre-release, and often what a new GPU needs.
     if not wanted.specifier.contains(version, prereleases=True):
         return Finding("fault", name, f"{version} is not {allowed}; run pip install '{wanted}'")
     return Finding("ok", name, version)
@@ -92,16 +96,16 @@ def check_attention(hypergradient: str | Mapping[str, Any], implementation: str)
     if implementation == "eager":
         return Finding("ok", "attention", "eager: it has the second derivatives that exact products take")
     if implementation == "sdpa":
-        slower = "sdpa: exact products use its slower math kernel, which has two derivatives"
-        return Finding("note", "attention", slower)
+        text = "sdpa: exact products use its slower math kernel, which has two derivatives"
+        return Finding("note", "attention", text)
+    text = f"{implementation} has no second derivatives, which exact products take"
     cure = "set the model's attn_implementation to eager or sdpa, or products: finite_difference"
-    return Finding(
-        "fault", "attention", f"{implementation} has no second derivatives, which exact products take; {cure}"
-    )
+    return Finding("fault", "attention", f"{text}; {cure}")
 
 
 def check_disk(folder: Path) -> Finding:
     """Return whether there is room where the run will be written."""
+    # The run makes its folder itself: the nearest one that is there is on the same disk.
     parent = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(parent).free
     text = f"{free / 2**30:.1f} GiB free at {parent}"
@@ -120,14 +124,13 @@ def check_trackers(names: Sequence[str]) -> list[Finding]:
     ]
 
 
-MARKS = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
-
-
 def doctor(config: TrainConfig) -> None:
     """Print one line a finding; raise SettingsError where something would keep the run from starting."""
     faults = 0
     for finding in findings(config):
-        print(f"{MARKS[finding.state]} {finding.subject}: {finding.text}", flush=True)
+        mark = "FAULT" if finding.state == "fault" else finding.state
+        # Line by line: the last checks read a model, which takes a while.
+        print(f"{mark:5} {finding.subject}: {finding.text}", flush=True)
         faults += finding.state == "fault"
     if faults:
         raise SettingsError(f"{faults} {'fault' if faults == 1 else 'faults'}; each line says what to do")
@@ -137,6 +140,7 @@ def doctor(config: TrainConfig) -> None:
 def findings(config: TrainConfig) -> Iterator[Finding]:
     """Yield what every check finds, the quick ones first."""
     yield from check_versions()
+    # Betty stands in no list of requirements: pip would refuse it on the Python versions that this library needs.
     yield check_package("betty-ml", ">=0.2.1")
     yield from check_device(config.device, config.precision)
     yield check_disk(Path(config.output or "runs"))
@@ -146,6 +150,7 @@ def findings(config: TrainConfig) -> Iterator[Finding]:
 
 def _data_and_model(config: TrainConfig) -> Iterator[Finding]:
     try:
+        # By the plan that train makes, so that both refuse the same.
         rows = plan_of(config)[0].rows
     except BiloraError as error:
         yield Finding("fault", "data", str(error))
@@ -163,6 +168,7 @@ def _data_and_model(config: TrainConfig) -> Iterator[Finding]:
     tokens = [row["input_ids"] for row in encoded]
     yield _lengths(sorted(map(len, tokens)), config.max_length)
     yield _unknown(tokens, tokenizer.own.unk_token_id)
+    # The config alone: to know the kind of attention no weights have to be read.
     model = AutoConfig.from_pretrained(tokenizer.place, local_files_only=only_local(tokenizer.place))
     yield check_attention(config.hypergradient, model._attn_implementation or "sdpa")
 
@@ -176,12 +182,12 @@ def _described(rows: TaskRows) -> str:
 
 
 def _lengths(lengths: list[int], max_length: int) -> Finding:
+    # The tokenizer has cut them already, so a row that fits exactly cannot be told from one that was longer.
     cut = sum(length >= max_length for length in lengths)
     text = f"median {lengths[len(lengths) // 2]}, longest {lengths[-1]} tokens of at most {max_length}"
     if cut <= len(lengths) / 20:
         return Finding("ok", "lengths", text)
-    full = f"{cut:,} of {len(lengths):,} rows fill it or are cut: --max-length more"
-    return Finding("note", "lengths", f"{text}; {full}")
+    return Finding("note", "lengths", f"{text}; {cut:,} of {len(lengths):,} rows fill it or are cut: --max-length more")
 
 
 def _unknown(rows: list[list[int]], unknown: int | None) -> Finding:

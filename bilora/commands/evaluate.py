@@ -42,30 +42,30 @@ class EvaluateConfig:
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Print the metrics of every set, write them where asked, and return them by set."""
+    # First of all: to evaluate takes long, and a file that cannot be written should be told before.
     output = None if config.output is None else new_file(config.output)
     trained = open_trained(config.run, model=config.model, device=config.device, task_type=config.task_type)
-    found = {name: _metrics(trained, rows, name) for name, rows in _sets(config, trained).items()}
-    for name, metrics in found.items():
+    by_set = {name: _metrics(trained, rows, name) for name, rows in _sets(config, trained).items()}
+    for name, metrics in by_set.items():
         cells = [{"metric": key, "value": _cell(key, value, empty="undefined")} for key, value in metrics.items()]
         print_cells(cells, title=WHOLE_D2 if name == UPPER else name)
     if output is not None:
-        write_json(output, next(iter(found.values())) if len(found) == 1 else found)
+        # Of one set alone, as nearly always, its metrics stand at the top.
+        write_json(output, next(iter(by_set.values())) if len(by_set) == 1 else by_set)
         print(f"metrics: {output}")
-    return found
-
-
-CURE = "name your own kind of task with --task-type package.module:NAME; for any other code, give --data FILE"
+    return by_set
 
 
 def _sets(config: EvaluateConfig, trained: Trained) -> dict[str, Rows]:
-    if config.data is None:
-        path = trained.adapter.parent / "config.yaml"
-        if not path.is_file():
-            raise SettingsError(f"{config.run} is no run with a config.yaml, so its rows are not known; give --data")
-        with no_code_but(config.task_type, cure=f"it stands in {path}: {CURE}"):
-            run = parse_config(RunConfig, ["--config", str(path)], prog="bilora evaluate", description="")
-            return scored_sets(run)
-    return {Path(config.data).name: trained.task.read_rows(config.data, labelled=True)}
+    if config.data is not None:
+        return {Path(config.data).name: trained.task.read_rows(config.data, labelled=True)}
+    path = trained.adapter.parent / "config.yaml"
+    if not path.is_file():
+        raise SettingsError(f"{config.run} is no run with a config.yaml, so its rows are not known; give --data")
+    # The folder may have come from somebody else, and its config may name a module to import.
+    cure = "name your own kind of task with --task-type package.module:NAME; for any other code, give --data FILE"
+    with no_code_but(config.task_type, cure=f"it stands in {path}: {cure}"):
+        return scored_sets(parse_config(RunConfig, ["--config", str(path)], prog="bilora evaluate", description=""))
 
 
 def _metrics(trained: Trained, rows: Rows, name: str) -> dict[str, Any]:

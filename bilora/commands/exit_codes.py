@@ -23,28 +23,31 @@ from bilora.processes.group import join_processes
 from bilora.runs.config import SeveralRuns
 from bilora.runs.resume import CONFIG, resumed_folder
 
-DIVERGED = 3
-INTERRUPTED = 130
-NO_ROOM = 4
+DIVERGED, NO_ROOM, INTERRUPTED = 3, 4, 130
+# The first row that fits counts: the root of all stands last.
 CODES: dict[type[Exception], int] = {
-    SelfCheckError: 1,  # as a fault of ours, which Python ends with 1 too
-    ProcessesError: 1,  # another process is lost, and tells what is wrong
+    # As a fault of ours, which Python ends with 1 too.
+    SelfCheckError: 1,
+    # Another process is lost, and tells what is wrong.
+    ProcessesError: 1,
     DivergedError: DIVERGED,
     ResourceError: NO_ROOM,
-    BiloraError: BAD_INPUT,  # any other
+    BiloraError: BAD_INPUT,
 }
 
+# How long another process waits before it prints an error; the launcher ends it as soon as the first has ended.
 SECONDS_FOR_FIRST = 10.0
-"""How long another process waits before it prints an error; the launcher ends it as soon as the first has ended."""
 
 
 @dataclass(frozen=True)
 class Program:
     """A program that compares methods."""
 
-    name: str  # of its file, for help and errors
+    # Of its file, for help and errors.
+    name: str
     description: str
-    default_config: Path  # the YAML file that is read unless one of the options ``naming`` is given
+    # The YAML file that is read unless one of the options `naming` is given.
+    default_config: Path
     naming: Sequence[str] = ("--config", "--task", "--train-file", "--train_file")
 
     def run(self, argv: Sequence[str]) -> int:
@@ -54,9 +57,9 @@ class Program:
 
     def default_words(self, argv: Sequence[str]) -> list[str]:
         """Return the words that read the default config, unless the user's name a config or where the rows are."""
-        folder = resumed_folder(argv)
-        if folder is not None:
+        if (folder := resumed_folder(argv)) is not None:
             return ["--config", str(folder / CONFIG)]
+        # Its settings are for its own rows: they are not mixed with those for the user's.
         named = any(word.split("=")[0] in self.naming for word in argv)
         return [] if named else ["--config", str(self.default_config)]
 
@@ -75,16 +78,13 @@ class Program:
 
 
 def asks_for_debug(argv: Sequence[str]) -> bool:
-    """Return whether the words, which may hold mistakes, ask for tracebacks."""
+    """Return whether the words ask for tracebacks."""
+    # Looked for by hand: the words may hold the mistake that is to be shown.
     return any(word == "--debug" or word.lower() == "--debug=true" for word in argv)
 
 
 def exit_code(work: Callable[[], object], *, program: str, debug: bool = False) -> int:
-    """Do the work, and return the exit code, after a line on standard error where it is not 0.
-
-    It is that of :data:`CODES`, 4 also for a full disk or memory, 128 and the signal's number (130, 143) for a run that
-    a signal ended. ``debug`` shows the traceback too.
-    """
+    """Do the work, and return the exit code, after a line (with ``debug``, the traceback too) where it is not 0."""
     try:
         with sigterm_raised(), _one_line_warnings(program):
             work()
@@ -92,8 +92,7 @@ def exit_code(work: Callable[[], object], *, program: str, debug: bool = False) 
         end_at_once_when_told_again()
         return _fail(program, "interrupted; finished runs are in results.jsonl", INTERRUPTED, debug=debug)
     except Exception as error:
-        code = code_of(error)
-        if code is None:
+        if (code := code_of(error)) is None:
             raise
         return _fail(program, error, code, debug=debug)
     return 0
@@ -101,6 +100,7 @@ def exit_code(work: Callable[[], object], *, program: str, debug: bool = False) 
 
 def code_of(error: Exception) -> int | None:
     """Return the exit code of an error, or None for one that nobody foresaw, whose traceback is worth seeing."""
+    # As a shell does: 128 and the signal's number, 130 for SIGINT and 143 for SIGTERM.
     if isinstance(error, InterruptedRun):
         return 128 + error.number
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -116,24 +116,23 @@ def _fail(program: str, error: object, code: int, *, debug: bool) -> int:
         time.sleep(SECONDS_FOR_FIRST)
     if debug:
         traceback.print_exc()
-    who = "" if rank == 0 else f"process {rank}: "
-    print(f"{program}: error: {who}{error}", file=sys.stderr)
+    process = "" if rank == 0 else f"process {rank}: "
+    print(f"{program}: error: {process}{error}", file=sys.stderr)
     return code
 
 
 @contextmanager
 def _one_line_warnings(program: str) -> Iterator[None]:
     """Show a RuntimeWarning, and any warning of this library, as one line without a place in the source."""
-    shown = warnings.showwarning
+    # These are about the user's settings and rows, which no line of ours explains; all others are about code.
+    show_as_before = warnings.showwarning
 
-    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, RuntimeWarning) or category.__module__.startswith("bilora."):
             print(f"{program}: warning: {message}", file=sys.stderr)
         else:
-            shown(message, category, *place, **more)
+            show_as_before(message, category, *where, **more)
 
-    warnings.showwarning = show
-    try:
+    with warnings.catch_warnings():
+        warnings.showwarning = show
         yield
-    finally:
-        warnings.showwarning = shown

@@ -2,14 +2,13 @@
 
 import shutil
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bilora import BiloraConfig, export_lora
 from bilora.adapter.export import check_folder
 from bilora.adapter.pruning import Cut, cut_ranks
-from bilora.adapter.ranks import Magnitudes, build_rank_rule
+from bilora.adapter.ranks import build_rank_rule
 from bilora.commands.verb import Verb
 from bilora.errors import SettingsError
 from bilora.files.whole_folders import new_folder
@@ -49,6 +48,7 @@ class ExportConfig:
             raise SettingsError(f"rank is {self.rank}; it must be at least 1")
         if self.rank is not None and self.ranks is not None:
             raise SettingsError("rank and ranks both choose the ranks; leave one of them out")
+        # A fault in the rule is told before a model is read.
         if self.ranks is not None:
             build_rank_rule(self.ranks)
 
@@ -57,17 +57,16 @@ class ExportConfig:
         """How ranks are cut, or None where all terms stay."""
         if self.ranks is not None:
             return Cut(build_rank_rule(self.ranks))
-        return None if self.rank is None else Cut(partial(_largest_terms, count=self.rank))
-
-
-def _largest_terms(magnitudes: Magnitudes, *, count: int) -> dict[str, int]:
-    """Return how many of its terms each layer keeps."""
-    return {name: min(count, len(terms)) for name, terms in magnitudes.items()}
+        if (largest := self.rank) is None:
+            return None
+        # A layer may have been cut to fewer terms already.
+        return Cut(lambda magnitudes: {name: min(largest, len(terms)) for name, terms in magnitudes.items()})
 
 
 def export(config: ExportConfig) -> Path:
     """Write the adapter, print the ranks, and return the folder."""
     folder = check_folder(config.output)
+    # On the CPU: no row goes through the model, and a few small products are all that is computed.
     trained = open_trained(config.run, model=config.model, device="cpu", task_type=config.task_type)
     adapter = trained.model.peft_config[trained.model.active_adapter]
     if not isinstance(adapter, BiloraConfig):
@@ -91,8 +90,8 @@ def export(config: ExportConfig) -> Path:
 def _write_rest(trained: Trained, folder: Path, *, note: str | None) -> None:
     """Write the model card, and what makes the folder one that ``bilora evaluate`` and ``predict`` take."""
     write_task(folder, trained.task, max_length=trained.max_length)
-    for name in ("config.json", "README.md"):
-        source = trained.adapter.parent / "lora" / name
+    # Those that the run has written beside its own plain adapter; an adapter alone has none.
+    for source in (trained.adapter.parent / "lora" / name for name in ("config.json", "README.md")):
         if source.is_file():
             shutil.copy(source, folder)
     card = folder / "README.md"

@@ -53,13 +53,10 @@ def init(config: InitConfig) -> None:
 
 def init_text(config: InitConfig) -> str:
     """Return the config as commented YAML; raise SettingsError where the task, the method or a file is not allowed."""
-    train = TrainConfig(
-        task=config.task,
-        train_file=config.train_file,
-        validation_file=config.validation_file,
-        model=config.model,
-        method=config.method,
-    )
+    given = dataclasses.asdict(config)
+    # It would be the folder of the run, and is the file that the text goes into.
+    del given["output"]
+    train = TrainConfig(**given)
     kind = "bi-level" if find_variant(config.method).upper else "single-level"
     values = ", with singular values" if has_formulation(config.method) else ""
     head = f"# bilora train --config FILE: {config.method} ({kind}{values}). Each setting can be left out."
@@ -75,9 +72,11 @@ def _commented(settings: Any, *, method: str = "", indent: str = "") -> list[str
         if dataclasses.is_dataclass(value):
             lines += [f"{indent}{name}:", *_commented(value, indent=indent + "  ")]
         elif name == "method_settings":
-            own = _commented(settings.settings_of(method), indent="    ")
-            lines += [f"{name}:", f"  {method}:" if own else f"  {method}: {{}}", *own]
+            # Those of the one method, with their defaults, though the config itself has none of them.
+            of_method = _commented(settings.settings_of(method), indent="    ")
+            lines += [f"{name}:", f"  {method}:" if of_method else f"  {method}: {{}}", *of_method]
         else:
+            # On one line, however long: the comment above is wrapped, a value need not be.
             text = yaml.safe_dump(resolved(value), default_flow_style=True, width=10_000, sort_keys=False)
             # Behind a value that stands alone PyYAML ends the document.
             text = text.removesuffix("...\n").strip()
@@ -87,6 +86,7 @@ def _commented(settings: Any, *, method: str = "", indent: str = "") -> list[str
 
 def setting_texts(kind: type) -> dict[str, str]:
     """Return what the docstrings of a dataclass and of those above it say of each setting."""
+    # By the parser of the command line, which gathers them: a comment says what --help says.
     parser = ArgumentParser()
     parser.add_class_arguments(kind, None, as_group=False)
     texts = {action.dest: action.help or "" for action in parser._actions}

@@ -33,6 +33,7 @@ class PredictConfig:
 
 def predict_rows(config: PredictConfig) -> None:
     """Write one object a row, in the order of the file: its number, the prediction and any probabilities."""
+    # First of all: to predict takes long, and a file that cannot be written should be told before.
     output = None if config.output is None else new_file(config.output)
     trained = open_trained(config.run, model=config.model, device=config.device, task_type=config.task_type)
     rows = trained.task.read_rows(config.file, labelled=False)
@@ -41,6 +42,7 @@ def predict_rows(config: PredictConfig) -> None:
         json.dumps({"row": number, **answer}, ensure_ascii=False, allow_nan=False) + "\n"
         for number, answer in zip(rows.ids, answers, strict=True)
     ]
+    # What is printed may be read by a program: no notice stands among the lines.
     if output is None:
         sys.stdout.writelines(lines)
         return

@@ -24,28 +24,28 @@ from bilora.runs.table import print_table
 from bilora.settings.sections import resolved
 from bilora.tasks.labels import guess_text_columns
 
+# Settings that the command decides by the rows where they are null.
 OPEN = ("steps", "refresh", "validate_every", "validation_share")
-"""Settings that the command decides by the rows where they are null."""
 
+# The settings of the command; config.yaml has those of the run, which say what the command left open.
 TRAIN_FILE = "train.yaml"
-"""The settings of the command; ``config.yaml`` has those of the run, which say what the command left open."""
 
 
 def train(config: TrainConfig) -> Path:
-    """Train, write the run's folder, check what was written, and return the folder.
-
-    Of the processes that torchrun has started all train, and the first alone writes, checks and prints.
-    """
+    """Train, write the run's folder, check what was written, and return the folder."""
+    # Of the processes that torchrun has started all train, and the first alone writes, checks and prints.
     processes = join_processes(device=config.device)
+    # Everything that can fail for the user's words comes before the folder, which --overwrite empties.
     plan, guessed = plan_of(config, processes)
     prepared = prepare([plan])
-    processes.first_only(lambda: _say_plan(config, plan, prepared, guessed=guessed))
+    processes.first_only(lambda: print(*_lines(config, plan, prepared, guessed=guessed), sep="\n", flush=True))
     folder = processes.first_only(lambda: command_folder(config, task=plan.task.name))
     if processes.first_only(lambda: (folder / "all_results.json").is_file()):
         processes.first_only(lambda: print(f"run: {folder} (finished before)"))
         return folder
-    first = next(iter(prepared.validation.values()))
-    check = SelfCheck(plan.task, prepared.tokenizer, first.encoded, device=config.device)
+    rows = next(iter(prepared.validation.values())).encoded
+    check = SelfCheck(plan.task, prepared.tokenizer, rows, device=config.device)
+    # Before the first step, so that a run that is cut off at any moment can be resumed.
     processes.first_only(lambda: keep_config(folder / TRAIN_FILE, config))
     row = _run(config, plan, prepared, folder, check)
     processes.first_only(lambda: _finish(config, row, folder, check))
@@ -75,27 +75,19 @@ def _run(config: TrainConfig, plan: RunPlan, prepared: Prepared, folder: Path, c
     kind = set_kind(next(iter(prepared.validation)))
     trackers = (ReportTo(name, folder, resolved(plan.config), scored_on=kind) for name in config.report_to)
     callbacks = (*trackers, *((check,) if config.self_check else ()))
+    # Without one, run_once looks at the score of the task.
     monitor = Monitor("loss", greater_is_better=False) if config.watch == "loss" else None
     try:
         return run_once(plan, prepared, folder=folder, callbacks=callbacks, monitor=monitor)
     except InterruptedRun as error:
-        message = f"{error}; go on with bilora train --resume {folder}"
-        raise InterruptedRun(message, number=error.number) from error
+        raise InterruptedRun(f"{error}; go on with bilora train --resume {folder}", number=error.number) from error
 
 
 def resumed_words(argv: Sequence[str]) -> Sequence[str]:
-    """Return the words that read the settings of the run that ``--resume`` names.
-
-    Raises:
-        SettingsError: It names the folder of no run that ``bilora train`` began.
-
-    Example:
-        >>> resumed_words(["--task", "mrpc"])
-        ()
-    """
-    folder = resumed_folder(argv)
-    if folder is None:
+    """Return the words that read the settings of the run that ``--resume`` names; none where it names none."""
+    if (folder := resumed_folder(argv)) is None:
         return ()
+    # A folder of benchmarks/ has a config.yaml too, but of several runs.
     if not (folder / TRAIN_FILE).is_file():
         raise SettingsError(f"resume: {folder} is no run of bilora train (no {TRAIN_FILE} in it)")
     # Earlier versions wrote -1 for what is left open.
@@ -109,20 +101,15 @@ def _text_columns(config: TrainConfig) -> tuple[tuple[str, ...] | None, list[Rec
         return None, None
     if config.text_columns is not None:
         return tuple(config.text_columns), None
+    # The records go on to those who read the rows: a large file is read once.
     records = read_records(config.train_file)
     rows = [row for _, row, faults in records if not faults]
     columns = [config.label_column] if isinstance(config.label_column, str) else config.label_column
     return guess_text_columns(rows, label_columns=columns, source=config.train_file), records
 
 
-def _say_plan(config: TrainConfig, plan: RunPlan, prepared: Prepared, *, guessed: tuple[str, ...] | None) -> None:
-    for line in _lines(plan, prepared, guessed=guessed):
-        print(line, flush=True)
-    if config.refresh and dataclasses.replace(config, refresh=0).watches_upper:
-        print(f"note: refresh is {config.refresh}: no D2 stays to be watched, so rows are held out", flush=True)
-
-
-def _lines(plan: RunPlan, prepared: Prepared, *, guessed: tuple[str, ...] | None) -> Iterator[str]:
+def _lines(config: TrainConfig, plan: RunPlan, prepared: Prepared, *, guessed: tuple[str, ...] | None) -> Iterator[str]:
+    """Yield what is printed before the training: the rows, what was decided for the user, and the steps."""
     run, task, rows = plan.config, plan.task, plan.rows
     sets = ", ".join(f"{len(part):,} {set_in_words(name)}" for name, part in rows.validation.items())
     yield f"task {task.name}: {len(rows.train):,} training rows, {sets}; score: {task.metric}"
@@ -133,6 +120,9 @@ def _lines(plan: RunPlan, prepared: Prepared, *, guessed: tuple[str, ...] | None
     looked, looks = ("D2 looked at", "looks") if UPPER in prepared.validation else ("validated", "validations")
     stop = f", ended early after {run.early_stopping} {looks} without gain" if run.early_stopping else ""
     yield f"{run.method}: {run.steps} steps on {prepared.tokenizer.place}, {looked} every {run.validate_every}{stop}"
+    # Who sets refresh may not know that this changes which rows the run is judged by.
+    if config.refresh and dataclasses.replace(config, refresh=0).watches_upper:
+        yield f"note: refresh is {config.refresh}: no D2 stays to be watched, so rows are held out"
 
 
 TRAIN = Verb(

@@ -11,13 +11,12 @@ from bilora.runs.config import HELD_OUT, RunConfig
 from bilora.settings.sections import refuse_faults
 from bilora.tasks.labels import LabelledFiles
 
+# Validations of a run whose user does not say how often.
 VALIDATIONS = 20
-"""Validations of a run whose user does not say how often."""
-
+# Ten epochs of a few rows are a handful of steps, too few to learn anything.
 LEAST_STEPS = 40
-
+# Validations without gain after which a run ends whose user does not say how many.
 PATIENCE = 5
-"""Validations without gain after which a run ends whose user does not say how many."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,6 @@ class TrainConfig(RunConfig):
 
     Raises:
         SettingsError: A value is unknown or out of range.
-
-    Example:
-        >>> TrainConfig().steps_for(500)
-        250
     """
 
     epochs: float = 10.0
@@ -61,7 +56,7 @@ class TrainConfig(RunConfig):
     push_to_hub: bool = False
     hub_model_id: str | None = None
 
-    # All of it is decided by the rows, in ``run_config``.
+    # All of it is decided by the rows, in run_config.
     UNSAID: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
@@ -80,6 +75,7 @@ class TrainConfig(RunConfig):
             ("hub_model_id", "push_to_hub needs it", self.hub_model_id is not None or not self.push_to_hub),
         )
         refuse_faults("config", self, checks)
+        # None counts as set here: it becomes a patience of 5, and true.
         if self.validate_every == 0 and (self.early_stopping != 0 or self.keep_best is not False):
             raise SettingsError(
                 "config: validate_every is 0, and early_stopping and keep_best look at validations during the run; set "
@@ -108,24 +104,16 @@ class TrainConfig(RunConfig):
         return self.leaves_upper if self.validation_share is None else self.validation_share == 0
 
     def steps_for(self, rows: int, *, processes: int = 1) -> int:
-        """Return the lower steps for that many training rows: ``steps``, or as many as ``epochs`` makes.
-
-        Args:
-            rows: Training rows, D1 and D2 together.
-            processes: How many processes read them together, each in batches of its own.
-        """
+        """Return the lower steps for that many rows, D1 and D2 together: ``steps``, or as many as ``epochs`` makes."""
         if self.steps is not None:
             return self.steps
+        # Each process reads batches of its own.
         batch = self.lower.batch_size * self.lower.accumulation * processes
         return max(LEAST_STEPS, round(self.epochs * self.split_ratio * rows / batch))
 
     def run_config(self, *, steps: int | None = None, text_columns: tuple[str, ...] | None = None) -> RunConfig:
-        """Return the config of the run, with what this one leaves open.
-
-        Args:
-            steps: Lower steps; None where they are not known yet.
-            text_columns: Columns of the text; None for those of this config.
-        """
+        """Return the config of the run, with what this one leaves open; None takes steps and columns of this one."""
+        # While the steps are not known yet, 1 lets everything else be checked.
         watches, steps = self.watches_upper, (self.steps or 1) if steps is None else steps
         decided = {
             "validation_share": self.held_out,

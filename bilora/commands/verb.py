@@ -14,49 +14,29 @@ from bilora.errors import SettingsError
 from bilora.models.pretrained import quiet_transformers
 
 
-def _nothing(argv: Sequence[str]) -> Sequence[str]:
-    return ()
-
-
 @dataclass(frozen=True)
 class Verb:
-    """A verb of the command ``bilora``.
-
-    Args:
-        name: The verb.
-        help: What it does, one line.
-        config: The dataclass that its words make.
-        work: Does it, given that config; what it raises decides the exit code.
-        positional: The setting that the words before the first option give.
-        aliases: Settings by other names that they may be given by, without what follows a dot.
-        before: Words to put before those of the user, given these.
-        left_out: Settings that are no options, by the field whose dataclass has them.
-        together: Whether the processes that torchrun starts do the work together; otherwise they are refused.
-
-    Example:
-        >>> from bilora.engines.settings import LevelSettings
-        >>> verb = Verb("show", "Print.", LevelSettings, lambda config: print(config.batch_size))
-        >>> verb.run(["--batch-size", "4"])
-        4
-        0
-    """
+    """A verb of the command ``bilora``: ``work`` is done with the ``config`` that its words make."""
 
     name: str
+    # One line.
     help: str
     config: type
+    # Does it; what it raises decides the exit code.
     work: Callable[..., object]
+    # The setting that the words before the first option give.
     positional: str | None = None
+    # Settings by other names that they may be given by, without what follows a dot.
     aliases: Mapping[str, str] = field(default_factory=dict)
-    before: Callable[[Sequence[str]], Sequence[str]] = _nothing
+    # Words to put before those of the user, given these.
+    before: Callable[[Sequence[str]], Sequence[str]] = lambda argv: ()
+    # Settings that are no options, by the field whose dataclass has them.
     left_out: Mapping[str, Collection[str]] = field(default_factory=dict)
+    # Whether the processes that torchrun starts do the work together; otherwise they are refused.
     together: bool = False
 
     def run(self, argv: Sequence[str]) -> int:
-        """Run the verb and return its exit code.
-
-        Raises:
-            SystemExit: With code 2 where the words make no config, with 0 after ``--help`` or ``--print_config``.
-        """
+        """Run the verb and return its exit code; words that make no config end the program, with code 2."""
         quiet_transformers()
         program = f"bilora {self.name}"
         return exit_code(lambda: self._parse_and_work(argv), program=program, debug=asks_for_debug(argv))
@@ -64,6 +44,7 @@ class Verb:
     def _parse_and_work(self, argv: Sequence[str]) -> None:
         config = self.parse(argv)
         count = int(os.environ.get("WORLD_SIZE", "1"))
+        # Each would do all of it, and write what the others write.
         if count > 1 and not self.together:
             raise SettingsError(
                 f"bilora {self.name} runs in one process, and torchrun has started {count}; several train together in "
@@ -82,9 +63,7 @@ class Verb:
         if self.positional and values:
             is_list = get_origin(get_type_hints(self.config)[self.positional]) is list
             # As JSON: a comma in the name of a file does not part a list.
-            words[: len(values)] = (
-                [f"--{self.positional}", json.dumps(values)] if is_list else [f"--{self.positional}", *values]
-            )
+            words[: len(values)] = [f"--{self.positional}", *([json.dumps(values)] if is_list else values)]
         positional = "" if self.positional is None else f" {self.positional.upper()}"
         return parse_config(
             self.config,
@@ -98,6 +77,7 @@ class Verb:
 
     def _full(self, word: str) -> str:
         """Return a word with its option's full name."""
+        # DOTALL: the value behind an equals sign may have several lines.
         option = re.match(r"--([\w-]+)(.*)", word, flags=re.DOTALL)
         name = option[1].replace("-", "_") if option else ""
         return f"--{self.aliases[name]}{option[2]}" if option and name in self.aliases else word

@@ -28,10 +28,8 @@ from bilora.settings.sections import resolved
 
 
 def compare_methods(config: SeveralRuns, processes: Processes = ONE_PROCESS) -> list[dict[str, Any]]:
-    """Compare a config's methods as they are, without candidates, and return the rows of results.
-
-    All processes train together; the first alone holds the folder, writes and prints.
-    """
+    """Compare a config's methods as they are, without candidates, and return the rows of results."""
+    # All processes train together; the first alone holds the folder, writes and prints.
     rows = load_run_rows(config.run)
     processes.first_only(lambda: _print_notices(rows.notices))
     # For all runs together, so that a mistake in any of them is told before the folder is made.
@@ -73,10 +71,12 @@ def run_comparison(config: ComparisonConfig, *, command: str) -> list[Line]:
     path = _comparison_folder(config, rows.task.name)
     with locked(path):
         settings = resolved(config)
+        # Written again each time: a comparison that is gone on with may have more seeds or methods than before.
         # What is no option of the command is no key of its file, which can be read back.
         settings["run"] = {name: value for name, value in settings["run"].items() if name not in NO_OPTIONS}
         write_yaml(path / CONFIG, settings)
         at_once = _at_once(config.jobs)
+        # All trials of all methods first, so that several jobs at once never wait for one method to be done.
         trials = _run_all(choice_jobs(config), path, at_once=at_once, purpose="trial")
         choices = {
             label: choose(label, config.candidates(label), [trial for trial in trials if trial["label"] == label])
@@ -97,7 +97,9 @@ def choice_jobs(config: ComparisonConfig) -> list[Job]:
         return []
     # A choice needs the last score alone; to validate during the trials would cost time and change nothing.
     return [
-        _job(config, label, seed, candidate, held_out=config.choose_share, validate_every=0)
+        Job(
+            label, seed, config.config_of(label, candidate, seed=seed, validate_every=0), candidate, config.choose_share
+        )
         for seed in config.seed_list[: config.choose_seeds]
         for label in config.methods
         for candidate in config.candidates(label)
@@ -105,19 +107,14 @@ def choice_jobs(config: ComparisonConfig) -> list[Job]:
 
 
 def report_jobs(config: ComparisonConfig, choices: Mapping[str, Choice]) -> list[Job]:
-    """Return the runs that are reported, methods in turn within a seed."""
-    steps = {label: _budgeted_steps(config, label, choices) for label in config.methods}
-    return [
-        _job(config, label, seed, choices[label].candidate, steps=steps[label])
-        for seed in config.seed_list
-        for label in config.methods
-    ]
-
-
-def _job(config: ComparisonConfig, label: str, seed: int, candidate: dict[str, Any], **replaced: Any) -> Job:
-    held_out = replaced.pop("held_out", None)
-    run = dataclasses.replace(config.config_of(label, candidate), seed=seed, **replaced)
-    return Job(label, seed, run, candidate, held_out)
+    """Return the runs that are reported."""
+    jobs = []
+    # Methods in turn within a seed: a comparison that is stopped half-way has pairs to compare.
+    for seed in config.seed_list:
+        for label in config.methods:
+            candidate, steps = choices[label].candidate, _budgeted_steps(config, label, choices)
+            jobs.append(Job(label, seed, config.config_of(label, candidate, seed=seed, steps=steps), candidate))
+    return jobs
 
 
 def _budgeted_steps(config: ComparisonConfig, label: str, choices: Mapping[str, Choice]) -> int:
@@ -160,6 +157,7 @@ def _comparison_folder(config: ComparisonConfig, task: str) -> Path:
 
 def _at_once(jobs: int) -> int:
     """Return how many runs there are at once: at most one per core."""
+    # Not os.cpu_count where it can be helped: in a container that has two of 64 cores, it says 64.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if jobs > cores:
         print(f"note: jobs is {jobs}, and this process may use {cores} cores; {cores} runs at once")

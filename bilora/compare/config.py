@@ -15,8 +15,10 @@ from bilora.settings.lookup import did_you_mean
 from bilora.settings.sections import build_section, refuse_faults, resolved
 
 LEVELS = ("lower", "upper")
-NAMED = ("hypergradient", "ending")  # a name, or a mapping of a name and its settings
-DECIDED = ("method", "seed", "output", "resume")  # by the comparison
+# A name, or a mapping of a name and its settings.
+NAMED = ("hypergradient", "ending")
+# What differs from run to run, or is one for all of them.
+DECIDED = ("method", "seed", "output", "resume")
 # Decided by the comparison, refused, or of no use: no options of it.
 NO_OPTIONS = (*DECIDED, "early_stopping", "keep_best", "shard_base", "allow_config_change", "debug")
 
@@ -25,10 +27,14 @@ NO_OPTIONS = (*DECIDED, "early_stopping", "keep_best", "shard_base", "allow_conf
 class Entry:
     """One line of a comparison: a method, its settings, those of its runs, and its candidates."""
 
-    method: str | None = None  # name of the variant; None takes the entry's label
-    settings: dict[str, Any] = field(default_factory=dict)  # the variant's, beside the comparison's run.method_settings
-    run: dict[str, Any] = field(default_factory=dict)  # by name or dotted name; the others are the comparison's
-    grid: list[dict[str, Any]] | None = None  # settings by dotted name; None: one of each of the learning rates
+    # Name of the variant; None takes the entry's label.
+    method: str | None = None
+    # The variant's, beside the comparison's run.method_settings.
+    settings: dict[str, Any] = field(default_factory=dict)
+    # By name or dotted name; the others are the comparison's.
+    run: dict[str, Any] = field(default_factory=dict)
+    # Candidates by dotted name; None: one of each of the learning rates.
+    grid: list[dict[str, Any]] | None = None
 
     def config(self, run: RunConfig, label: str) -> RunConfig:
         """Return the config of the entry's runs, with all their settings checked, before a candidate is chosen."""
@@ -36,14 +42,13 @@ class Entry:
         return with_values(run, values, method=self.method or label, label=label)
 
     def candidates(self, run: RunConfig, learning_rates: list[float]) -> list[dict[str, Any]]:
-        """Return the settings to choose among, one mapping per candidate of the ``run`` that :meth:`config` returns.
-
-        A learning rate is that of the lower level, or of the only one; the upper one's keeps its ratio to it.
-        """
+        """Return the settings to choose among, one mapping per candidate of the ``run`` that :meth:`config` returns."""
         if self.grid is not None:
             return self.grid
         if find_variant(run.method).upper is None:
             return [{"lower.learning_rate": rate} for rate in learning_rates]
+        # One number per candidate, so that methods of one and of two levels have equally many: the rate of the upper
+        # level keeps its ratio to that of the lower one.
         lower, upper = run.lower.learning_rate or 0.0, run.upper.learning_rate or 0.0
         ratio = upper / lower if lower else 0.0
         # Ten digits: a ratio of decimal numbers is not a decimal number.
@@ -54,11 +59,9 @@ class Entry:
 
 
 def with_values(run: RunConfig, values: Mapping[str, Any], *, method: str, label: str) -> RunConfig:
-    """Return the config of one method's runs with settings by dotted name, their types checked as those of a file are.
-
-    A dotted name changes one setting of its section: ``settings`` (the method's own), a level, ``hypergradient`` or
-    ``ending``.
-    """
+    """Return the config of one method's runs with settings by dotted name, their types checked as those of a file."""
+    # A dotted name changes one setting of its section, and a section without a dot replaces what it holds: `settings`
+    # (the method's own), a level, `hypergradient` or `ending`.
     sections: dict[str, dict[str, Any]] = {}
     plain: dict[str, Any] = {}
     for key, value in values.items():
@@ -69,8 +72,9 @@ def with_values(run: RunConfig, values: Mapping[str, Any], *, method: str, label
             plain[key] = value
     try:
         _refuse_undecidable(plain)
-        own = run.method_settings.get(method, {}) | sections.pop("settings", {})
-        decided: dict[str, Any] = {"method": method, "method_settings": {method: own}}
+        of_method = run.method_settings.get(method, {}) | sections.pop("settings", {})
+        # Those of other methods are left out: they would be in the hash that says whether a run is there already.
+        decided: dict[str, Any] = {"method": method, "method_settings": {method: of_method}}
         for section, changed in sections.items():
             before = plain.pop(section, getattr(run, section))
             if section in LEVELS:
@@ -82,6 +86,7 @@ def with_values(run: RunConfig, values: Mapping[str, Any], *, method: str, label
                 # Another name has other settings.
                 kept = named if changed.get("name") in (None, named.get("name")) else {}
                 decided[section] = {**kept, **changed}
+        # All types are those of a config or of a section: nothing is left to be checked.
         if not plain:
             return dataclasses.replace(run, **decided)
         unchanged = {setting.name: getattr(run, setting.name) for setting in dataclasses.fields(run)}
@@ -126,10 +131,6 @@ class ComparisonConfig:
 
     Raises:
         SettingsError: A value is unknown or out of range.
-
-    Example:
-        >>> ComparisonConfig(methods=["lora"], seeds=3).seed_list
-        [0, 1, 2]
     """
 
     methods: list[str] = field(default_factory=lambda: ["bilora", "lora"])
@@ -161,7 +162,12 @@ class ComparisonConfig:
             ("jobs", "it must be at least 1", self.jobs >= 1),
         )
         refuse_faults("comparison", self, checks)
-        self._check_run()
+        for name in DECIDED:
+            if (value := getattr(self.run, name)) != getattr(RunConfig(), name):
+                raise SettingsError(
+                    f"comparison: run.{name} is {value!r}, but the comparison decides it; give methods, seeds and "
+                    "output beside run"
+                )
         self._check_candidates()
 
     @property
@@ -172,28 +178,21 @@ class ComparisonConfig:
     @cached_property
     def table(self) -> dict[str, tuple[Entry, RunConfig]]:
         """The entry of every method that is compared, and the config of its runs before a candidate is chosen."""
-        built = {label: build_section(Entry, own, kind=f"entry {label!r}") for label, own in self.entries.items()}
-        entries = {label: built.get(label, Entry()) for label in self.methods}
-        return {label: (entry, entry.config(self.run, label)) for label, entry in entries.items()}
+        # Entries that are not compared too: a mistake in one would come to light only when it is.
+        entries = {label: build_section(Entry, row, kind=f"entry {label!r}") for label, row in self.entries.items()}
+        compared = {label: entries.get(label, Entry()) for label in self.methods}
+        return {label: (entry, entry.config(self.run, label)) for label, entry in compared.items()}
 
     def candidates(self, label: str) -> list[dict[str, Any]]:
         """Return the candidates of an entry."""
         entry, run = self.table[label]
         return entry.candidates(run, self.learning_rates)
 
-    def config_of(self, label: str, candidate: Mapping[str, Any] | None = None) -> RunConfig:
-        """Return the config of an entry's runs."""
+    def config_of(self, label: str, candidate: Mapping[str, Any] | None = None, **decided: Any) -> RunConfig:
+        """Return the config of an entry's runs, with what the comparison has decided."""
         _, run = self.table[label]
-        return with_values(run, candidate, method=run.method, label=label) if candidate else run
-
-    def _check_run(self) -> None:
-        defaults = RunConfig()
-        for name in DECIDED:
-            if (value := getattr(self.run, name)) != getattr(defaults, name):
-                raise SettingsError(
-                    f"comparison: run.{name} is {value!r}, but the comparison decides it; give methods, seeds and "
-                    "output beside run"
-                )
+        run = with_values(run, candidate, method=run.method, label=label) if candidate else run
+        return dataclasses.replace(run, **decided)
 
     def _check_candidates(self) -> None:
         sizes: dict[str, int] = {}

@@ -16,8 +16,10 @@ from bilora.files.formats import write_json
 from bilora.runs.config import RunConfig, SeveralRuns
 from bilora.runs.folder import plain_name
 
-Record = Mapping[str, Any]  # a run's row of results, and what the run is in its comparison
-RECORD = "comparison.json"  # what a run is in its comparison; written last into the run's folder
+# A run's row of results, and what the run is in its comparison.
+Record = Mapping[str, Any]
+# Written last into the run's folder.
+RECORD = "comparison.json"
 RESULTS = "results.jsonl"
 
 
@@ -25,11 +27,14 @@ RESULTS = "results.jsonl"
 class Job:
     """One run of a comparison."""
 
-    label: str  # of its entry
+    # Of its entry.
+    label: str
     seed: int
-    config: RunConfig  # all its settings
-    candidate: dict[str, Any] = field(default_factory=dict)  # those of them that were chosen, or are being tried
-    held_out: float | None = None  # share of its training rows that a trial is scored on; None: it is reported
+    config: RunConfig
+    # Those of its settings that were chosen, or are being tried.
+    candidate: dict[str, Any] = field(default_factory=dict)
+    # Share of its training rows that a trial is scored on; None: it is reported.
+    held_out: float | None = None
 
     @functools.cached_property
     def key(self) -> str:
@@ -40,6 +45,7 @@ class Job:
     def name(self) -> str:
         """Name of the run's folder."""
         purpose = "run" if self.held_out is None else "choice"
+        # Ten digits keep apart what a comparison will ever hold; whether it is the same run the whole key decides.
         return f"{plain_name(self.label)}-{purpose}-seed{self.seed}-{self.key[:10]}"
 
 
@@ -48,7 +54,8 @@ class RecordFolder:
     """The folder of ``bilora compare``, with a record in each run's folder: ``runs/<name>/comparison.json``."""
 
     path: Path
-    keeps_failures: bool = True  # a run that diverges is a result too, without a score
+    # A run that diverges is a result too, without a score.
+    keeps_failures: bool = True
 
     def finished(self, job: Job) -> Record | None:
         """Return the record of a job that was run before with the same settings, or None."""
@@ -64,6 +71,7 @@ class RecordFolder:
 
     def keep(self, job: Job, record: Record) -> None:
         """Write the record and move the run to ``runs/`` as a whole."""
+        # What is in runs/ is finished, at whatever moment the process ends.
         write_json(self.run_folder(job) / RECORD, record)
         (self.path / "runs").mkdir(exist_ok=True)
         self.run_folder(job).rename(self.path / "runs" / job.name)
@@ -75,14 +83,16 @@ class ResultsFolder:
 
     path: Path
     rows: Mapping[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
-    keeps_failures: bool = False  # it ends the comparison
+    # It ends the comparison.
+    keeps_failures: bool = False
 
     @classmethod
     def opened(cls, path: Path, config: SeveralRuns) -> ResultsFolder:
-        """Return the folder with the rows of finished runs; a line that a killed process left half is cut off."""
+        """Return the folder with the rows of finished runs."""
         file = path / RESULTS
         text = file.read_bytes() if file.exists() else b""
         whole = text[: text.rfind(b"\n") + 1]
+        # A process that was killed left half a line, behind which the next one would be written.
         if whole != text:
             os.truncate(file, len(whole))
         rows = {(row["method"], row["seed"]): row for row in map(json.loads, whole.splitlines())}

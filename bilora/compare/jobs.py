@@ -25,7 +25,8 @@ DATA = (
 
 # Of the processes of several jobs: one thread each, and no progress bars over each other.
 ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-PATIENCE = 1.0  # seconds between two signals to a process that is to end
+# Seconds between two signals to a process that is to end.
+PATIENCE = 1.0
 
 
 def run_job(job: Job, folder: JobFolder, *, plan: RunPlan | None = None, prepared: Prepared | None = None) -> Record:
@@ -53,6 +54,7 @@ def run_job(job: Job, folder: JobFolder, *, plan: RunPlan | None = None, prepare
         "greater_is_better": task.greater_is_better,
         "row": row,
     }
+    # Of several processes one keeps it: two would both move the folder, or write the row twice.
     plan.processes.first_only(lambda: folder.keep(job, record))
     return record
 
@@ -72,6 +74,7 @@ def run_jobs(jobs: Iterable[Job], folder: JobFolder, *, at_once: int) -> Iterato
 
 
 def _in_processes(jobs: list[Job], folder: JobFolder, at_once: int) -> Iterator[tuple[Job, Record]]:
+    # Those of others, such as the workers of a loader, are not ours to end.
     others = multiprocessing.active_children()
     # Spawned, not forked: a fork of a process with torch's threads may hang.
     spawn = multiprocessing.get_context("spawn")
@@ -80,6 +83,7 @@ def _in_processes(jobs: list[Job], folder: JobFolder, at_once: int) -> Iterator[
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        # Of all kinds: an interrupt, and the GeneratorExit of a caller who wants no more, must leave no process behind.
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             _end([worker for worker in multiprocessing.active_children() if worker not in others])
@@ -97,6 +101,7 @@ def _end(workers: Sequence[BaseProcess]) -> None:
 
 @contextlib.contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
+    # Not by an initializer of the pool: torch reads them as it is imported, which a worker does before that.
     before = dict(os.environ)
     os.environ.update(values)
     try:

@@ -33,18 +33,23 @@ class Line:
 
     label: str
     metric: str
-    seeds: int  # that ran to the end
-    failed: int  # seeds that diverged
+    # Seeds that ran to the end, and those that diverged.
+    seeds: int
+    failed: int
     score: Spread | None
-    difference: float | None  # mean of the paired differences to the baseline's score
-    interval: Interval | None  # of the difference, over seeds
-    row_interval: Interval | None  # the same over seeds and validation rows, where predictions are kept
+    # Mean of the paired differences to the baseline's score, its interval over seeds, and the one over seeds and
+    # validation rows, where predictions are kept.
+    difference: float | None
+    interval: Interval | None
+    row_interval: Interval | None
     test: Wilcoxon | None
     train_loss: Spread | None
-    gap: Spread | None  # validation loss less training loss
+    # Validation loss less training loss.
+    gap: Spread | None
     seconds: Spread | None
-    reach: Spread | None  # seconds until the baseline's best score of the same seed
-    reached: int  # seeds that reached it
+    # Seconds until the baseline's best score of the same seed, and the seeds that reached it.
+    reach: Spread | None
+    reached: int
     peak_memory_mb: Spread | None
     parameters: int | None
     steps: int | None
@@ -77,27 +82,23 @@ def lines_of(config: ComparisonConfig, records: Sequence[Record], *, folder: Pat
 def _runs(records: Sequence[Record], folder: Path, task: AnyTask) -> _Runs:
     ended = {record["seed"]: record for record in records if record["row"] is not None}
     rows = pandas.DataFrame([record["row"] for record in ended.values()], index=list(ended), columns=COLUMNS)
+    # A column of None alone is one of objects, of which nothing can be taken off.
     rows[NUMBERS] = rows[NUMBERS].astype(float)
-    resampled = {seed: _resampled(record, folder, task) for seed, record in ended.items()}
-    return _Runs(
-        records,
-        rows.assign(gap=rows["validation_loss"] - rows["train_loss"]),
-        {seed: read_validations(folder / record["folder"], record["metric"]) for seed, record in ended.items()},
-        {seed: scores for seed, scores in resampled.items() if scores is not None},
-    )
-
-
-def _resampled(record: Record, folder: Path, task: AnyTask) -> list[float] | None:
-    """Return a run's scores on resampled rows; None where it kept no predictions."""
-    predictions = read_predictions(folder / record["folder"] / f"predictions-{record['set']}.jsonl")
-    return None if predictions is None else resampled_scores(task, predictions)
+    validations, resampled = {}, {}
+    for seed, record in ended.items():
+        validations[seed] = read_validations(folder / record["folder"], record["metric"])
+        # Not every kind of task keeps its predictions, and of some resamples a score may be undefined.
+        predictions = read_predictions(folder / record["folder"] / f"predictions-{record['set']}.jsonl")
+        scores = None if predictions is None else resampled_scores(task, predictions)
+        if scores is not None:
+            resampled[seed] = scores
+    return _Runs(records, rows.assign(gap=rows["validation_loss"] - rows["train_loss"]), validations, resampled)
 
 
 def _line(label: str, runs: _Runs, baseline: _Runs) -> Line:
     first, ended = runs.records[0], len(runs.rows)
     differences = () if runs is baseline else paired_differences(dict(runs.rows["score"]), dict(baseline.rows["score"]))
     reach = _reach(runs, baseline, greater_is_better=first["greater_is_better"])
-    spreads = {name: Spread.of(runs.rows[name]) for name in ("score", "train_loss", "gap", "seconds", "peak_memory_mb")}
     return Line(
         label=label,
         metric=first["metric"],
@@ -112,7 +113,7 @@ def _line(label: str, runs: _Runs, baseline: _Runs) -> Line:
         parameters=int(runs.rows["trainable_parameters"].iloc[0]) if ended else None,
         steps=int(runs.rows["steps"].iloc[0]) if ended else None,
         candidate=first["candidate"],
-        **spreads,
+        **{name: Spread.of(runs.rows[name]) for name in ("score", "train_loss", "gap", "seconds", "peak_memory_mb")},
     )
 
 

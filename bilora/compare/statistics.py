@@ -15,23 +15,30 @@ from bilora.files.formats import read_lines
 from bilora.metrics.metric import Undefined
 from bilora.tasks.task import AnyTask
 
-DRAWS = 10_000  # resamples over seeds, and the most sign patterns that are counted one by one
-SEED_DRAWS = 1_000  # resamples of the seeds for each resample of the rows
-ROW_DRAWS = 200  # resamples of the validation rows
-LEVEL = 0.95  # share of the resampled means inside an interval
+# Resamples over seeds, and the most sign patterns that are counted one by one.
+DRAWS = 10_000
+# Resamples of the seeds for each resample of the rows, and resamples of the validation rows.
+SEED_DRAWS = 1_000
+ROW_DRAWS = 200
+# Share of the resampled means inside an interval.
+LEVEL = 0.95
 SIGNIFICANT = 0.05
 
 Interval = tuple[float, float]
-Scores = Mapping[int, float | None]  # by seed; None where a run has none
-Reached = Sequence[tuple[float, float | None]]  # seconds and score of each validation of a run, in order
+# By seed; None where a run has none.
+Scores = Mapping[int, float | None]
+# Seconds and score of each validation of a run, in order.
+Reached = Sequence[tuple[float, float | None]]
 
 
 @dataclass(frozen=True)
 class Wilcoxon:
     """A two-sided Wilcoxon signed-rank test."""
 
-    p_value: float  # the probability, under exchange of the two methods, of a sum of signed ranks as far from zero
-    smallest: float  # the smallest p-value that so many differences can have, 2 ** (1 - n)
+    # The probability, under exchange of the two methods, of a sum of signed ranks as far from zero.
+    p_value: float
+    # The smallest p-value that so many differences can have: of 2 ** n patterns of signs, two are the farthest.
+    smallest: float
 
     @property
     def can_tell(self) -> bool:
@@ -46,10 +53,8 @@ def paired_differences(scores: Scores, baseline: Scores) -> tuple[float, ...]:
 
 
 def bootstrap_interval(differences: Sequence[float], *, seed: int = 0, draws: int = DRAWS) -> Interval | None:
-    """Return the 95% percentile bootstrap interval of the mean of differences, one per seed (Efron 1979).
-
-    Less than two differences have none, since nothing can be resampled.
-    """
+    """Return the 95% percentile bootstrap interval of the mean of differences, one per seed (Efron 1979)."""
+    # Of one alone all resamples are the same, and the interval would be of no width.
     if len(differences) < 2:
         return None
     # To resample the differences is to resample the pairs: paired=True with one sample less.
@@ -60,10 +65,8 @@ def bootstrap_interval(differences: Sequence[float], *, seed: int = 0, draws: in
 def row_bootstrap_interval(
     scores: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]], *, seed: int = 0
 ) -> Interval:
-    """Return the 95% interval of the mean difference when seeds and validation rows are both resampled.
-
-    Scores and baseline are of shape (seeds, row draws), for the same seeds and the same draws of rows.
-    """
+    """Return the 95% interval of the mean difference when seeds and validation rows are both resampled."""
+    # The same seeds, and the same draws of rows for all of them: what rows are easy for both methods cancels out.
     differences = numpy.asarray(scores) - numpy.asarray(baseline)  # (seeds, row draws)
     means = _bootstrap(differences, draws=SEED_DRAWS, seed=seed).bootstrap_distribution  # (row draws, seed draws)
     low, high = numpy.quantile(means, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
@@ -83,17 +86,16 @@ def _bootstrap(values: numpy.ndarray[Any, numpy.dtype[numpy.float64]], *, draws:
 
 
 def wilcoxon(differences: Sequence[float]) -> Wilcoxon | None:
-    """Return the exact test of paired differences; those that are zero are left out (Wilcoxon 1945).
-
-    Up to 13 differences all sign patterns are counted, ties or not; beyond that, patterns are drawn with a fixed seed.
-    Without any difference there is no test.
-    """
+    """Return the exact test of paired differences; those that are zero are left out (Wilcoxon 1945)."""
     if not differences:
         return None
     # Differences of the same size would be ranked apart by the last bit of their subtraction.
     unequal = [rounded for difference in differences if (rounded := round(difference, 12)) != 0.0]
-    if len(unequal) < 2:  # of one alone, both signs are as far from zero
+    # Of one alone, both signs are as far from zero.
+    if len(unequal) < 2:
         return Wilcoxon(1.0, 1.0)
+    # Not method="exact", which is wrong with ties. Of up to 13 differences scipy counts all patterns of signs, since
+    # they are fewer than DRAWS; of more it draws some, with a fixed seed.
     method = stats.PermutationMethod(n_resamples=DRAWS, rng=numpy.random.default_rng(0))
     p_value = float(stats.wilcoxon(unequal, method=method).pvalue)
     return Wilcoxon(p_value, 2.0 ** (1 - len(unequal)))
@@ -102,13 +104,10 @@ def wilcoxon(differences: Sequence[float]) -> Wilcoxon | None:
 def resampled_scores(
     task: AnyTask, predictions: Sequence[Mapping[str, Any]], *, draws: int = ROW_DRAWS, seed: int = 0
 ) -> list[float] | None:
-    """Return the headline metric on ``draws`` resamples of the rows; None where one is undefined.
-
-    Equal numbers of rows and equal seeds give the same resamples, so that two methods can be paired.
-    """
-    score = task.rescored(predictions)
-    if score is None:
+    """Return the headline metric on ``draws`` resamples of the rows; None where one is undefined."""
+    if (score := task.rescored(predictions)) is None:
         return None
+    # Equal numbers of rows and equal seeds give the same resamples, so that two methods can be paired.
     picks = numpy.random.default_rng(seed).integers(len(predictions), size=(draws, len(predictions)))
     try:
         return [score(rows) for rows in picks]
@@ -118,6 +117,7 @@ def resampled_scores(
 
 def read_validations(folder: Path, metric: str) -> Reached:
     """Return seconds and score of each validation of the run in a folder."""
+    # Apart from the scores, whose file is the same to the byte whenever the run is made again.
     times = read_times(folder / "times.jsonl")
     return [
         (times[line["step"]], numbers.get(metric))

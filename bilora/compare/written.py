@@ -59,6 +59,7 @@ def _p_value(test: Wilcoxon | None) -> str:
 
 def print_comparison(lines: Sequence[Line], *, title: str) -> None:
     """Print the lines to the standard output, without the columns that few readers ask for."""
+    # A terminal is narrow, and all of them stand in the files.
     left_out = ("chosen", "parameters", "steps", "train loss")
     table = [{name: cell for name, cell in cells(line).items() if name not in left_out} for line in lines]
     print_cells(table, title=title)
@@ -101,6 +102,7 @@ def section(
     """Return the section: how it was done, the scores, what they cost, what was chosen, and the command."""
     run, metric = config.run, lines[0].metric
     rows = "all" if run.train_rows is None else str(run.train_rows)
+    # A document is for others, to whom the folders of this machine tell nothing.
     model = "the embedded MiniLM" if run.model is None else f"`{_elsewhere(run.model)}`"
     budget = f"{run.steps} lower steps" if config.budget == "steps" else f"the time of {run.steps} baseline steps"
     seeds = ", ".join(map(str, config.seed_list))
@@ -135,7 +137,7 @@ def _trial(trial: Mapping[str, Any]) -> str:
 
 
 def _elsewhere(word: str) -> str:
-    """Return a word of a command without the folders of this machine, which tell others nothing."""
+    """Return a word of a command without the folders of this machine."""
     return f"DIR/{Path(word).name}" if Path(word).is_absolute() else word
 
 
@@ -163,6 +165,7 @@ def write_comparison(
     """Write ``results.*`` (a line per run), ``summary.*`` (a line per method), ``comparison.md`` and the document."""
     write_rows(folder / "results", [_run_row(record) for record in records])
     write_rows(folder / "summary", [dataclasses.asdict(line) for line in lines])
+    # Of any run: a comparison that was gone on with after an upgrade has several, and every row has its own.
     versions: dict[str, str] = next((record["row"]["versions"] for record in records if record["row"] is not None), {})
     text = section(config, lines, choices, versions=versions, command=command)
     name = config.run.task or Path(str(config.run.train_file)).stem
@@ -172,6 +175,7 @@ def write_comparison(
 
 
 def _run_row(record: Record) -> dict[str, Any]:
+    # A run that diverged has no row, and is a line all the same.
     row = record["row"] or {name: record[name] for name in ("method", "seed", "metric")}
     return {"label": record["label"], **row, **{name: record[name] for name in ("candidate", "failed", "folder")}}
 
@@ -182,7 +186,8 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     # Not pandas' to_json, which cuts numbers to 15 digits.
     lines = [json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in finite]
     path.with_suffix(".jsonl").write_text("".join(lines), encoding="utf-8")
-    table = pandas.DataFrame([dict(_flat(row)) for row in finite], dtype=object)  # object: an int stays one beside None
+    # Objects, so that an int stays one beside None.
+    table = pandas.DataFrame([dict(_flat(row)) for row in finite], dtype=object)
     # What is nested in some rows and None in others has columns of its own already.
     empty = [name for name in table if any(str(other).startswith(f"{name}.") for other in table)]
     table.drop(columns=empty).to_csv(path.with_suffix(".csv"), index=False, lineterminator="\n")

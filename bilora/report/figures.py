@@ -13,8 +13,8 @@ from bilora.artifacts.scored_on import UPPER, VALIDATION, in_words
 from bilora.report.read_run import ReadRun
 from bilora.report.style import Drawing, legend_below, palette, panels, style
 
+# Steps over which a training loss is averaged; a single batch's loss says little.
 SMOOTHING = 20
-"""Steps over which a training loss is averaged; a single batch's loss says little."""
 
 TRAINING = {"lower loss (D1)": "#0072B2", "upper loss (D2)": "#E69F00"}
 CURVES = {**TRAINING, "validation loss": "#D55E00", "loss on all of D2": "#009E73"}
@@ -56,6 +56,7 @@ def loss_points(run: ReadRun) -> pandas.DataFrame:
 
 def gap_points(run: ReadRun) -> pandas.DataFrame:
     """Return the validation loss less the training loss of each validation."""
+    # Of two lines of one step the later one counts: a run that was cut off repeats the steps after its checkpoint.
     training = smoothed(run, "lower").drop_duplicates("step", keep="last").set_index("step")["value"]
     table = points(run, f"{VALIDATION}.loss")
     return table.assign(value=table["value"] - table["step"].map(training)).dropna(subset="value")
@@ -64,16 +65,18 @@ def gap_points(run: ReadRun) -> pandas.DataFrame:
 def loss_curves(runs: Sequence[ReadRun], *, seconds: bool = False) -> Drawing:
     """Draw all losses over steps or seconds, a panel per method, a line per seed."""
     over, x, unit = ("seconds", "seconds", "seconds") if seconds else ("steps", "step", "lower step")
+    # A step whose seconds were not written, in a run that was cut off, has no place on that axis.
     table = pandas.concat([loss_points(run) for run in runs]).dropna(subset=x)
     with style():
         figure, axes = _panel_per_label(runs, unit, "loss")
         for label, panel in axes.items():
             rows = table[table["label"] == label]
             is_training = rows["curve"].isin(TRAINING)
+            # Losses on held-out rows are few, and have a dot each.
             _draw_seeds(panel, rows[is_training], x, hue="curve", colours=CURVES)
             _draw_seeds(panel, rows[~is_training], x, hue="curve", colours=CURVES, marker="o")
             panel.set_ylim(0.0, _largest_shown(runs))
-        legend_below(figure, {curve: CURVES[curve] for curve in CURVES if (table["curve"] == curve).any()})
+        legend_below(figure, {curve: CURVES[curve] for curve in CURVES if curve in set(table["curve"])})
     caption = (
         f"Loss over {over}, a line per seed. Training losses are means over {SMOOTHING} steps, without penalties; "
         "single-level methods train on all rows, drawn as lower loss. AdaLoRA's holds PEFT's regularizer; "
@@ -121,6 +124,7 @@ def norm_curves(runs: Sequence[ReadRun]) -> Drawing | None:
             # Powers of ten as plain numbers: the common style reads no mathematics in texts.
             panel.yaxis.set_major_formatter(LogFormatter())
             panel.yaxis.set_minor_formatter(NullFormatter())
+            # On this scale zero is infinitely far down.
             rows = table[(table["label"] == label) & (table["value"] != 0.0)]
             _draw_seeds(panel, rows, "step", hue="part", colours=NORM_COLOURS)
         legend_below(figure, NORM_COLOURS)
@@ -139,6 +143,7 @@ def cosine_curves(runs: Sequence[ReadRun]) -> Drawing | None:
     with style():
         figure, (panel,) = panels(1, width=5.6)
         colours = palette(by_label(runs))
+        # What an exact implicit part would have.
         panel.axhline(1.0, color="black", linewidth=0.6)
         _draw_seeds(panel, table, "step", hue="label", colours=colours, marker="o")
         panel.set(xlabel="lower step", ylabel="cosine", ylim=(min(0.0, table["value"].min()) - 0.05, 1.05))
@@ -158,6 +163,7 @@ def rate_curves(runs: Sequence[ReadRun]) -> Drawing:
             for label, (run, *_) in by_label(runs).items():
                 rates = run.metrics.get(f"{level}_learning_rates")
                 if rates is not None:
+                    # A list per step, of which .str takes the first; a validation's line has none.
                     x, y = run.metrics["step"], rates.str[0].astype(float)
                     seaborn.lineplot(x=x, y=y, color=colours[label], linewidth=widths[label], legend=False, ax=panel)
             panel.set(title=f"{level} level", xlabel="lower step", ylabel="learning rate")
@@ -188,6 +194,7 @@ def _draw_seeds(
 ) -> None:
     """Draw a line per run and per colour."""
     if len(table):
+        # Several seeds lie on each other, and the one below should show.
         alpha = 0.85 if table["run"].nunique() == 1 else 0.55
         look = {"linewidth": 1.1, "marker": marker, "markersize": 4, "alpha": alpha, "legend": False}
         lines = {"x": x, "y": "value", "hue": hue, "palette": colours, "units": "run", "estimator": None}
@@ -212,6 +219,7 @@ def _means(runs: Sequence[ReadRun], tables: Sequence[pandas.DataFrame], name: st
             if len(table):
                 seaborn.lineplot(table, **lines, **look, ax=panel)
             panel.set(xlabel=unit, ylabel=name)
+        # Not when they are made: then seconds and steps would share their axis too.
         axes[1].sharey(axes[0])
         legend_below(figure, colours)
     return figure

@@ -14,12 +14,12 @@ from bilora.report.read_run import ReadRun
 from bilora.report.style import Drawing, palette, panels, style
 from bilora.runs.folder import plain_name
 
+# Classes that a confusion matrix can be read with.
 MOST_CLASSES = 20
-"""Classes that a confusion matrix can be read with."""
 
 COSTS = {"seconds": "training time, seconds", "peak_memory_mb": "peak memory, MiB"}
+# Parts of a layer's name that all layers of an encoder share.
 SHORTENED = ("model", "encoder", "layer", "layers", "self", "h")
-"""Parts of a layer's name that all layers of an encoder share."""
 
 
 def costs(runs: Sequence[ReadRun]) -> Drawing | None:
@@ -35,6 +35,7 @@ def costs(runs: Sequence[ReadRun]) -> Drawing | None:
             seaborn.barplot(table, **where, hue="label", palette=colours, errorbar=None, saturation=1, alpha=0.75)
             seaborn.stripplot(table, **where, color="black", size=3, jitter=False)
             panel.set(xlabel=name, ylabel="")
+        # The labels stand at the left panel, and are as long as users make them.
         axes[1].set_yticklabels([])
     caption = "Training time, validations included, and peak memory: mean over seeds, and a dot per seed."
     return Drawing("costs", "Time and memory", caption, figure)
@@ -46,6 +47,7 @@ def answers(runs: Sequence[ReadRun]) -> Drawing | None:
     kinds = {type(value) for run in shown for key in ("label", "prediction") for value in run.predictions[key].tolist()}
     if kinds == {str}:
         return _confusion(shown)
+    # Lists are labels of a row that may have several; None and texts beside lists belong to kinds with no picture.
     if kinds == {list}:
         return _labels(shown, palette(by_label(runs)))
     return _scatter(shown, palette(by_label(runs))) if kinds and kinds <= {int, float} else None
@@ -53,6 +55,7 @@ def answers(runs: Sequence[ReadRun]) -> Drawing | None:
 
 def _confusion(runs: Sequence[ReadRun]) -> Drawing | None:
     labels = {label: pandas.concat([run.predictions for run in same]) for label, same in by_label(runs).items()}
+    # Of all methods, so that all matrices have the same rows.
     classes = sorted(set(pandas.concat(labels.values())[["label", "prediction"]].to_numpy().flat))
     if len(classes) > MOST_CLASSES:
         return None
@@ -75,6 +78,7 @@ def _confusion(runs: Sequence[ReadRun]) -> Drawing | None:
 def _labels(runs: Sequence[ReadRun], colours: Mapping[str, Any]) -> Drawing | None:
     columns = [(run, [run.predictions[key].tolist() for key in ("prediction", "label")]) for run in runs]
     names = sorted({name for _, both in columns for column in both for row in column for name in row})
+    # With one label its bar alone says nothing that the score does not.
     if not 2 <= len(names) <= MOST_CLASSES:
         return None
     scores = []
@@ -97,6 +101,7 @@ def _scatter(runs: Sequence[ReadRun], colours: Mapping[str, Any]) -> Drawing:
         for panel, (label, (run, *_)) in zip(axes, labels.items(), strict=True):
             look = {"s": 9, "alpha": 0.35, "linewidth": 0, "color": colours[label]}
             seaborn.scatterplot(run.predictions, x="label", y="prediction", **look, ax=panel)
+            # The diagonal, from the smallest to the largest label.
             ends = run.predictions["label"].agg(["min", "max"])
             panel.plot(ends, ends, color="black", linewidth=0.8)
             panel.set(title=f"{label}, seed {run.seed}", xlabel="label", ylabel="")
@@ -110,6 +115,7 @@ def _scatter(runs: Sequence[ReadRun], colours: Mapping[str, Any]) -> Drawing:
 def value_map(run: ReadRun) -> Drawing:
     """Draw every value of every layer over the steps of a run, which must have readings, as a heat map."""
     table = run.values.pivot(index=["layer", "term"], columns="step", values="value")
+    # pivot sorts by name, which puts layer 10 before layer 2.
     table = table.reindex(run.values["layer"].unique(), level="layer")
     sizes = table.groupby(level="layer", sort=False).size()
     with style():

@@ -18,18 +18,21 @@ class ReadRun:
     """What a run has written; tables of files that it has not are empty."""
 
     folder: Path
-    label: str  # its name in a table: its label in a comparison, or its method
+    # Its label in a comparison, or its method.
+    label: str
     seed: int
     config: dict[str, Any]
     results: dict[str, Any]
     # A row per line of metrics.jsonl, of a step or of a validation: run (the folder), label, step, seconds since the
     # start, and the numbers under their keys (lower_loss, validation.accuracy).
     metrics: pandas.DataFrame
-    values: pandas.DataFrame  # step, layer, term, value: a row per reading of a pseudo singular value
+    # step, layer, term, value: a row per reading of a pseudo singular value.
+    values: pandas.DataFrame
     # A row per term at the end: layer, term, value (its magnitude), and kept (terms of the layer).
     spectrum: pandas.DataFrame
     per_class: list[dict[str, Any]]
-    predictions: pandas.DataFrame  # label, prediction: a row per validation row, if the kind of task keeps both
+    # label, prediction: a row per validation row, if the kind of task keeps both.
+    predictions: pandas.DataFrame
 
     @property
     def name(self) -> str:
@@ -51,16 +54,15 @@ def read_run(folder: Path) -> ReadRun:
         return _read_run(folder)
     except DataError:
         raise
+    # Whatever a damaged or foreign file makes of the reading below.
     except (AttributeError, LookupError, NotImplementedError, OSError, TypeError, ValueError, yaml.YAMLError) as error:
         text = " ".join(str(error).split())
         raise DataError(f"{folder} cannot be read as a run: {type(error).__name__}: {text}") from error
 
 
 def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
-    """Return all runs in folders, each that of a run, of a comparison or of a program that compares methods.
-
-    The trials of a comparison, among which its settings were chosen, are left out.
-    """
+    """Return all runs in folders, each that of a run, of a comparison or of a program that compares methods."""
+    # By their resolved folder: one that is named twice, or is in another one, is shown once.
     runs: dict[Path, ReadRun] = {}
     for folder in folders:
         rows = read_lines(folder / "results.jsonl")
@@ -75,6 +77,7 @@ def _read_run(folder: Path) -> ReadRun:
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     method = config["method"]
     comparison = _read_json(folder / "comparison.json", kind=dict)
+    # Earlier versions wrote a method and a seed as a list of one.
     label = str(comparison.get("label", method if isinstance(method, str) else method[0]))
     seed = int(config["seed"] if "seed" in config else config["seeds"][0])
     # Of two lines of one step the later one counts: a run that was cut off repeats the steps after its checkpoint.
@@ -113,6 +116,7 @@ def _run_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}")
     below = sorted(path.parent for pattern in ("*", "runs/*") for path in folder.glob(f"{pattern}/metrics.jsonl"))
+    # The trials of a comparison, among which its settings were chosen, are no result.
     reported = [path for path in below if _read_json(path / "comparison.json", kind=dict).get("purpose") != "choose"]
     if not reported:
         raise DataError(f"{folder} holds no run: neither it nor a folder in it has a metrics.jsonl")
@@ -121,6 +125,7 @@ def _run_folders(folder: Path) -> list[Path]:
 
 def _predictions(folder: Path) -> pandas.DataFrame:
     """Return the predictions on the set that gave the score, which is the first one that was written."""
+    # The name decides between two of one moment, as files of a copied folder may be.
     files = sorted(folder.glob("predictions-*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name))
     rows = pandas.DataFrame(read_lines(files[0]) if files else [])
     return rows if {"label", "prediction"} <= set(rows) else pandas.DataFrame()

@@ -17,8 +17,8 @@ from bilora.report.style import Drawing
 from bilora.runs.table import summarise
 
 PAGE = Path(__file__).with_name("page.html")
+# Runs of which singular values are drawn; of more runs, the first seed of each method is taken.
 ALL_MAPS = 8
-"""Runs of which singular values are drawn; of more runs, the first seed of each method is taken."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,14 @@ class ReportConfig:
 
 def write_report(config: ReportConfig) -> Path:
     """Write the page and the pictures, and return the page's path."""
+    # Everything is drawn before anything is written: runs that cannot be read leave an earlier page as it is.
     runs = read_runs([Path(folder) for folder in config.runs])
     drawings = draw(runs)
     target = config.target
     pictures = target.with_name(f"{target.stem}-figures")
     try:
         pictures.mkdir(parents=True, exist_ok=True)
+        # The same bytes on Windows too.
         target.write_text(page(runs, drawings), encoding="utf-8", newline="\n")
         for drawing in drawings:
             drawing.write_png(pictures / f"{drawing.name}.png")

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+# Eight that colour-blind readers can tell apart (Okabe and Ito), none of them as light as the page.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-"""Eight that colour-blind readers can tell apart (Okabe and Ito), none of them as light as the page."""
 
 SETTINGS = {
     "axes.spines.top": False,
@@ -43,6 +43,7 @@ class Drawing:
         """Return the figure as an SVG element."""
         with style():
             buffer = io.StringIO()
+            # Without the date and the version of matplotlib: the same runs give the same bytes.
             self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         text = buffer.getvalue()
         # The lines before the element name a DTD on the net, which the page must not ask for.
@@ -57,6 +58,7 @@ class Drawing:
 @contextmanager
 def style() -> Iterator[None]:
     """Draw in the common style, whatever the process has set."""
+    # seaborn sets its theme for the whole process, whose other figures may be the user's.
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         seaborn.set_theme(context="paper", style="whitegrid", rc=SETTINGS)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Largest difference of a logit, as a share of the largest logit or of 1, whichever is more.
 TOLERANCE = 1e-6
 
+# Few, since the check is of the files, not of the model.
 PROBE_ROWS = 8
 
 
@@ -67,8 +68,10 @@ class SelfCheck(Callback):
 
     def _verdict(self, adapter: Path) -> Verdict:
         assert self._wanted is not None  # the run has ended
+        # A model of its own: in the trained one, what was not saved would be there all the same.
         fresh = load_adapter(adapter, self.tokenizer, self.task).to(self.device)
         difference = float((self._outputs(fresh) - self._wanted).abs().max())
+        # Absolute below 1: a logit near zero is a difference of larger numbers, with no more digits than they have.
         return Verdict(adapter, difference, TOLERANCE * max(1.0, float(self._wanted.abs().max())))
 
     def _outputs(self, model: nn.Module) -> Tensor:

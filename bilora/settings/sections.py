@@ -17,32 +17,9 @@ T = TypeVar("T")
 
 
 def build_section(factory: Callable[..., T], settings: Mapping[str, Any], *, kind: str) -> T:
-    """Return ``factory(**settings)`` with every key known and every value of the annotated type.
-
-    Args:
-        factory: A dataclass, a class or a function with annotated arguments.
-        settings: Values as they come from YAML or a command line.
-        kind: What is being built, for the error text.
-
-    Returns:
-        What the factory makes.
-
-    Raises:
-        SettingsError: A key is unknown, or a value has the wrong type or is not allowed.
-
-    Example:
-        >>> from dataclasses import dataclass
-        >>> @dataclass(frozen=True)
-        ... class Point:
-        ...     x: float = 0.0
-        >>> build_section(Point, {"x": 2}, kind="point")
-        Point(x=2.0)
-        >>> build_section(Point, {"x": "far"}, kind="point")
-        Traceback (most recent call last):
-            ...
-        bilora.errors.SettingsError: point: x: Expected a <class 'float'>. Got value: far
-    """
+    """Return ``factory(**settings)`` with every key known and every value of the annotated type."""
     known = sorted(inspect.signature(factory).parameters)
+    # Before jsonargparse does: it would tell of the key in the words of a command line, and without the known ones.
     for key in settings:
         if key not in known:
             raise SettingsError(
@@ -52,13 +29,16 @@ def build_section(factory: Callable[..., T], settings: Mapping[str, Any], *, kin
     try:
         checked = _parser(factory).parse_object(dict(settings), defaults=True)
     except ArgumentError as error:
-        raise SettingsError(f"{kind}: {_first_words(str(error))}") from error
+        # Without the words that are about a parser, of which whoever wrote the settings knows nothing.
+        line = one_line(str(error)).replace('Parser key "', "").replace('": ', ": ", 1).removeprefix("error: ")
+        raise SettingsError(f"{kind}: {line}") from error
     return factory(**{key: checked[key] for key in known})
 
 
 @functools.cache
 def _parser(factory: Callable[..., Any]) -> ArgumentParser:
-    """Return a parser of a factory's settings, once: to read its signature and docstring takes longer than to check."""
+    """Return a parser of a factory's settings."""
+    # Cached: to read a signature and a docstring takes longer than to check all values.
     parser = ArgumentParser(exit_on_error=False)
     added = parser.add_function_arguments if inspect.isfunction(factory) else parser.add_class_arguments
     added(factory, None, as_group=False)
@@ -66,95 +46,55 @@ def _parser(factory: Callable[..., Any]) -> ArgumentParser:
 
 
 def refuse_nulls(factory: Callable[..., Any], settings: Mapping[str, Any], *, what: str) -> None:
-    """Raise if a value is None where its annotation has no None.
-
-    An empty line of YAML (``steps:``) is None, which jsonargparse takes for "not given" and hands on.
-
-    Args:
-        factory: A dataclass, a class or a function with annotated arguments.
-        settings: Its values; those of an argument that is a dataclass, as a mapping, are looked into.
-        what: What the settings are of, for the error text.
-
-    Raises:
-        SettingsError: With the dotted names of all such values.
-
-    Example:
-        >>> def move(steps: int, direction: str | None = None): ...
-        >>> refuse_nulls(move, {"steps": None, "direction": None}, what="move")
-        Traceback (most recent call last):
-            ...
-        bilora.errors.SettingsError: move: no value for steps; give one, or leave the line out
-    """
+    """Raise SettingsError with the dotted names of all values that are None where the annotation has no None."""
+    # An empty line of YAML (`steps:`) is None, which jsonargparse takes for "not given" and hands on.
     empty = _nulls(factory, settings)
     if empty:
         raise SettingsError(f"{what}: no value for {', '.join(empty)}; give one, or leave the line out")
 
 
 def _nulls(factory: Callable[..., Any], settings: Mapping[str, Any]) -> list[str]:
-    found = []
-    for key, hint in _annotations(factory).items():
+    # The hints of a plain class are those of its attributes, not of its arguments; for a dataclass they are the same.
+    is_plain = inspect.isclass(factory) and not dataclasses.is_dataclass(factory)
+    try:
+        hints = get_type_hints(factory.__init__ if is_plain else factory)
+    except NameError:
+        # An annotation that only a type checker can resolve: nothing is known of it.
+        return []
+    empty = []
+    for key, hint in hints.items():
         value = settings.get(key, hint)
         if value is None and hint is not Any and NoneType not in get_args(hint):
-            found.append(key)
+            empty.append(key)
         elif dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
-            found += [f"{key}.{name}" for name in _nulls(hint, value)]
-    return found
-
-
-def _annotations(factory: Callable[..., Any]) -> dict[str, Any]:
-    own = factory.__init__ if inspect.isclass(factory) and not dataclasses.is_dataclass(factory) else factory
-    try:
-        return get_type_hints(own)
-    except NameError:  # an annotation that only a type checker can resolve: nothing is known of it
-        return {}
+            empty += [f"{key}.{name}" for name in _nulls(hint, value)]
+    return empty
 
 
 def one_line(message: str) -> str:
     """Return a message of jsonargparse on one line, where a value fits none of several types in the words of one."""
-    line = " ".join(message.split())
     return re.sub(
         r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .*?Given value: ",
         lambda match: f"Expected a {match[1]}. Got value: ".replace(", <class 'NoneType'>", ""),
-        line,
+        " ".join(message.split()),
     )
 
 
-def _first_words(message: str) -> str:
-    """Return jsonargparse's message on one line, without its parser vocabulary."""
-    line = one_line(message)
-    return line.replace('Parser key "', "").replace('": ', ": ", 1).removeprefix("error: ")
-
-
 def refuse_faults(what: str, settings: Any, checks: tuple[tuple[str, str, bool], ...]) -> None:
-    """Raise one error for all the checks ``(field, what is allowed, whether it holds)`` that do not hold.
-
-    Raises:
-        SettingsError: With field, value and what is allowed of each.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> refuse_faults("level", SimpleNamespace(rate=-1), (("rate", "it must not be negative", False),))
-        Traceback (most recent call last):
-            ...
-        bilora.errors.SettingsError: level: rate is -1, it must not be negative
-    """
+    """Raise one SettingsError for all the checks ``(field, what is allowed, whether it holds)`` that do not hold."""
+    # One for all: whoever corrects a file should not have to start the program once per mistake.
     faults = [f"{name} is {getattr(settings, name)!r}, {allowed}" for name, allowed, holds in checks if not holds]
     if faults:
         raise SettingsError(f"{what}: " + "; ".join(faults))
 
 
 def resolved(settings: Any) -> Any:
-    """Return settings as plain dicts, lists and numbers, for YAML and JSON.
-
-    Example:
-        >>> from bilora.engines.settings import FitSettings
-        >>> resolved(FitSettings())["lower"]["batch_size"]
-        16
-    """
+    """Return settings as plain dicts, lists and numbers, for YAML and JSON."""
+    # Not dataclasses.asdict, which leaves tuples, paths and keys that are numbers as they are.
     if dataclasses.is_dataclass(settings):
         return {field.name: resolved(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
     if isinstance(settings, Mapping):
         return {str(key): resolved(value) for key, value in settings.items()}
     if isinstance(settings, list | tuple):
-        return [resolved(each) for each in settings]
+        return [resolved(value) for value in settings]
     return settings if settings is None or isinstance(settings, bool | int | float | str) else str(settings)

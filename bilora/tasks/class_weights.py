@@ -13,8 +13,8 @@ from bilora.settings.lookup import did_you_mean
 
 Loss = Callable[..., Tensor]
 
+# ``none``, ``auto``, or a weight for classes by name; a class that is not named has the weight 1.
 ClassWeights = str | dict[str, float]
-"""``none``, ``auto``, or a weight for classes by name; a class that is not named has the weight 1."""
 
 
 def check_class_weights(setting: ClassWeights) -> list[str]:
@@ -25,6 +25,7 @@ def check_class_weights(setting: ClassWeights) -> list[str]:
     return [
         f"class_weights: the weight of {name!r} is {weight}, it must be positive"
         for name, weight in setting.items()
+        # Asked this way round, NaN fails too.
         if not 0 < weight < math.inf
     ]
 
@@ -33,8 +34,7 @@ def resolve_class_weights(setting: ClassWeights, counts: Mapping[str, int]) -> t
     """Return the weight of each class, or None where the loss stays as it is."""
     if isinstance(setting, str):
         return _balanced(counts) if setting == "auto" else None
-    unknown = [name for name in setting if name not in counts]
-    if unknown:
+    if unknown := [name for name in setting if name not in counts]:
         raise SettingsError(
             f"class_weights names {unknown[0]!r}, which is no class; known: {', '.join(counts)}."
             f"{did_you_mean(unknown[0], counts)}"
@@ -44,6 +44,7 @@ def resolve_class_weights(setting: ClassWeights, counts: Mapping[str, int]) -> t
 
 def weigh_classes(model: nn.Module, loss: Loss, weights: Sequence[float]) -> RemovableHandle:
     """Let the model's loss of rows (or tokens) i be ``sum_i w_i l_i / sum_i w_i``, for every level that asks it."""
+    # A mean by weight and not a sum: the loss keeps its size, and the learning rate its meaning.
     values = torch.tensor(weights)
 
     def weigh(module: nn.Module, inputs: Any, named: dict[str, Any], output: Any) -> Any:
@@ -55,12 +56,12 @@ def weigh_classes(model: nn.Module, loss: Loss, weights: Sequence[float]) -> Rem
         output.loss = added + loss(output.logits, labels, values.to(output.logits))
         return output
 
+    # A hook, since every level calls the model itself and takes the loss from its output.
     return model.register_forward_hook(weigh, with_kwargs=True)
 
 
 def _balanced(counts: Mapping[str, int]) -> tuple[float, ...]:
-    empty = [name for name, count in counts.items() if not count]
-    if empty:
+    if empty := [name for name, count in counts.items() if not count]:
         raise SettingsError(
             f"class_weights is 'auto', but no training row has the class {empty[0]!r}; give weights by name, more rows "
             "or class_weights none"

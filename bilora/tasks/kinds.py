@@ -1,4 +1,4 @@
-"""The table of the kinds of task, and a task as a file beside an adapter, which says what it reads and predicts."""
+"""The table of the kinds of task, one row a kind, and a task as a file beside an adapter."""
 
 import json
 from collections.abc import Sequence
@@ -15,18 +15,19 @@ from bilora.tasks.task import AnyTask, HubNames, TaskKind
 from bilora.tasks.text.task import TextTask
 from bilora.tasks.tokens.task import TokenTask
 
+# Every kind by the name that the file beside an adapter gives it, which is why a name here never changes.
 TASK_KINDS: dict[str, type[TaskKind]] = {
     "text": TextTask,
     "tokens": TokenTask,
     "multilabel": MultilabelTask,
     "generation": GenerationTask,
 }
-"""Every kind by the name that the file beside an adapter gives it. A new kind is a folder with a class, and a row."""
 
 
 def find_kind(task_type: str) -> type[TaskKind]:
     """Return the class of the kind that a ``--task-type`` names."""
     kind = find({name: kind for kind in TASK_KINDS.values() for name in kind.task_types}, task_type, kind="task_type")
+    # A class of a user need not inherit ours, so it is known by what it can do.
     if not callable(getattr(kind, "from_rows", None)):
         raise SettingsError(f"task_type {task_type!r} is no class of tasks, such as a subclass of BaseTask")
     return kind
@@ -35,6 +36,8 @@ def find_kind(task_type: str) -> type[TaskKind]:
 def guess_task_type(rows: Sequence[Row], files: LabelledFiles) -> str:
     """Return the task type that the labels of the rows speak for."""
     guesses = (kind.guess(rows, files) for kind in TASK_KINDS.values())
+    # One kind always answers: "text", but for lists of labels; then "tokens" or "multilabel", by whether texts are
+    # lists.
     return next(guess for guess in guesses if guess is not None)
 
 
@@ -55,12 +58,14 @@ TASK_FILE = "bilora_task.json"
 def write_task(folder: Path, task: AnyTask, *, max_length: int) -> None:
     """Write what the adapter in ``folder`` was trained for."""
     content = {"kind": kind_of(task), "max_length": max_length, "task": task.to_dict()}
+    # Not in ASCII, so that names of labels in any script stay readable.
     (folder / TASK_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_task(folder: Path, *, task_type: str | None = None) -> tuple[AnyTask, int]:
     """Return the task and ``max_length`` that :func:`write_task` wrote; no file, only ``task_type``, names code."""
     path = folder / TASK_FILE
+    # Before the try: an unknown --task-type is no fault of the file.
     user_kind = None if task_type is None else find_kind(task_type)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -70,6 +75,7 @@ def read_task(folder: Path, *, task_type: str | None = None) -> tuple[AnyTask, i
         if set(fields) == {"name"}:  # as earlier versions wrote a task that answers with text
             return ALL_TASKS[fields["name"]], length
         return (user_kind or TASK_KINDS[kind]).from_dict(fields), length
+    # What a file that was cut, edited or made by another program may raise on its way to a task.
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: it says what the adapter was trained for, and cannot be read: {error}; give the folder of a run, "

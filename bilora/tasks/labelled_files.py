@@ -13,24 +13,21 @@ from bilora.tasks.task import AnyTask
 
 
 def load_labelled_files(files: LabelledFiles, records: list[Record] | None = None) -> TaskRows:
-    """Return the checked rows of the files, and the task that their labels make.
-
-    Text and whole numbers of at most 20 different values are classes, other numbers are quantities (regression); lists
-    are tags of tokens where the text is a list too, else several labels of a text. The classes are those of the
-    training file, in order of number or name. ``records`` are those of the training file, where it was read before.
-    """
+    """Return the checked rows of the files, and the task that the labels of the training file make."""
+    # ``records`` are those of the training file, where it was read before.
     records = files.read(files.train, records)
+    # The classes are those of the training file: one that only validation rows have could not be learnt.
     labelled = _labelled(records, files)
     task_type = files.task_type or guess_task_type(labelled, files)
     kind = find_kind(task_type)
     task = kind.from_rows(labelled, files, task_type)
     if files.on_bad_row == "skip":
+        # Which rows can be used depends on the task, and its classes on the rows: once round is enough for both.
         usable = [record for record in records if not check_record(record, task)[1]]
         # A label that only rows have which are left out is no class.
         task = kind.from_rows(_labelled(usable, files) if usable else labelled, files, task_type)
     train = check_records(records, task, source=files.train, split="train", on_bad_row=files.on_bad_row)
-    labels = [row[files.label_field] for row in labelled]
-    guessed = f"{described(labels, files)} make it {task_type}; to choose another, give --task-type"
+    guessed = f"{described(labelled, files)} make it {task_type}; to choose another, give --task-type"
     notices = [] if files.task_type else [guessed]
     sets = {}
     if files.validation is not None:
@@ -48,17 +45,14 @@ def load_labelled_files(files: LabelledFiles, records: list[Record] | None = Non
 
 
 def _labelled(records: Sequence[Record], files: LabelledFiles) -> list[Row]:
-    """Return the rows that could be read and have a label."""
     if all(faults for _, _, faults in records):
-        refuse(
-            [fault.at(files.train, line) for line, _, faults in records for fault in faults],
-            source=f"{files.train}: no row can be used",
-        )
+        texts = [fault.at(files.train, line) for line, _, faults in records for fault in faults]
+        refuse(texts, source=f"{files.train}: no row can be used")
     return [row for _, row, faults in records if not faults and files.label_field in row]
 
 
 def _rare_classes(task: AnyTask, train: Rows) -> list[str]:
-    """Name the classes that cannot be in D1 and in D2; the split, which refuses them, knows their numbers only."""
+    # The classes that cannot be in D1 and in D2 are named here: the split, which refuses them, knows numbers only.
     counts = Counter(label for label in train.labels if isinstance(label, int))
     if not counts:  # the rows are not stratified by classes
         return []

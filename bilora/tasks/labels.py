@@ -1,21 +1,29 @@
 """Files of labelled rows: which columns hold the text and the labels, and what their cells mean."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bilora.data.faults import Fault, OnBadRow
 from bilora.data.records import Record, is_untyped, read_records
+from bilora.data.rows import Row
 from bilora.errors import DataError, SettingsError
 from bilora.settings.lookup import did_you_mean
 
+# Without leading zeros: 007 is a code, and as a number it would not read back.
 _WHOLE = re.compile(r"0|-?[1-9]\d*")
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")  # as in JSON
 
+# What a column of one label may hold; False and True are 0 and 1, and hash alike.
 MARKS = {"0": False, "1": True, 0: False, 1: True}
-"""What a column of one label may hold; False and True are 0 and 1."""
+
+
+def refuse_wrong(what: str, *faults: tuple[bool, str]) -> None:
+    """Raise one error with the texts of all the faults that there are."""
+    if texts := [text for wrong, text in faults if wrong]:
+        raise SettingsError(f"{what}: " + "; ".join(texts))
 
 
 @dataclass(frozen=True)
@@ -33,28 +41,24 @@ class LabelledFiles:
     on_bad_row: OnBadRow = "error"
 
     def __post_init__(self) -> None:
-        faults = []
-        if not 1 <= len(self.text_columns) <= 2:
-            faults.append(f"text_columns is {self.text_columns!r}, name one or two columns")
-        both = [name for name in self._labels if name in self.text_columns]
-        if both:
-            faults.append(f"label_column is {both[0]!r}, which is among text_columns too")
-        if len(set(self.label_columns)) < len(self.label_columns):
-            faults.append(f"label_column is {self.label_columns!r}, which names a column twice")
-        if self.label_separator == "" or (self.label_separator and self.label_columns):
-            faults.append(
-                f"label_separator is {self.label_separator!r}, it must not be empty, and belongs to one label_column"
-            )
-        if not 0 <= self.validation_share < 1:
-            faults.append(f"validation_share is {self.validation_share}, it must be at least 0 and below 1")
-        if self.on_bad_row not in ("error", "skip"):
-            faults.append(f"on_bad_row is {self.on_bad_row!r}; allowed: error, skip")
-        if faults:
-            raise SettingsError(f"train_file {self.train!r}: " + "; ".join(faults))
+        texts, separator, share = self.text_columns, self.label_separator, self.validation_share
+        both = [name for name in self._labels if name in texts]
+        twice = len(set(self.label_columns)) < len(self.label_columns)
+        misplaced = separator is not None and (not separator or bool(self.label_columns))
+        refuse_wrong(
+            f"train_file {self.train!r}",
+            (not 1 <= len(texts) <= 2, f"text_columns is {texts!r}, name one or two columns"),
+            (bool(both), f"label_column is {''.join(both[:1])!r}, which is among text_columns too"),
+            (twice, f"label_column is {self.label_columns!r}, which names a column twice"),
+            (misplaced, f"label_separator is {separator!r}, it must not be empty, and belongs to one label_column"),
+            (not 0 <= share < 1, f"validation_share is {share}, it must be at least 0 and below 1"),
+            (self.on_bad_row not in ("error", "skip"), f"on_bad_row is {self.on_bad_row!r}; allowed: error, skip"),
+        )
 
     @property
     def name(self) -> str:
         """Return what the task is called: the name of the training file without its ends."""
+        # All ends go, of which .jsonl.gz has two; a name like .csv is nothing but ends.
         return Path(self.train).name.split(".")[0] or "rows"
 
     @property
@@ -71,42 +75,35 @@ class LabelledFiles:
         records = read_records(path) if records is None else records
         if not records:
             raise DataError(f"{path} has no row; at least one is needed")
-        self._check_columns(path, records)
+        there = {name for _, row, _ in records for name in row}
+        missing = [name for name in (*self.text_columns, *self._labels) if name not in there]
+        if there and missing:  # told once, and not row by row
+            raise DataError(
+                f"{path} has no column {missing[0]!r}; it has: {', '.join(sorted(there))}; name them with "
+                f"--text-columns and --label-column.{did_you_mean(missing[0], there)}"
+            )
         if self.label_columns:
             return [self._with_marked(*record) for record in records]
+        # JSON and Parquet say what is a number; in CSV only the look of a cell can.
         if not is_untyped(path):
             return records
         column = self.label_column
         return [(line, row and {**row, column: self._label(row[column])}, faults) for line, row, faults in records]
 
     def _label(self, cell: str) -> Any:
-        """Return the label, or the list of labels, that a cell of text holds."""
         if self.label_separator is None:
             return typed(cell)
         return [name for part in cell.split(self.label_separator) if (name := part.strip())]
 
     def _with_marked(self, line: int, row: dict[str, Any], faults: list[Fault]) -> Record:
-        """Return a record with the names of the columns that hold 1 as its list of labels."""
         if not row:
             return line, row, faults
         cells = {name: row.get(name) for name in self.label_columns}
-        wrong = [
-            Fault(name, f"is {cell!r}; a column of one label holds 0 or 1")
-            for name, cell in cells.items()
-            if not isinstance(cell, str | int) or cell not in MARKS
-        ]
-        marked = [name for name, cell in cells.items() if isinstance(cell, str | int) and MARKS.get(cell)]
-        return line, {**row, self.label_field: marked}, [*faults, *wrong]
-
-    def _check_columns(self, path: str, records: Sequence[Record]) -> None:
-        """Refuse a file in which no row has a column, in one line and not in one per row."""
-        there = {name for _, row, _ in records for name in row}
-        missing = [name for name in (*self.text_columns, *self._labels) if name not in there]
-        if there and missing:
-            raise DataError(
-                f"{path} has no column {missing[0]!r}; it has: {', '.join(sorted(there))}; name them with "
-                f"--text-columns and --label-column.{did_you_mean(missing[0], there)}"
-            )
+        # Other types may not hash, and 1.0 would pass for 1.
+        marks = {name: MARKS.get(cell) if isinstance(cell, str | int) else None for name, cell in cells.items()}
+        text = "is {!r}; a column of one label holds 0 or 1"
+        wrong = [Fault(name, text.format(cells[name])) for name, mark in marks.items() if mark is None]
+        return line, {**row, self.label_field: [name for name, mark in marks.items() if mark]}, [*faults, *wrong]
 
 
 def typed(cell: str) -> str | int | float:
@@ -118,44 +115,57 @@ def typed(cell: str) -> str | int | float:
 
 def in_order(names: set[str]) -> list[str]:
     """Return names of classes by number where all are whole numbers, else by letter."""
+    # As numbers, 2 comes before 10.
     return sorted(names, key=int) if all(_WHOLE.fullmatch(name) for name in names) else sorted(names)
 
 
-def described(labels: Sequence[Any], files: LabelledFiles) -> str:
+def described(rows: Sequence[Row], files: LabelledFiles) -> str:
     """Return in words what the labels are, such as "the labels in 'label' of rows.csv (text, 2 different)"."""
+    labels = [row[files.label_field] for row in rows]
     types = sorted({type(label).__name__ for label in labels if label is not None and label != ""})
     words = {"str": "text", "int": "whole numbers", "float": "numbers", "bool": "truth values", "list": "lists"}
+    # By repr: lists have no hash, and 1, True and 1.0 would be one label.
     different = len({repr(label) for label in labels})
     what = " and ".join(words.get(name, name) for name in types)
     return f"the labels in {files.label_field!r} of {files.train} ({what}, {different} different)"
 
 
-def are_lists(labels: Sequence[Any]) -> bool:
-    """Return whether the labels are lists; fewer than half of them are rows at fault."""
-    given = [label for label in labels if label is not None and label != ""]
-    lists = sum(isinstance(label, list) for label in given)
+def given_values(rows: Sequence[Row], column: str) -> list[Any]:
+    """Return the values of a column, without those of rows that have none."""
+    return [value for row in rows if (value := row.get(column)) is not None and value != ""]
+
+
+def are_lists(rows: Sequence[Row], column: str) -> bool:
+    """Return whether a column holds lists; fewer than half of its values are rows at fault."""
+    given = given_values(rows, column)
+    lists = sum(isinstance(value, list) for value in given)
+    # A minority of lists, or of values that are none, is taken for faults, which are told row by row later.
     return bool(lists) and 2 * lists >= len(given)
 
 
+def listed(rows: Sequence[Row], files: LabelledFiles) -> list[Any]:
+    """Return all that stands in the rows' lists of labels; a label that is no list is a fault of its row."""
+    return [item for row in rows if isinstance(row[files.label_field], list) for item in row[files.label_field]]
+
+
+# Names that data sets of the hub and of GLUE give to text, pairs before single ones: "sentence" alone is half of QNLI.
 KNOWN_COLUMNS: tuple[tuple[str, ...], ...] = (
     *(("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis")),
     *(("question", "sentence"), ("text1", "text2")),
     *((name,) for name in ("tokens", "text", "sentence", "review", "content")),
 )
-"""Names that data sets of the hub and of GLUE give to text, pairs before single ones."""
 
+# Rows that are looked at for columns of other names: enough to tell, and no more than a moment for a large file.
 LOOKED_AT = 100
-"""Rows that are looked at for columns of other names."""
 
 
-def guess_text_columns(
-    rows: Sequence[Mapping[str, Any]], *, label_columns: Sequence[str], source: str
-) -> tuple[str, ...]:
+def guess_text_columns(rows: Sequence[Row], *, label_columns: Sequence[str], source: str) -> tuple[str, ...]:
     """Return the one or two columns of text: those of a known name, else all that hold text in every row."""
     names = list(dict.fromkeys(name for row in rows for name in row if name not in label_columns))
     for columns in KNOWN_COLUMNS:
         if set(columns) <= set(names):
             return columns
+    # In every row, since a column that is blank here and there would be refused by the checks.
     columns = tuple(name for name in names if all(_is_text(row.get(name)) for row in rows[:LOOKED_AT]))
     if not 1 <= len(columns) <= 2:
         what = ", ".join(columns) or "no column"
@@ -167,16 +177,11 @@ def guess_text_columns(
 
 
 def _is_text(value: Any) -> bool:
-    """Return whether a value reads as text: one that holds a letter and a space, or ideographs."""
-    return (
-        isinstance(value, str) and any(letter.isalpha() for letter in value) and (" " in value or not value.isascii())
-    )
+    # A space tells a text from an id or a name; Chinese and Japanese write none.
+    return isinstance(value, str) and any(map(str.isalpha, value)) and (" " in value or not value.isascii())
 
 
 def label_settings(names: Sequence[str]) -> dict[str, Any]:
     """Return ``num_labels``, ``id2label`` and ``label2id`` of transformers' configs."""
-    return {
-        "num_labels": len(names),
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: index for index, name in enumerate(names)},
-    }
+    label2id = {name: index for index, name in enumerate(names)}
+    return {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": label2id}

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -15,6 +16,7 @@ from bilora.tensors import to_device
 
 Item = TypeVar("Item")
 
+# Predictions keep no gradients, so that more rows fit in memory than in a batch of training.
 VALIDATION_BATCH = 64
 
 
@@ -32,6 +34,7 @@ def evaluating(inference: Inference) -> Iterator[Callable[[], contextlib.Abstrac
 
     was_training = model.training
     model.eval()
+    # In finally: whoever catches an error of the model may train on, with the dropout that was there.
     try:
         yield one_batch
     finally:
@@ -47,6 +50,7 @@ def predicted_batches(inference: Inference, loader: Iterable[Mapping[str, Tensor
             inputs = {name: value for name, value in batch.items() if name != "labels"}
             with one_batch() as device:
                 logits = inference.model(**to_device(inputs, device)).logits
+            # Off the device at once, which else holds the logits of the whole set; NumPy has no bfloat16.
             return logits.float().cpu(), batch["labels"].cpu()
 
         yield from taken_in_turn(loader, predicted, inference.processes)
@@ -60,12 +64,14 @@ def predict(inference: Inference, loader: Iterable[Mapping[str, Tensor]]) -> tup
 
 def length_order(encoded: Sequence[Mapping[str, Any]]) -> list[int]:
     """Return the positions of the rows with those of one length together, which need less padding."""
+    # sorted keeps rows of one length in their order, so that in_row_order finds the same order again.
     return sorted(range(len(encoded)), key=lambda position: len(encoded[position]["input_ids"]))
 
 
 def ordered_loader(encoded: Sequence[Mapping[str, Any]], collate: Collate) -> DataLoader[Any]:
     """Return the batches of a set in :func:`length_order`."""
     ordered = [encoded[position] for position in length_order(encoded)]
+    # The seed orders nothing here; with it the loader has a generator of its own, and leaves torch's alone.
     return make_loader(ordered, batch_size=VALIDATION_BATCH, seed=0, collate=collate, shuffle=False)
 
 
@@ -75,9 +81,18 @@ def in_row_order(items: Iterable[Item], encoded: Sequence[Mapping[str, Any]]) ->
     return [by_position[position] for position in range(len(encoded))]
 
 
+def by_rows(
+    predictions: Sequence[Mapping[str, Any]], measure: Callable[..., float], encode: Callable[[Any], Any]
+) -> Callable[[Any], float]:
+    """Return a measure as a function of row numbers, out of the predictions of an evaluation."""
+    answers, labels = (numpy.asarray([encode(row[key]) for row in predictions]) for key in ("prediction", "label"))
+    return lambda rows: measure(answers[rows], labels[rows])
+
+
 def one_class(predicted: Iterable[str], labels: Iterable[str], *, of: str) -> tuple[str, ...]:
     """Return a warning where all predictions are of one class and the labels of several; else nothing."""
     answers, classes = list(predicted), set(labels)
+    # Rows of one class are rightly answered with one class.
     if len(set(answers)) != 1 or len(classes) < 2:
         return ()
     return (

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import datasets
+import huggingface_hub
+
 from bilora.data.rows import Rows, check_rows, read_rows
 from bilora.data.sets import TaskRows, join_sets, shared_texts
 from bilora.data.strata import draw_rows, make_strata, share_out
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from bilora.tasks.task import AnyTask
 
 EMBEDDED_TASK = "rotten_tomatoes"
+# With 1000 rows the standard error of an accuracy near 0.8 is 0.013.
 EMBEDDED_VALIDATION_ROWS = 1000
 HUB_SECONDS = 3.0
 MINILM_AND_REVIEWS = (
@@ -63,6 +67,7 @@ def read_sets(
     sets = {name: files.read(_file(folder, name, task, files), task, split=name) for name in names}
     missing = [f"{name} is not in {folder}" for name in task.validation_splits if name not in names]
     read = {path.name for name in names for path in files.there(folder, name)}
+    # A file of nearly the right name was likely put there to be read.
     others = sorted(path.name for path in folder.glob("validation*") if path.name not in read)
     return sets, [*missing, *(f"{name} in {folder} is not read" for name in others)]
 
@@ -86,6 +91,7 @@ def take_rows(rows: Rows, n: int, *, seed: int) -> Rows:
 
 
 def _draw(rows: Rows, n: int, *, key: str) -> tuple[int, ...]:
+    # Numbers are drawn by bins of equal size, no more of them than rows that are asked for.
     strata = make_strata(rows.labels, bins=min(10, n))
     sizes = {stratum: len(positions) for stratum, positions in strata.items()}
     counts = share_out(n, sizes, least=1 if n >= len(sizes) else 0, spare=0)
@@ -134,6 +140,7 @@ def embedded_rows(task: AnyTask) -> Rows:
 
 def package_file(module: str, name: str, *, cure: str) -> Path:
     """Return a file inside an installed package, which is found and not imported."""
+    # To import the package would import what it depends on, which need not be installed.
     spec = importlib.util.find_spec(module)
     package = module.replace("_", "-")
     if spec is None or spec.origin is None:
@@ -150,8 +157,7 @@ def _from_package(task: AnyTask) -> TaskRows:
     drawn = _draw(rows, EMBEDDED_VALIDATION_ROWS, key="embedded validation")
     others = sorted(set(range(len(rows))) - set(drawn))
     train, validation = rows.select(others), rows.select(drawn)
-    shared = shared_texts(task, train, validation)
-    if shared:
+    if shared := shared_texts(task, train, validation):
         raise DataError(f"{rows.source}: {shared} texts occur more than once, in training and in validation")
     return TaskRows(task, train, {"validation": validation})
 
@@ -160,10 +166,10 @@ def _from_hub(task: AnyTask, splits: list[str], files: SetFiles) -> dict[str, Ro
     if task.hub is None:
         raise DataError(f"task {task.name!r} needs data: {_cure(task)}")
     sets = ask_hub(task.hub, task.hub_config, cure=_cure(task))
+    # Reversed, since the last one wins: the name of the set itself comes before those that its authors gave it.
     names = {split: name for split in splits for name in reversed(files.names(split)) if name in sets}
-    missing = [split for split in splits if split not in names]
     label = " ".join(filter(None, (task.hub, task.hub_config)))
-    if missing:
+    if missing := [split for split in splits if split not in names]:
         raise DataError(f"{label} has no {', '.join(missing)}; it has: {', '.join(sets)}; {_cure(task)}")
     return {
         split: check_rows(enumerate(sets[name], start=1), task, source=f"{label.replace(' ', '/')}/{name}", split=split)
@@ -173,22 +179,16 @@ def _from_hub(task: AnyTask, splits: list[str], files: SetFiles) -> dict[str, Ro
 
 def ask_hub(hub_id: str, config: str | None, *, cure: str) -> Mapping[str, Any]:
     """Return the sets of a hub data set by name."""
-    import datasets
-    from huggingface_hub import HfApi, is_offline_mode
-
+    offline = huggingface_hub.is_offline_mode()
     try:
-        if not is_offline_mode():
+        if not offline:
             # load_dataset tries for 23 s before it gives up; one short question tells sooner.
-            HfApi().dataset_info(hub_id, timeout=HUB_SECONDS)
+            huggingface_hub.HfApi().dataset_info(hub_id, timeout=HUB_SECONDS)
         sets: Mapping[str, Any] = datasets.load_dataset(hub_id, config)
-    except Exception as error:  # the hub's clients raise classes of several libraries, which share no root
-        other = (
-            "unset HF_HUB_OFFLINE to ask the hub"
-            if is_offline_mode()
-            else "set HF_HUB_OFFLINE=1 if the set was loaded on this machine before"
-        )
-        raise DataError(
-            f"no answer from the hub for {' '.join(filter(None, (hub_id, config)))} ({type(error).__name__}: {error}); "
-            f"{cure}, or {other}"
-        ) from error
-    return sets
+        return sets
+    # The hub's clients raise classes of several libraries, which share no root.
+    except Exception as error:
+        name, kind = " ".join(filter(None, (hub_id, config))), type(error).__name__
+        cached = "set HF_HUB_OFFLINE=1 if the set was loaded on this machine before"
+        other = "unset HF_HUB_OFFLINE to ask the hub" if offline else cached
+        raise DataError(f"no answer from the hub for {name} ({kind}: {error}); {cure}, or {other}") from error

@@ -31,14 +31,8 @@ class Progress(Callback):
 
     def on_run_start(self, engine: BilevelEngine) -> None:
         # disable=None: tqdm looks whether it writes to a terminal.
-        self._bar = tqdm(
-            total=engine.steps + engine.place.steps_after,
-            initial=engine.step,
-            desc=self.title,
-            unit="step",
-            disable=None,
-            leave=False,
-        )
+        total = engine.steps + engine.place.steps_after
+        self._bar = tqdm(total=total, initial=engine.step, desc=self.title, unit="step", disable=None, leave=False)
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
         if self._bar.disable:

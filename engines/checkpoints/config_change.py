@@ -1,7 +1,7 @@
 """What may differ between the run that wrote a checkpoint and the one that goes on from it."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from bilora.errors import CheckpointError
 
@@ -22,44 +22,27 @@ ALLOWED = frozenset(
 )
 
 
-class Change(NamedTuple):
-    """A setting with the value it had and the one it has now."""
-
-    name: str
-    before: Any
-    after: Any
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.before!r} -> {self.after!r}"
-
-
-def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
-    """Return what differs between two settings as plain mappings, by dotted name."""
-    old, new = dict(_flat(before)), dict(_flat(after))
-    # A dict keeps the order in which the settings stand, for the messages; a set would not.
-    names = dict.fromkeys((*old, *new))
-    return [Change(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
-
-
-def check_changes(before: Mapping[str, Any], after: Mapping[str, Any], *, allow: bool) -> list[Change]:
+def check_changes(before: Mapping[str, Any], after: Mapping[str, Any], *, allow: bool) -> list[str]:
     """Return how a run's settings differ from a checkpoint's; refuse what may not differ, or not without ``allow``."""
-    differing = changes(_as_today(before), after)
+    old, new = dict(_flat(_as_today(before))), dict(_flat(after))
+    # In the order in which the settings stand, which a set would lose.
+    names = [name for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)]
+    differing = {name: f"{name}: {old.get(name)!r} -> {new.get(name)!r}" for name in names}
     fault = "the settings are not those of the run that is resumed"
-    never = [str(change) for change in differing if change.name not in ALLOWED]
+    never = [change for name, change in differing.items() if name not in ALLOWED]
     if never:
         raise CheckpointError(f"{fault}; these cannot change within a run: {'; '.join(never)}")
-    if differing and not allow:
-        named = "; ".join(map(str, differing))
+    changes = list(differing.values())
+    if changes and not allow:
         raise CheckpointError(
-            f"{fault}: {named}; say --allow-config-change (allow_config_change=True) if that is meant"
+            f"{fault}: {'; '.join(changes)}; say --allow-config-change (allow_config_change=True) if that is meant"
         )
-    return differing
+    return changes
 
 
 def _as_today(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return saved settings as they are written today: one method, one seed, and the scheme of ``darts`` by name."""
     run = dict(settings)
-    # A config named several methods and seeds once; checkpoints of that time must stay good.
+    # Checkpoints stay good when the form of the settings changes; once a config could name several methods and seeds.
     for name, value in (("method", run.get("method")), ("seed", run.pop("seeds", None))):
         if isinstance(value, list) and len(value) == 1:
             run[name] = value[0]

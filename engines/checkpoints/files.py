@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from bilora.errors import CheckpointError, ResourceError
 from bilora.files.formats import dump_json, load_json
-from bilora.files.state import Packed, unpack
+from bilora.files.state import Packed
 from bilora.files.whole_folders import MANIFEST, REPLACED, UNFINISHED, sha256_of, write_folder
 
 FORMAT = 1
@@ -66,9 +66,8 @@ def write_checkpoint(
 
 def checkpoints(run_folder: Path) -> list[tuple[int, Path]]:
     """Return step and folder of every checkpoint, whole or not, the newest first."""
-    if not run_folder.is_dir():
-        return []
-    matches = [(FOLDER.fullmatch(path.name), path) for path in run_folder.iterdir()]
+    # A folder that is not there matches nothing.
+    matches = [(FOLDER.fullmatch(path.name), path) for path in run_folder.glob("checkpoint-*")]
     return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
 
 
@@ -132,15 +131,6 @@ class Checkpoint:
     folder: Path
     manifest: Mapping[str, Any]
 
-    @property
-    def step(self) -> int:
-        """Lower steps made."""
-        return int(self.manifest["step"])
-
-    def states(self) -> dict[str, Any]:
-        """Return the state of every part, tensors on the CPU; raise CheckpointError where something is missing."""
-        return {name: unpack(packed, part=name) for name, packed in read_parts(self.folder).items()}
-
 
 def read_parts(folder: Path) -> dict[str, Packed]:
     """Return the packed state of every part; raise CheckpointError where a file cannot be read."""
@@ -159,8 +149,7 @@ def read_parts(folder: Path) -> dict[str, Packed]:
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Return a checkpoint whose files are those of its manifest; raise CheckpointError where one is not."""
-    reason = fault(folder)
-    if reason is not None:
+    if (reason := fault(folder)) is not None:
         raise CheckpointError(f"checkpoint {folder} cannot be used: {reason}")
     return Checkpoint(folder, load_json(folder / MANIFEST))
 
@@ -169,8 +158,7 @@ def newest_checkpoint(run_folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest checkpoint that verifies, None if there is none at all, and why each newer one was skipped."""
     skipped: list[str] = []
     for _, folder in checkpoints(run_folder):
-        reason = fault(folder)
-        if reason is None:
+        if (reason := fault(folder)) is None:
             return Checkpoint(folder, load_json(folder / MANIFEST)), skipped
         skipped.append(f"{folder.name}: {reason}")
     if skipped:
@@ -201,11 +189,11 @@ def fault(folder: Path) -> str | None:
         if name not in files:
             return f"{MANIFEST} lacks {name}"
     reason = _file_fault(folder, files)
-    return reason if reason is None else reason + _changed_parts(folder, digests)
+    return reason and reason + _changed_parts(folder, digests)
 
 
 def _changed_parts(folder: Path, digests: Mapping[str, str]) -> str:
-    """Return which parts of the state are not as they were written, as far as the files can still be read."""
+    # As far as the files can still be read, so that the user knows whether the optimizer or only a metric is lost.
     try:
         read = {name: packed.digest() for name, packed in read_parts(folder).items()}
     except (CheckpointError, AttributeError, TypeError):
@@ -231,8 +219,6 @@ def _file_fault(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | N
             return f"{name} has {path.stat().st_size} bytes, not {entry.get('size')}"
         if sha256_of(path) != entry.get("sha256"):
             return f"{name} is not as it was written (its sha256 differs)"
-    names = {
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()
-    }
-    foreign = sorted(names - set(files) - {MANIFEST})
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    foreign = sorted({path.relative_to(folder).as_posix() for path in paths} - set(files) - {MANIFEST})
     return f"{foreign[0]} does not belong to it" if foreign else None

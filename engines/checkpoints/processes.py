@@ -28,7 +28,7 @@ def gathered_parts(parts: Mapping[str, Packed], processes: Processes) -> dict[st
     differing = {name: packed for name, packed in parts.items() if digests[name] != every[0].get(name)}
     gathered = dict(parts) if processes.is_first else {}
     for rank, foreign in enumerate(processes.gathered(differing)):
-        gathered |= {_name(rank, name): packed for name, packed in foreign.items()}
+        gathered |= {f"process-{rank}.{name}": packed for name, packed in foreign.items()}
     return gathered | {PROCESSES: pack([list(names) for names in every], part=PROCESSES)}
 
 
@@ -50,19 +50,15 @@ def _of_rank(parts: Mapping[str, Packed], rank: int) -> dict[str, Packed]:
     if PROCESSES not in parts:
         raise CheckpointError(f"checkpoint incomplete: {PROCESSES} is missing")
     names = unpack(parts[PROCESSES], part=PROCESSES)[rank]
-    state = {name: parts.get(_name(rank, name), parts.get(name)) for name in names}
+    state = {name: parts.get(f"process-{rank}.{name}", parts.get(name)) for name in names}
     missing = [name for name, packed in state.items() if packed is None]
     if missing:
         raise CheckpointError(f"checkpoint incomplete: process {rank}: {missing[0]} is missing")
     return {name: packed for name, packed in state.items() if packed is not None}
 
 
-def _name(rank: int, part: str) -> str:
-    return f"process-{rank}.{part}"
-
-
 def _recorded_by_all(recorded: list[Packed], *, part: str) -> Packed:
-    """Return the recorded steps with the micro-batches of every process; all else in them is equal."""
+    # All but the micro-batches is equal in all of them.
     first, *others = [unpack(packed, part=part) for packed in recorded]
     # The gradients of half a step are of one process's rows, and cannot be divided among others.
     if any(state["unfinished"] is not None for state in (first, *others)):
@@ -86,11 +82,10 @@ def rescaled(
         # The rows of a step may come in other pieces: a larger batch in fewer processes, or more accumulation. With
         # settings as they were, a step takes another number of rows.
         same_rows = batches * old["accumulation"] == new.accumulation
-        if same_rows and batches.denominator == 1:
+        fits = same_rows and batches.denominator == 1
+        if fits:
             fitting[level] = {**old, "batch_size": new.batch_size, "accumulation": new.accumulation}
-            counts[level] = Rescaled(micro_batches=int(batches), batches=batches)
-        else:
-            counts[level] = Rescaled(batches=batches)
+        counts[level] = Rescaled(micro_batches=int(batches) if fits else 1, batches=batches)
     return fitting, counts
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -91,18 +90,13 @@ class RunState:
 
 
 def _named(callbacks: tuple[Callback, ...]) -> dict[str, Stateful]:
-    """Return the callbacks that have a state, under the names of their classes."""
-    counts: Counter[str] = Counter()
-    named: dict[str, Stateful] = {}
-    for callback in callbacks:
-        kind = type(callback)
-        # A class that has left the base's ``state`` alone has nothing to save.
-        if kind.state is Callback.state:
-            continue
-        counts[kind.__name__] += 1
-        number = counts[kind.__name__]
-        named[f"{CALLBACK}{kind.__name__}" + (f"-{number}" if number > 1 else "")] = callback
-    return named
+    # A class that has left the base's ``state`` alone has nothing to save.
+    stateful = [callback for callback in callbacks if type(callback).state is not Callback.state]
+    names = [f"{CALLBACK}{type(callback).__name__}" for callback in stateful]
+    # By their order among those of a class: a resumed run makes them in the same one.
+    numbers = [names[: index + 1].count(name) for index, name in enumerate(names)]
+    numbered = [name if number == 1 else f"{name}-{number}" for name, number in zip(names, numbers, strict=True)]
+    return dict(zip(numbered, stateful, strict=True))
 
 
 @dataclass(frozen=True)

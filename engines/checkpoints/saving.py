@@ -1,17 +1,16 @@
 """Saving during a run: every few steps, and when a signal asks the process to stop."""
 
-from __future__ import annotations
-
 import signal
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peft import PeftModel
 from torch import nn
 
 from bilora.artifacts.adapter_files import save_adapter
+from bilora.engines.bilevel import BilevelEngine
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.checkpoints.files import prune, write_checkpoint
 from bilora.engines.checkpoints.processes import gathered_parts
@@ -21,9 +20,6 @@ from bilora.errors import CheckpointError, InterruptedRun, ResourceError
 from bilora.files.state import Packed, pack
 from bilora.problems.replay.random_state import RandomState
 from bilora.processes.processes import ONE_PROCESS, Processes
-
-if TYPE_CHECKING:
-    from bilora.engines.bilevel import BilevelEngine
 
 
 class Checkpoints(Callback):

@@ -17,8 +17,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopSignals:
     """Whether a signal asked the process to stop: its number, or None."""
 
-    def __init__(self) -> None:
-        self.received: int | None = None
+    received: int | None = None
 
     def watched(self) -> AbstractContextManager[None]:
         """Note signals instead of dying of them; a second SIGINT raises KeyboardInterrupt at once."""

@@ -10,11 +10,10 @@ from bilora.tensors import Tensors, scaled, zeros_like
 
 @dataclass(frozen=True)
 class Adaptive(ImplicitHypergradient):
-    """w = -(d step / d gradient) v for the last lower step as it was (the idea of SAMA, arXiv 2310.05674); one product.
+    """w = -(d step / d gradient) v of the last real lower step (the idea of SAMA, arXiv 2310.05674); one product."""
 
-    The derivative of an SGD, Adam or AdamW step in its gradient is diagonal, and known from the optimizer's
-    state: bias correction, weight decay and gradient clipping are in it. SAMA leaves the bias correction out.
-    """
+    # The derivative of an SGD, Adam or AdamW step in its gradient is diagonal, and known from the optimizer's state,
+    # bias correction, weight decay and gradient clipping included. SAMA leaves the bias correction out.
 
     @property
     def needs(self) -> Needs:

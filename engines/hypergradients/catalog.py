@@ -25,11 +25,10 @@ HYPERGRADIENTS: dict[str, Callable[..., Hypergradient]] = {
 }
 """Every approximation by name. A new one is a file with a frozen dataclass and a row here."""
 
+# The approximation of a mapping without a name.
 DEFAULT = "darts"
-"""The approximation of a mapping without a name."""
-
+# Betty's names for two of them.
 ALIASES = {"cg": "conjugate_gradient", "sama": "adaptive"}
-"""Betty's names for two of them."""
 
 
 def build_hypergradient(hypergradient: str | Mapping[str, Any] | Hypergradient) -> Hypergradient:
@@ -51,27 +50,21 @@ def build_hypergradient(hypergradient: str | Mapping[str, Any] | Hypergradient) 
         bilora.errors.SettingsError: hypergradient 'darts' has no setting 'radiuss'; known: around, \
 finite_difference, products, radius, scale. Did you mean 'radius'?
     """
-    if isinstance(hypergradient, str):
-        hypergradient = {"name": hypergradient}
-    return _built(hypergradient) if isinstance(hypergradient, Mapping) else hypergradient
-
-
-def _built(chosen: Mapping[str, Any]) -> Hypergradient:
-    settings = dict(chosen)
+    if not isinstance(hypergradient, str | Mapping):
+        return hypergradient
+    settings = {"name": hypergradient} if isinstance(hypergradient, str) else dict(hypergradient)
     name = str(settings.pop("name", DEFAULT))
     name = ALIASES.get(name, name)
-    factory = find(HYPERGRADIENTS, name, kind="hypergradient")
-    return build_section(factory, settings, kind=f"hypergradient {name!r}")
+    return build_section(find(HYPERGRADIENTS, name, kind="hypergradient"), settings, kind=f"hypergradient {name!r}")
 
 
-def explicit(chosen: str | Mapping[str, Any], built: Hypergradient | None = None) -> str | dict[str, Any]:
-    """Return a choice with its name, and with the scheme of differences that ``darts`` takes by itself.
-
-    What is written down then means the same where defaults are others, as they once were. ``built`` is what the choice
-    builds, where that is there already.
-    """
-    settings = {"name": chosen} if isinstance(chosen, str) else {"name": DEFAULT, **chosen}
-    built = built or build_hypergradient(chosen)
+def explicit(choice: str | Mapping[str, Any], built: Hypergradient | None = None) -> str | dict[str, Any]:
+    """Return a choice with its name, and with the scheme of differences that ``darts`` takes by itself."""
+    # What is written down then means the same where defaults are others, as they once were. `built` is what the choice
+    # builds, where that is there already.
+    settings = {"name": choice} if isinstance(choice, str) else {"name": DEFAULT, **choice}
+    built = built or build_hypergradient(choice)
     if isinstance(built, Darts) and built.finite_difference is not None:
         settings["finite_difference"] = built.finite_difference
-    return chosen if isinstance(chosen, str) and len(settings) == 1 else settings
+    # A bare name stays one in the files of a run.
+    return choice if isinstance(choice, str) and len(settings) == 1 else settings

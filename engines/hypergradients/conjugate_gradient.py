@@ -11,20 +11,13 @@ from bilora.tensors import Tensors, add, dot, scaled, zeros_like
 
 @dataclass(frozen=True)
 class ConjugateGradient(ImplicitHypergradient):
-    """w solves ``(H + damping I) w = v`` (Pedregosa, arXiv 1602.02355); one Hessian product per iteration.
+    """w solves ``(H + damping I) w = v`` (Pedregosa, arXiv 1602.02355); one Hessian product per iteration."""
 
-    Exact after as many iterations as H has dimensions, up to rounding. Where the lower loss curves downwards
-    along a search direction (H + damping I is not positive), the iteration stops with the solution so far; if that
-    happens at once, w = v, as in ``darts``.
-
-    Args:
-        iterations: The largest number of iterations.
-        damping: Added to every eigenvalue of H.
-        tolerance: Stop when the residual is shorter than this times v.
-    """
-
+    # At most so many; after as many as H has dimensions, w is exact up to rounding.
     iterations: int = 10
+    # Added to every eigenvalue of H, which must become positive.
     damping: float = 0.0
+    # Stop when the residual is shorter than this times v.
     tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
@@ -39,7 +32,7 @@ class ConjugateGradient(ImplicitHypergradient):
             raise SettingsError("conjugate_gradient: " + "; ".join(faults))
 
     def solve(self, vector: Tensors, point: Point, step: LowerStep) -> Tensors:
-        """Return w."""
+        """Return w, or what there is of it where the lower loss starts to curve downwards."""
         solution = zeros_like(vector)
         residual = direction = vector
         earlier: list[Tensors] = []
@@ -52,24 +45,20 @@ class ConjugateGradient(ImplicitHypergradient):
                 break
             image = add(point.hessian(direction), direction, scale=self.damping)
             curvature = dot(direction, image)
-            # There is no minimum along this direction: a step would go to the wrong side.
+            # H + damping I is not positive: there is no minimum along this direction, and a step would go to the wrong
+            # side. Before the first step there is no solution yet, and w = v as in darts.
             if curvature <= 0.0:
                 return vector if index == 0 else solution
             length = squared / curvature
             solution = add(solution, direction, scale=length)
             earlier.append(scaled(residual, squared**-0.5))
-            residual = orthogonal_to(earlier, add(residual, image, scale=-length))
+            residual = add(residual, image, scale=-length)
+            # In exact arithmetic the residuals are orthogonal already; rounding undoes that, and with a condition
+            # number of 10^4 the iteration then needs many more steps than there are dimensions. One after another
+            # (modified Gram-Schmidt): all dot products with the first vector would lose the orthogonality again.
+            for unit in earlier:
+                residual = add(residual, unit, scale=-dot(unit, residual))
             previous, squared = squared, dot(residual, residual)
             # Conjugate to all earlier directions by this one factor (Fletcher-Reeves), as long as H is symmetric.
             direction = add(residual, direction, scale=squared / previous)
         return solution
-
-
-def orthogonal_to(earlier: list[Tensors], vector: Tensors) -> Tensors:
-    """Return ``vector`` without its parts along the orthonormal ``earlier``."""
-    # In exact arithmetic the residuals are orthogonal already; rounding undoes that, and with a condition number of
-    # 10^4 the iteration then needs many more steps than there are dimensions. One after another (modified
-    # Gram-Schmidt): all dot products with the first vector would lose the orthogonality again.
-    for residual in earlier:
-        vector = add(vector, residual, scale=-dot(residual, vector))
-    return vector

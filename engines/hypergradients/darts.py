@@ -12,19 +12,9 @@ from bilora.tensors import Tensors, scaled
 
 @dataclass(frozen=True)
 class Darts(ImplicitHypergradient):
-    """w = scale * v (DARTS, arXiv 1806.09055, eq. 7); one mixed product.
+    """w = scale * v (DARTS, arXiv 1806.09055, eq. 7); one mixed product."""
 
-    With ``scale: learning_rate`` this is the exact derivative through one SGD step of the lower level; with
-    ``scale: one``, as in Betty, the implicit term is larger by one over that learning rate.
-
-    Args:
-        scale: ``one``, or ``learning_rate``: each parameter's rate in the lower step.
-
-    Example:
-        >>> Darts(scale="learning_rate").finite_difference, Darts(around="after_step").finite_difference
-        ('forward', 'central')
-    """
-
+    # As in Betty the implicit term is longer by one over the learning rate than the derivative through an SGD step.
     scale: Literal["one", "learning_rate"] = "one"
 
     # One pass less than ``central``; a single mixed product forgives the larger error.
@@ -36,6 +26,6 @@ class Darts(ImplicitHypergradient):
             raise SettingsError(f"scale is {self.scale!r}; allowed: one, learning_rate")
 
     def solve(self, vector: Tensors, point: Point, step: LowerStep) -> Tensors:
-        """Return v, or v times the learning rates."""
-        # One SGD step is V' = V - rate g(V, E): dV'/dE = -rate d2_{V,E} L1, so w = rate v.
+        """Return v, or v times the rate of each parameter in the lower step."""
+        # One SGD step is V' = V - rate g(V, E): dV'/dE = -rate d2_{V,E} L1, so w = rate v, exactly.
         return vector if self.scale == "one" else scaled(vector, step.learning_rates)

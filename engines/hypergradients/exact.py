@@ -23,13 +23,11 @@ class FusedAttentionNotice(UserWarning):
 
 @dataclass(frozen=True)
 class ExactProducts:
-    """Products by differentiating the gradient of the lower loss, on the batch and masks of the recorded step.
+    """Products by differentiating the gradient of the lower loss, on the batch and masks of the recorded step."""
 
-    One forward and one backward pass build the graph of the gradient; each product is one backward pass
-    through it. Exact up to rounding, also where the loss holds a ``detach``. Needs memory for that graph, and
-    layers that have a second derivative.
-    """
-
+    # One forward and one backward pass build the graph of the gradient; each product is one backward pass through it.
+    # Exact up to rounding, also where the loss holds a detach, through which a finite difference sees. The price is the
+    # memory for the graph, and layers need a second derivative.
     around: Around = "before_step"
 
     @property

@@ -22,17 +22,12 @@ HALF = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class FiniteDifference:
-    """Products by a finite difference along x (DARTS, arXiv 1806.09055, eq. 8).
+    """Products by a finite difference along x (DARTS, arXiv 1806.09055, eq. 8), on batch and masks of a lower step."""
 
-    With ``eps = radius / |x|`` and g(V) the gradient of the lower loss, in the lower parameters for a Hessian
-    product or in the upper ones for a mixed one, on the batch and masks of the recorded lower step::
-
-        central:  (g(V + eps x) - g(V - eps x)) / (2 eps)     error O(eps^2), two forward-backward passes
-        forward:  (g(V + eps x) - g(V)) / eps                 error O(eps),   one: the step itself yields g(V)
-
-    Only first derivatives are taken, so fused attention kernels and gradient checkpointing work.
-    """
-
+    # With eps = radius / |x|, and g(V) the gradient of L1 in V for a Hessian product or in E for a mixed one:
+    #   central:  (g(V + eps x) - g(V - eps x)) / (2 eps)     error O(eps^2), two forward-backward passes
+    #   forward:  (g(V + eps x) - g(V)) / eps                 error O(eps),   one: the step itself yields g(V)
+    # First derivatives alone, so that fused attention kernels and gradient checkpointing work.
     scheme: Scheme = "central"
     radius: float = 0.01
     around: Around = "before_step"
@@ -56,8 +51,7 @@ class FiniteDifference:
     @property
     def needs(self) -> Needs:
         """The step; its parameters, where they are displaced; and g(V), where it is not taken again."""
-        forward = self.scheme == "forward"
-        before = self.around == "before_step"
+        before, forward = self.around == "before_step", self.scheme == "forward"
         return Needs(steps=1, parameters_before=before, upper_gradient=forward, lower_gradient=forward)
 
     @contextmanager
@@ -87,8 +81,10 @@ class DisplacedPoint:
 
     def _product(self, vector: Tensors, inputs: Sequence[Tensor], *, undisplaced: Tensors | None) -> Tensors:
         length = norm(vector)
+        # Written so that nan is refused too.
         if not length < float("inf"):
             raise DivergedError(f"the direction of a finite difference has norm {length}; no parameter was stepped")
+        # Not a division by it: the product with zero is zero.
         if length == 0.0:
             return zeros_like(inputs)
         # The same displacement for every x, however long: too short drowns in rounding, too long leaves the quadratic.
@@ -97,8 +93,7 @@ class DisplacedPoint:
         if self._settings.scheme == "forward":
             assert undisplaced is not None  # asked for in `needs`
             return difference(ahead, undisplaced, over=eps)
-        behind = self._gradient(vector, -eps, inputs)
-        return difference(ahead, behind, over=2 * eps)
+        return difference(ahead, self._gradient(vector, -eps, inputs), over=2 * eps)
 
     def _gradient(self, vector: Tensors, eps: float, inputs: Sequence[Tensor]) -> Tensors:
         # From the saved base each time: V + eps x - 2 eps x would carry the rounding of the first displacement.
@@ -108,7 +103,8 @@ class DisplacedPoint:
 
 
 def refuse_half_precision(lower: LowerProblem) -> None:
-    """Refuse lower parameters in half precision for forward differences, which subtract a gradient rounded to it."""
+    """Refuse lower parameters in half precision for forward differences."""
+    # The gradient of the step, which they subtract, is rounded to that type, and the displaced one differs by little.
     for name, parameter in lower.named_level_parameters().items():
         if parameter.dtype in HALF:
             raise SettingsError(
@@ -120,11 +116,7 @@ def refuse_half_precision(lower: LowerProblem) -> None:
 
 @contextmanager
 def in_float32(module: nn.Module, parameters: Sequence[Tensor]) -> Iterator[None]:
-    """Run the block with the half-precision ones of ``parameters`` held as float32 copies.
-
-    Modules that own such a parameter get their input in float32 and give their output in its type before; frozen
-    half-precision neighbours compute as they did. Afterwards the parameters are the very tensors they were.
-    """
+    """Run the block with the half-precision ones of ``parameters`` held as float32 copies."""
     # A displacement of 0.01 over all the parameters of a level is lost in the rounding of bfloat16.
     half = {id(parameter): parameter for parameter in parameters if parameter.dtype in HALF}
     if not half:
@@ -132,11 +124,14 @@ def in_float32(module: nn.Module, parameters: Sequence[Tensor]) -> Iterator[None
         return
     held = [(parameter, parameter.data) for parameter in half.values()]
     with ExitStack() as hooks:
+        # Modules that own such a parameter get their input in float32 and give their output in its old type, so that
+        # their frozen half-precision neighbours compute as they did.
         for owner in module.modules():
             dtypes = [parameter.dtype for parameter in owner.parameters(recurse=False) if id(parameter) in half]
             if dtypes:
                 hooks.callback(owner.register_forward_pre_hook(_widen, with_kwargs=True).remove)
                 narrow = dtypes[0]
+                # As a default: a closure would see the type of the last module only.
                 hooks.callback(owner.register_forward_hook(lambda *call, dtype=narrow: _cast(call[-1], dtype)).remove)
         try:
             # .data, so that optimizers and graphs keep the same parameter objects.

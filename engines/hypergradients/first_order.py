@@ -9,10 +9,9 @@ from bilora.tensors import Tensors, zeros_like
 
 @dataclass(frozen=True)
 class FirstOrder:
-    """w = 0: the two levels alternate, each with its own gradient; dL2/dE ~ d_E L2.
+    """w = 0: the two levels alternate, each with its own gradient; dL2/dE ~ d_E L2."""
 
-    Costs nothing beyond the upper level's pass, and forgets how the lower level answers to the upper one.
-    """
+    # Costs nothing beyond the upper level's pass, and forgets how the lower level answers to the upper one.
 
     @property
     def needs(self) -> Needs:

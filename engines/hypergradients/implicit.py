@@ -39,34 +39,28 @@ class Products(Protocol):
 
 @dataclass(frozen=True)
 class ProductSettings:
-    """How an approximation takes its products of second derivatives.
+    """How an approximation takes its products of second derivatives."""
 
-    Args:
-        products: ``finite_difference``, ``exact`` (double backward), or ``package.module:NAME`` of a user's own: called
-            with these settings, it returns a :class:`~bilora.engines.hypergradients.implicit.Products`.
-        finite_difference: Scheme of finite differences, ``central`` or ``forward``. None takes the approximation's own:
-            ``forward`` for ``darts`` around ``before_step``, and ``central`` elsewhere.
-        radius: Length of their displacement of the lower parameters.
-        around: Whether products are taken at the lower parameters ``before_step`` or ``after_step``.
-    """
-
+    # A row of PRODUCTS, or package.module:NAME of a user's own, which is called with these settings.
     products: str = "finite_difference"
+    # None takes OWN_SCHEME where products are taken before the step, and central elsewhere.
     finite_difference: Scheme | None = None
+    # Length of the displacement of all the lower parameters together.
     radius: float = 0.01
+    # At which lower parameters products are taken.
     around: Around = "before_step"
-
     OWN_SCHEME: ClassVar[Scheme] = "central"
-    """The scheme where none is given and products are taken before the step."""
 
     def __post_init__(self) -> None:
         """Check the settings of the products before a run starts."""
-        default = {field.name: field.default for field in fields(self)}
-        idle = [name for name in ("finite_difference", "radius") if getattr(self, name) != default[name]]
+        differences = [field for field in fields(self) if field.name in ("finite_difference", "radius")]
+        idle = [field.name for field in differences if getattr(self, field.name) != field.default]
         if self.products == "exact" and idle:
             raise SettingsError(f"products 'exact' takes no finite difference: leave out {', '.join(idle)}")
         if self.finite_difference is None and self.products != "exact":
             # Forward differences re-use the gradient of the step, which was taken before it.
             scheme = self.OWN_SCHEME if self.around == "before_step" else "central"
+            # The way round a frozen dataclass.
             object.__setattr__(self, "finite_difference", scheme)
         # Built before the run starts, so that its own checks speak now.
         _ = self.product_method
@@ -104,16 +98,17 @@ class ImplicitHypergradient(ProductSettings, abc.ABC):
 def refuse_not_finite(vector: Tensors) -> None:
     """Refuse a v that is not finite before anything is perturbed."""
     length = norm(vector)
+    # Written so that nan is refused too.
     if not length < float("inf"):
         raise DivergedError(
             f"the upper loss has a gradient of norm {length} in the lower parameters; no parameter was moved"
         )
 
 
+# Every way to take products by name; a new one is a file and a row here.
 PRODUCTS: dict[str, Callable[[ProductSettings], Products]] = {
     "finite_difference": lambda settings: FiniteDifference(
         scheme=settings.finite_difference or "central", radius=settings.radius, around=settings.around
     ),
     "exact": lambda settings: ExactProducts(around=settings.around),
 }
-"""Every way to take products by name; a new one is a file and a row here."""

@@ -9,24 +9,18 @@ from bilora.errors import DivergedError, SettingsError
 from bilora.problems.replay.lower_step import LowerStep
 from bilora.tensors import Tensors, add, norm, random_like, scaled
 
+# How much longer than v a term of the series may get; those of a series that converges only shrink.
 GROWTH = 2.0
-"""How much longer than v a term of the series may get; those of a series that converges only shrink."""
 
 
 @dataclass(frozen=True)
 class Neumann(ImplicitHypergradient):
-    """``w = A sum_{j < terms} (I - H A)^j v`` (Lorraine et al., arXiv 1911.02590, eq. 8); terms - 1 Hessian products.
+    """``w = A sum_{j < terms} (I - H A)^j v`` (Lorraine et al., arXiv 1911.02590, eq. 8); terms - 1 products."""
 
-    A is the step size: a number, or each parameter's learning rate in the lower step, with which w is the
-    exact derivative through ``terms`` SGD steps of a quadratic, or one over the largest eigenvalue of H.
-
-    Args:
-        terms: Terms of the series; one is ``darts`` with that scale.
-        step_size: A number, ``learning_rate`` or ``power_iteration``.
-        power_iterations: Hessian products that ``power_iteration`` spends.
-    """
-
+    # One term is darts with that scale.
     terms: int = 5
+    # A: a number; each parameter's rate in the lower step, with which w is the exact derivative through so many SGD
+    # steps of a quadratic; or one over the largest eigenvalue of H, which costs so many more products.
     step_size: float | Literal["learning_rate", "power_iteration"] = "learning_rate"
     power_iterations: int = 10
 
@@ -46,7 +40,7 @@ class Neumann(ImplicitHypergradient):
             raise SettingsError("neumann: " + "; ".join(faults))
 
     def solve(self, vector: Tensors, point: Point, step: LowerStep) -> Tensors:
-        """Return the partial sum; refuse a series with a term that is longer than v."""
+        """Return the partial sum; refuse a series whose terms grow."""
         sizes = self._sizes(vector, point, step)
         limit = GROWTH * norm(vector)
         term = total = vector
@@ -67,21 +61,18 @@ class Neumann(ImplicitHypergradient):
         if self.step_size == "learning_rate":
             return list(step.learning_rates)
         if self.step_size == "power_iteration":
-            size = 1.0 / largest_eigenvalue(point, like=vector, iterations=self.power_iterations)
-        else:
-            size = float(self.step_size)
-        return [size] * len(vector)
+            # The series converges up to 2 / lambda_max: 1, as the estimate is from below and its inverse too large.
+            return [1.0 / largest_eigenvalue(point, like=vector, iterations=self.power_iterations)] * len(vector)
+        return [float(self.step_size)] * len(vector)
 
 
 def largest_eigenvalue(point: Point, *, like: Tensors, iterations: int, seed: int = 0) -> float:
     """Return the norm of H x / |x| after some power iterations: the eigenvalue of largest size, from below."""
     vector = random_like(like, seed=seed)
-    size = 0.0
     for _ in range(iterations):
-        vector = scaled(vector, 1.0 / norm(vector))
-        product = point.hessian(vector)
-        size = norm(product)
+        vector = point.hessian(scaled(vector, 1.0 / norm(vector)))
+        size = norm(vector)
+        # Zero where the lower loss is linear along x: its direction is lost.
         if not 0.0 < size < float("inf"):
             raise DivergedError(f"power iteration: H x has norm {size}; set step_size to a number")
-        vector = product
     return size

@@ -14,22 +14,14 @@ from bilora.tensors import Tensors, flatten, split_like
 
 @dataclass(frozen=True)
 class Nystrom(ImplicitHypergradient):
-    """``w = (H_k + damping I)^-1 v`` with a Nystrom sketch H_k (Hataya and Yamada, AISTATS 2023).
+    """``w = (H_k + damping I)^-1 v``, ``H_k = H S (S^T H S)^+ (H S)^T`` (Hataya and Yamada, AISTATS 2023)."""
 
-    It takes ``rank`` Hessian products.
-
-    ``H_k = H S (S^T H S)^+ (H S)^T`` for a random orthonormal S, ``(parameters, rank)``. Directions along which
-    the lower loss curves downwards are left out of it, so that the inverse is always positive.
-
-    Args:
-        rank: Columns of the sketch.
-        damping: Added to every eigenvalue; it alone acts outside the sketch, where w = v / damping. With a low rank
-            a small damping therefore makes w very long: take one of the size of the eigenvalues that are left out.
-        seed: Of the sketch, which has a separate generator.
-    """
-
+    # Columns of S, which is random and orthonormal, (parameters, rank); each costs one Hessian product.
     rank: int = 5
+    # Added to every eigenvalue; it alone acts outside the sketch, where w = v / damping. With a low rank a small one
+    # therefore makes w very long: take one of the size of the eigenvalues that are left out.
     damping: float = 1e-2
+    # Of the sketch, which has a generator of its own.
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -61,8 +53,8 @@ class Nystrom(ImplicitHypergradient):
     def _sketch(self, flat: Tensor) -> Tensor:
         # Not more columns than dimensions: QR would return fewer than asked for.
         columns = min(self.rank, flat.numel())
-        generator = torch.Generator().manual_seed(self.seed)
         # On the CPU and in float64, so that one seed gives the same sketch on every device.
+        generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randn(flat.numel(), columns, generator=generator, dtype=torch.float64)
         orthonormal: Tensor = torch.linalg.qr(drawn).Q
         return orthonormal.to(flat)
@@ -73,7 +65,8 @@ def _sketched_eigenvectors(sketch: Tensor, images: Tensor) -> tuple[Tensor, Tens
     core = sketch.T @ images
     # S^T H S is symmetric, but finite differences and rounding are not.
     values, vectors = torch.linalg.eigh((core + core.T) / 2)
-    # Eigenvalues below this have no digit left after rounding; negative ones are curvature downwards.
+    # Eigenvalues below this have no digit left after rounding; negative ones are curvature downwards, left out so that
+    # the inverse is always positive.
     kept = values > values.abs().max() * len(values) * torch.finfo(values.dtype).eps
     # root root^T = Y (S^T Y)^+ Y^T, so that its left singular vectors are the eigenvectors of H_k.
     root = images @ (vectors[:, kept] / values[kept].sqrt())

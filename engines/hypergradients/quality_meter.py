@@ -14,10 +14,7 @@ from bilora.tensors import Tensors, dot, norm
 
 @dataclass(frozen=True)
 class MeterReading:
-    """The configured implicit term t beside the exact one-step one, ``e = -d2_{E,V} L1 . v`` by double backward.
-
-    Both are of the same batch, masks and v.
-    """
+    """The configured implicit term t beside the exact one-step one, ``e = -d2_{E,V} L1 . v`` by double backward."""
 
     cosine: float | None  # t . e / (|t| |e|); None where one of them is zero
     norm_ratio: float | None  # |t| / |e|; None where e is zero
@@ -29,8 +26,8 @@ class QualityMeter:
     def __init__(self, metered: Hypergradient, *, every: int) -> None:
         if every < 1:
             raise SettingsError(f"meter is {every}; it counts upper steps and must be at least 1")
-        self.metered = metered
-        self.every = every
+        self.metered, self.every = metered, every
+        # Of the last upper step, and None unless it was that step's turn.
         self.reading: MeterReading | None = None
         # One product and no solver: the only reference whose cost does not grow with the accuracy asked of it.
         self._exact = Darts(products="exact")
@@ -45,8 +42,9 @@ class QualityMeter:
         """Return the metered one's implicit term; measure it if its turn has come."""
         term = self.metered.implicit_term(vector, lower)
         self._calls += 1
-        measured = self._calls % self.every == 0
-        self.reading = compare(term, self._exact.implicit_term(vector, lower)) if measured else None
+        due = self._calls % self.every == 0
+        # Of the same recorded step, hence of the same batch, masks and v.
+        self.reading = compare(term, self._exact.implicit_term(vector, lower)) if due else None
         return term
 
     def state(self) -> dict[str, Any]:

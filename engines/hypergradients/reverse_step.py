@@ -59,20 +59,21 @@ def _reverse_sgd(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapshot) 
         on_gradient = direct + on_new * ((1.0 - float(group["dampening"])) if started else 1.0)
         on_buffer = momentum * on_new if started else torch.zeros_like(on_new)
     # d p' / d p is one, and the decay makes g' depend on p as well.
-    before = Adjoint(after.parameter + decay * on_gradient, on_buffer, after.second)
-    return before, on_gradient
+    return Adjoint(after.parameter + decay * on_gradient, on_buffer, after.second), on_gradient
 
 
 def _reverse_adam(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapshot) -> tuple[Adjoint, Tensor]:
     """g' = g + wd p (torch's ``Adam``: weight decay is part of the gradient); p' = p - lr m^ / (sqrt(v^) + eps)."""
     decay = float(snapshot.group["weight_decay"])
     before, on_gradient = _reverse_moments(after, gradient + decay * snapshot.parameter, snapshot)
+    # g' depends on p through the decay, besides p' = p.
     return Adjoint(before.parameter + decay * on_gradient, before.first, before.second), on_gradient
 
 
 def _reverse_adamw(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapshot) -> tuple[Adjoint, Tensor]:
     """p' = (1 - lr wd) p - lr m^ / (sqrt(v^) + eps)."""
     before, on_gradient = _reverse_moments(after, gradient, snapshot)
+    # The decay acts on p alone, past the gradient and its moments.
     shrink = 1.0 - float(snapshot.group["lr"]) * float(snapshot.group["weight_decay"])
     return Adjoint(shrink * before.parameter, before.first, before.second), on_gradient
 
@@ -80,7 +81,8 @@ def _reverse_adamw(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapshot
 def _reverse_moments(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapshot) -> tuple[Adjoint, Tensor]:
     """Adam (arXiv 1412.6980, algorithm 1): m' = b1 m + (1 - b1) g, v' = b2 v + (1 - b2) g^2, bias-corrected."""
     group = snapshot.group
-    beta1, beta2 = (float(each) for each in group["betas"])
+    beta1, beta2 = map(float, group["betas"])
+    # The snapshot is of before the step, and torch corrects with the count after it.
     count = snapshot.steps_taken + 1
     correction1, correction2 = 1.0 - beta1**count, 1.0 - beta2**count
     # In float64: at the first steps sqrt(v^) + eps - |g| is a difference of nearly equal numbers.
@@ -96,16 +98,14 @@ def _reverse_moments(after: Adjoint, gradient: Tensor, snapshot: OptimizerSnapsh
     slope = torch.where(root > 0, 1.0 / (2.0 * correction2 * root), 0.0)
     on_v = after.second.double() - moved * (m / correction1) / denominator.square() * slope
     on_gradient = (1.0 - beta1) * on_m + 2.0 * (1.0 - beta2) * g * on_v
-    kind = after.parameter.dtype
-    before = Adjoint(after.parameter, (beta1 * on_m).to(kind), (beta2 * on_v).to(kind))
-    return before, on_gradient.to(kind)
+    dtype = after.parameter.dtype
+    return Adjoint(after.parameter, (beta1 * on_m).to(dtype), (beta2 * on_v).to(dtype)), on_gradient.to(dtype)
 
 
+# Options under which a step follows other formulas than the rules.
 WITHOUT_DERIVATIVE = ("amsgrad", "maximize")
-"""Options under which a step follows other formulas than the rules."""
-
+# By the name of the class in torch.optim: that of a subclass, whose step may be another, is not taken.
 RULES = {"SGD": _reverse_sgd, "Adam": _reverse_adam, "AdamW": _reverse_adamw}
-"""The reverse step of each optimizer, by the name of its class in torch.optim."""
 
 
 def through_optimizer(after: tuple[Adjoint, ...], step: LowerStep) -> tuple[tuple[Adjoint, ...], Tensors]:
@@ -114,8 +114,7 @@ def through_optimizer(after: tuple[Adjoint, ...], step: LowerStep) -> tuple[tupl
     if gradient is None:
         raise RuntimeError("the step was recorded without its gradient; ask for it in 'needs'")
     rows = zip(after, scaled(gradient, step.clip), step.optimizer, strict=True)
-    before, on_clipped = zip(*(reverse_step(*row) for row in rows), strict=True)
-    on_gradient: Tensors = on_clipped
+    before, on_gradient = zip(*(reverse_step(*row) for row in rows), strict=True)
     if step.clip < 1.0:
         # Clipped is c g with c = max_norm / |g|: its derivative is c (I - g g^T / |g|^2), since a change along g leaves
         # the clipped gradient as it is.

@@ -12,17 +12,12 @@ from bilora.tensors import Tensors, add, zeros_like
 
 @dataclass(frozen=True)
 class Unrolled(ProductSettings):
-    """Reverse differentiation through the last ``steps`` real lower steps (Maclaurin et al., arXiv 1502.03492).
+    """Reverse differentiation through the last ``steps`` real lower steps (Maclaurin et al., arXiv 1502.03492)."""
 
-    From the last step back, with lambda the derivative of L2 in the lower parameters and u the one that each
-    step's optimizer passes on to its gradient: the term gains ``d2_{E,V} L1 . u`` and lambda gains
-    ``d2_{V,V} L1 . u``, both at the parameters, batch, masks and optimizer state of that step. Exact for SGD,
-    Adam and AdamW, gradient clipping included; two products, and a copy of parameters and state, per step.
-
-    Args:
-        steps: How many steps to go back; at most the unroll steps.
-    """
-
+    # From the last step back, with lambda the derivative of L2 in V and u what a step's optimizer hands on of it to its
+    # gradient: the term gains d2_{E,V} L1 . u and lambda gains d2_{V,V} L1 . u, at the parameters, batch, masks and
+    # state of that step. Exact for SGD, Adam and AdamW, gradient clipping included; two products, and a copy of
+    # parameters and state, per step. At most the unroll steps.
     steps: int = 1
 
     def __post_init__(self) -> None:

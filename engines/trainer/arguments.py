@@ -19,9 +19,10 @@ from bilora.settings.sections import refuse_faults
 
 FIT = FitSettings()
 
+# Steps between two validations or checkpoints of the engine itself: the control of the callbacks asks for them.
 NEVER = sys.maxsize
-"""Steps between two validations or checkpoints of the engine itself: the control of the callbacks asks for them."""
 
+# Arguments of transformers that mean nothing for two levels, by the reason why; only the default is taken.
 REFUSED: dict[str, tuple[str, ...]] = {
     "both levels are trained by AdamW with torch's defaults; a user's own method may take another optimizer": (
         *("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon"),
@@ -45,7 +46,6 @@ REFUSED: dict[str, tuple[str, ...]] = {
     "each level draws its rows in an order that follows from 'seed' alone": ("data_seed", "length_column_name"),
     "it is not measured here": ("include_num_input_tokens_seen", "debug", "torch_empty_cache_steps"),
 }
-"""Arguments of transformers that mean nothing for two levels, by the reason why; only the default is taken."""
 
 
 @dataclass
@@ -107,7 +107,6 @@ class BilevelTrainingArguments(TrainingArguments):
     early_stopping_patience: int = 0
 
     def __post_init__(self) -> None:
-        """Check the values; those of the levels are checked by their own settings."""
         watched = self.load_best_model_at_end or self.early_stopping_patience > 0
         sees = "load_best_model_at_end and early_stopping_patience look at evaluations; set steps or epoch"
         limit, orders = self.save_total_limit, ("random", "group_by_length")
@@ -123,7 +122,8 @@ class BilevelTrainingArguments(TrainingArguments):
             *self._without_meaning(),
         )
         refuse_faults("arguments", self, checks)
-        # The best parameters are kept in memory: they need no checkpoint, and so no save_strategy that matches.
+        # The best parameters are kept in memory: they need no checkpoint, and so no save_strategy that matches, which
+        # transformers would ask for.
         best, self.load_best_model_at_end = self.load_best_model_at_end, False
         try:
             super().__post_init__()  # type: ignore[no-untyped-call]
@@ -144,6 +144,7 @@ class BilevelTrainingArguments(TrainingArguments):
         # Autocast is the levels' own: accelerate would wrap the model's forward for good at the first evaluation.
         self.mixed_precision = "no"
         self._n_gpu = min(self.n_gpu, 1)  # of several GPUs the first; Trainer would copy the model to all of them
+        # What the levels' own settings check is told now, not after the data has been read; the rows do not matter.
         self.fit_settings(rows=2, splits=True)
 
     def _without_meaning(self) -> Iterator[tuple[str, str, bool]]:
@@ -162,6 +163,7 @@ class BilevelTrainingArguments(TrainingArguments):
     @property
     def monitor(self) -> Monitor:
         """The metric by which one evaluation is better than another."""
+        # As Trainer does: what ends in "loss" shall fall, unless the user says so.
         name = (self.metric_for_best_model or "loss").removeprefix("eval_")
         greater = not name.endswith("loss") if self.greater_is_better is None else self.greater_is_better
         return Monitor(name, greater_is_better=greater)
@@ -172,12 +174,8 @@ class BilevelTrainingArguments(TrainingArguments):
         return max(1, math.ceil(below / (self.per_device_train_batch_size * self.gradient_accumulation_steps)))
 
     def fit_settings(self, *, rows: int, splits: bool) -> FitSettings:
-        """Return the settings of :func:`~bilora.engines.training.fit.fit`.
-
-        Args:
-            rows: Training rows.
-            splits: Whether the method divides them into D1 and D2.
-        """
+        """Return the settings of ``fit`` for so many training rows, which the method splits into D1 and D2 or not."""
+        # An epoch is a pass of the lower level over D1: the upper level reads its rows at its own pace.
         by_epochs = math.ceil(self.num_train_epochs * self.steps_per_epoch(rows=rows, splits=splits))
         steps = max(1, by_epochs) if self.max_steps == -1 else self.max_steps
         return FitSettings(
@@ -210,6 +208,7 @@ class BilevelTrainingArguments(TrainingArguments):
             learning_rate=self.learning_rate if lower else self.upper_learning_rate,
             weight_decay=self.weight_decay if lower else self.upper_weight_decay,
             batch_size=batch if lower or self.upper_train_batch_size is None else self.upper_train_batch_size,
+            # transformers' argument is of the steps that it counts, which are those of the lower level.
             accumulation=self.gradient_accumulation_steps if lower else 1,
             schedule=cast(Schedule, schedule),
             warmup=share or self.warmup_ratio,

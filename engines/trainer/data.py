@@ -10,8 +10,8 @@ from bilora.errors import DataError
 
 Dataset = Iterable[Mapping[str, Any]]
 
+# Names that transformers' own collators turn into ``labels``.
 LABELS = ("label", "label_ids", "labels")
-"""Names that transformers' own collators turn into ``labels``."""
 
 
 def training_rows(
@@ -39,6 +39,7 @@ def training_rows(
 
 def batches_of(collator: Callable[..., Any], dataset: Any) -> Collate:
     """Return a collator's function over :func:`training_rows`: it finds the labels where the data set has them."""
+    # A collator may look for "label" by name, as DataCollatorWithPadding does.
     label = next((name for name in next(iter(dataset), ()) if name in LABELS), "labels")
 
     def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -50,6 +51,7 @@ def batches_of(collator: Callable[..., Any], dataset: Any) -> Collate:
 
 
 def _check_labels(rows: Sequence[Mapping[str, Any]], model: PeftModel, what: str) -> None:
+    # Checked here, since an index out of range is a crash on a GPU that names neither row nor label.
     with_classes = model.peft_config[model.active_adapter].task_type in ("SEQ_CLS", "TOKEN_CLS")
     outputs = int(model.config.num_labels) if with_classes else 0
     bounded = outputs > 1 and model.config.problem_type != "regression"

@@ -33,6 +33,7 @@ def enter_folder(folder: Path, resume: bool | str | Path | None) -> tuple[Path, 
             f"output_dir {folder} holds an earlier training; name another one, move it away, or go on from its "
             "checkpoints with train(resume_from_checkpoint=True)"
         )
+    # Only now: a refused training leaves no empty folder behind.
     folder.mkdir(parents=True, exist_ok=True)
     return folder, Path(resume) if isinstance(resume, str | Path) else bool(resume)
 
@@ -58,6 +59,7 @@ def save_trained(trainer: BilevelTrainer, folder: Path) -> None:
     sets: dict[str, Any] = {"train": trainer.train_dataset, "upper": trainer.upper_dataset, **evaluated}
     sets = {name: rows for name, rows in sets.items() if rows is not None}
     if task is not None:
+        # The command cuts rows that it reads itself at this length; it cannot know at which these were cut.
         lengths = [len(row.get("input_ids", ())) for rows in sets.values() for row in rows]
         write_task(folder, task, max_length=trainer.max_length or max(lengths, default=0) or 1)
     names = hub_names_of(str(config.task_type)) if task is None else task.hub_names

@@ -42,6 +42,7 @@ class TrainerHooks(Callback):
         state.num_train_epochs = math.ceil(state.max_steps / self.steps_per_epoch)
         state.train_batch_size = trainer.args.train_batch_size
         state.compute_steps(trainer.args, state.max_steps)  # type: ignore[no-untyped-call]
+        # Speeds are of the steps of this process alone.
         trainer.first_step = engine.step
         self._take_levels(engine)
         self._fire("on_train_begin")
@@ -66,6 +67,7 @@ class TrainerHooks(Callback):
                 "hypergradient_norm": record.upper.hypergradient_norm,
                 "upper_learning_rate": max(record.upper.learning_rates),
             }
+        # One loss that is not finite would hide all the others of its entry.
         if not record.skipped:
             self._loss, self._losses = self._loss + record.loss, self._losses + 1
 
@@ -74,6 +76,7 @@ class TrainerHooks(Callback):
         state.global_step, state.epoch = engine.step, engine.step / self.steps_per_epoch
         self._fire("on_step_end")
         self._obey(engine)
+        # A training ends its last epoch, whole or not, as in Trainer; between two stages the epoch goes on.
         over = engine.ends_run and (engine.stop_reason is not None or engine.step >= engine.steps)
         if engine.step % self.steps_per_epoch == 0 or trainer.control.should_training_stop or over:
             self._end_epoch(engine)
@@ -85,6 +88,7 @@ class TrainerHooks(Callback):
 
     def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
         args, state = self.trainer.args, self.trainer.state
+        # After the callbacks have compared with the value before, as EarlyStoppingCallback does in on_evaluate.
         value = record.metrics.get(args.monitor.metric)
         better = args.monitor.is_better(value, than=state.best_metric)
         if better:
@@ -94,15 +98,18 @@ class TrainerHooks(Callback):
 
     def state(self) -> dict[str, Any]:
         return {
+            # Of the callbacks their attributes alone: their arguments are given anew.
             "trainer": {**dataclasses.asdict(self.trainer.state), "stateful_callbacks": {}},
             "callbacks": [[name, callback.state()["attributes"]] for name, callback in self._exportable()],
             "hooks": [self._entry, self._loss, self._losses, self._in_epoch],
         }
 
     def load_state(self, state: Any) -> None:
+        # Whatever ``restore_callback_states_from_checkpoint`` says: the run goes on to the same numbers.
         parts = check_keys(state, ("trainer", "callbacks", "hooks"), part="trainer")
         self.trainer.state = TrainerState(**parts["trainer"])
         self._entry, self._loss, self._losses, self._in_epoch = parts["hooks"]
+        # One iterator for all, so that a second callback of a class takes the second state of that name.
         stored = iter(parts["callbacks"])
         for name, callback in self._exportable():
             attributes: dict[str, Any] = next((values for kind, values in stored if kind == name), {})
@@ -132,7 +139,7 @@ class TrainerHooks(Callback):
         self._obey(engine)
 
     def _obey(self, engine: BilevelEngine) -> None:
-        """Log, evaluate and save, as far as the control says so."""
+        # In this order, as Trainer does: an evaluation may ask for the checkpoint of the best step.
         if self.trainer.control.should_epoch_stop:
             raise SettingsError("a callback set control.should_epoch_stop; here an epoch is read to its end")
         if self.trainer.control.should_log and self._losses:
@@ -152,12 +159,14 @@ class TrainerHooks(Callback):
                 "checkpoints from the start"
             )
         checkpoints.save(engine)
+        # Looked at after the save, which may have written that folder or pruned it.
         best = Path(checkpoints.folder) / f"checkpoint-{self.trainer.state.best_global_step}"
         self.trainer.state.best_model_checkpoint = str(best) if best.is_dir() else None
         self._fire("on_save")
 
     def _take_levels(self, engine: BilevelEngine) -> None:
         trainer, lower = self.trainer, engine.lower_level
+        # Callbacks are handed what the handler has; their users look at the trainer.
         handler = trainer.callback_handler
         trainer.optimizer = handler.optimizer = lower.optimizer
         trainer.lr_scheduler = handler.lr_scheduler = lower.learning_rate_scheduler

@@ -38,6 +38,7 @@ from bilora.tasks.task import AnyTask
 
 ComputeMetrics = Callable[[EvalPrediction], dict[str, Any]]
 
+# Methods of Trainer that a training on two levels does not call, with what to do instead.
 NOT_CALLED = {
     "training_step": "override compute_loss, or write a method in a file of its own",
     "create_optimizer": "each level has an AdamW of its own",
@@ -45,15 +46,15 @@ NOT_CALLED = {
     "create_optimizer_and_scheduler": "each level has an AdamW and a schedule of its own",
     "get_train_dataloader": "each level draws batches of its own rows; give a data_collator or an upper_dataset",
 }
-"""Methods of Trainer that a training on two levels does not call, with what to do instead."""
 
+# Arguments of Trainer that mean nothing on two levels, with the reason.
 NOT_TAKEN = {
     "model_init": "give the model itself, and make a trainer per training",
     "optimizers": "each level is trained by AdamW",
     "optimizer_cls_and_kwargs": "each level is trained by AdamW",
 }
-"""Arguments of Trainer that mean nothing on two levels, with the reason."""
 
+# Events inside a step of an optimizer, of which two levels have two: nobody could tell whose they are.
 NOT_FIRED = ("on_substep_end", "on_pre_optimizer_step", "on_optimizer_step")
 
 
@@ -115,6 +116,7 @@ class BilevelTrainer(Trainer):
         preprocess_logits_for_metrics: Callable[..., Any] | None = None,
         **refused: Any,
     ) -> None:
+        # Before super().__init__, which moves the model to a device.
         _refuse(type(self), args, refused)
         hooks: list[Any] = list(callbacks or ())
         self.engine_callbacks = tuple(hook for hook in hooks if isinstance(hook, Callback))
@@ -190,6 +192,7 @@ class BilevelTrainer(Trainer):
             if getattr(kind, event) is not getattr(TrainerCallback, event):
                 raise SettingsError(f"callback {kind.__name__} has {event}, which two levels do not fire")
         self._memory_tracker.start()  # type: ignore[no-untyped-call]
+        # The rows are checked before the folder is made.
         rows = self._rows(self.train_dataset, "train_dataset")
         upper_rows = None if self.upper_dataset is None else self._rows(self.upper_dataset, "upper_dataset")
         splits = upper_rows is None and self.variant.splits_rows(self.variant_settings)
@@ -212,6 +215,7 @@ class BilevelTrainer(Trainer):
                 validate=hooks.validate if settings.keep_best or settings.early_stopping else None,
                 monitor=self.args.monitor,
                 callbacks=(MetricsFile(folder / "metrics.jsonl"), *self.engine_callbacks, hooks),
+                # Without one no checkpoint is written, and signals are the user's.
                 folder=folder if resume or settings.save_every else None,
                 resume=resume,
             )
@@ -222,6 +226,7 @@ class BilevelTrainer(Trainer):
     def _finish(self, folder: Path, result: FitResult, started: float) -> TrainOutput:
         lines = read_lines(folder / "metrics.jsonl")
         self.scores = kept_scores(lines, result)
+        # Of the whole training, the steps before a resume too; a skipped step has null for a loss that is not finite.
         losses = [line["lower_loss"] for line in lines if line.get("lower_loss") is not None]
         steps = result.steps - self.first_step
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
@@ -280,6 +285,7 @@ class BilevelTrainer(Trainer):
 
     def push_to_hub(self, *args: Any, **options: Any) -> Any:
         """Upload ``output_dir`` as Trainer does, unless there are rows among its files."""
+        # Written where a step was not finite, with the batches of that step, which may be private.
         rows = Path(self.output_dir) / DIVERGED
         if rows.exists():
             raise SettingsError(f"{rows} holds training rows, which push_to_hub would upload; move it away")
@@ -303,7 +309,7 @@ class BilevelTrainer(Trainer):
         card.save(path)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write what a run writes as its adapter folder; there is no pickle among the files."""
+        # As a run writes its adapter folder; Trainer would put pickles among the files.
         save_trained(self, Path(output_dir or self.output_dir))
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
@@ -316,7 +322,7 @@ class BilevelTrainer(Trainer):
         return training_rows(dataset, self.model, columns=columns, label_names=self.label_names, what=what)
 
     def _items(self, inputs: Mapping[str, Any]) -> int:
-        """Return how many numbers the loss of a batch is the mean of: tokens with a label, or rows."""
+        # How many numbers the loss of a batch is the mean of: tokens with a label, or rows.
         labels = inputs.get(self.label_names[0]) if self.label_names else None
         if not isinstance(labels, Tensor) or labels.is_floating_point():
             return len(next(iter(inputs.values())))
@@ -327,9 +333,9 @@ class BilevelTrainer(Trainer):
 
 
 def _refuse(kind: type[BilevelTrainer], args: Any, refused: Mapping[str, Any]) -> None:
-    """Refuse what Trainer takes and two levels do not, by name."""
     if not isinstance(args, BilevelTrainingArguments):
         raise SettingsError(f"args is a {type(args).__name__}; give BilevelTrainingArguments, which has its arguments")
+    # Refused by name: an argument that is taken and does nothing costs its user a day.
     for name, value in refused.items():
         if name not in NOT_TAKEN:
             raise TypeError(f"BilevelTrainer got an unexpected argument {name!r}")
@@ -353,7 +359,7 @@ def _adapted(model: Any, peft_config: PeftConfig | None) -> PeftModel:
 
 
 def _settings_of(model: PeftModel, variant: Variant) -> Any:
-    """Return the variant's settings, for BiLoRA with what its adapter was made with."""
+    # The adapter is there already, and the loss has to fit how its values and lengths are made.
     config = model.peft_config[model.active_adapter]
     if variant.settings is BiloraSettings and isinstance(config, BiloraConfig):
         return BiloraSettings(rank=config.r, formulation=config.formulation, normalized=config.normalized)

@@ -50,14 +50,16 @@ class SkippedBatches(Callback):
 
 def _write(path: Path, engine: BilevelEngine, **more: Any) -> None:
     # A list of them where the step has several micro-batches.
-    levels = {level.name: level for level in engine.levels}
-    batches = {name: one.step_batches if len(one.step_batches) > 1 else one.cur_batch for name, one in levels.items()}
+    batches = {
+        level.name: level.step_batches if len(level.step_batches) > 1 else level.cur_batch for level in engine.levels
+    }
     content = {"step": engine.step, **more, "batches": _plain(batches)}
     path.write_text(dump_json(finite_or_null(content)), encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:
     """Return a batch as lists and numbers, and anything else in it as text."""
+    # A user's collate may put any object beside the tensors.
     if isinstance(value, Tensor):
         return value.tolist()
     if isinstance(value, dict):

@@ -123,15 +123,10 @@ def fit_plan(
     """Do what a plan says and return what came of it; the other arguments are those of :func:`fit`."""
 
     def make(plan: Plan, checkpoints: Checkpoints) -> StagedRun:
+        # Last, so that a checkpoint holds what the other callbacks did at the end of its step.
+        hooks = (*callbacks, checkpoints)
         return StagedRun(
-            model,
-            rows,
-            collate=collate,
-            plan=plan,
-            validate=validate,
-            monitor=monitor,
-            callbacks=(*callbacks, checkpoints),
-            folder=folder,
+            model, rows, collate=collate, plan=plan, validate=validate, monitor=monitor, callbacks=hooks, folder=folder
         )
 
     return SavedRun(make, plan, folder, resume, allow_config_change).fit()
@@ -139,6 +134,7 @@ def fit_plan(
 
 def settings_of_adapter(model: PeftModel, variant: Variant) -> Any:
     """Return the variant's default settings, for pseudo singular values with what the adapter was made with."""
+    # A user's own variant may train a module that PEFT did not make.
     settings = variant.settings()
     config = model.peft_config[model.active_adapter] if isinstance(model, PeftModel) else None
     if not (isinstance(settings, BiloraSettings) and isinstance(config, BiloraConfig)):

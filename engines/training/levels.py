@@ -8,13 +8,12 @@ from typing import Any, TypeVar
 import torch
 from betty.configs import Config
 from peft import PeftModel
-from torch import nn
 from transformers import get_scheduler
 
 from bilora.data.loaders import Collate
 from bilora.data.split import Split
 from bilora.engines.settings import FitSettings, LevelSettings
-from bilora.engines.training.split_loaders import SplitLoaders, whole_loader
+from bilora.engines.training.split_loaders import SplitLoaders, level_loader
 from bilora.errors import SettingsError
 from bilora.problems.levels.betty_problem import Companion
 from bilora.problems.levels.level import Level
@@ -22,27 +21,6 @@ from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.stage import Stage
 from bilora.processes.processes import ONE_PROCESS, Processes
-
-
-def adamw(
-    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], *, learning_rate: float, weight_decay: float = 0.0
-) -> torch.optim.AdamW:
-    """Return torch's fused AdamW: one call a step for all the small tensors of an adapter, on CPU, CUDA and MPS alike.
-
-    Args:
-        parameters: The level's parameters, or param groups of them.
-        learning_rate: Learning rate of every group that has none of its own.
-        weight_decay: Decoupled weight decay of every group that has none of its own.
-
-    Example:
-        >>> weight = nn.Parameter(torch.ones(1))
-        >>> weight.grad = torch.ones(1)
-        >>> _ = adamw([weight], learning_rate=0.1).step()
-        >>> round(weight.item(), 6)
-        0.9
-    """
-    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
-
 
 AnyLevel = TypeVar("AnyLevel", bound=Level)
 
@@ -54,8 +32,8 @@ class Levels:
     lower: LowerProblem
     upper: UpperProblem | None
     loaders: SplitLoaders | None
+    # Batches of D2, in a fixed order, for a stage that watches them.
     held_out: Iterable[Any] | None = None
-    """Batches of D2, in a fixed order, for a stage that watches them."""
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -75,23 +53,29 @@ def build_levels(
     processes: Processes = ONE_PROCESS,
     split: Split | None = None,
 ) -> Levels:
-    """Return the levels of ``stage`` over ``model``, with their optimizers, schedules and rows.
+    """Return the levels of ``stage`` over ``model``, with their optimizers, schedules and rows."""
 
-    ``split`` is the first draw of D1 and D2, where it was drawn before.
-    """
-
-    def level(kind: type[AnyLevel], name: str, config: Config, own: LevelSettings, steps: int) -> AnyLevel:
-        made = kind(name, config=config, module=model, extra_config=variant_settings)
-        made.companion = companion
-        return _with_optimizer(made, own, steps)
+    def build(kind: type[AnyLevel], name: str, config: Config, options: LevelSettings, steps: int) -> AnyLevel:
+        level = kind(name, config=config, module=model, extra_config=variant_settings)
+        # Before the optimizer, whose groups may take their weight decays from it.
+        level.companion = companion
+        assert options.learning_rate is not None  # FitSettings has put the level's own in
+        # Fused: one call per step for all the small tensors of an adapter, on CPU, CUDA and MPS alike.
+        level.optimizer = torch.optim.AdamW(
+            level.optimizer_groups(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+        )
+        # What transformers calls constant has no warm-up.
+        schedule = "constant_with_warmup" if options.schedule == "constant" else options.schedule
+        level.scheduler = get_scheduler(schedule, level.optimizer, math.ceil(options.warmup * steps), steps)
+        return level
 
     loaders = SplitLoaders(rows, settings, collate=collate, processes=processes, split=split) if stage.splits else None
     steps = stage_steps(stage, settings)
     if stage.upper is None:
-        own = settings.upper if stage.rows == "upper" else settings.lower
-        single = level(stage.lower, "lower", _config(settings, own), own, steps)
+        options = settings.upper if stage.rows == "upper" else settings.lower
+        single = build(stage.lower, "lower", _config(settings, options), options, steps)
         if loaders is None:
-            single.train_data_loader = whole_loader(rows, settings, collate=collate, processes=processes)
+            single.train_data_loader = level_loader(rows, settings, collate=collate, processes=processes)
             return Levels(single, None, None)
         single.train_data_loader = loaders.upper if stage.rows == "upper" else loaders.lower
         return Levels(single, None, loaders, None if stage.watch is None else loaders.held_out())
@@ -100,23 +84,15 @@ def build_levels(
     below.unroll_steps = settings.unroll_steps
     # Betty counts warm-up in micro-batches.
     below.warmup_steps = settings.warmup_steps * settings.lower.accumulation
-    lower = level(stage.lower, "lower", below, settings.lower, steps)
-    upper = level(stage.upper, "upper", above, settings.upper, upper_step_count(settings))
+    lower = build(stage.lower, "lower", below, settings.lower, steps)
+    upper = build(stage.upper, "upper", above, settings.upper, upper_step_count(settings))
     lower.train_data_loader, upper.train_data_loader = loaders.lower, loaders.upper
     loaders.follow(lower, upper)
     return Levels(lower, upper, loaders)
 
 
 def stage_steps(stage: Stage, settings: FitSettings) -> int:
-    """Return how many optimizer steps the lower, or only, level of a stage makes.
-
-    Raises:
-        SettingsError: It would be none though the stage does not say so.
-
-    Example:
-        >>> stage_steps(Stage("values", LowerProblem, rows="upper"), FitSettings(steps=100, unroll_steps=4))
-        25
-    """
+    """Return how many optimizer steps the lower, or only, level of a stage makes."""
     if stage.steps is not None:
         return stage.steps
     if stage.rows != "upper":
@@ -131,29 +107,15 @@ def stage_steps(stage: Stage, settings: FitSettings) -> int:
 
 
 def upper_step_count(settings: FitSettings) -> int:
-    """Return how many optimizer steps the upper level makes in a run.
-
-    Example:
-        >>> upper_step_count(FitSettings(steps=100, unroll_steps=4, warmup_steps=20))
-        20
-    """
+    """Return how many optimizer steps the upper level makes in a run."""
+    # Betty starts an upper pass after each whole unroll, and passes those over that end within the warm-up.
     in_warmup = settings.warmup_steps // settings.unroll_steps
     return max(0, settings.lower_steps // settings.unroll_steps - in_warmup) // settings.upper.accumulation
 
 
-def _with_optimizer(level: AnyLevel, own: LevelSettings, steps: int) -> AnyLevel:
-    groups = level.optimizer_groups()
-    assert own.learning_rate is not None  # FitSettings has put the level's own in
-    level.optimizer = adamw(groups, learning_rate=own.learning_rate, weight_decay=own.weight_decay)
-    # What transformers calls constant has no warm-up.
-    schedule = "constant_with_warmup" if own.schedule == "constant" else own.schedule
-    level.scheduler = get_scheduler(
-        schedule, level.optimizer, num_warmup_steps=math.ceil(own.warmup * steps), num_training_steps=steps
-    )
-    return level
-
-
-def _config(settings: FitSettings, own: LevelSettings) -> Config:
+def _config(settings: FitSettings, options: LevelSettings) -> Config:
     return Config(
-        gradient_accumulation=own.accumulation, gradient_clipping=own.gradient_clipping, precision=settings.precision
+        gradient_accumulation=options.accumulation,
+        gradient_clipping=options.gradient_clipping,
+        precision=settings.precision,
     )

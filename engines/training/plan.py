@@ -14,30 +14,20 @@ from bilora.processes.processes import ONE_PROCESS, Processes
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A variant with its settings, the stages that it and the ending ask for, and how they divide the rows.
-
-    Args:
-        variant: What is trained.
-        variant_settings: The variant's own settings.
-        settings: Steps, levels, hypergradient, split, device.
-        stages: In the order in which they are run, see :func:`~bilora.engines.training.stages.run_stages`.
-        split: The first D1 and D2; None where D2 is given, where no stage needs them, or where they are drawn of the
-            encoded rows.
-        processes: The processes that train together.
-
-    Raises:
-        SettingsError: The settings need one process alone, and there are several.
-    """
+    """A variant with its settings, the stages that it and the ending ask for, and how they divide the rows."""
 
     variant: Variant
     variant_settings: Any
     settings: FitSettings
+    # In the order in which they are run.
     stages: tuple[Stage, ...]
+    # The first D1 and D2; None where D2 is given, where no stage needs them, or where they come of the encoded rows.
     split: Split | None = None
     processes: Processes = field(default=ONE_PROCESS, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse ``halve`` with several processes: one that is out of memory cannot halve the batches of all."""
+        """Refuse ``halve`` with several processes."""
+        # One that is out of memory cannot halve the batches of all.
         if self.processes.count > 1 and self.settings.on_out_of_memory == "halve":
             raise SettingsError(
                 "on_out_of_memory is 'halve', which one process alone can do, and there are "

@@ -59,54 +59,47 @@ def open_run_folder(folder: Path | None, *, resume: bool | Path) -> Iterator[Che
         yield newest
 
 
+# A checkpoint is at most so many times the trained parameters: adapter, state, moments, the best so far.
 COPIES = 8
-"""A checkpoint is at most so many times the trained parameters: adapter, state, moments, the best so far."""
 
 
 @dataclass
 class SavedRun:
-    """The stages of a fit inside a folder, which the first process alone holds, reads and writes.
+    """The stages of a fit inside a folder, which the first process alone holds, reads and writes."""
 
-    ``make(plan, checkpoints)`` builds the run; the other arguments are those of ``fit``.
-    """
-
+    # Builds the run, since a resume may change the plan.
     make: Callable[[Plan, Checkpoints], StagedRun]
     plan: Plan
     folder: Path | None = None
     resume: bool | Path = False
     allow_config_change: bool = False
 
-    def __post_init__(self) -> None:
-        """Take the processes of the plan."""
-        self.processes = self.plan.processes
-
     def fit(self) -> FitResult:
         """Return what came of the run, see :func:`~bilora.engines.training.fit.fit`."""
-        signals = StopSignals()
-        with self.processes.entered_by_first(open_run_folder(self.folder, resume=self.resume)) as checkpoint:
+        signals, processes = StopSignals(), self.plan.processes
+        with processes.entered_by_first(open_run_folder(self.folder, resume=self.resume)) as checkpoint:
             if self.folder is None:
                 return self._run(signals, checkpoint)
             with signals.watched():
                 result = self._run(signals, checkpoint)
-        received = agreed(signals.received, self.processes)
+        received = agreed(signals.received, processes)
         if received is not None:  # after the last step: this run is whole, and nothing shall follow it
             signal.raise_signal(received)
         return result
 
     def _run(self, signals: StopSignals, checkpoint: Checkpoint | None) -> FitResult:
-        plan, settings = self.plan, self.plan.settings
+        plan, folder = self.plan, self.folder
         if checkpoint is not None:
-            settings = continued_from(settings, checkpoint.manifest["run"])
-            plan = dataclasses.replace(plan, settings=settings)
-        checkpoints = Checkpoints(self.folder, settings, signals=signals, processes=self.processes)
+            plan = dataclasses.replace(plan, settings=continued_from(plan.settings, checkpoint.manifest["run"]))
+        checkpoints = Checkpoints(folder, plan.settings, signals=signals, processes=plan.processes)
         run = self.make(plan, checkpoints)
         checkpoints.model, checkpoints.collect = run.model, lambda: staged_state(run)
+        # Once, as hashing rows and weights takes long; the settings anew, as batches may have become smaller.
         stands_on = functools.cache(lambda: fingerprints(run))
         checkpoints.describe = lambda: describe(run) | stands_on()
-        folder = self.folder
-        if folder is not None and settings.save_every:
+        if folder is not None and plan.settings.save_every:
             needed = COPIES * sum(weight.nbytes for weight in trainable_parameters(run.model).values())
-            self.processes.first_only(lambda: check_space(folder, needed))
+            plan.processes.first_only(lambda: check_space(folder, needed))
         if checkpoint is None:
             return run.run()
         checkpoints.saved = checkpoint.folder
@@ -114,22 +107,24 @@ class SavedRun:
 
     def _resumed(self, checkpoint: Checkpoint, run: StagedRun, now: Mapping[str, Any]) -> Resumed:
         """Return the state of a checkpoint for this process, after comparing it with the run."""
-        about, processes = checkpoint.manifest, self.processes.count
+        about, processes = checkpoint.manifest, run.processes
+        # Manifests from before there were several processes do not say how many.
         before, saved, counts = about["run"], about.get("processes", 1), dict[str, Rescaled]()
-        if saved != processes:
-            before, counts = rescaled(before, run.settings, before=saved, now=processes)
+        elsewhere = saved != processes.count
+        if elsewhere:
+            before, counts = rescaled(before, run.settings, before=saved, now=processes.count)
         changed = check_changes(before, now["run"], allow=self.allow_config_change)
         check_about(about, now)
-        if changed and self.processes.is_first:
-            differing = "; ".join(map(str, changed))
-            warnings.warn(f"the run goes on with other settings: {differing}", RuntimeWarning, stacklevel=5)
-        if saved != processes and self.processes.is_first:
-            warnings.warn(notice(about["run"], run.settings, before=saved, now=processes), RuntimeWarning, stacklevel=5)
+        notices = [f"the run goes on with other settings: {'; '.join(map(str, changed))}"] if changed else []
+        if elsewhere:
+            notices.append(notice(about["run"], run.settings, before=saved, now=processes.count))
+        for text in notices if processes.is_first else ():
+            warnings.warn(text, RuntimeWarning, stacklevel=5)
         # Read by the first: the others may be on machines that do not see its folder.
-        gathered = self.processes.first_only(lambda: read_parts(checkpoint.folder))
-        packed = parts_for(gathered, self.processes, saved=saved)
+        gathered = processes.first_only(lambda: read_parts(checkpoint.folder))
+        packed = parts_for(gathered, processes, saved=saved)
         states = {name: unpack(part, part=name) for name, part in packed.items()}
-        return Resumed(states, counts, keep_rates=bool(changed), elsewhere=saved != processes)
+        return Resumed(states, counts, keep_rates=bool(changed), elsewhere=elsewhere)
 
 
 def describe(run: StagedRun) -> dict[str, Any]:

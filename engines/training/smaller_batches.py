@@ -41,6 +41,7 @@ def continued_from(settings: FitSettings, saved: Mapping[str, Any]) -> FitSettin
     if settings.on_out_of_memory != "halve":
         return settings
     for level in LEVELS:
+        # Only ever halved, never made larger, and with the same rows per step.
         now, before = getattr(settings, level), saved[level]
         same_rows = before["batch_size"] * before["accumulation"] == now.batch_size * now.accumulation
         if same_rows and before["batch_size"] < now.batch_size:
@@ -50,30 +51,25 @@ def continued_from(settings: FitSettings, saved: Mapping[str, Any]) -> FitSettin
 
 
 def try_longest_rows(engine: BilevelEngine) -> None:
-    """Take a batch of the longest rows of each level through one pass, so that memory runs out before the first step.
-
-    Parameters, gradients, buffers, counts and random state are afterwards as before. It costs one forward and backward
-    pass per level, and is made only where batches may be halved: with ``stop`` it could end a run whose longest rows
-    never come together in a batch. It takes no products of second derivatives, which may still run out of memory later.
-    """
+    """Take a batch of the longest rows of each level through one pass."""
+    # So that memory runs out before the first step; the products of second derivatives may still run out later. Only
+    # where batches may be halved: with `stop` it could end a run whose longest rows never come together in a batch.
     engine.train()
     # Of both levels: the pass of an upper step, and of a lower step that is recorded, ends in the parameters of both.
     parameters = [weight for level in engine.levels for weight in level.trainable_parameters()]
     for level in engine.levels:
         [loader] = level.train_data_loader
         batch = loader.collate_fn(heapq.nlargest(loader.batch_size, loader.dataset, key=_size))
-        explained = explaining_out_of_memory(
-            level.name,
-            "the trial of the longest rows",
-            lambda batch=batch: batch,  # type: ignore[misc]
-            section=level.section,
-        )
+        what, section = "the trial of the longest rows", level.section
+        explained = explaining_out_of_memory(level.name, what, lambda: batch, section=section)  # noqa: B023
+        # Afterwards everything is as before: gradients are returned and not kept.
         with explained, RandomState.take(engine.device).replayed(), _buffers_kept(level.module):
             level.scaled_gradients(level.loss_and_parts(batch)[0], parameters)
 
 
 def _size(row: Mapping[str, Any]) -> int:
-    """Return how much a row holds: its tokens, their mask, and their labels where each token has one."""
+    """Return how much a row holds."""
+    # Its tokens, their mask, and their labels where each token has one.
     return sum(len(value) for value in row.values() if isinstance(value, list | tuple))
 
 
@@ -112,11 +108,9 @@ class Point(NamedTuple):
 
 
 class Points(Callback):
-    """Keep the start of a stage, and the state of its newest checkpoint.
+    """Keep the start of a stage, and the state of its newest checkpoint, in memory, on the CPU."""
 
-    In memory, on the CPU: a run without a folder has no checkpoints, and the start of a stage is in none.
-    """
-
+    # In memory: a run without a folder has no checkpoints, and the start of a stage is in none.
     must_work = True
 
     def __init__(self, run: StagedRun) -> None:
@@ -142,20 +136,20 @@ class Points(Callback):
 
 
 class Restart(NamedTuple):
-    """How a stage starts again: with which settings, from which step and state, and what the user reads.
-
-    The state is None where the run had not begun.
-    """
+    """How a stage starts again: with which settings, from which step and state, and what the user reads."""
 
     settings: FitSettings
     step: int
+    # None where the run had not begun.
     resumed: Resumed | None
     notice: str
 
 
-def restart(run: StagedRun, points: Points, error: OutOfMemory) -> Restart:
+def restart(run: StagedRun, error: OutOfMemory) -> Restart:
     """Return how the stage starts again with half the batch of the level that ran out of memory, or raise the error."""
-    fault, place, section = error.args[0].split(". ")[0], run.place, error.section
+    assert run.engine is not None  # of the attempt that failed
+    # Of the error's text the fact alone, without the advice to halve the batch by hand.
+    fault, place, section = error.args[0].split(". ")[0], run.engine.place, error.section
     smaller = halved(run.settings, section)
     if smaller is None:
         size = getattr(run.settings, section).batch_size
@@ -164,10 +158,11 @@ def restart(run: StagedRun, points: Points, error: OutOfMemory) -> Restart:
     batches = getattr(smaller, section)
     words = f"{section}.batch_size {batches.batch_size} and {section}.accumulation {batches.accumulation}"
     again = f"{fault}; stage {place.name!r} starts again with {words}"
-    if not points.kept:
+    if not run.points.kept:
         return Restart(smaller, place.steps_before, None, again)
     hindrance = ""
-    for point in reversed(points.kept):
+    # The newest first: it loses the fewest steps.
+    for point in reversed(run.points.kept):
         states = point.states()
         hindrance, counts = _recounted(run, point, states, smaller)
         if not hindrance:
@@ -200,10 +195,8 @@ def _recounted(
 
 
 def _hindrance(states: Mapping[str, Any], level: Level, settings: FitSettings) -> str:
-    """Return why a level that stepped with larger batches is not where smaller ones would have brought it, or nothing.
-
-    It is there if each step took the rows that it would have taken, and if no larger batch is left to be replayed.
-    """
+    """Return why a level that stepped with larger batches is not where smaller ones would be; empty if it is."""
+    # It is there if each step took the rows that it would have taken, and if no larger batch is left to be replayed.
     progress, [loader] = states[f"{level.name}.progress"], states[f"{level.name}.loaders"]
     rows, size = len(level.train_data_loader[0].dataset), settings.lower.batch_size
     if progress["count"] == 0:

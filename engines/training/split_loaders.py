@@ -19,17 +19,11 @@ from bilora.processes.processes import ONE_PROCESS, Processes
 
 
 class Part(Sequence[Any]):
-    """The rows at some positions of a dataset; the positions may be replaced between two epochs.
+    """The rows at some positions of a dataset; the positions may be replaced between two epochs."""
 
-    Example:
-        >>> part = Part(["a", "b", "c"], (0, 2))
-        >>> list(part)
-        ['a', 'c']
-    """
-
+    # Replaced, and not a new part: the loader of the level holds this one.
     def __init__(self, rows: Sequence[Any], positions: Sequence[int]) -> None:
-        self.rows = rows
-        self.positions = tuple(positions)
+        self.rows, self.positions = rows, tuple(positions)
 
     def __len__(self) -> int:
         """Return the number of rows of this part."""
@@ -41,18 +35,12 @@ class Part(Sequence[Any]):
 
 
 class DividedRows(Sequence[Any]):
-    """Rows that come as D1 and D2 already: one after the other, for a method that trains on all of them.
-
-    Example:
-        >>> rows = DividedRows(["a", "b"], ["c"])
-        >>> list(rows), rows.lower, rows.upper
-        (['a', 'b', 'c'], range(0, 2), range(2, 3))
-    """
+    """Rows that come as D1 and D2 already: one after the other, for a method that trains on all of them."""
 
     def __init__(self, lower: Sequence[Any], upper: Sequence[Any]) -> None:
         self.parts = (lower, upper)
-        self.lower = range(len(lower))
-        self.upper = range(len(lower), len(lower) + len(upper))
+        # Positions in the whole.
+        self.lower, self.upper = range(len(lower)), range(len(lower), len(lower) + len(upper))
 
     def __len__(self) -> int:
         """Return the number of rows of both."""
@@ -65,23 +53,9 @@ class DividedRows(Sequence[Any]):
 
 
 class SplitLoaders:
-    """Loaders of D1 for the lower and D2 for the upper level.
+    """Loaders of D1 for the lower and D2 for the upper level."""
 
-    Args:
-        rows: Encoded training rows, with ``labels`` where the split is to be stratified. Those with the same
-            ``group`` stay together, and a split is then one of groups. Of :class:`DividedRows` nothing is drawn.
-        settings: Split ratio, refresh, batch sizes and seed.
-        collate: Makes a batch of a list of rows.
-        processes: The processes that read the rows together.
-        split: The first split, of the groups in the order of the rows, where it was drawn before.
-
-    Attributes:
-        splits: Every split drawn so far, the one in use last; none where D2 is given.
-
-    Raises:
-        SettingsError: D2 is given, and a new one is to be drawn every few epochs.
-    """
-
+    # Rows with the same `group` stay together: a split is one of groups, in the order of the rows.
     def __init__(
         self,
         rows: Sequence[Any],
@@ -91,9 +65,8 @@ class SplitLoaders:
         processes: Processes = ONE_PROCESS,
         split: Split | None = None,
     ) -> None:
-        self.refresh = settings.refresh or 0
-        self._settings = settings
-        self._collate = collate
+        self._settings, self._collate = settings, collate
+        # All that were drawn, the one in use last; none where D2 is given.
         self.splits: list[Split] = []
         if isinstance(rows, DividedRows):
             refuse_refresh(settings)
@@ -103,51 +76,45 @@ class SplitLoaders:
             self.labels = [_label(rows[group[0]]) for group in self._groups]
             self.lower_part, self.upper_part = Part(rows, ()), Part(rows, ())
             self._take(self._drawn() if split is None else split)
-        self.lower = _loader(self.lower_part, settings, collate, level="lower", processes=processes)
-        self.upper = _loader(self.upper_part, settings, collate, level="upper", processes=processes)
+        self.lower = level_loader(self.lower_part, settings, collate=collate, processes=processes)
+        self.upper = level_loader(self.upper_part, settings, level="upper", collate=collate, processes=processes)
         self._epochs = 0
 
     def follow(self, lower: LowerProblem, upper: UpperProblem) -> None:
         """Draw a new split whenever the lower level has read D1 ``refresh`` times more."""
-        if self.refresh:
-            lower.epoch_listeners.append(lambda: self._end_of_epoch(upper))
+        refresh = self._settings.refresh
+        if refresh:
+            lower.epoch_listeners.append(lambda: self._end_of_epoch(upper, refresh))
 
     def state(self) -> dict[str, Any]:
         """Return how often a split was drawn, and the epochs since; the splits follow from the seed."""
         return {"draws": len(self.splits), "epochs": self._epochs, "rows": _digest(self.splits)}
 
     def load_state(self, state: Any) -> None:
-        """Draw the same splits again; to be called before the loaders come back to their places.
-
-        Raises:
-            CheckpointError: Other rows, another seed or another ratio gave other splits.
-        """
-        found = check_keys(state, ("draws", "epochs", "rows"), part="split")
+        """Draw the same splits again; to be called before the loaders come back to their places."""
+        saved = check_keys(state, ("draws", "epochs", "rows"), part="split")
         # Where D2 is given there was none drawn, then and now.
-        while self.splits and len(self.splits) < found["draws"]:
+        while self.splits and len(self.splits) < saved["draws"]:
             self._take(self._drawn())
-        if (len(self.splits), _digest(self.splits)) != (found["draws"], found["rows"]):
+        # Other rows, another seed or another ratio give other splits.
+        if (len(self.splits), _digest(self.splits)) != (saved["draws"], saved["rows"]):
             raise CheckpointError("checkpoint does not fit: split: the rows divide otherwise than they did then")
-        self._epochs = found["epochs"]
+        self._epochs = saved["epochs"]
 
     def held_out(self) -> DataLoader[Any]:
         """Return a loader of D2 that gives the same batches each time."""
+        size, seed = self._settings.upper.batch_size, self._settings.seed
+        # Not shared between processes: each reads all of D2, see HeldOut.
         return make_loader(
-            self.upper_part,
-            batch_size=self._settings.upper.batch_size,
-            seed=self._settings.seed,
-            collate=self._collate,
-            shuffle=False,
-            part="upper",
+            self.upper_part, batch_size=size, seed=seed, collate=self._collate, shuffle=False, part="upper"
         )
 
-    def _end_of_epoch(self, upper: UpperProblem) -> None:
+    def _end_of_epoch(self, upper: UpperProblem, refresh: int) -> None:
         self._epochs += 1
-        if self._epochs % self.refresh != 0:
-            return
-        self._take(self._drawn())
-        # So that each epoch of D2 reads the whole of one D2.
-        upper.restart_loader()
+        if self._epochs % refresh == 0:
+            self._take(self._drawn())
+            # So that each epoch of D2 reads the whole of one D2.
+            upper.restart_loader()
 
     def _drawn(self) -> Split:
         settings = self._settings
@@ -166,24 +133,21 @@ def refuse_refresh(settings: FitSettings) -> None:
         raise SettingsError(f"refresh is {settings.refresh}, but D2 is a set of its own; set refresh to 0")
 
 
-def whole_loader(
-    rows: Sequence[Any], settings: FitSettings, *, collate: Collate, processes: Processes = ONE_PROCESS
+def level_loader(
+    rows: Sequence[Any],
+    settings: FitSettings,
+    *,
+    collate: Collate,
+    level: str = "lower",
+    processes: Processes = ONE_PROCESS,
 ) -> DataLoader[Any]:
-    """Return the loader of a single-level method: all the rows, under the lower level's settings."""
-    return _loader(rows, settings, collate, level="lower", processes=processes)
-
-
-def _loader(
-    rows: Sequence[Any], settings: FitSettings, collate: Collate, *, level: str, processes: Processes
-) -> DataLoader[Any]:
-    own = settings.lower if level == "lower" else settings.upper
-    # Two seeds, so that the orders of the two levels are not the same permutation.
-    seed = 2 * settings.seed + (level == "upper")
+    """Return the loader of a level, under its settings; a single level is a lower one."""
     return make_loader(
         rows,
-        batch_size=own.batch_size,
-        # The same in all processes, which share what it orders.
-        seed=seed,
+        batch_size=settings.lower.batch_size if level == "lower" else settings.upper.batch_size,
+        # Two seeds, so that the orders of the two levels are not the same permutation. The same in all processes, which
+        # share what it orders.
+        seed=2 * settings.seed + (level == "upper"),
         collate=collate,
         part=level,
         group_by_length=settings.group_by_length,
@@ -197,13 +161,15 @@ def _digest(splits: Sequence[Split]) -> str:
 
 def _label(row: Any) -> Label:
     """Return the class or the number that is the row's label, or the set of its labels; None where it has none."""
+    # None too where each token has a label: a list stratifies nothing.
     label = row.get("stratum", row.get("labels"))
     return label if isinstance(label, int | float | frozenset) else None
 
 
 def _groups(rows: Sequence[Any]) -> list[list[int]]:
     """Return the positions of the rows of each group; a row without a group is one of its own."""
-    found: dict[Any, list[int]] = {}
+    groups: dict[Any, list[int]] = {}
     for position, row in enumerate(rows):
-        found.setdefault(row.get("group", ("row", position)), []).append(position)
-    return list(found.values())
+        # In a pair, since a group may be named by a number.
+        groups.setdefault(row.get("group", ("row", position)), []).append(position)
+    return list(groups.values())

@@ -36,8 +36,8 @@ class Resumed:
     elsewhere: bool = False
 
 
-def entry_values(model: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of everything trainable, as a stage finds it before it cuts ranks or starts anything anew."""
+def trained_values(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of everything trainable, on the CPU."""
     return {name: weight.detach().to("cpu", copy=True) for name, weight in trainable_parameters(model).items()}
 
 
@@ -46,12 +46,13 @@ def staged_state(run: StagedRun) -> dict[str, Any]:
     assert run.levels is not None and run.engine is not None  # noqa: PT018  # there is a stage to be in the middle of
     companion = run.companion
     return {
+        # What lies between the stages; the parts of the stage itself follow.
         "stages": {
             "stage": run.engine.place.index,
             "done": [dataclasses.asdict(result) for result in run.done],
             "splits": [dataclasses.asdict(split) for split in run.splits],
             "seconds": run.processes.first_only(run.seconds),
-            "start": None if run.start is None else run.start.values,
+            "start": run.start,
             "entries": run.entries,
             "companion": None if companion is None else dict(companion.state_dict()),
         },
@@ -60,19 +61,18 @@ def staged_state(run: StagedRun) -> dict[str, Any]:
 
 
 def restore_staged(run: StagedRun, resumed: Resumed) -> int:
-    """Bring a run that has not begun to where the state was taken, and return the index of its stage.
-
-    Earlier stages are not run again; their cuts are made again, from the parameters that each of them ended with.
-    """
+    """Bring a run that has not begun to where the state was taken, and return the index of its stage."""
     state = check_keys(resumed.parts.get("stages"), KEYS, part="stages")
     index = state["stage"]
     if not 0 <= index < len(run.stages) or len(state["entries"]) != index:
         raise CheckpointError(f"checkpoint does not fit: stages: it is in stage {index} of another row of stages")
     # A stage that starts anew needs the start's values, and only such a run has them.
     if _both(run.start, state["start"], "start") and run.start is not None:
-        run.start.values = dict(check_keys(state["start"], list(run.start.values), part="stages: start"))
+        run.start = dict(check_keys(state["start"], list(run.start), part="stages: start"))
+    # Earlier stages are not run again; their cuts are made again, from the parameters that each of them ended with.
     for entry, values in enumerate(state["entries"], start=1):
         load_parameters(trainable_parameters(run.model), values, part="stages: entries")
+        # The stage itself is prepared when it is entered.
         if entry < index:
             run.prepare(entry)
     run.done = [StageResult(**_fields(StageResult, held, part="stages: done")) for held in state["done"]]
@@ -97,6 +97,7 @@ def restore_stage(run: StagedRun, resumed: Resumed) -> None:
         # What writes files hangs on the first process alone.
         counted = state.without_foreign_callbacks(counted)
     state.restore(counted, keep_rates=resumed.keep_rates)
+    # The random states saved are of other processes, so that each draws its own anew.
     if resumed.elsewhere:
         run.processes.fork_random_state(run.settings.seed, engine.step)
     # Callbacks open their files again, behind what was written by then.

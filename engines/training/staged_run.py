@@ -4,7 +4,7 @@ import gc
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from bilora.engines.bilevel import BilevelEngine, Metrics, compiled
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.early_stopping import EarlyStopping, HeldOut
 from bilora.engines.callbacks.keep_best import KeepBest
-from bilora.engines.callbacks.records import StagePlace
 from bilora.engines.checkpoints.files import remove_later
 from bilora.engines.checks import sample_of
 from bilora.engines.training.diverged import SkippedBatches, divergence_told
@@ -27,8 +26,8 @@ from bilora.engines.training.levels import Levels, build_levels, stage_steps
 from bilora.engines.training.plan import Plan
 from bilora.engines.training.result import FitResult, StageResult
 from bilora.engines.training.smaller_batches import Points, restart, try_longest_rows
-from bilora.engines.training.stage_state import Resumed, entry_values, restore_stage, restore_staged
-from bilora.engines.training.stages import StartValues, place_of, prepare_model
+from bilora.engines.training.stage_state import Resumed, restore_stage, restore_staged, trained_values
+from bilora.engines.training.stages import place_of, prepare_model
 from bilora.errors import SettingsError
 from bilora.metrics.monitor import Monitor
 from bilora.problems.levels.betty_problem import Companion
@@ -39,20 +38,17 @@ from bilora.problems.stage import Stage
 
 @dataclass
 class StagedRun:
-    """What the stages of a run share, and the results of those that are done.
-
-    The arguments are those of :func:`~bilora.engines.training.fit.fit`; variant and settings are in the plan.
-    ``entries`` are the parameters that each stage but the first found in the model.
-    """
+    """What the stages of a run share, and the results of those that are done; see ``fit`` for the arguments."""
 
     model: PeftModel
     rows: Sequence[Mapping[str, Any]]
-    collate: Collate = field(kw_only=True)
-    plan: Plan = field(kw_only=True)
-    validate: Callable[[], Metrics] | None = field(kw_only=True, default=None)
-    monitor: Monitor | None = field(kw_only=True, default=None)
-    callbacks: tuple[Callback, ...] = field(kw_only=True, default=())
-    folder: Path | None = field(kw_only=True, default=None)
+    _: KW_ONLY
+    collate: Collate
+    plan: Plan
+    validate: Callable[[], Metrics] | None = None
+    monitor: Monitor | None = None
+    callbacks: tuple[Callback, ...] = ()
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         """Copy what the stages come back to; nothing is trained."""
@@ -61,13 +57,15 @@ class StagedRun:
         # Not those of the plan once batches had to be made smaller.
         self.settings = settings = plan.settings
         self.processes = plan.processes
+        # Processes that differ here would wait for each other, or average the gradients of two problems.
         self.processes.check_equal("the settings", (self.variant.name, repr(self.variant_settings), repr(settings)))
         self.processes.check_equal("the training rows", sample_of(self.rows))
         if (settings.early_stopping or settings.keep_best) and (self.monitor is None or self.validate is None):
             raise SettingsError(
                 "early_stopping and keep_best need to know what to watch; give 'validate' and 'monitor'"
             )
-        self.start = StartValues(self.model) if any(stage.fresh for stage in self.stages) else None
+        # Only where a stage starts anew: it is as large as the adapter, and goes into every checkpoint.
+        self.start = trained_values(self.model) if any(stage.fresh for stage in self.stages) else None
         build = self.variant.companion
         self.companion: Companion | None = None if build is None else build(self.model, self.variant_settings)
         self.engine: BilevelEngine | None = None
@@ -77,6 +75,7 @@ class StagedRun:
         self.done: list[StageResult] = []
         self.spectrum: Spectrum | None = None
         self.splits: tuple[Split, ...] = ()
+        # What each stage but the first found in the model, before it cut ranks or started anything anew.
         self.entries: list[dict[str, Tensor]] = []
         self.buffers = ChangedBuffers(self.model)
         self.seconds_before = 0.0
@@ -84,31 +83,26 @@ class StagedRun:
 
     def run(self, *, resumed: Resumed | None = None) -> FitResult:
         """Run the stages in order, until the last one or until a callback ends the run."""
+        # Again: fingerprints and the reading of a checkpoint are no part of the training.
         self._started = time.perf_counter()
         first = 0 if resumed is None else restore_staged(self, resumed)
         for index in range(first, len(self.stages)):
-            if index > first or resumed is None:
+            if index > first or resumed is None:  # a resumed stage was entered when it was restored
                 self.enter(index)
             if self.halves and (index > 0 or resumed is not None):
                 self.points.take()
-            engine = self._run_until_it_fits()
+            engine = self._run_until_it_fits(index)
             self.leave(engine)
             if engine.ends_run:
                 break
-        return self.result(seconds=self.seconds())
-
-    @property
-    def place(self) -> StagePlace:
-        """The place of the stage that was entered last."""
-        assert self.engine is not None  # one was entered
-        return self.engine.place
+        return self.result()
 
     @property
     def halves(self) -> bool:
         """Whether a stage starts again with smaller batches where memory is too small."""
         return self.settings.on_out_of_memory == "halve"
 
-    def _run_until_it_fits(self) -> BilevelEngine:
+    def _run_until_it_fits(self, index: int) -> BilevelEngine:
         """Run the stage that was entered, again with smaller batches while memory is too small for it."""
         while True:
             try:
@@ -116,12 +110,12 @@ class StagedRun:
             except OutOfMemory as error:
                 if not self.halves:
                     raise
-                again = restart(self, self.points, error)
+                again = restart(self, error)
             # Not in the except block, whose error holds the tensors of the pass that did not fit.
             warnings.warn(again.notice, RuntimeWarning, stacklevel=5)
             if self.folder is not None:
                 remove_later(self.folder, again.step)
-            self.settings, index = again.settings, self.place.index
+            self.settings = again.settings
             self.engine = self.levels = None  # their memory too
             gc.collect()  # frames of the pass and its error may hold each other
             self.engine = self._build(index)
@@ -152,8 +146,9 @@ class StagedRun:
     def prepare(self, index: int) -> None:
         """Bring the model to where a stage starts, and note from which parameters."""
         if index > 0:
-            self.entries.append(entry_values(self.model))
+            self.entries.append(trained_values(self.model))
         stage, settings = self.stages[index], self.variant_settings
+        # A later stage that cuts nothing keeps the spectrum of the one that did.
         self.spectrum = prepare_model(self.model, stage, self.start, variant_settings=settings) or self.spectrum
 
     def enter(self, index: int) -> BilevelEngine:
@@ -174,7 +169,7 @@ class StagedRun:
         """Note what came of the stage that the engine has run."""
         assert self.levels is not None  # built with the engine
         best_steps = [watcher.best_step for watcher in self.watchers if isinstance(watcher, KeepBest | HeldOut)]
-        place = engine.place
+        place, upper = engine.place, engine.upper_level
         result = StageResult(
             name=place.name,
             steps=engine.step - place.steps_before,
@@ -183,13 +178,13 @@ class StagedRun:
             # Stopping at the last step stops nothing.
             stop_reason=engine.stop_reason if engine.step < engine.steps else None,
             skipped_steps=engine.lower_level.skipped.total,
-            skipped_upper_steps=0 if engine.upper_level is None else engine.upper_level.skipped.total,
+            skipped_upper_steps=0 if upper is None else upper.skipped.total,
         )
         self.done.append(result)
         # Stages that split draw the same split first.
         self.splits = tuple(dict.fromkeys((*self.splits, *self.levels.splits)))
 
-    def result(self, *, seconds: float) -> FitResult:
+    def result(self) -> FitResult:
         """Return what came of the stages that are done."""
         last, engine = self.done[-1], self.engine
         validation = None if engine is None else engine.last_validation
@@ -199,7 +194,7 @@ class StagedRun:
             metrics=None if validation is None else validation.metrics,
             best_step=last.best_step,
             splits=self.splits,
-            seconds=seconds,
+            seconds=self.seconds(),
             stop_reason=last.stop_reason,
             stages=tuple(self.done),
             spectrum=self.spectrum,

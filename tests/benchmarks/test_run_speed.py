@@ -1,19 +1,15 @@
 """The speed benchmark: every road makes the steps it says, is timed and weighed as it says, and is written down."""
 
-import importlib
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tracked_files import ROOT
+from programs import imported
 
 CPU = torch.device("cpu")
-MODULES = ("speed_bench", "speed_roads", "speed_overhead", "run_speed")
+speed_bench, speed_roads, run_speed = map(imported, ("speed_bench", "speed_roads", "run_speed"))
 NAMES = (
     ["peft", "peft_fused", "peft_compiled", "trainer", "lora"]
     + [f"betty_k{k}" for k in (1, 2, 4)]
@@ -21,19 +17,8 @@ NAMES = (
 )
 
 
-@pytest.fixture(scope="module")
-def speed() -> Iterator[SimpleNamespace]:
-    """The modules of the benchmark, found as they are when it is run as a script."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    for name in MODULES:
-        sys.modules.pop(name, None)
-
-
-def toy(speed: Any, precision: str = "fp32", compilation: Any = None) -> Any:
-    bench = speed.speed_bench
-    return bench.Bench("toy", bench.Shape(2, 8), precision, CPU, compilation)
+def toy(precision: str = "fp32", compilation: Any = None) -> Any:
+    return speed_bench.Bench("toy", speed_bench.Shape(2, 8), precision, CPU, compilation)
 
 
 def count_passes(model: torch.nn.Module) -> list[int]:
@@ -50,10 +35,10 @@ def count_passes(model: torch.nn.Module) -> list[int]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_road_makes_the_passes_of_its_cost_model(speed: Any, name: str, precision: str) -> None:
-    road = speed.speed_roads.ROADS[name]
-    bench = toy(speed, precision)
-    clock = speed.speed_bench.Clock(road.cycle, 2 * road.cycle, CPU)
+def test_a_road_makes_the_passes_of_its_cost_model(name: str, precision: str) -> None:
+    road = speed_roads.ROADS[name]
+    bench = toy(precision)
+    clock = speed_bench.Clock(road.cycle, 2 * road.cycle, CPU)
     variant = "bilora" if name.split("_")[0] in ("betty", "forward", "central") else "lora"
     model = bench.adapted(variant, owner="trainer" if name == "trainer" else "", compiled=road.compiled)
     passes = count_passes(model)
@@ -67,22 +52,22 @@ def test_a_road_makes_the_passes_of_its_cost_model(speed: Any, name: str, precis
     assert moved == {(True, False), (False, True)}
 
 
-def test_the_table_holds_every_road(speed: Any) -> None:
-    assert list(speed.speed_roads.ROADS) == NAMES
+def test_the_table_holds_every_road() -> None:
+    assert list(speed_roads.ROADS) == NAMES
 
 
-def test_the_clock_leaves_the_first_steps_out(speed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_leaves_the_first_steps_out(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([10.0, 16.0])
     cpu = iter([1.0, 4.0])
-    monkeypatch.setattr(speed.speed_bench.time, "perf_counter", lambda: next(now))
-    monkeypatch.setattr(speed.speed_bench.time, "process_time", lambda: next(cpu))
-    clock = speed.speed_bench.Clock(2, 3, CPU)
+    monkeypatch.setattr(speed_bench.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(speed_bench.time, "process_time", lambda: next(cpu))
+    clock = speed_bench.Clock(2, 3, CPU)
     for _ in range(5):
         clock.tick()
     assert (clock.wall, clock.cpu) == (2.0, 1.0)
 
 
-def test_peak_memory_is_the_most_that_was_held_at_once(speed: Any) -> None:
+def test_peak_memory_is_the_most_that_was_held_at_once() -> None:
     kept: list[torch.Tensor] = [torch.zeros(2**20)]
 
     def work() -> None:
@@ -91,30 +76,30 @@ def test_peak_memory_is_the_most_that_was_held_at_once(speed: Any) -> None:
         both = torch.ones(2**18), torch.ones(2**18)
         kept.append(both[0])
 
-    assert speed.speed_bench.peak_megabytes(work, CPU) == pytest.approx(2.0, abs=0.01)
+    assert speed_bench.peak_megabytes(work, CPU) == pytest.approx(2.0, abs=0.01)
 
 
-def test_roads_that_leave_the_model_as_it_is_share_one(speed: Any) -> None:
-    bench = toy(speed)
+def test_roads_that_leave_the_model_as_it_is_share_one() -> None:
+    bench = toy()
     assert bench.adapted("lora", compiled=True) is bench.adapted("lora")
     assert bench.adapted("lora", owner="trainer") is not bench.adapted("lora")
 
 
-def test_a_compiled_model_is_another_one_with_the_same_parameters(speed: Any) -> None:
-    bench = toy(speed, compilation=speed.speed_bench.Compilation("reduce-overhead", "eager"))
+def test_a_compiled_model_is_another_one_with_the_same_parameters() -> None:
+    bench = toy(compilation=speed_bench.Compilation("reduce-overhead", "eager"))
     plain, compiled = bench.adapted("lora"), bench.adapted("lora", compiled=True)
     assert compiled is not plain
     assert [name for name, _ in compiled.named_parameters()] == [name for name, _ in plain.named_parameters()]
 
 
 @pytest.fixture
-def run(speed: Any, tmp_path: Path) -> Any:
+def run(tmp_path: Path) -> Any:
     """Run the command on the toy and return its rows by road."""
 
     def command(*words: str) -> dict[str, dict[str, Any]]:
         output = tmp_path / "rows.jsonl"
         argv = ["--toy", "--rounds", "2", "--output", str(output), *words]
-        assert speed.run_speed.main(argv) == 0
+        assert run_speed.main(argv) == 0
         rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
         return {row["road"]: row for row in rows}
 
@@ -146,28 +131,9 @@ def test_the_command_runs_compiled_roads_beside_the_eager_one(run: Any) -> None:
     assert "memory_ratio" not in rows["peft"]
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["--shapes", "16"], "--shapes"),
-        (["--shapes", "0x8"], "--shapes"),
-        (["--roads", "fast"], "--roads"),
-        (["--steps", "0"], "--steps must be at least 1"),
-        (["--rounds", "0"], "--rounds"),
-    ],
-)
-def test_bad_words_end_with_two(speed: Any, words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        speed.run_speed.main(words)
-    assert ended.value.code == 2
-    assert told in capsys.readouterr().err
-
-
-def test_a_missing_device_ends_with_two(
-    speed: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_device_ends_with_two(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert speed.run_speed.main(["--device", "cuda"]) == 2
+    assert run_speed.main(["--device", "cuda"]) == 2
     assert "cuda" in capsys.readouterr().err
 
 
@@ -181,15 +147,14 @@ def test_a_missing_device_ends_with_two(
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
-def test_finite_differences_hold_hardly_more_than_a_lora_step(speed: Any, hypergradient: dict[str, Any]) -> None:
-    tools, roads = speed.speed_bench, speed.speed_roads
-    bench = tools.Bench("toy", tools.Shape(16, 32), "fp32", CPU)
+def test_finite_differences_hold_hardly_more_than_a_lora_step(hypergradient: dict[str, Any]) -> None:
+    bench = speed_bench.Bench("toy", speed_bench.Shape(16, 32), "fp32", CPU)
     # The models are there before anything is counted.
     bench.adapted("lora"), bench.adapted("bilora")
 
     def peak(run: Any) -> float:
-        return float(tools.peak_megabytes(lambda: run(tools.Clock(1, 2, CPU)), CPU))
+        return float(speed_bench.peak_megabytes(lambda: run(speed_bench.Clock(1, 2, CPU)), CPU))
 
-    plain = peak(lambda clock: roads.bare_loop(bench, clock))
-    ours = peak(lambda clock: roads.ours(bench, clock, variant="bilora", hypergradient=hypergradient))
+    plain = peak(lambda clock: speed_roads.bare_loop(bench, clock))
+    ours = peak(lambda clock: speed_roads.ours(bench, clock, variant="bilora", hypergradient=hypergradient))
     assert ours <= 1.10 * plain

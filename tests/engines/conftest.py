@@ -100,8 +100,7 @@ def make_transformer() -> Callable[..., Transformer]:
         lower.train_data_loader = [make_batch(seed) for seed in range(4)]
         upper.train_data_loader = [make_batch(100)]
         options = {"hypergradient": hypergradient, "callbacks": callbacks, "meter": meter}
-        engine = BilevelEngine(lower, upper, steps=steps, device="cpu", **options)
-        return Transformer(engine, lower, upper, model)
+        return Transformer(BilevelEngine(lower, upper, steps=steps, device="cpu", **options), lower, upper, model)
 
     return make
 
@@ -139,9 +138,8 @@ class PairUpper(UpperProblem):
         return ((self.module.below + self.module.above - batch["labels"].double().mean()) ** 2).mean()
 
 
-def collate_pair(rows: Any) -> dict[str, Tensor]:
-    """Return row ids and labels as tensors."""
-    return {name: torch.tensor([row[name] for row in rows]) for name in ("row", "labels")}
+def collate(rows: Any) -> dict[str, Tensor]:
+    return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
 
 
 @pytest.fixture
@@ -160,7 +158,7 @@ def make_engine() -> Callable[..., BilevelEngine]:
     ) -> BilevelEngine:
         torch.manual_seed(0)
         pair = Pair()
-        batches = [collate_pair([{"row": row, "labels": row % 3}]) for row in range(5)]
+        batches = [collate([{"row": row, "labels": row % 3}]) for row in range(5)]
         lower = lower_class(names[0], lower_config or Config(unroll_steps=2), pair)
         upper = upper_class(names[1], upper_config or Config(), pair)
         lower.optimizer = torch.optim.SGD(lower.trainable_parameters(), lr=0.1)
@@ -187,56 +185,45 @@ class Records(Callback):
 
 
 @dataclass
-class FittedPair:
-    """What came of a fit."""
+class Fitted:
+    """A model after a fit, and what came of it."""
 
-    model: Pair
+    model: Any
     result: FitResult
     records: Records
 
+    def parameters(self) -> dict[str, Tensor]:
+        return {name: weight.detach() for name, weight in self.model.named_parameters() if weight.requires_grad}
+
+
+# What is handed on to ``fit`` as it is.
+FIT_WORDS = ("validate", "monitor", "upper_rows", "folder", "resume", "allow_config_change", "variant_settings")
+
+
+def _fitted(model: Any, rows: Any, variant: Variant, batches: LevelSettings, callbacks: Any, options: Any) -> Fitted:
+    given = {name: options.pop(name) for name in FIT_WORDS if name in options}
+    common = {"unroll_steps": 2, "lower": batches, "upper": batches, "device": "cpu"}
+    settings, records = FitSettings(**{**common, **options}), Records()
+    callbacks = (records, *callbacks)
+    result = fit(model, rows, collate=collate, variant=variant, settings=settings, callbacks=callbacks, **given)
+    return Fitted(model, result, records)
+
 
 @pytest.fixture
-def fit_pair() -> Callable[..., FittedPair]:
+def fit_pair() -> Callable[..., Fitted]:
     """Fit a fresh pair to ``rows`` rows of two classes; words that ``fit`` does not know are settings."""
 
-    def run(*, rows: int = 40, single: bool = False, callbacks: Any = (), **options: Any) -> FittedPair:
-        known = {name: options.pop(name) for name in FIT_WORDS if name in options}
-        batches = LevelSettings(batch_size=4)
-        settings = {"steps": 8, "unroll_steps": 2, "hypergradient": "first_order", "device": "cpu"}
-        settings |= {"lower": batches, "upper": batches, **options}
-        model, records = Pair(), Records()
-        result = fit(
-            model,  # type: ignore[arg-type]  # a user's own variant may train any module
-            [{"row": row, "labels": row % 2} for row in range(rows)],
-            collate=collate_pair,
-            variant=Variant("pair", PairLower, None if single else PairUpper, dict, lambda model, *_, **__: model),
-            settings=FitSettings(**settings),  # type: ignore[arg-type]
-            callbacks=(records, *callbacks),
-            **known,
-        )
-        return FittedPair(model, result, records)
+    def run(*, rows: int = 40, single: bool = False, callbacks: Any = (), **options: Any) -> Fitted:
+        variant = Variant("pair", PairLower, None if single else PairUpper, dict, lambda model, *_, **__: model)
+        data = [{"row": row, "labels": row % 2} for row in range(rows)]
+        options = {"steps": 8, "hypergradient": "first_order", **options}
+        return _fitted(Pair(), data, variant, LevelSettings(batch_size=4), callbacks, options)
 
     return run
 
 
-FIT_WORDS = ("validate", "monitor", "upper_rows", "folder", "resume", "allow_config_change")
-"""What is handed on to ``fit`` as it is."""
-
-
-@dataclass
-class FittedAdapter:
-    """A tiny BERT with an adapter, after a fit."""
-
-    model: Any
-    result: FitResult
-
-    def parameters(self) -> dict[str, Tensor]:
-        """Return what is trained, by name."""
-        return {name: each.detach() for name, each in self.model.named_parameters() if each.requires_grad}
-
-
 @pytest.fixture
-def fit_adapter() -> Callable[..., FittedAdapter]:
+def fit_adapter() -> Callable[..., Fitted]:
     """Fit a variant's adapter on a fresh tiny BERT, with dropout, to 40 rows of synthetic ids."""
 
     def run(
@@ -247,35 +234,17 @@ def fit_adapter() -> Callable[..., FittedAdapter]:
         dtype: torch.dtype = torch.float32,
         callbacks: Any = (),
         **options: Any,
-    ) -> FittedAdapter:
-        known = {name: options.pop(name) for name in FIT_WORDS if name in options}
-        variant = find_variant(method)
-        own = variant.settings(rank=2, **options)
-        batches = LevelSettings(batch_size=8, learning_rate=1e-2)
-        fit_settings = FitSettings(
-            **{"steps": 4, "unroll_steps": 2, "lower": batches, "upper": batches, "device": "cpu", **(settings or {})}
-        )
+    ) -> Fitted:
+        given = {name: options.pop(name) for name in FIT_WORDS if name in options}
+        variant, fit_settings = find_variant(method), {"steps": 4, **(settings or {})}
+        adapter = variant.settings(rank=2, **options)
         torch.manual_seed(0)
         base: Any = tiny_bert(base_dropout)
-        model = variant.adapt(base, own, task_type="SEQ_CLS", steps=fit_settings.steps).to(dtype)
+        model = variant.adapt(base, adapter, task_type="SEQ_CLS", steps=fit_settings["steps"]).to(dtype)
         torch.seed()  # what the fit does must come from its own seed
         tokens = torch.randint(1, 64, (40, 6), generator=torch.Generator().manual_seed(1))
         data = [{"input_ids": ids, "labels": index % 2} for index, ids in enumerate(tokens.tolist())]
-        result = fit(
-            model,
-            data,
-            collate=collate_tokens,
-            variant=variant,
-            variant_settings=own,
-            settings=fit_settings,
-            callbacks=callbacks,
-            **known,
-        )
-        return FittedAdapter(model, result)
+        batches = LevelSettings(batch_size=8, learning_rate=1e-2)
+        return _fitted(model, data, variant, batches, callbacks, {"variant_settings": adapter, **given, **fit_settings})
 
     return run
-
-
-def collate_tokens(rows: Any) -> dict[str, Tensor]:
-    """Return ids and labels as tensors."""
-    return {name: torch.tensor([row[name] for row in rows]) for name in ("input_ids", "labels")}

@@ -1,6 +1,8 @@
 """Rows 1 to 8 and 10: saving, stopping and going on."""
 
 import errno
+import functools
+import operator
 import shutil
 import signal
 from pathlib import Path
@@ -15,7 +17,7 @@ from bilora.engines.checkpoints.files import checkpoints, fault, newest_checkpoi
 from bilora.engines.settings import LevelSettings
 from bilora.engines.training import saved_run
 from bilora.errors import CheckpointError, InterruptedRun, ResourceError
-from bilora.files.state import pack
+from bilora.files.state import pack, unpack
 
 # Row 1, the kills with SIGKILL while checkpoints are written, is in tests/engines/checkpoints/test_files.py; rows 2 and
 # 3 as processes of their own, with exit codes, are in tests/benchmarks/test_run_glue_resume.py; row 4, a run that is
@@ -49,11 +51,11 @@ def test_row_01_what_a_killed_process_left_is_cleared_on_the_next_start(run: Run
 @pytest.mark.parametrize(("row", "number"), [(2, signal.SIGTERM), (3, signal.SIGINT)])
 def test_rows_02_and_03_a_signal_ends_the_run_after_its_step(run: Run, row: int, number: int) -> None:
     whole = run("whole")
-    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    handlers = [signal.getsignal(handled) for handled in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(InterruptedRun, match="SIG.*: stopped after step 3; .*checkpoint-3 is the newest") as told:
         run(callbacks=[At(3, lambda _: signal.raise_signal(number))])
     assert told.value.number == number
-    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert [signal.getsignal(handled) for handled in (signal.SIGTERM, signal.SIGINT)] == handlers
     run(resume=True).check_same(whole)
 
 
@@ -79,11 +81,12 @@ def rich(run: Run) -> Any:
     def go_on(parts: dict[str, Any]) -> None:
         """Write the parts as an honest checkpoint, and resume from it."""
         shutil.rmtree(folder / "checkpoint-5", ignore_errors=True)
-        packed = {name: pack(each, part=name) for name, each in parts.items()}
+        packed = {name: pack(part, part=name) for name, part in parts.items()}
         written = write_checkpoint(folder, 5, parts=packed, about=about)
         run(**RICH, on=on, resume=written)
 
-    go_on.states = kept.states  # type: ignore[attr-defined]
+    parts = checkpoint_files.read_parts(kept.folder)
+    go_on.states = lambda: {name: unpack(packed, part=name) for name, packed in parts.items()}  # type: ignore[attr-defined]
     return go_on
 
 
@@ -111,33 +114,27 @@ def test_row_05_no_part_of_the_state_can_be_left_out(rich: Any) -> None:
 
 def test_row_05_nothing_inside_a_part_can_be_left_out(rich: Any) -> None:
     """Every key of every mapping at the first two depths, lists by their first item."""
-    taken = 0
-    for name, state in rich.states().items():
-        for path in _paths(state):
-            parts = rich.states()
-            *before, last = path
-            holder = parts[name]
-            for key in before:
-                holder = holder[key]
-            del holder[last]
-            with pytest.raises(CheckpointError, match="checkpoint (incomplete|does not fit)"):
-                rich(parts)
-            taken += 1
-    assert taken > 50
+    ways = [(name, *way) for name, state in rich.states().items() for way in _ways(state)]
+    assert len(ways) > 50
+    for *before, last in ways:
+        parts = rich.states()
+        del functools.reduce(operator.getitem, before, parts)[last]
+        with pytest.raises(CheckpointError, match="checkpoint (incomplete|does not fit)"):
+            rich(parts)
 
 
-def _paths(state: Any) -> list[tuple[Any, ...]]:
+def _ways(state: Any) -> list[tuple[Any, ...]]:
     """Return the way to every entry that a state must have: the keys of its mapping, and of mappings in it."""
     if not isinstance(state, dict):
         return [(0,)] if isinstance(state, list) and state else []
-    found: list[tuple[Any, ...]] = [(key,) for key in state]
+    ways: list[tuple[Any, ...]] = [(key,) for key in state]
     for key in ("python", "report", "param_groups"):
         inner = state.get(key)
         if isinstance(inner, dict):
-            found += [(key, each) for each in inner]
+            ways += [(key, name) for name in inner]
         if isinstance(inner, list) and inner:
-            found += [(key, 0), (key, 0, "lr"), (key, 0, "betas")]
-    return found
+            ways += [(key, 0), (key, 0, "lr"), (key, 0, "betas")]
+    return ways
 
 
 def test_row_05_a_part_that_was_changed_on_the_disk_is_named(run: Run) -> None:
@@ -196,7 +193,7 @@ def test_row_08_or_goes_on_without_saving(run: Run, monkeypatch: pytest.MonkeyPa
     with pytest.warns(RuntimeWarning, match="is full.*; the run goes on"):
         ended = run(save_every=2, on_save_error="warn")
     assert ended.result.steps == 8
-    assert newest_checkpoint(ended.folder)[0].step == 4  # type: ignore[union-attr]
+    assert newest_checkpoint(ended.folder)[0].manifest["step"] == 4  # type: ignore[union-attr]
 
 
 def test_row_08_too_little_room_is_told_before_the_first_step(

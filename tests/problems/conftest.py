@@ -1,4 +1,4 @@
-"""A ridge problem with closed forms, tiny BERTs with each variant's adapter, and Betty's own engine to run them."""
+"""A ridge problem with closed forms, tiny models with each variant's adapter, and Betty's own engine to run them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,15 +10,20 @@ from betty.configs import Config, EngineConfig
 from betty.engine import Engine
 from peft import PeftModel
 from ridge import LowerLoss, Ridge, UpperLoss, Vector, run_engine
-from tiny_models import tiny_bert
+from tiny_models import tiny_bert, tiny_gpt2, tiny_llama
 from torch import Tensor, nn
 
+from bilora.models.pretrained import quiet_peft
 from bilora.problems import VARIANTS, LowerProblem, Needs, UpperProblem
-from bilora.tensors import Tensors
+from bilora.tensors import Tensors, zeros_like
 
 FEATURES = 5
 RATE = 0.05
-CPU = torch.device("cpu")
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "bert": lambda: tiny_bert(0.1),
+    "gpt2": lambda: tiny_gpt2(0.1, initializer_range=0.2),
+    "llama": lambda: tiny_llama(0.1, initializer_range=0.2),
+}
 
 
 class CpuEngine(Engine):  # type: ignore[misc]  # Betty carries no types
@@ -26,7 +31,7 @@ class CpuEngine(Engine):  # type: ignore[misc]  # Betty carries no types
 
     def configure_systems(self) -> dict[str, Any]:
         systems: dict[str, Any] = super().configure_systems()
-        self.device = CPU
+        self.device = torch.device("cpu")
         return systems
 
 
@@ -40,9 +45,7 @@ class Stub:
 
     def implicit_term(self, vector: Tensors, lower: LowerProblem) -> Tensors:
         self.vectors.append(vector)
-        if self.answer is not None:
-            return self.answer(vector, lower)
-        return tuple(torch.zeros_like(each) for each in lower.upper_parameters())
+        return self.answer(vector, lower) if self.answer else zeros_like(lower.upper_parameters())
 
 
 def connect(lower: Any, upper: Any = None) -> CpuEngine:
@@ -62,8 +65,7 @@ def train() -> Callable[..., None]:
     engines: dict[int, CpuEngine] = {}
 
     def go(lower: LowerProblem, micro_batches: int, upper: UpperProblem | None = None) -> None:
-        engine = engines.get(id(lower)) or engines.setdefault(id(lower), connect(lower, upper))
-        run_engine(engine, micro_batches)
+        run_engine(engines.get(id(lower)) or engines.setdefault(id(lower), connect(lower, upper)), micro_batches)
 
     return go
 
@@ -93,43 +95,45 @@ def make_ridge() -> Callable[..., Ridge]:
         def level(name: str, kind: type, loss: type, value: Tensor, config: Config | None) -> Any:
             module = Vector(value)
             optimizer = torch.optim.SGD(module.parameters(), lr=RATE)
-            made = type("Ridge", (loss, kind), {})
             batches = [(draw(8, FEATURES), draw(8)) for _ in range(4)]
-            return made(name, config or Config(), module, optimizer, train_data_loader=batches)
+            return type("Ridge", (loss, kind), {})(
+                name, config or Config(), module, optimizer, train_data_loader=batches
+            )
 
         lower = level("lower", kinds[0], LowerLoss, draw(FEATURES), lower_config)
         upper = level("upper", kinds[1], UpperLoss, 0.3 * draw(FEATURES), upper_config)
         if isinstance(upper, UpperProblem):
             upper.hypergradient = hypergradient or Stub()
             lower.needs = upper.hypergradient.needs
-        data = lower.train_data_loader, upper.train_data_loader
-        return Ridge(connect(lower, upper), lower, upper, *data)
+        batches = lower.train_data_loader, upper.train_data_loader
+        return Ridge(connect(lower, upper), lower, upper, *batches)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def make_bert() -> Callable[[], nn.Module]:
-    """Build a tiny random BERT; each call gives the same weights."""
+def make_base() -> Callable[[str], nn.Module]:
+    """Build a tiny random model; each call gives the same weights."""
 
-    def build() -> nn.Module:
+    def build(kind: str) -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(3)
-            return tiny_bert(0.1)
+            return MODELS[kind]()
 
     return build
 
 
 @pytest.fixture(scope="session")
-def adapted(make_bert: Callable[[], nn.Module]) -> Callable[..., PeftModel]:
-    """Return a tiny BERT with a variant's adapter on it; the same weights every time."""
+def adapted(make_base: Callable[[str], nn.Module]) -> Callable[..., PeftModel]:
+    """Return a tiny model with a variant's adapter on it; the same weights every time."""
 
-    def build(name: str, *, settings: Any = None, steps: int = 6) -> PeftModel:
+    def build(name: str, *, kind: str = "bert", settings: Any = None, steps: int = 6) -> PeftModel:
         variant = VARIANTS[name]
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), quiet_peft():
             torch.manual_seed(4)
             settings = variant.settings(rank=4) if settings is None else settings
-            return variant.adapt(make_bert(), settings, task_type="SEQ_CLS", steps=steps)
+            task_type = "SEQ_CLS" if kind == "bert" else "CAUSAL_LM"
+            return variant.adapt(make_base(kind), settings, task_type=task_type, steps=steps)
 
     return build
 

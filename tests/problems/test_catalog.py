@@ -1,6 +1,5 @@
 """Variants are found by name, or as ``package.module:NAME`` in a user's own file."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from bilora.errors import SettingsError
 from bilora.problems import VARIANTS, Variant, find_variant
 
-OWN = """
+MODULE = """
 from dataclasses import replace
 from bilora.problems.variants.lora import VARIANT
 MINE = replace(VARIANT, name="mine")
@@ -16,12 +15,10 @@ NUMBER = 3
 """
 
 
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The name of a module of the user's, in a folder on the path."""
-    (tmp_path / "own_variant.py").write_text(OWN, encoding="utf-8")
+@pytest.fixture(autouse=True)
+def _module_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_variant.py").write_text(MODULE, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    yield "own_variant"
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -30,11 +27,10 @@ def test_by_name(name: str) -> None:
     assert VARIANTS[name].name == name
 
 
-def test_by_path(own: str) -> None:
-    variant = find_variant(f"{own}:MINE")
+def test_by_path() -> None:
+    variant = find_variant("own_variant:MINE")
     assert isinstance(variant, Variant)
-    assert variant.name == "mine"
-    assert variant.lower is VARIANTS["lora"].lower
+    assert (variant.name, variant.lower) == ("mine", VARIANTS["lora"].lower)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +43,6 @@ def test_by_path(own: str) -> None:
         ("own_variant:NUMBER", "'own_variant:NUMBER' points to a int; it must be a Variant"),
     ],
 )
-def test_refused(own: str, name: str, match: str) -> None:
+def test_refused(name: str, match: str) -> None:
     with pytest.raises(SettingsError, match=match):
         find_variant(name)

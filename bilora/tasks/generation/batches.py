@@ -1,6 +1,7 @@
 """From data-to-text rows to padded batches: one example per reference, a loss on the answer alone."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ def encode_pairs(rows: Rows, tokenizer: Any, *, max_length: int) -> tuple[list[d
     cut = 0
     for group, row in enumerate(rows):
         prompt = prompts.prompt(row["source"])
+        # An input is not cut as an answer is: what is asked for would change.
         if len(prompt) >= max_length:
             raise DataError(
                 f"{rows.origin(group)}: the input has {len(prompt)} tokens, which max_length {max_length} leaves no "
@@ -28,20 +30,22 @@ def encode_pairs(rows: Rows, tokenizer: Any, *, max_length: int) -> tuple[list[d
             )
         for reference, text in enumerate(row["references"]):
             answer = prompts.answer(text)
+            # The end token is cut too: a text that was cut short does not teach where texts end.
             kept = answer[: max_length - len(prompt)]
             cut += len(kept) < len(answer)
+            # The model is to learn the answer, and not to write inputs.
             labels = [IGNORED] * len(prompt) + kept
+            # D1 and D2 are split by group: no input stands in both, with one reference here and another there.
             examples.append({"input_ids": prompt + kept, "labels": labels, "group": group, "reference": reference})
     return examples, cut
 
 
+@dataclass(frozen=True)
 class PairCollator:
     """Makes a batch of examples: padded on the right to the longest, with an attention mask, labels -100 on padding."""
 
     # The padding may be the end-of-text token: the mask tells it from an answer's own end, which keeps its label.
-
-    def __init__(self, pad_token_id: int) -> None:
-        self.pad_token_id = pad_token_id
+    pad_token_id: int
 
     def __call__(self, examples: Sequence[Encoded]) -> Batch:
         """Return ``input_ids``, ``attention_mask`` and ``labels``, each ``(batch, longest)``."""

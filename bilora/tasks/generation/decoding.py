@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
 from torch.nn import functional
 
 from bilora.data.loaders import Collate, make_loader
@@ -49,6 +48,7 @@ def decode(inference: Inference, sources: Sequence[str], decoding: Decoding) -> 
     prompts = Prompts(inference.tokenizer)
     ids = [prompts.prompt(source) for source in sources]
     _check_positions(inference.model, longest=max(map(len, ids)), new=decoding.max_new_tokens)
+    # The rows are only sorted as examples; their batches are padded on the left.
     encoded = [{"input_ids": row} for row in ids]
     # Rows of one length need no padding; results depend on the rows that share a batch by rounding alone.
     order = length_order(encoded)
@@ -80,14 +80,15 @@ def _search(inference: Inference, prompts: list[list[int]], decoding: Decoding, 
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
+    # The ids begin with the prompt.
     answers = ids[:, batch["input_ids"].shape[1] :]
+    # One line a text, as the files for the official scorers have it.
     return [" ".join(text.split()) for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
 
-def _check_positions(model: nn.Module, *, longest: int, new: int) -> None:
+def _check_positions(model: Any, *, longest: int, new: int) -> None:
     # Models with relative positions have no such entry, and no limit.
-    config: Any = model.config
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and longest + new > positions:
         raise SettingsError(
             f"the longest input has {longest} tokens and max_new_tokens is {new}, together more than the model's "
@@ -95,8 +96,8 @@ def _check_positions(model: nn.Module, *, longest: int, new: int) -> None:
         )
 
 
+# Examples per batch: logits have a column for every word of the vocabulary, which takes memory.
 LOSS_BATCH = 16
-"""Examples per batch: logits have a column for every word of the vocabulary."""
 
 
 def token_loss(inference: Inference, examples: Sequence[Mapping[str, Any]], collate: Collate) -> Metrics:
@@ -117,4 +118,5 @@ def token_loss(inference: Inference, examples: Sequence[Mapping[str, Any]], coll
 
         losses, counts = zip(*taken_in_turn(loader, summed, inference.processes), strict=True)
     loss = sum(losses) / sum(counts)
+    # exp(709.8) is the largest float; JSON has no infinity.
     return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else None}

@@ -1,6 +1,7 @@
 """Where the input and the references of a data-to-text row stand, in each of the published layouts."""
 
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any
 
 from bilora.data.faults import Fault
@@ -32,6 +33,7 @@ def _first(row: Mapping[str, Any], readers: Mapping[str, Reader], *, what: str) 
         return readers[names[0]](row[names[0]]), []
     except ValueError as error:
         return None, [Fault(names[0], str(error))]
+    # A layout is nested, and a row may differ from it at any depth: one text for all of that.
     except (TypeError, KeyError, AttributeError):
         return None, [Fault(names[0], f"does not have the form of this field (see {__name__})")]
 
@@ -51,6 +53,7 @@ def _texts(values: Any) -> list[str]:
     for index, text in enumerate(values, start=1):
         if not isinstance(text, str):
             raise ValueError(f"text {index} is {type(text).__name__}, not text")
+    # A row without any reference cannot be scored.
     if not any(text.strip() for text in values):
         raise ValueError("has no text; every row needs one or more")
     # DART's test set has texts that are blank beside others that are not.
@@ -66,14 +69,6 @@ def _triples(values: Any) -> list[list[str]]:
     return [[" ".join(part.split()) for part in triple] for triple in values]
 
 
-def _named_triples(values: list[Mapping[str, str]]) -> list[list[str]]:
-    return _triples([[triple["subject"], triple["property"], triple["object"]] for triple in values])
-
-
-def _first_triple_set(value: Mapping[str, Any]) -> list[list[str]]:
-    return _triples([triple.split(" | ") for triple in value["mtriple_set"][0]])
-
-
 def _good(texts: list[str], comments: list[str]) -> list[str]:
     # As the LoRA paper's code does: texts that the annotators did not find good are left out.
     good = [text for text, comment in zip(texts, comments, strict=True) if comment in ("good", "")]
@@ -82,17 +77,23 @@ def _good(texts: list[str], comments: list[str]) -> list[str]:
     return _texts(good)
 
 
+_PARTS = itemgetter("subject", "property", "object")
+
+# Fields that hold the input, and how each is read. The first that a row has counts: triples come before the one line
+# that somebody made of them.
 SOURCES: dict[str, Reader] = {
     "meaning_representation": lambda value: linearize_slots(_text(value)),  # E2E, on the hub and here
     "mr": lambda value: linearize_slots(_text(value)),  # E2E, the official files
     "triples": _triples,  # lists of subject, property, object
     "tripleset": _triples,  # DART
-    "modifiedtripleset": _named_triples,  # WebNLG, the official JSON
-    "modified_triple_sets": _first_triple_set,  # WebNLG, on the hub
+    # WebNLG, the official JSON
+    "modifiedtripleset": lambda triples: _triples([list(_PARTS(triple)) for triple in triples]),
+    # WebNLG, on the hub
+    "modified_triple_sets": lambda value: _triples([triple.split(" | ") for triple in value["mtriple_set"][0]]),
     "source": _text,  # one line already
 }
-"""Fields that hold the input, and how each is read."""
 
+# Fields that hold one reference or more, and how each is read.
 REFERENCES: dict[str, Reader] = {
     "references": _texts,
     "human_reference": lambda value: [_text(value)],  # E2E, on the hub
@@ -105,4 +106,3 @@ REFERENCES: dict[str, Reader] = {
     "lexicalisations": lambda value: _good([text["lex"] for text in value], [text["comment"] for text in value]),
     "lex": lambda value: _good(value["text"], value["comment"]),  # WebNLG, on the hub
 }
-"""Fields that hold one reference or more, and how each is read."""

@@ -20,6 +20,7 @@ class Prompts:
             )
         self.tokenizer = tokenizer
         self.end: int = tokenizer.eos_token_id
+        # A special token, unlike all words of an input: by it the model sees where the answer begins.
         self.separator: int = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         # Llama's tokenizers put a begin-of-text token before any text, and models expect it there.
         begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
@@ -47,6 +48,7 @@ _SLOT = re.compile(r"\s*([^\[\],]+)\[([^\]]*)\]\s*(?:,|$)")
 def linearize_slots(text: str) -> str:
     """Return an E2E meaning representation as ``slot : value | slot : value``."""
     # The form of https://github.com/microsoft/LoRA, examples/NLG, data/e2e.
+    # Matched one behind the other, and not found by findall, which would skip what is no slot without a word.
     slots, end = [], 0
     while end < len(text):
         slot = _SLOT.match(text, end)

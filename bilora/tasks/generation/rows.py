@@ -27,6 +27,7 @@ def read_generation_file(path: Path, task: AnyTask, *, split: str) -> Rows:
 
 
 def _json_rows(path: Path) -> Iterator[Numbered]:
+    # "-sig" takes a byte order mark, which tools of Windows write and JSON does not allow.
     content = json.loads(path.read_text(encoding="utf-8-sig"))
     if isinstance(content, Mapping) and isinstance(content.get("entries"), list):
         # Each entry is wrapped in an object whose only key is its number.
@@ -44,16 +45,16 @@ def _json_rows(path: Path) -> Iterator[Numbered]:
 def _xml_rows(path: Path) -> Iterator[Numbered]:
     for number, entry in enumerate(ElementTree.parse(path).iter("entry"), start=1):
         triples = [(triple.text or "").split(" | ") for triple in entry.iterfind("modifiedtripleset/mtriple")]
+        # The whole text of an element, also where tags stand in it.
         texts = [{"lex": "".join(lex.itertext()), "comment": lex.get("comment", "")} for lex in entry.iterfind("lex")]
         yield number, {"id": entry.get("eid"), "triples": triples, "lexicalisations": texts}
 
 
+# How each kind of file that :mod:`bilora.data.records` does not know is read.
 READERS: dict[str, Callable[[Path], Iterator[Numbered]]] = {
     ".json": _json_rows,  # DART: a list of entries; WebNLG: {"entries": [{"1": entry}, ...]}
     ".xml": _xml_rows,  # WebNLG and DART
 }
-"""How each kind of file that :mod:`bilora.data.records` does not know is read."""
-
 
 SET_FILES = SetFiles(
     suffixes=(".jsonl", ".jsonl.gz", ".csv", ".json", ".xml"),
@@ -69,6 +70,7 @@ SET_FILES = SetFiles(
 
 def join_references(rows: Rows) -> Rows:
     """Return one row an input, with the references of all the rows of that input, in order of first appearance."""
+    # E2E's files have a line per reference. Rows with the same input must not be split, nor scored more than once.
     places: dict[str, int] = {}
     texts: dict[str, list[str]] = {}
     for index, row in enumerate(rows):

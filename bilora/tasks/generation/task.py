@@ -6,12 +6,12 @@ import os
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from bilora.data.faults import Fault
 from bilora.data.loaders import Collate
 from bilora.data.rows import Rows
-from bilora.data.sets import TaskRows
+from bilora.data.sets import TaskRows, shared_texts
 from bilora.errors import SettingsError
 from bilora.metrics.monitor import Monitor
 from bilora.metrics.texts import score_texts, text_metric
@@ -65,27 +65,23 @@ class GenerationSettings:
             ("loss_references", "it must be at least 1, or none for all", references is None or references >= 1),
         )
         refuse_faults("task_settings", self, checks)
+        # Decoding refuses what is wrong with its part of the settings, here and not at the end of a run.
         self.decoding(1.0)
 
     def decoding(self, length_penalty: float) -> Decoding:
         """Return how texts are searched for, with the task's length penalty where none is set."""
-        return Decoding(
-            beams=self.beams,
-            length_penalty=length_penalty if self.length_penalty is None else self.length_penalty,
-            no_repeat_ngram_size=self.no_repeat_ngram_size,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=self.generate_batch,
-        )
+        penalty = length_penalty if self.length_penalty is None else self.length_penalty
+        return Decoding(self.beams, penalty, self.no_repeat_ngram_size, self.max_new_tokens, self.generate_batch)
 
 
 @dataclass(frozen=True)
 class GenerationTask(BaseTask):
     """A task whose answer is a text: a causal model reads an input and goes on with a text."""
 
-    hub_names: ClassVar[HubNames] = HubNames("CAUSAL_LM", "text-generation", "AutoModelForCausalLM", has_head=False)
-    default_model: ClassVar[str | None] = "smollm2"
+    hub_names = HubNames("CAUSAL_LM", "text-generation", "AutoModelForCausalLM", has_head=False)
+    default_model = "smollm2"
     # The metrics of texts need a search, which is too slow to choose a step by.
-    watched: ClassVar[Monitor] = Monitor("loss", greater_is_better=False)
+    watched = Monitor("loss", greater_is_better=False)
 
     name: str
     metric: str = "bleu"
@@ -94,9 +90,10 @@ class GenerationTask(BaseTask):
     length_penalty: float = 1.0  # exponent of the length by which beam search divides a text's log-probability
     lowercase_properties: bool = False  # of triples
     validation_splits: tuple[str, ...] = ("test",)
-    upper_split: str | None = "validation"  # type: ignore[misc]
+    upper_split: str | None = "validation"
     hub: str | None = None
     hub_config: str | None = None
+    # Not compared: the file beside an adapter leaves the settings out, and the task is the same one.
     settings: GenerationSettings = field(default_factory=GenerationSettings, compare=False)
 
     def __post_init__(self) -> None:
@@ -130,24 +127,21 @@ class GenerationTask(BaseTask):
             if blank := sum(row["blank"] for row in rows):
                 notices.append(f"{blank} blank references of the {name} set are left out")
         sets = {name: join_references(rows) for name, rows in sets.items()}
-        inputs = {self.text_of(row) for row in sets["train"]}
         for name, rows in sets.items():
-            shared = sum(self.text_of(row) in inputs for row in rows)
-            if name != "train" and shared:
+            if name != "train" and (shared := shared_texts(self, sets["train"], rows)):
                 notices.append(f"{shared} of {len(rows)} {name} rows have the input of a training row")
         scored = {name: sets[name] for name in self.validation_splits}
-        most = self.settings.generate_rows
-        if most is not None:
-            taken = {name: take_rows(rows, min(most, len(rows)), seed=0) for name, rows in scored.items()}
-            notices += [
-                f"{len(taken[name])} of the {len(rows)} {name} rows are scored" for name, rows in scored.items()
-            ]
-            scored = taken
+        if (most := self.settings.generate_rows) is not None:
+            counts = {name: min(most, len(rows)) for name, rows in scored.items()}
+            notices += [f"{count} of the {len(scored[name])} {name} rows are scored" for name, count in counts.items()]
+            # The seed is fixed: runs with different seeds are scored on the same rows.
+            scored = {name: take_rows(scored[name], count, seed=0) for name, count in counts.items()}
         upper = None if self.upper_split is None else sets[self.upper_split]
         return TaskRows(self, sets["train"], scored, tuple(notices), upper=upper)
 
     def read_rows(self, path: str, *, labelled: bool) -> Rows:
         """Return the rows of a file, in any of the layouts that are published."""
+        # Whatever stands for references in a file to be predicted is not looked at.
         task = self if labelled else _WithoutReferences(**vars(self))
         return read_generation_file(Path(path), task, split="evaluation" if labelled else "prediction")
 
@@ -191,6 +185,7 @@ class GenerationTask(BaseTask):
 
     def evaluate(self, inference: Inference, data: EncodedRows, validated: Evaluated | None = None) -> Evaluated:
         """Return loss, perplexity and the metrics of the texts that are found by beam search, and the texts."""
+        # Losses may be those of the last validation; texts are searched for at the end only.
         losses = (validated or self.validate(inference, data)).metrics
         sources = [row["source"] for row in data.rows]
         references = [list(row["references"]) for row in data.rows]
@@ -210,12 +205,10 @@ class GenerationTask(BaseTask):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields but the settings, which the config of a run holds."""
-        fields = super().to_dict()
-        del fields["settings"]
-        return fields
+        return {name: value for name, value in super().to_dict().items() if name != "settings"}
 
     def _files(self, outputs: list[str], references: list[list[str]], metrics: Metrics) -> dict[str, str]:
-        """Return the files that the official E2E scorer reads, and the scores with how they came about."""
+        # The first two are as the official E2E scorer reads them: a line per text, a blank one between inputs.
         scores = {"metrics": metrics, "rows": len(outputs), "decoding": resolved(self.decoding)}
         return {
             "outputs.txt": "".join(f"{output}\n" for output in outputs),
@@ -228,5 +221,5 @@ class _WithoutReferences(GenerationTask):
     """A task whose rows need no references; those that are there are not looked at."""
 
     def check_row(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
-        """Return the row with a reference in place of its own: of several fields with some, this one counts."""
+        # Of several fields with references the first counts, and this is the first.
         return super().check_row({**row, "references": ["-"]})

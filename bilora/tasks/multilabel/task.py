@@ -1,11 +1,12 @@
 """Classification of a text, or a pair of texts, that may have any number of labels."""
 
 import dataclasses
+import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy
 import torch
@@ -13,16 +14,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from bilora.data.faults import SHORT, Fault
-from bilora.data.loaders import Collate
 from bilora.data.rows import Row, Rows
 from bilora.errors import DataError, SettingsError
 from bilora.metrics.multilabel import MULTILABEL_MEASURES, compute_multilabel, label_table
 from bilora.settings.lookup import did_you_mean
 from bilora.settings.sections import build_section
-from bilora.tasks.labels import LabelledFiles, are_lists, in_order, label_settings
-from bilora.tasks.scoring import in_row_order, ordered_loader, predict
+from bilora.tasks.labels import LabelledFiles, are_lists, in_order, label_settings, listed
+from bilora.tasks.scoring import by_rows, in_row_order, ordered_loader, predict
 from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, Inference
-from bilora.tasks.text.batches import Collator, encode_texts
+from bilora.tasks.text.batches import encode_texts
 from bilora.tasks.text.rows import class_name, field_faults, text_faults
 
 
@@ -39,14 +39,12 @@ class MultilabelSettings:
 
 @dataclass(frozen=True)
 class MultilabelTask(BaseTask):
-    """A task of texts with any number of labels: one output per label, binary cross entropy, averaged over labels.
+    """A task of texts with any number of labels: one output per label, binary cross entropy, averaged over labels."""
 
-    A row gets every label whose probability reaches the label's threshold. D1 and D2 are stratified by the rarest
-    label of each row, see :func:`bilora.data.strata.make_strata`.
-    """
-
-    task_types: ClassVar[tuple[str, ...]] = ("multilabel_classification",)
-    greater_is_better: ClassVar[bool] = True
+    # D1 and D2 are stratified by the rarest label of each row, see :func:`bilora.data.strata.make_strata`: there are
+    # too many combinations of labels to stratify by those.
+    task_types = ("multilabel_classification",)
+    greater_is_better = True
 
     name: str
     text_fields: tuple[str, ...]
@@ -87,10 +85,10 @@ class MultilabelTask(BaseTask):
             return self
         kind = f"task_settings of task {self.name!r}"
         limits = build_section(MultilabelSettings, settings, kind=kind).thresholds
+        # build_section has made floats of whole numbers.
         if isinstance(limits, float):
             return dataclasses.replace(self, thresholds=(limits,) * len(self.label_names))
-        unknown = [name for name in limits if name not in self.label_names]
-        if unknown:
+        if unknown := [name for name in limits if name not in self.label_names]:
             near = did_you_mean(unknown[0], self.label_names)
             names = ", ".join(self.label_names)
             raise SettingsError(f"{kind}: thresholds names {unknown[0]!r}, which is no label; known: {names}.{near}")
@@ -100,9 +98,7 @@ class MultilabelTask(BaseTask):
         """Return the row with its labels as a set of indices, and everything wrong with it."""
         faults = [fault for name in self.text_fields for fault in text_faults(row, name)]
         labels, problem = self._indices(row.get(self.label_field))
-        if problem is not None:
-            faults.append(Fault(self.label_field, problem))
-        return {**row, "label": labels}, faults
+        return {**row, "label": labels}, faults if problem is None else [*faults, Fault(self.label_field, problem)]
 
     def _indices(self, given: Any) -> tuple[frozenset[int], str | None]:
         if not isinstance(given, list | tuple):
@@ -110,6 +106,7 @@ class MultilabelTask(BaseTask):
             return frozenset(), f"{what}, or --label-separator for a text of several"
         indices = set()
         for label in given:
+            # type and not isinstance: True is an int, and no index.
             if type(label) is int and self.labels_from is None and 0 <= label < len(self.label_names):
                 indices.add(label)
             elif (name := class_name(label)) in self.label_names:
@@ -119,10 +116,6 @@ class MultilabelTask(BaseTask):
                 return frozenset(), f"has {SHORT.repr(label)}, which is {which}: {', '.join(self.label_names[:10])}"
         return frozenset(indices), None
 
-    def text_of(self, row: Mapping[str, Any]) -> Hashable:
-        """Return the texts of a row, without the white space around them."""
-        return tuple([row[name].strip() for name in self.text_fields])
-
     def with_stand_in(self, row: Row) -> dict[str, Any]:
         """Return the row as one without labels."""
         return {**row, self.label_field: []}
@@ -131,17 +124,11 @@ class MultilabelTask(BaseTask):
         """Return the texts as token ids, with 1.0 for each label that a row has, and 0.0 for the others."""
         ids = encode_texts(rows, tokenizer, self.text_fields, max_length=max_length)
         outputs = range(len(self.label_names))
-        return EncodedRows(
-            rows,
-            [
-                {**tokens, "labels": [float(index in row["label"]) for index in outputs], "stratum": row["label"]}
-                for tokens, row in zip(ids, rows, strict=True)
-            ],
-        )
-
-    def collator(self, tokenizer: Any) -> Collate:
-        """Return a collator that pads to the longest row."""
-        return Collator(tokenizer)
+        encoded = [
+            {**tokens, "labels": [float(index in row["label"]) for index in outputs], "stratum": row["label"]}
+            for tokens, row in zip(ids, rows, strict=True)
+        ]
+        return EncodedRows(rows, encoded)
 
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the binary cross entropy, averaged over rows and labels; weights are of the labels."""
@@ -163,56 +150,54 @@ class MultilabelTask(BaseTask):
         table = label_table(given, labels.int().numpy(), self.label_names)
         metrics = {"loss": loss, **compute_multilabel(self, given, labels.int().numpy())}
         predictions = [
-            {"id": row_id, "label": self._named(sorted(row["label"])), "prediction": self._named(got.nonzero()[0])}
-            for row_id, row, got in zip(data.rows.ids, data.rows, in_row_order(given, data.encoded), strict=True)
+            {"id": row_id, "label": self._named(encoded["labels"]), "prediction": self._named(got)}
+            for row_id, encoded, got in zip(data.rows.ids, data.encoded, in_row_order(given, data.encoded), strict=True)
         ]
-        nothing = () if given.any() or not labels.any() else (NOTHING.format(rows=len(given)),)
+        nothing = (
+            f"none of the {len(given):,} rows gets a label; the model tells nothing apart yet: train longer, take "
+            "another learning rate, or lower task_settings.thresholds"
+        )
+        # Where no row has a label, to give none is right.
+        notices = (nothing,) if labels.any() and not given.any() else ()
         files = {"labels.json": json.dumps(table, indent=2, ensure_ascii=False) + "\n"}
-        return Evaluated(metrics, predictions, files, nothing, tuple(table))
+        return Evaluated(metrics, predictions, files, notices, tuple(table))
 
     def _given(self, logits: Tensor) -> numpy.ndarray[Any, Any]:
-        """Return which labels rows get, ``(rows, labels)``."""
         # No threshold is tuned, so that the scores are of rows that nothing was chosen by.
         limits = torch.tensor(self.thresholds or (0.5,) * len(self.label_names), dtype=torch.float64)
         given: numpy.ndarray[Any, Any] = (logits.double().sigmoid() >= limits).numpy()
-        return given
+        return given  # (rows, labels)
 
-    def _named(self, indices: Any) -> list[str]:
-        return [self.label_names[index] for index in indices]
+    def _named(self, marks: Iterable[Any]) -> list[str]:
+        return list(itertools.compress(self.label_names, marks))
 
     def answers(self, inference: Inference, rows: Rows, *, max_length: int) -> Answers:
         """Return ``prediction``, the names of the labels, and ``probabilities`` of all by name."""
         data = self.encode(rows, inference.tokenizer, max_length=max_length)
         logits, _ = predict(inference, ordered_loader(data.encoded, self.collator(inference.tokenizer)))
+        pairs = zip(self._given(logits), logits.double().sigmoid().tolist(), strict=True)
         answers = [
-            {
-                "prediction": self._named(numpy.flatnonzero(got)),
-                "probabilities": dict(zip(self.label_names, chances, strict=True)),
-            }
-            for got, chances in zip(self._given(logits), logits.double().sigmoid().tolist(), strict=True)
+            {"prediction": self._named(got), "probabilities": dict(zip(self.label_names, chances, strict=True))}
+            for got, chances in pairs
         ]
         return in_row_order(answers, data.encoded), data.notices
 
     def rescored(self, predictions: Sequence[Mapping[str, Any]]) -> Callable[[numpy.ndarray[Any, Any]], float]:
         """Return the headline metric as a function of row numbers."""
-        answers, labels = (
-            numpy.asarray([[name in row[key] for name in self.label_names] for row in predictions])
-            for key in ("prediction", "label")
+        return by_rows(
+            predictions, MULTILABEL_MEASURES[self.metric], lambda names: [name in names for name in self.label_names]
         )
-        compute = MULTILABEL_MEASURES[self.metric]
-        return lambda rows: compute(answers[rows], labels[rows])
 
     @classmethod
     def guess(cls, rows: Sequence[Row], files: LabelledFiles) -> str | None:
         """Return ``multilabel_classification`` where labels are lists and texts are not."""
-        labels, texts = ([row.get(name) for row in rows] for name in (files.label_field, files.text_columns[0]))
-        return "multilabel_classification" if are_lists(labels) and not are_lists(texts) else None
+        lists = are_lists(rows, files.label_field) and not are_lists(rows, files.text_columns[0])
+        return "multilabel_classification" if lists else None
 
     @classmethod
     def from_rows(cls, rows: Sequence[Row], files: LabelledFiles, task_type: str) -> AnyTask:
         """Return a task whose labels are those of the rows, or the columns of the file."""
-        lists = [row[files.label_field] for row in rows if isinstance(row[files.label_field], list)]
-        names = {name for labels in lists for label in labels if (name := class_name(label)) is not None}
+        names = {name for label in listed(rows, files) if (name := class_name(label)) is not None}
         label_names = files.label_columns or tuple(in_order(names))
         if len(label_names) < 2:
             raise DataError(
@@ -220,18 +205,5 @@ class MultilabelTask(BaseTask):
                 "multilabel classification needs two different ones, as a list per row, as a text with "
                 "--label-separator, or as columns of 0 and 1"
             )
-        return cls(
-            files.name,
-            files.text_columns,
-            label_names,
-            label_field=files.label_field,
-            label_columns=files.label_columns,
-            label_separator=files.label_separator,
-            labels_from=files.train,
-        )
-
-
-NOTHING = (
-    "none of the {rows:,} rows gets a label; the model tells nothing apart yet: train longer, take another learning "
-    "rate, or lower task_settings.thresholds"
-)
+        columns = {name: getattr(files, name) for name in ("label_field", "label_columns", "label_separator")}
+        return cls(files.name, files.text_columns, label_names, labels_from=files.train, **columns)

@@ -20,8 +20,7 @@ def encode_texts(
         raise SettingsError(f"max_length is {max_length}, of which special tokens take {special}; set more")
     texts = [[row[field] for row in rows] for field in fields]
     tokens = tokenizer(*texts, truncation=True, max_length=max_length, padding=False)
-    empty = [index for index, ids in enumerate(tokens["input_ids"]) if not ids]
-    if empty:
+    if empty := [index for index, ids in enumerate(tokens["input_ids"]) if not ids]:
         raise DataError(
             f"{rows.origin(empty[0])}: the tokenizer finds no token in the text; {len(empty)} such rows; "
             "mend or leave out the rows"
@@ -52,6 +51,7 @@ class Collator:
 
         Labels are int64 for classes and float32 for numbers. The rows given are not changed.
         """
+        # The tokenizer would try to pad everything that it is given.
         inputs = [{name: value for name, value in row.items() if name not in ("labels", "stratum")} for row in encoded]
         batch: Batch = dict(self.tokenizer.pad(inputs, padding="longest", return_tensors="pt"))
         batch["labels"] = torch.tensor([row["labels"] for row in encoded])
@@ -67,7 +67,9 @@ PAD_OFFSET_MODELS = frozenset(
 
 def check_fits(tokenizer: Any, model_config: Any, *, max_length: int) -> None:
     """Check that a model can take what the tokenizer gives; raise with the fix if it cannot."""
+    # Models of text and pictures keep what is asked here in a part of their config.
     config, faults = model_config.get_text_config(), []
+    # The largest id and not the size of the vocabulary, which may have gaps.
     largest = max(tokenizer.get_vocab().values())
     if largest >= config.vocab_size:
         faults.append(

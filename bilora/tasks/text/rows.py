@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def check_row(row: Mapping[str, Any], task: TextTask) -> tuple[int | float | None, list[Fault]]:
-    """Return the label of ``row`` as a class index or a number, and everything wrong with the row."""
+    """Return the label of a row as a class index or a number, and everything wrong with the row."""
     faults = [fault for name in task.text_fields for fault in text_faults(row, name)]
     field = task.label_field
     if field not in row:
-        return None, [*faults, _missing(row, field)]
+        return None, [*faults, missing(row, field)]
+    if isinstance(row[field], BadNumber):
+        return None, faults  # parse_line has refused it
     label, problem = (_number if task.label_names is None else _class_index)(row[field], task)
-    if problem is not None:
-        faults.append(Fault(field, problem))
-    return label, faults
+    return label, faults if problem is None else [*faults, Fault(field, problem)]
 
 
 def field_faults(text_fields: Sequence[str], label_field: str) -> tuple[tuple[bool, str], ...]:
@@ -31,14 +31,15 @@ def field_faults(text_fields: Sequence[str], label_field: str) -> tuple[tuple[bo
     return count, (label_field in text_fields, f"text_fields has {label_field!r}, which holds what is to be predicted")
 
 
-def _missing(row: Mapping[str, Any], name: str) -> Fault:
+def missing(row: Mapping[str, Any], name: str) -> Fault:
+    """Return the fault of a row without a field."""
     return Fault(name, f"is missing; the row has {', '.join(row) or 'no field'}.{did_you_mean(name, row)}")
 
 
 def text_faults(row: Mapping[str, Any], name: str) -> list[Fault]:
     """Return what is wrong with the text in one field of a row."""
     if name not in row:
-        return [_missing(row, name)]
+        return [missing(row, name)]
     text = row[name]
     if isinstance(text, BadNumber):
         return []  # parse_line has refused it
@@ -55,12 +56,11 @@ def text_faults(row: Mapping[str, Any], name: str) -> list[Fault]:
 
 def _class_index(label: Any, task: TextTask) -> tuple[int | None, str | None]:
     names = task.label_names or ()
-    if isinstance(label, BadNumber):
-        return None, None  # parse_line has refused it
     if task.labels_from is not None:
         return _named_class(label, names, task.labels_from)
     if isinstance(label, str) and label in names:
         return names.index(label), None
+    # True is an int, and no index.
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
         return label, None
     allowed = f"allowed: 0 to {len(names) - 1}, or one of {', '.join(names)}"
@@ -80,13 +80,13 @@ def _named_class(label: Any, names: Sequence[str], source: str) -> tuple[int | N
         return names.index(name), None
     if name is None:
         return None, f"is {SHORT.repr(label)}; every row needs a label"
+    # A column of ids may have thousands of names.
     first = f"{', '.join(names[:10])}{f' and {len(names) - 10} more' if len(names) > 10 else ''}"
     return None, f"is {SHORT.repr(label)}, which is no label of {source}; those are: {first}"
 
 
 def _number(label: Any, task: TextTask) -> tuple[float | None, str | None]:
-    if isinstance(label, BadNumber):
-        return None, None  # parse_line has refused it
+    # True is an int, and no quantity.
     if isinstance(label, bool) or not isinstance(label, int | float):
         return None, f"is {SHORT.repr(label)} ({type(label).__name__}); a number is needed"
     low, high = task.label_range or (-math.inf, math.inf)

@@ -1,27 +1,27 @@
 """Classification of, and regression on, one text or a pair of texts."""
 
+import functools
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy
 from torch import Tensor
 from torch.nn import functional
 
 from bilora.data.faults import Fault
-from bilora.data.loaders import Collate
 from bilora.data.rows import Row, Rows
 from bilora.errors import DataError, SettingsError
 from bilora.metrics.classes import MEASURES, compute_metrics
-from bilora.tasks.labels import LabelledFiles, are_lists, in_order, label_settings
-from bilora.tasks.scoring import in_row_order, one_class, ordered_loader, predict, predicted_batches
+from bilora.tasks.labels import LabelledFiles, are_lists, given_values, in_order, label_settings
+from bilora.tasks.scoring import by_rows, in_row_order, one_class, ordered_loader, predict, predicted_batches
 from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, Inference
-from bilora.tasks.text.batches import Collator, encode_texts
+from bilora.tasks.text.batches import encode_texts
 from bilora.tasks.text.rows import check_row, class_name, field_faults
 
+# More different whole numbers than these are taken for quantities, not for classes.
 MOST_NUMBERED_CLASSES = 20
-"""More different whole numbers than these are taken for quantities, not for classes."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class TextTask(BaseTask):
         (2, False)
     """
 
-    task_types: ClassVar[tuple[str, ...]] = ("classification", "regression")
+    task_types = ("classification", "regression")
 
     name: str
     text_fields: tuple[str, ...]
@@ -103,28 +103,21 @@ class TextTask(BaseTask):
         label, faults = check_row(row, self)
         return {**row, "label": label}, faults
 
-    def text_of(self, row: Mapping[str, Any]) -> Hashable:
-        """Return the texts of a row, without the white space around them."""
-        return tuple([row[name].strip() for name in self.text_fields])
-
     def with_stand_in(self, row: Row) -> dict[str, Any]:
         """Return the row as one of the first class, or with the smallest number."""
+        # The checks ask for a label also of rows that are to be predicted.
         number = self.label_range[0] if self.label_range else 0.0
         return {**row, self.label_field: number if self.label_names is None else self.label_names[0]}
 
     def encode(self, rows: Rows, tokenizer: Any, *, max_length: int) -> EncodedRows:
         """Return the texts as token ids, cut to ``max_length``, with the label of each."""
         encoded = encode_texts(rows, tokenizer, self.text_fields, max_length=max_length)
-        labels = rows.labels
-        return EncodedRows(rows, [{**ids, "labels": label} for ids, label in zip(encoded, labels, strict=True)])
-
-    def collator(self, tokenizer: Any) -> Collate:
-        """Return a collator that pads to the longest row."""
-        return Collator(tokenizer)
+        return EncodedRows(rows, [{**ids, "labels": label} for ids, label in zip(encoded, rows.labels, strict=True)])
 
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the cross entropy, or the squared error of a regression task."""
         if self.is_regression:
+            # Without squeeze, (rows, 1) and (rows,) would broadcast to all pairs of rows.
             return functional.mse_loss(logits.squeeze(-1), labels.to(logits))
         return super().loss(logits, labels, weights)
 
@@ -169,20 +162,15 @@ class TextTask(BaseTask):
     def rescored(self, predictions: Sequence[Mapping[str, Any]]) -> Callable[[numpy.ndarray[Any, Any]], float]:
         """Return the headline metric as a function of row numbers."""
         index = {name: position for position, name in enumerate(self.label_names or ())}
-        answers, labels = (
-            numpy.asarray([row[key] if self.is_regression else index[row[key]] for row in predictions])
-            for key in ("prediction", "label")
-        )
-        compute = MEASURES[self.metric].compute
-        return lambda rows: compute(answers[rows], labels[rows])
+        measure = MEASURES[self.metric].compute
+        return by_rows(predictions, measure, lambda answer: answer if self.is_regression else index[answer])
 
     @classmethod
     def guess(cls, rows: Sequence[Row], files: LabelledFiles) -> str | None:
         """Return ``regression`` for numbers with fractions and for many whole ones, None for lists."""
-        labels = [row[files.label_field] for row in rows]
-        given = [label for label in labels if label is not None and label != ""]
-        if are_lists(given):
+        if are_lists(rows, files.label_field):
             return None
+        given = given_values(rows, files.label_field)
         text = [label for label in given if isinstance(label, str)]
         fractions = any(isinstance(label, float) for label in given)
         if text and fractions:
@@ -192,25 +180,20 @@ class TextTask(BaseTask):
                 f"{files.train}: the labels in {files.label_field!r} are numbers, but {text[0]!r} is among them; mend "
                 "it, or say with --task-type what they are"
             )
+        # First: a label at fault may be a list, which no set can hold.
         if text or any(isinstance(label, bool) for label in given):
             return "classification"
+        # Ratings, ids and years are written as whole numbers too.
         return "regression" if fractions or len(set(given)) > MOST_NUMBERED_CLASSES else "classification"
 
     @classmethod
     def from_rows(cls, rows: Sequence[Row], files: LabelledFiles, task_type: str) -> AnyTask:
         """Return a task whose classes are the labels there are, or one of regression."""
+        task = functools.partial(cls, files.name, files.text_columns, label_field=files.label_field)
         if task_type == "regression":
-            numbers: dict[str, Any] = {"label_names": None, "metric": "pearson", "other_metrics": ("spearmanr",)}
-            return cls(files.name, files.text_columns, label_field=files.label_field, **numbers)
-        names = _class_names([row[files.label_field] for row in rows], files)
-        return cls(
-            files.name,
-            files.text_columns,
-            tuple(in_order(names)),
-            other_metrics=("macro_f1", "matthews_correlation"),
-            label_field=files.label_field,
-            labels_from=files.train,
-        )
+            return task(None, metric="pearson", other_metrics=("spearmanr",))
+        names = in_order(_class_names([row[files.label_field] for row in rows], files))
+        return task(tuple(names), other_metrics=("macro_f1", "matthews_correlation"), labels_from=files.train)
 
 
 def _class_names(labels: Sequence[Any], files: LabelledFiles) -> set[str]:
@@ -221,12 +204,14 @@ def _class_names(labels: Sequence[Any], files: LabelledFiles) -> set[str]:
             f"{where} in {files.label_field!r} are {'all ' + names.pop() if names else 'empty'}; "
             "a classification task needs two classes"
         )
+    # In this order names that differ in spaces only stand side by side.
     stripped = sorted(names, key=lambda name: (name.strip(), name))
     for before, after in zip(stripped, stripped[1:], strict=False):
         if before.strip() == after.strip():
             raise DataError(
                 f"{where} {before!r} and {after!r} in {files.label_field!r} differ in spaces only; make them one"
             )
+    # A column of ids or of texts, taken for labels.
     if len(names) > 2 and len(names) > len(labels) / 2:
         raise DataError(
             f"{files.train}: {len(names)} different labels in {files.label_field!r} for {len(labels)} rows are too "

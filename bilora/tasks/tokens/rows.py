@@ -7,36 +7,34 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bilora.data.faults import Fault
-from bilora.settings.lookup import did_you_mean
+from bilora.tasks.text.rows import missing
 
 if TYPE_CHECKING:
     from bilora.tasks.tokens.task import TokenTask  # which asks this module to check its rows
 
+# The tag of a token that is in no entity.
 OUTSIDE = "O"
-"""The tag of a token that is in no entity."""
 
 
 def check_row(row: Mapping[str, Any], task: TokenTask) -> tuple[dict[str, Any], list[Fault]]:
     """Return the row with its tags as class indices, and everything wrong with it."""
-    missing = [name for name in (task.tokens_field, task.tags_field) if name not in row]
-    if missing:
-        has = ", ".join(row) or "no field"
-        return {}, [Fault(name, f"is missing; the row has {has}.{did_you_mean(name, row)}") for name in missing]
+    if faults := [missing(row, name) for name in (task.tokens_field, task.tags_field) if name not in row]:
+        return {}, faults
     tokens, given = row[task.tokens_field], row[task.tags_field]
     wrong = {task.tokens_field: _token_fault(tokens), task.tags_field: _list_fault(given, tokens)}
-    faults = [Fault(name, text) for name, text in wrong.items() if text is not None]
-    if faults:
+    if faults := [Fault(name, text) for name, text in wrong.items() if text is not None]:
         return {}, faults
     tags, fault = _indices(given, task)
     fault = fault or (_order_fault([task.label_names[tag] for tag in tags]) if task.marks_entities else None)
+    # There is no label to stratify by: a row has one per token.
     checked = {**row, "label": None, task.tokens_field: tuple(tokens), task.tags_field: tuple(tags)}
     return checked, [] if fault is None else [Fault(task.tags_field, fault)]
 
 
 def _token_fault(tokens: Any) -> str | None:
     if not isinstance(tokens, list | tuple):
-        what = f"is {reprlib.repr(tokens)} ({type(tokens).__name__})"
-        return f"{what}; a list of tokens is needed, which .jsonl and .parquet can hold"
+        kind = type(tokens).__name__
+        return f"is {reprlib.repr(tokens)} ({kind}); a list of tokens is needed, which .jsonl and .parquet can hold"
     if not tokens:
         return "is empty; every row needs a token"
     for number, token in enumerate(tokens, start=1):
@@ -59,6 +57,8 @@ def _indices(tags: Sequence[Any], task: TokenTask) -> tuple[list[int], str | Non
     for number, tag in enumerate(tags, start=1):
         if isinstance(tag, str) and tag in by_name:
             indices.append(by_name[tag])
+        # type and not isinstance: True is an int, and no index. Tags of a file are names, also those that look like
+        # numbers.
         elif task.labels_from is None and type(tag) is int and 0 <= tag < len(by_name):
             indices.append(tag)
         else:
@@ -68,7 +68,7 @@ def _indices(tags: Sequence[Any], task: TokenTask) -> tuple[list[int], str | Non
 
 
 def _order_fault(tags: Sequence[str]) -> str | None:
-    """Refuse entities that do not begin with ``B-``: those of IOB1 would be counted wrongly."""
+    # Entities that do not begin with B-, as in IOB1, would be counted wrongly.
     for number, (before, tag) in enumerate(zip([OUTSIDE, *tags], tags, strict=False), start=1):
         if tag.startswith("I-") and before[2:] != tag[2:]:
             return f"tag {number} is {tag!r} behind {before!r}; in IOB2 the first token of an entity has 'B-{tag[2:]}'"

@@ -1,10 +1,11 @@
 """Classification of every token of a row."""
 
+import functools
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
@@ -14,25 +15,24 @@ from bilora.data.loaders import Collate
 from bilora.data.rows import Row, Rows
 from bilora.errors import DataError, SettingsError
 from bilora.metrics.tokens import token_metric
-from bilora.tasks.labels import LabelledFiles, are_lists, label_settings
+from bilora.tasks.labels import LabelledFiles, are_lists, label_settings, listed
 from bilora.tasks.scoring import in_row_order, one_class, ordered_loader, predicted_batches
 from bilora.tasks.task import IGNORED, Answers, AnyTask, BaseTask, EncodedRows, Evaluated, HubNames, Inference, Metrics
-from bilora.tasks.tokens.batches import TokenCollator, encode_tokens
+from bilora.tasks.tokens.batches import collate_tokens, encode_tokens
 from bilora.tasks.tokens.rows import OUTSIDE, check_row
 
 
 @dataclass(frozen=True)
 class TokenTask(BaseTask):
-    """A token classification task: a head over every token, cross entropy over the tags of first pieces.
+    """A token classification task: a head over every token, cross entropy over the tags of first pieces."""
 
-    Where the tags mark entities (IOB2) the score is the F1 of whole entities; other tags are scored one by one.
-    """
-
-    task_types: ClassVar[tuple[str, ...]] = ("token_classification",)
-    hub_names: ClassVar[HubNames] = HubNames("TOKEN_CLS", "token-classification", "AutoModelForTokenClassification")
+    # Where the tags mark entities (IOB2) the score is the F1 of whole entities, as CoNLL's is: an entity of which a
+    # token is missed is no use. Other tags are scored one by one.
+    task_types = ("token_classification",)
+    hub_names = HubNames("TOKEN_CLS", "token-classification", "AutoModelForTokenClassification")
     # Byte-level tokenizers (RoBERTa, GPT-2) take a token for the middle of a word without it; others ignore it.
-    tokenizer_settings: ClassVar[Mapping[str, Any]] = {"add_prefix_space": True}
-    greater_is_better: ClassVar[bool] = True
+    tokenizer_settings = {"add_prefix_space": True}
+    greater_is_better = True
 
     name: str
     label_names: tuple[str, ...]  # the tags, in the order of the class indices
@@ -56,19 +56,20 @@ class TokenTask(BaseTask):
         return all(name == OUTSIDE or name[:2] in ("B-", "I-") and len(name) > 2 for name in self.label_names)
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> str:  # type: ignore[override]  # it follows from the tags, and no one sets it
         """Key of the headline metric."""
         return self.metric_keys[0]
 
     @property
     def metric_keys(self) -> tuple[str, ...]:
         """Keys of all the task's metrics, the headline one first."""
+        # Accuracy comes last: most tokens are in no entity, so it is high for a model that finds none.
         entities = ("entity_f1", "entity_precision", "entity_recall") if self.marks_entities else ()
         return (*entities, "token_accuracy")
 
     @property
     def columns(self) -> LabelledFiles:
-        """The columns of a file of rows."""
+        """The column of tokens and that of tags."""
         return LabelledFiles("", (self.tokens_field,), self.tags_field)
 
     @property
@@ -87,26 +88,25 @@ class TokenTask(BaseTask):
     def with_stand_in(self, row: Row) -> dict[str, Any]:
         """Return the row with the same tag for every token."""
         tokens = row.get(self.tokens_field)
+        # A row of O is in order, whatever its length; one of I- would be refused.
         tag = OUTSIDE if OUTSIDE in self.label_names else self.label_names[0]
         return {**row, self.tags_field: [tag] * (len(tokens) if isinstance(tokens, list | tuple) else 0)}
 
     def encode(self, rows: Rows, tokenizer: Any, *, max_length: int) -> EncodedRows:
         """Return the tokens as ids of pieces, with a notice of those that did not fit."""
         encoded = encode_tokens(rows, tokenizer, self, max_length=max_length)
-        lost = [
-            len(row[self.tokens_field]) - len(pieces["positions"]) for row, pieces in zip(rows, encoded, strict=True)
-        ]
-        if not any(lost):
-            return EncodedRows(rows, encoded)
+        pairs = zip(rows, encoded, strict=True)
+        lost = [len(row[self.tokens_field]) - len(pieces["positions"]) for row, pieces in pairs]
+        # A row that is cut stays, since its first tokens teach as well as any.
         notice = (
             f"{sum(count > 0 for count in lost)} of the {len(rows)} rows of {rows.source} are longer than max_length "
             f"{max_length}: {sum(lost)} tokens are not seen by the model, and count as not found"
         )
-        return EncodedRows(rows, encoded, (notice,))
+        return EncodedRows(rows, encoded, (notice,) if any(lost) else ())
 
     def collator(self, tokenizer: Any) -> Collate:
         """Return a collator that pads to the longest row."""
-        return TokenCollator(tokenizer)
+        return functools.partial(collate_tokens, tokenizer=tokenizer)
 
     def class_counts(self, rows: Rows) -> dict[str, int]:
         """Return the number of tokens of each tag."""
@@ -115,18 +115,18 @@ class TokenTask(BaseTask):
 
     def validate(self, inference: Inference, data: EncodedRows) -> Evaluated:
         """Return the mean loss over the labelled tokens, metrics over all tokens, and the tags of every row."""
-        total, count, indices = 0.0, 0, []
+        total, count, pieces = 0.0, 0, []
         for logits, labels in self._batches(inference, data):
+            # In float64, so that the mean does not depend on how the rows fall into batches.
             flat = logits.double().flatten(0, 1)
             total += float(functional.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="sum"))
             count += int((labels != IGNORED).sum())
-            indices += list(_first_pieces(logits.argmax(dim=-1), labels))
-        tags = self._tags(data, indices)
-        references = [[self.label_names[tag] for tag in row[self.tags_field]] for row in data.rows]
-        metrics: Metrics = {
-            "loss": total / count if count else None,
-            **token_metric(self).compute(predictions=tags, references=references),
-        }
+            pieces += [self._named(row) for row in _first_pieces(logits.argmax(dim=-1), labels)]
+        # A token behind max_length counts as predicted to be in no entity; without O, as predicted wrongly.
+        tags = self._by_token(data, pieces, unseen=OUTSIDE if OUTSIDE in self.label_names else "")
+        references = [self._named(row[self.tags_field]) for row in data.rows]
+        scores = token_metric(self).compute(predictions=tags, references=references)
+        metrics: Metrics = {"loss": total / count if count else None, **scores}
         predictions = [
             {"row": row_id, "tokens": list(row[self.tokens_field]), "tags": right, "predicted": predicted}
             for row_id, row, right, predicted in zip(data.rows.ids, data.rows, references, tags, strict=True)
@@ -137,56 +137,51 @@ class TokenTask(BaseTask):
     def answers(self, inference: Inference, rows: Rows, *, max_length: int) -> Answers:
         """Return ``tokens``, and for each its ``prediction`` and ``probabilities``, null where the row was cut."""
         data = self.encode(rows, inference.tokenizer, max_length=max_length)
-        pairs = []
+        tags, chances = [], []
         for logits, labels in self._batches(inference, data):
             best = logits.double().softmax(dim=-1).max(dim=-1)
-            rows_of = zip(_first_pieces(best.indices, labels), _first_pieces(best.values, labels), strict=True)
-            pairs += [list(zip(tags, chances, strict=True)) for tags, chances in rows_of]
-        answers = []
-        for row, encoded, pieces in zip(rows, data.encoded, in_row_order(pairs, data.encoded), strict=True):
-            tokens = list(row[self.tokens_field])
-            tags: list[str | None] = [None] * len(tokens)
-            chances: list[float | None] = [None] * len(tokens)
-            for position, (index, chance) in zip(encoded["positions"], pieces, strict=True):
-                tags[position], chances[position] = self.label_names[index], chance
-            answers.append({"tokens": tokens, "prediction": tags, "probabilities": chances})
+            tags += [self._named(row) for row in _first_pieces(best.indices, labels)]
+            chances += list(_first_pieces(best.values, labels))
+        columns = (self._by_token(data, pieces, unseen=None) for pieces in (tags, chances))
+        answers = [
+            {"tokens": list(row[self.tokens_field]), "prediction": prediction, "probabilities": probabilities}
+            for row, prediction, probabilities in zip(rows, *columns, strict=True)
+        ]
         return answers, data.notices
 
     def _batches(self, inference: Inference, data: EncodedRows) -> Iterator[tuple[Tensor, Tensor]]:
         return predicted_batches(inference, ordered_loader(data.encoded, self.collator(inference.tokenizer)))
 
-    def _tags(self, data: EncodedRows, indices: Sequence[Sequence[int]]) -> list[list[str]]:
-        """Return a tag for every token of every row, out of those of first pieces in order of length."""
-        # A token behind max_length counts as predicted to be in no entity; without O, as predicted wrongly.
-        unseen = OUTSIDE if OUTSIDE in self.label_names else ""
-        tags = [[unseen] * len(row[self.tokens_field]) for row in data.rows]
-        for row_tags, encoded, row_indices in zip(tags, data.encoded, in_row_order(indices, data.encoded), strict=True):
-            for position, index in zip(encoded["positions"], row_indices, strict=True):
-                row_tags[position] = self.label_names[index]
-        return tags
+    def _named(self, indices: Sequence[int]) -> list[str]:
+        return [self.label_names[index] for index in indices]
+
+    def _by_token(self, data: EncodedRows, pieces: Sequence[Sequence[Any]], *, unseen: Any) -> list[list[Any]]:
+        # The pieces come row by row in order of length, as the loader gives them; the values go back in order of rows.
+        values = [[unseen] * len(row[self.tokens_field]) for row in data.rows]
+        for row_values, encoded, found in zip(values, data.encoded, in_row_order(pieces, data.encoded), strict=True):
+            for position, value in zip(encoded["positions"], found, strict=True):
+                row_values[position] = value
+        return values
 
     @classmethod
     def guess(cls, rows: Sequence[Row], files: LabelledFiles) -> str | None:
         """Return ``token_classification`` where texts and labels are lists."""
-        labels, texts = ([row.get(name) for row in rows] for name in (files.label_field, files.text_columns[0]))
-        return "token_classification" if are_lists(labels) and are_lists(texts) else None
+        both = are_lists(rows, files.label_field) and are_lists(rows, files.text_columns[0])
+        return "token_classification" if both else None
 
     @classmethod
     def from_rows(cls, rows: Sequence[Row], files: LabelledFiles, task_type: str) -> AnyTask:
         """Return a task whose tags are those of the rows."""
-        if len(files.text_columns) != 1:
-            raise SettingsError(
-                f"text_columns is {files.text_columns!r}; token classification reads one column of tokens"
-            )
-        lists = [row[files.label_field] for row in rows if isinstance(row[files.label_field], list)]
-        tags = {tag for row_tags in lists for tag in row_tags if isinstance(tag, str)}
+        columns = files.text_columns
+        if len(columns) != 1:
+            raise SettingsError(f"text_columns is {columns!r}; token classification reads one column of tokens")
+        tags = {tag for tag in listed(rows, files) if isinstance(tag, str)}
         if len(tags) < 2:
             raise DataError(
                 f"{files.train}: the tags in {files.label_field!r} are {', '.join(tags) or 'no text'}; token "
                 "classification needs a list of tags per row, as text, and two different ones"
             )
-        names = tuple(tags_in_order(tags))
-        return cls(files.name, names, files.text_columns[0], files.label_field, labels_from=files.train)
+        return cls(files.name, tuple(tags_in_order(tags)), columns[0], files.label_field, labels_from=files.train)
 
 
 def tags_in_order(tags: Iterable[str]) -> list[str]:
@@ -195,6 +190,5 @@ def tags_in_order(tags: Iterable[str]) -> list[str]:
 
 
 def _first_pieces(values: Tensor, labels: Tensor) -> Iterator[list[Any]]:
-    """Yield the values of the labelled pieces of each row of a batch."""
-    for row, row_labels in zip(values, labels, strict=True):
-        yield row[row_labels != IGNORED].tolist()
+    # Only the first piece of a token has a label: it answers for the whole token.
+    return (row[row_labels != IGNORED].tolist() for row, row_labels in zip(values, labels, strict=True))

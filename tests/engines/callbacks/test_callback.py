@@ -5,12 +5,10 @@ from typing import Any
 
 import pytest
 from betty.configs import Config
-from torch import nn
 
 from bilora.engines.bilevel import BilevelEngine
 from bilora.engines.callbacks.callback import Callback
 from bilora.errors import SettingsError
-from bilora.problems import LowerProblem
 
 Make = Callable[..., BilevelEngine]
 
@@ -21,9 +19,7 @@ class Diary(Callback):
     must_work = True
 
     def __init__(self, events: list[str], name: str = "", fail_at: str | None = None) -> None:
-        self.events = events
-        self.name = name
-        self.fail_at = fail_at
+        self.events, self.name, self.fail_at = events, name, fail_at
 
     def write(self, event: str) -> None:
         self.events.append(self.name + event)
@@ -59,15 +55,11 @@ class Diary(Callback):
         self.write("close")
 
 
-def hooks(kind: type) -> set[str]:
-    return {name for name in vars(kind) if name.startswith("on_")}
-
-
-def test_the_diary_keeps_every_hook() -> None:
-    assert hooks(Diary) == hooks(Callback)
+HOOKS = sorted(name for name in vars(Callback) if name.startswith("on_"))
 
 
 def test_order_of_the_hooks(make_engine: Make) -> None:
+    assert set(HOOKS) <= set(vars(Diary))
     events: list[str] = []
     make_engine(steps=5, callbacks=[Diary(events)], validate=lambda: {"loss": 1.0}, validate_every=2).run()
     assert events == [
@@ -92,18 +84,8 @@ def test_a_step_is_an_optimizer_step_not_a_micro_batch_and_is_silent_of_validati
 def test_callbacks_are_called_in_the_order_given(make_engine: Make) -> None:
     events: list[str] = []
     make_engine(steps=2, single=True, callbacks=[Diary(events, "a "), Diary(events, "b ")]).run()
-    hooks_in_order = (
-        "start",
-        "stage single",
-        "step 1",
-        "step end 1",
-        "step 2",
-        "step end 2",
-        "stage end",
-        "end",
-        "close",
-    )
-    assert events == [f"{name} {hook}" for hook in hooks_in_order for name in ("a", "b")]
+    order = ("start", "stage single", "step 1", "step end 1", "step 2", "step end 2", "stage end", "end", "close")
+    assert events == [f"{name} {hook}" for hook in order for name in ("a", "b")]
 
 
 @pytest.mark.parametrize(
@@ -118,18 +100,10 @@ def test_close_comes_also_when_something_raises(make_engine: Make, where: str) -
 
 
 def test_close_comes_when_a_training_step_raises(make_engine: Make) -> None:
-    class Failing(LowerProblem):
-        def level_parameters(self) -> dict[str, nn.Parameter]:
-            return {"below": self.module.below}
-
-        def training_step(self, batch: Any) -> Any:
-            if self.count == 3:
-                raise OSError("the disk is gone")
-            return self.module.below.sum()
-
     events: list[str] = []
-    engine = make_engine(single=True, lower_class=Failing, callbacks=[Diary(events)])
-    with pytest.raises(OSError, match="the disk is gone"):
+    engine = make_engine(single=True, callbacks=[Diary(events)])
+    engine.lower_level.train_data_loader[0][2].clear()
+    with pytest.raises(KeyError, match="row"):
         engine.run()
     assert events == ["start", "stage single", "step 1", "step end 1", "step 2", "step end 2", "close"]
 
@@ -143,7 +117,7 @@ def test_base_hooks_do_nothing(make_engine: Make) -> None:
     assert ends[0] == ends[1]
 
 
-@pytest.mark.parametrize("hook", sorted(hooks(Callback)))
+@pytest.mark.parametrize("hook", HOOKS)
 def test_a_callback_that_only_looks_on_fails_once_and_is_left_out(make_engine: Make, hook: str) -> None:
     calls = []
 

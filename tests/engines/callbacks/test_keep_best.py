@@ -14,8 +14,6 @@ from bilora.metrics.monitor import Monitor
 
 
 class Snapshots(Callback):
-    """Copies all parameters at every validation."""
-
     def __init__(self) -> None:
         self.at: dict[int, list[Tensor]] = {}
 
@@ -25,15 +23,6 @@ class Snapshots(Callback):
 
 def everything(engine: BilevelEngine) -> list[Tensor]:
     return [tensor.detach().clone() for level in engine.levels for tensor in level.trainable_parameters()]
-
-
-def run(make_engine: Callable[..., BilevelEngine], values: list[float | None], *, greater: bool) -> Any:
-    script = iter(values)
-    keep, snapshots = KeepBest(Monitor("score", greater_is_better=greater)), Snapshots()
-    scores = {"validate": lambda: {"score": next(script)}, "validate_every": 2}
-    engine = make_engine(steps=2 * len(values), callbacks=[snapshots, keep], **scores)
-    engine.run()
-    return engine, keep, snapshots
 
 
 @pytest.mark.parametrize(
@@ -51,7 +40,11 @@ def run(make_engine: Callable[..., BilevelEngine], values: list[float | None], *
 def test_parameters_of_the_best_validation_bit_for_bit(
     make_engine: Callable[..., BilevelEngine], values: list[float | None], greater: bool, best_step: int | None
 ) -> None:
-    engine, keep, snapshots = run(make_engine, values, greater=greater)
+    script = iter(values)
+    keep, snapshots = KeepBest(Monitor("score", greater_is_better=greater)), Snapshots()
+    scores = {"validate": lambda: {"score": next(script)}, "validate_every": 2}
+    engine = make_engine(steps=2 * len(values), callbacks=[snapshots, keep], **scores)
+    engine.run()
     assert keep.best_step == best_step
     for step, parameters in snapshots.at.items():
         same = [torch.equal(a, b) for a, b in zip(everything(engine), parameters, strict=True)]
@@ -61,20 +54,16 @@ def test_parameters_of_the_best_validation_bit_for_bit(
 
 def test_what_a_level_has_beside_parameters_comes_back_too(make_engine: Callable[..., BilevelEngine]) -> None:
     """A copy, not the object: the state of the best step must not change with later steps."""
-    state = {"ranks": [8, 8]}
-    loaded: list[Any] = []
-    script = iter([0.1, 0.9, 0.5])
-    keep = KeepBest(Monitor("score", greater_is_better=True))
-    engine = make_engine(steps=3, validate=lambda: {"score": next(script)}, validate_every=1, callbacks=[keep])
-    lower: Any = engine.lower_level
-    lower.extra_state = lambda: state
-    lower.load_extra_state = loaded.append
+    state, loaded, script = {"ranks": [8, 8]}, list[Any](), iter([0.1, 0.9, 0.5])
 
     class Prune(Callback):
         def on_step(self, engine: BilevelEngine, record: Any) -> None:
             state["ranks"][0] -= 1
 
-    engine.callbacks = (Prune(), keep)
+    callbacks = [Prune(), KeepBest(Monitor("score", greater_is_better=True))]
+    engine = make_engine(steps=3, validate=lambda: {"score": next(script)}, validate_every=1, callbacks=callbacks)
+    lower: Any = engine.lower_level
+    lower.extra_state, lower.load_extra_state = lambda: state, loaded.append
     engine.run()
     assert loaded == [{"ranks": [6, 8]}]
 

@@ -1,6 +1,6 @@
 """What two processes do for test_several_processes.py: each scenario is a function, and gives JSON.
 
-Run by two processes with torchrun's variables in the environment: ``process_scenarios.py FOLDER [SCENARIO ...]``.
+Run by two processes with torchrun's variables in the environment: ``process_scenarios.py FOLDER [killed | asleep]``.
 """
 
 import contextlib
@@ -8,10 +8,8 @@ import io
 import itertools
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -20,16 +18,15 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
+from tiny_models import tiny_bert
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from bilora import BiloraConfig
 from bilora.commands.train import TRAIN
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.training.fit import fit
-from bilora.errors import CheckpointError, DivergedError, InterruptedRun, ProcessesError, SettingsError
-from bilora.models.embedded import embedded_model_folder
+from bilora.errors import BiloraError, InterruptedRun, ProcessesError, SettingsError
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.variant import Variant
@@ -165,10 +162,10 @@ def trained(
 ) -> tuple[LowRank, Records, Any]:
     """Fit a model and return it, its records and the result."""
     model, records = model or LowRank(), Records()
-    own = level(processes, accumulation=accumulation)
+    batches = level(processes, accumulation=accumulation)
     known = {name: options.pop(name) for name in ("validate", "monitor", "folder", "resume") if name in options}
     settings = {"steps": steps, "unroll_steps": 2, "hypergradient": hypergradient, "device": "cpu", "split_ratio": 0.5}
-    settings |= {"lower": own, "upper": own, **options}
+    settings |= {"lower": batches, "upper": batches, **options}
     result = fit(
         model,  # type: ignore[arg-type]  # a user's own variant may train any module
         some_rows() if rows is None else rows,
@@ -183,18 +180,27 @@ def trained(
 
 
 def vector(model: nn.Module) -> Tensor:
-    """Return all trained parameters as one vector."""
-    return torch.cat([each.detach().flatten().double() for each in model.parameters() if each.requires_grad])
+    return torch.cat([weight.detach().flatten().double() for weight in model.parameters() if weight.requires_grad])
 
 
-# ---- scenarios ------------------------------------------------------------------------------------
+def message_of(action: Callable[[], object]) -> str:
+    try:
+        action()
+    except BiloraError as error:
+        return str(error)
+    return "nothing"
+
+
+def with_warnings(action: Callable[[], Any]) -> tuple[Any, list[str]]:
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        return action(), [str(warning.message) for warning in warned]
 
 
 def equality(processes: Processes) -> dict[str, Any]:
     """Train by every approximation and product, together and alone, with and without accumulation."""
-    found = {}
-    cases = list(itertools.product(COMBINATIONS.items(), (1, 2)))
-    for index, ((name, chosen), accumulation) in enumerate(cases):
+    outcome = {}
+    for index, ((name, chosen), accumulation) in enumerate(itertools.product(COMBINATIONS.items(), (1, 2))):
         # 20 upper steps, whatever the accumulation of both levels; only unrolling needs two lower steps for each.
         unroll = 2 if name.startswith("unrolled") else 1
         options = {"accumulation": accumulation, "steps": 20 * unroll * accumulation, "unroll_steps": unroll}
@@ -205,7 +211,7 @@ def equality(processes: Processes) -> dict[str, Any]:
             continue
         alone, single, _ = trained(ONE_PROCESS, chosen, **options)
         upper = [(a.upper, b.upper) for a, b in zip(records.steps, single.steps, strict=True) if a.upper]
-        found[f"{name}-{accumulation}"] = {
+        outcome[f"{name}-{accumulation}"] = {
             "upper_steps": result.upper_steps,
             "moved": float((vector(alone) - vector(LowRank())).abs().max()),
             "apart": float((vector(together) - vector(alone)).abs().max()),
@@ -215,16 +221,15 @@ def equality(processes: Processes) -> dict[str, Any]:
             "directs": max(abs(a.direct_norm - b.direct_norm) for a, b in upper),
             "upper_losses": max(abs(a.loss - b.loss) for a, b in upper),
         }
-    first, second = processes.gathered(found)
+    first, second = processes.gathered(outcome)
     return {**first, **second}
 
 
 def rows_read(processes: Processes) -> dict[str, Any]:
     """Read rows whose number does not divide evenly."""
-    together, *_ = trained(processes, steps=12, rows=some_rows(46))
-    seen = processes.gathered(together.seen)
+    together = trained(processes, steps=12, rows=some_rows(46))[0].seen
     alone = trained(ONE_PROCESS, steps=12, rows=some_rows(46))[0].seen if processes.is_first else {}
-    return {"together": seen, "alone": alone}
+    return {"together": processes.gathered(together), "alone": alone}
 
 
 def masks(processes: Processes) -> dict[str, Any]:
@@ -235,15 +240,14 @@ def masks(processes: Processes) -> dict[str, Any]:
 
 def stopping(processes: Processes) -> dict[str, Any]:
     """Ask the second process alone to stop."""
-    _, _, result = trained(
-        processes, callbacks=[At(5, lambda engine: engine.stop("asked"), wanted=not processes.is_first)]
-    )
+    stop = At(5, lambda engine: engine.stop("asked"), wanted=not processes.is_first)
+    result = trained(processes, callbacks=[stop])[2]
     return {"steps": processes.gathered(result.steps), "reasons": processes.gathered(result.stop_reason)}
 
 
 def metrics(processes: Processes) -> dict[str, Any]:
     """Validate with numbers that differ between the processes."""
-    _, _, result = trained(processes, steps=4, validate=lambda: {"score": float(processes.rank)})
+    result = trained(processes, steps=4, validate=lambda: {"score": float(processes.rank)})[2]
     return {"scores": processes.gathered(result.metrics["score"])}
 
 
@@ -255,56 +259,41 @@ def divergence(processes: Processes) -> dict[str, Any]:
         bad = [{**row, "inputs": row["inputs"] * float("nan")} if row["row"] < count else row for row in some_rows()]
         return lambda rows: collate(rows if processes.is_first else [bad[row["row"]] for row in rows])
 
-    model, before, said = LowRank(), vector(LowRank()), "nothing"
-    try:
-        trained(processes, steps=4, split_ratio=0.8, model=model, collate=broken(ROWS))
-    except DivergedError as error:
-        said = str(error)
-    found = {"said": processes.gathered(said), "moved": processes.gathered(float((vector(model) - before).abs().max()))}
+    model = LowRank()
+    words = message_of(lambda: trained(processes, steps=4, split_ratio=0.8, model=model, collate=broken(ROWS)))
+    moved = float((vector(model) - vector(LowRank())).abs().max())
+    outcome = {"message": processes.gathered(words), "moved": processes.gathered(moved)}
     # Two rows of the second process's alone: the steps that read them are skipped by both.
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        model, _, result = trained(processes, steps=12, split_ratio=0.8, skip_diverged=12, collate=broken(2))
-    found["skipped"] = processes.gathered([result.skipped_steps, result.skipped_upper_steps])
-    found["warnings"] = processes.gathered(len(told))
+    options: dict[str, Any] = {"steps": 12, "split_ratio": 0.8, "skip_diverged": 12}
+    (model, _, result), warned = with_warnings(lambda: trained(processes, collate=broken(2), **options))
+    outcome["skipped"] = processes.gathered([result.skipped_steps, result.skipped_upper_steps])
+    outcome["warnings"] = processes.gathered(len(warned))
     first, second = processes.gathered(vector(model))
-    return found | {"same": torch.equal(first, second), "finite": bool(torch.isfinite(first).all())}
+    return outcome | {"same": torch.equal(first, second), "finite": bool(torch.isfinite(first).all())}
 
 
 def refusals(processes: Processes) -> dict[str, Any]:
     """Start with models, rows and settings that differ, and raise in the first process alone."""
-
-    def said(**options: Any) -> list[str]:
-        try:
-            trained(processes, **options)
-        except ProcessesError as error:
-            return processes.gathered(str(error))
-        return processes.gathered("nothing")
-
     other = LowRank()
     with torch.no_grad():
         other.left += float(processes.rank)
-    found = {"model": said(model=other), "rows": said(rows=some_rows(40 + processes.rank))}
-    found["settings"] = said(seed=processes.rank)
 
     def refuse() -> None:
         raise SettingsError("the first one's error")
 
-    try:
-        processes.first_only(refuse)
-    except SettingsError as error:
-        found["first_only"] = processes.gathered(str(error))
-    return found
+    attempts: dict[str, Callable[[], object]] = {
+        "model": lambda: trained(processes, model=other),
+        "rows": lambda: trained(processes, rows=some_rows(40 + processes.rank)),
+        "settings": lambda: trained(processes, seed=processes.rank),
+        "first_only": lambda: processes.first_only(refuse),
+    }
+    return {name: processes.gathered(message_of(attempt)) for name, attempt in attempts.items()}
 
 
 def bert() -> Any:
-    """Return a tiny BERT with a BILORA adapter."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    without = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "attn_implementation": "eager"}
-    config = BertConfig(vocab_size=32, max_position_embeddings=16, **sizes, **without)
     adapter = BiloraConfig(task_type="SEQ_CLS", r=2, formulation="softmax", init_weights=False)
-    return get_peft_model(BertForSequenceClassification(config), adapter)
+    return get_peft_model(tiny_bert(0.0), adapter)
 
 
 def token_rows() -> list[dict[str, Any]]:
@@ -317,24 +306,22 @@ def collate_tokens(rows: Any) -> dict[str, Tensor]:
 
 
 def token_batches() -> list[dict[str, Tensor]]:
-    """Return three batches, of which two processes cannot take equally many."""
+    # Three, of which two processes cannot take equally many.
     return [collate_tokens(token_rows()[start : start + 5]) for start in range(0, 15, 5)]
 
 
 def fit_bert(model: Any, processes: Processes) -> Tensor:
-    """Train BERT with darts for 20 upper steps and return what was trained."""
-    own = level(processes)
+    batches = level(processes)
     # Parts that divide into whole batches, which one process and two read alike.
-    settings = FitSettings(steps=40, unroll_steps=2, split_ratio=0.5, lower=own, upper=own, device="cpu")
+    settings = FitSettings(steps=40, unroll_steps=2, split_ratio=0.5, lower=batches, upper=batches, device="cpu")
     fit(model, token_rows(), collate=collate_tokens, settings=settings, processes=processes)
     return vector(model)
 
 
 def local_bytes(model: Any) -> int:
     """Return the bytes of the frozen parameters that this process holds."""
-    frozen = [each for each in model.parameters() if not each.requires_grad]
-    held = [each.to_local() if hasattr(each, "to_local") else each for each in frozen]
-    return sum(each.numel() * each.element_size() for each in held)
+    frozen = [weight for weight in model.parameters() if not weight.requires_grad]
+    return sum((weight.to_local() if hasattr(weight, "to_local") else weight).nbytes for weight in frozen)
 
 
 def sharded_base(processes: Processes) -> dict[str, Any]:
@@ -345,18 +332,18 @@ def sharded_base(processes: Processes) -> dict[str, Any]:
     cut = local_bytes(model)
     together, batches = fit_bert(model, processes), token_batches()
     logits, labels = predict(Inference(model, None, processes=processes), batches)
-    found: dict[str, Any] = {"whole": whole, "cut": processes.gathered(cut)}
+    outcome: dict[str, Any] = {"whole": whole, "cut": processes.gathered(cut)}
     if processes.is_first:
-        start, single = bert().double(), bert().double()
+        single = bert().double()
         alone = fit_bert(single, ONE_PROCESS)
         expected, wanted = predict(Inference(single, None), batches)
-        found |= {
+        outcome |= {
             "apart": float((together - alone).abs().max()),
-            "moved": float((alone - vector(start)).abs().max()),
+            "moved": float((alone - vector(bert().double())).abs().max()),
             "logits_apart": float((logits - expected).abs().max()),
             "labels": bool((labels == wanted).all()),
         }
-    return found
+    return outcome
 
 
 def validation(processes: Processes) -> dict[str, Any]:
@@ -365,7 +352,7 @@ def validation(processes: Processes) -> dict[str, Any]:
     together = predict(Inference(model, None, processes=processes), batches)
     passes = processes.gathered(len(calls))
     alone = predict(Inference(model, None), batches)
-    same = all(bool(torch.equal(a, b)) for a, b in zip(together, alone, strict=True))
+    same = all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
     return {"same": processes.gathered(same), "passes": passes}
 
 
@@ -377,99 +364,73 @@ def moved(processes: Processes, folder: Path, step: int) -> dict[str, Any]:
 
     def run(name: str, joined: Processes, *, start: str | None = None) -> tuple[Tensor, list[str]]:
         where = {"save_every": step} if start is None else {"resume": folder / f"{start}-{step}" / f"checkpoint-{step}"}
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            model, *_ = trained(joined, folder=folder / f"{name}-{step}", **options, **where)
-        return vector(model), [str(each.message) for each in told]
+        fitted, warned = with_warnings(lambda: trained(joined, folder=folder / f"{name}-{step}", **options, **where))
+        return vector(fitted[0]), warned
 
     together, _ = run("together", processes)
     processes.first_only(lambda: run("alone", ONE_PROCESS))
     fewer = processes.first_only(lambda: run("fewer", ONE_PROCESS, start="together"))
     more = run("more", processes, start="alone")
     return {
-        name: {"apart": processes.gathered(float((found - together).abs().max())), "told": processes.gathered(told)}
-        for name, (found, told) in (("fewer", fewer), ("more", more))
+        name: {"apart": processes.gathered(float((end - together).abs().max())), "told": processes.gathered(warned)}
+        for name, (end, warned) in (("fewer", fewer), ("more", more))
     }
 
 
 def saving(processes: Processes) -> dict[str, Any]:
     """Save between two unroll steps and inside the upper accumulation; go on, here and where that is refused."""
-    folder = processes.first_only(lambda: Path(tempfile.mkdtemp()))
+    folder = FOLDER / "saving"
     options: dict[str, Any] = {"accumulation": 2, "steps": 11, "split_ratio": 0.5, "refresh": 1}
 
-    def run(name: str, joined: Processes = processes, **more: Any) -> tuple[LowRank, Records]:
-        return trained(joined, model=LowRank(0.1), folder=folder / name, **options, **more)[:2]
-
-    def refusal(joined: Processes, **more: Any) -> str:
-        try:
-            run("refused", joined, **more)
-        except (CheckpointError, SettingsError) as error:
-            return str(error)
-        return "nothing"
+    def run(name: str, **more: Any) -> tuple[LowRank, Records]:
+        return trained(processes, model=LowRank(0.1), folder=folder / name, **options, **more)[:2]
 
     whole, records = run("whole", save_every=1)
     first, second = processes.gathered(whole.masks)
-    found: dict[str, Any] = {"same": {}, "masks_differ": first != second}
+    outcome: dict[str, Any] = {"same": {}, "masks_differ": first != second}
     for step in (3, 6, 9):
         again, tail = run(f"from-{step}", resume=folder / "whole" / f"checkpoint-{step}")
         same = [
             torch.equal(vector(again), vector(whole)),
             tail.steps == records.steps[step:],
             again.masks == whole.masks[-len(again.masks) :],
-            all(again.seen[name] == whole.seen[name][-len(again.seen[name]) :] for name in again.seen),
+            all(rows == whole.seen[name][-len(rows) :] for name, rows in again.seen.items()),
         ]
-        found["same"][step] = processes.gathered(same)
+        outcome["same"][step] = processes.gathered(same)
     try:
         run("ended", callbacks=[At(3, lambda _: signal.raise_signal(signal.SIGTERM), wanted=not processes.is_first)])
     except InterruptedRun as error:
-        found["ended"] = processes.gathered([str(error), error.number])
+        outcome["ended"] = processes.gathered([str(error), error.number])
     again, _ = run("ended", resume=True)
-    found["ended_same"] = processes.gathered(torch.equal(vector(again), vector(whole)))
-    found["halve"] = processes.gathered(refusal(processes, on_out_of_memory="halve"))
-    found["elsewhere"] = {step: moved(processes, folder, step) for step in (3, 11, 14)}
-    found["files"] = sorted(path.name for path in (folder / "ended").iterdir()) if processes.is_first else []
-    return found
-
-
-def command_words(folder: Path) -> list[str]:
-    """Return what ``bilora train`` is given: a random one-layer BERT and a file, which are made in the folder."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    config = BertConfig(vocab_size=30522, max_position_embeddings=64, initializer_range=0.5, **sizes)
-    BertModel(config).save_pretrained(folder / "model")
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
-        shutil.copy(embedded_model_folder() / name, folder / "model")
-    rows = [{"text": f"number {row % 7} of {row}", "label": ("even", "odd")[row % 2]} for row in range(80)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    paths = {"--model": "model", "--train-file": "rows.jsonl", "--output": "run"}
-    words = [word for name, path in paths.items() for word in (name, str(folder / path))]
-    more = "--max-length 16 --device cpu --epochs 8 --lower.batch-size 4 --upper.batch-size 4"
-    return [*words, *more.split()]
+    outcome["ended_same"] = processes.gathered(torch.equal(vector(again), vector(whole)))
+    outcome["halve"] = processes.gathered(message_of(lambda: run("refused", on_out_of_memory="halve")))
+    outcome["elsewhere"] = {step: moved(processes, folder, step) for step in (3, 11, 14)}
+    outcome["files"] = sorted(path.name for path in (folder / "ended").iterdir()) if processes.is_first else []
+    return outcome
 
 
 def train_command(processes: Processes) -> dict[str, Any]:
     """Run ``bilora train`` in both, and the verb that finds it finished."""
-    folder = processes.first_only(lambda: Path(tempfile.mkdtemp()))
-    words = processes.first_only(lambda: command_words(folder))
-    found: dict[str, Any] = {}
-    for name, own in (("trained", words), ("again", ["--resume", str(folder / "run")])):
+    outcome: dict[str, Any] = {}
+    folder = FOLDER / "run"
+    words = [*json.loads((FOLDER / "words.json").read_text(encoding="utf-8")), "--output", str(folder)]
+    for name, given in (("trained", words), ("again", ["--resume", str(folder)])):
         with contextlib.redirect_stdout(io.StringIO()) as out:
-            code = TRAIN.run(own)
-        found[name] = {"codes": processes.gathered(code), "printed": processes.gathered(out.getvalue())}
+            code = TRAIN.run(given)
+        outcome[name] = {"codes": processes.gathered(code), "printed": processes.gathered(out.getvalue())}
     if processes.is_first:
-        found["results"] = json.loads((folder / "run" / "all_results.json").read_text(encoding="utf-8"))
-        found["files"] = sorted(path.name for path in (folder / "run").iterdir())
-    return found
+        outcome["results"] = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
+        outcome["files"] = sorted(path.name for path in folder.iterdir())
+    return outcome
 
 
-IN_ORDER = (equality, rows_read, masks, stopping, metrics, divergence, refusals, validation, sharded_base, saving)
-SCENARIOS = {scenario.__name__: scenario for scenario in (*IN_ORDER, train_command)}
+SCENARIOS = (
+    *(equality, rows_read, masks, stopping, metrics, divergence, refusals, validation, sharded_base, saving),
+    train_command,
+)
 
 
-# ---- faults: the process does not come back -------------------------------------------------------
-
-
-def vanish(folder: Path, how: str) -> None:
+def vanish(how: str) -> None:
     """Train until the second process is killed, or falls asleep, at its third step; the first writes its error."""
     processes = join_processes(device="cpu", timeout=3.0)
     started = time.monotonic()
@@ -483,25 +444,25 @@ def vanish(folder: Path, how: str) -> None:
         trained(processes, callbacks=[At(3, gone, wanted=not processes.is_first)])
     except ProcessesError as error:
         if processes.is_first:
-            (folder / f"{how}.json").write_text(json.dumps({"said": str(error), "after": time.monotonic() - started}))
+            outcome = {"message": str(error), "after": time.monotonic() - started}
+            (FOLDER / f"{how}.json").write_text(json.dumps(outcome))
         # As a process that ends by an error, without the goodbye to a group that is broken.
         os._exit(1)
 
 
-def main(folder: Path, chosen: list[str]) -> None:
+def main(chosen: list[str]) -> None:
     """Run the scenarios, and write what each gives, from the first process."""
     torch.set_num_threads(1)
-    if chosen and chosen[0] in ("killed", "asleep"):
-        vanish(folder, chosen[0])
+    if chosen:
+        vanish(chosen[0])
         return
     processes = join_processes(device="cpu", timeout=120.0)
-    for name in chosen or SCENARIOS:
-        started = time.monotonic()
-        found = SCENARIOS[name](processes)
+    for scenario in SCENARIOS:
+        outcome = scenario(processes)
         if processes.is_first:
-            (folder / f"{name}.json").write_text(json.dumps(found))
-            print(name, round(time.monotonic() - started, 1), flush=True)
+            (FOLDER / f"{scenario.__name__}.json").write_text(json.dumps(outcome))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    FOLDER = Path(sys.argv[1])
+    main(sys.argv[2:])

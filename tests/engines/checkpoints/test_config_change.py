@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bilora.engines.checkpoints.config_change import ALLOWED, FREE, changes, check_changes
+from bilora.engines.checkpoints.config_change import ALLOWED, FREE, check_changes
 from bilora.engines.settings import LevelSettings
 from bilora.errors import CheckpointError
 from bilora.runs.config import RunConfig
@@ -13,7 +13,7 @@ from bilora.runs.config import RunConfig
 
 def test_the_lists_name_settings_that_there_are() -> None:
     fields = {field.name for field in dataclasses.fields(RunConfig)}
-    levels = {f"{level}.{each.name}" for level in ("lower", "upper") for each in dataclasses.fields(LevelSettings)}
+    levels = {f"{level}.{field.name}" for level in ("lower", "upper") for field in dataclasses.fields(LevelSettings)}
     assert fields >= FREE
     assert fields | levels >= ALLOWED
     assert not FREE & ALLOWED
@@ -24,15 +24,17 @@ def test_what_decides_no_number_may_differ(allow: bool) -> None:
     assert check_changes({"save_every": 1, "output": "a"}, {"save_every": 2, "output": "b"}, allow=allow) == []
 
 
-def test_all_that_may_not_differ_is_told() -> None:
-    before: dict[str, Any] = {"seed": 0, "lower": {"batch_size": 8, "learning_rate": 0.1}}
-    after = {"seed": 1, "lower": {"batch_size": 4, "learning_rate": 0.2}, "rank": 2}
-    with pytest.raises(CheckpointError, match="seed: 0 -> 1; lower.batch_size: 8 -> 4; rank: None -> 2"):
+BEFORE = {"seed": 0, "lower": {"batch_size": 8, "learning_rate": 0.1}}
+AFTER = {"seed": 1, "lower": {"batch_size": 4, "learning_rate": 0.2}, "rank": 2}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (BEFORE, AFTER, "seed: 0 -> 1; lower.batch_size: 8 -> 4; rank: None -> 2$"),
+        ({"a": "darts"}, {"a": {"name": "darts"}}, "a: 'darts' -> None; a.name: None -> 'darts'$"),
+    ],
+)
+def test_all_that_may_not_differ_is_told(before: dict[str, Any], after: dict[str, Any], told: str) -> None:
+    with pytest.raises(CheckpointError, match=f"cannot change within a run: {told}"):
         check_changes(before, after, allow=True)
-
-
-def test_a_mapping_against_a_name() -> None:
-    assert [str(each) for each in changes({"a": "darts"}, {"a": {"name": "darts"}})] == [
-        "a: 'darts' -> None",
-        "a.name: None -> 'darts'",
-    ]

@@ -52,7 +52,7 @@ def moved(level: LowerProblem, train: Train, micro_batches: int) -> Tensor:
 
 
 def flat(level: LowerProblem) -> Tensor:
-    return torch.cat([each.detach().flatten().clone() for each in level.trainable_parameters()])
+    return torch.cat([parameter.detach().flatten() for parameter in level.trainable_parameters()])
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_modules_run_in_the_dtype_of_the_precision(
     level = make(batches, precision)
     train(level, 2)
     assert level.module.seen == {dtype}
-    assert {each.dtype for each in level.trainable_parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in level.trainable_parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -26,7 +26,7 @@ def read(loader: Any, epochs: int, batches: int) -> tuple[dict[str, Any], list[A
         next(iterator)
         position.read += 1
     state = position.state()
-    return state, [each.tolist() for each in (*iterator, *loader, *loader)]
+    return state, [batch.tolist() for batch in (*iterator, *loader, *loader)]
 
 
 @pytest.mark.parametrize("epochs", [0, 2])
@@ -36,7 +36,7 @@ def test_an_order_goes_on_where_it_was(epochs: int, batches: int) -> None:
     fresh = shuffling(seed=99)
     position = LoaderPosition(fresh, level="lower")
     rest = [*position.reopened(state), *fresh, *fresh]
-    assert [each.tolist() for each in rest] == expected
+    assert [batch.tolist() for batch in rest] == expected
     assert position.state() == state or torch.equal(position.state()["generator"], state["generator"])
 
 
@@ -55,7 +55,7 @@ def test_loaders_without_a_generator(loader: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("state", "match"),
     [
         ({"read": 4}, "checkpoint incomplete: lower.loaders: generator is missing"),
         ({"read": 1, "generator": None}, "generator is missing"),
@@ -65,6 +65,6 @@ def test_loaders_without_a_generator(loader: Any) -> None:
         ),
     ],
 )
-def test_states_that_do_not_fit(state: dict[str, Any], said: str) -> None:
-    with pytest.raises(CheckpointError, match=said):
+def test_states_that_do_not_fit(state: dict[str, Any], match: str) -> None:
+    with pytest.raises(CheckpointError, match=match):
         LoaderPosition(shuffling(), level="lower").reopened(state)

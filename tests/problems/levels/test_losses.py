@@ -26,18 +26,18 @@ def loss() -> Tensor:
     ],
 )
 def test_loss_keeps_its_graph(output: Any) -> None:
-    found, parts = read_loss(output, level="lower")
-    assert found.shape == ()
-    assert found.item() == 6.0
-    assert found.requires_grad
+    scalar, parts = read_loss(output, level="lower")
+    assert scalar.shape == ()
+    assert scalar.item() == 6.0
+    assert scalar.requires_grad
     assert parts == {}
 
 
 def test_parts_are_the_other_single_numbers() -> None:
     output = {"loss": loss(), "penalty": loss(), "one": torch.ones(1, 1), "many": torch.ones(2), "text": "a"}
     _, parts = read_loss(output, level="lower")
-    assert {name: each.item() for name, each in parts.items()} == {"penalty": 6.0, "one": 1.0}
-    assert all(each.shape == () and not each.requires_grad for each in parts.values())
+    assert {name: part.item() for name, part in parts.items()} == {"penalty": 6.0, "one": 1.0}
+    assert all(part.shape == () and not part.requires_grad for part in parts.values())
 
 
 @pytest.mark.parametrize(

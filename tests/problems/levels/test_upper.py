@@ -10,42 +10,48 @@ from betty.problems import ImplicitProblem
 from torch import Tensor
 
 from bilora.errors import SettingsError
-from bilora.problems import UpperProblem
+from bilora.problems import LowerProblem, Needs, UpperProblem
+from bilora.tensors import Tensors
 
 MakeRidge = Callable[..., Any]
 RATE = 0.05  # of both levels' SGD, and the weight of the direct part of L2, in the ridge problem
 DIRECT = 0.1
 
 
-def test_v_is_taken_at_the_parameters_after_the_lower_step(make_ridge: MakeRidge, stub: Any) -> None:
-    ridge = make_ridge(hypergradient=stub())
-    ridge.run(1)
-    ((v,),) = ridge.upper.hypergradient.vectors
-    torch.testing.assert_close(v, ridge.error_gradient(ridge.upper_batches[0]), rtol=1e-13, atol=1e-14)
+def assert_near(ours: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(ours.detach(), expected, rtol=1e-13, atol=1e-14)
+
+
+def thrice(vector: Tensors, lower: LowerProblem) -> Tensors:
+    return (3 * vector[0],)
 
 
 def test_step_is_direct_gradient_plus_implicit_term(make_ridge: MakeRidge, stub: Any) -> None:
-    """E <- E - rate (2 c E + answer(v))."""
-    ridge = make_ridge(hypergradient=stub(answer=lambda vector, lower: (3 * vector[0],)))
+    """E <- E - rate (2 c E + answer(v)), with v at the lower parameters after their step."""
+    ridge = make_ridge(hypergradient=stub(answer=thrice))
     E = ridge.E.detach().clone()
     ridge.run(1)
-    v = ridge.error_gradient(ridge.upper_batches[0])
-    torch.testing.assert_close(ridge.E.detach(), E - RATE * (2 * DIRECT * E + 3 * v), rtol=1e-13, atol=1e-14)
+    v = ridge.v()
+    assert_near(ridge.upper.hypergradient.vectors[0][0], v)
+    assert_near(ridge.E, E - RATE * (2 * DIRECT * E + 3 * v))
     assert ridge.upper.direct_norm == pytest.approx((2 * DIRECT * E).norm().item(), rel=1e-13)
     assert ridge.upper.implicit_norm == pytest.approx((3 * v).norm().item(), rel=1e-13)
-    whole = (2 * DIRECT * E + 3 * v).norm().item()
-    assert ridge.upper.report.gradient_norm == pytest.approx(whole, rel=1e-13)
+    assert ridge.upper.report.gradient_norm == pytest.approx((2 * DIRECT * E + 3 * v).norm().item(), rel=1e-13)
 
 
-def test_one_backward_pass_for_direct_gradient_and_v(make_ridge: MakeRidge, monkeypatch: pytest.MonkeyPatch) -> None:
-    ridge = make_ridge()
-    passes: list[list[Any]] = []
+@pytest.mark.parametrize("recorded", [False, True])
+def test_one_backward_pass_a_level(
+    make_ridge: MakeRidge, stub: Any, monkeypatch: pytest.MonkeyPatch, recorded: bool
+) -> None:
+    """The recorded d_E L1, and the direct gradient beside v, cost no pass."""
+    ridge = make_ridge(hypergradient=stub(needs=Needs(steps=int(recorded), upper_gradient=recorded)))
+    passes: list[list[int]] = []
 
     def count(name: str) -> None:
         original = getattr(torch.autograd, name)
 
         def counted(outputs: Any, inputs: Any, **kwargs: Any) -> Any:
-            passes.append(list(inputs))
+            passes.append([id(parameter) for parameter in inputs])
             return original(outputs, inputs=inputs, **kwargs)
 
         monkeypatch.setattr(torch.autograd, name, counted)
@@ -53,66 +59,62 @@ def test_one_backward_pass_for_direct_gradient_and_v(make_ridge: MakeRidge, monk
     count("grad")
     count("backward")
     ridge.run(1)
-    below, above = passes
-    assert [id(each) for each in below] == [id(ridge.V)]
-    assert [id(each) for each in above] == [id(ridge.E), id(ridge.V)]
+    V, E = id(ridge.V), id(ridge.E)
+    assert passes == [[V, E] if recorded else [V], [E, V]]
 
 
 def test_loss_without_a_direct_part_gives_zeros(make_ridge: MakeRidge, stub: Any) -> None:
-    ridge = make_ridge(hypergradient=stub(answer=lambda vector, lower: (vector[0],)))
-    module = ridge.lower.module
-    ridge.upper.training_step = lambda batch: ((batch[0] @ module.value - batch[1]) ** 2).mean()
+    ridge = make_ridge(hypergradient=stub(answer=thrice))
+    ridge.upper.training_step = lambda batch: ((batch[0] @ ridge.V - batch[1]) ** 2).mean()
     E = ridge.E.detach().clone()
     ridge.run(1)
     assert ridge.upper.direct_norm == 0.0
-    v = ridge.error_gradient(ridge.upper_batches[0])
-    torch.testing.assert_close(ridge.E.detach(), E - RATE * v, rtol=1e-13, atol=1e-14)
+    assert_near(ridge.E, E - RATE * 3 * ridge.v())
 
 
 def test_loss_that_no_lower_parameter_enters_gives_a_zero_v(make_ridge: MakeRidge, stub: Any) -> None:
     ridge = make_ridge(hypergradient=stub())
-    ridge.upper.training_step = lambda batch: (ridge.upper.module.value**2).sum()
+    ridge.upper.training_step = lambda batch: (ridge.E**2).sum()
     E = ridge.E.detach().clone()
     ridge.run(1)
     ((v,),) = ridge.upper.hypergradient.vectors
     assert torch.equal(v, torch.zeros_like(v))
-    torch.testing.assert_close(ridge.E.detach(), E - RATE * 2 * E, rtol=1e-13, atol=1e-14)
+    assert_near(ridge.E, E - RATE * 2 * E)
 
 
 def test_accumulation_is_the_mean_over_upper_batches(make_ridge: MakeRidge, stub: Any) -> None:
     """Lower parameters held still, two upper micro-batches a step give the mean of their hypergradients."""
-    answer = stub(answer=lambda vector, lower: (vector[0],))
-    ridge = make_ridge(upper_config=Config(gradient_accumulation=2), hypergradient=answer)
+    ridge = make_ridge(upper_config=Config(gradient_accumulation=2), hypergradient=stub(answer=thrice))
     ridge.lower.optimizer.param_groups[0]["lr"] = 0.0
     E = ridge.E.detach().clone()
     ridge.run(1)
     assert torch.equal(ridge.E, E)
     ridge.run(1)
     v = sum(ridge.error_gradient(batch) for batch in ridge.upper_batches[:2]) / 2
-    torch.testing.assert_close(ridge.E.detach(), E - RATE * (2 * DIRECT * E + v), rtol=1e-13, atol=1e-14)
+    assert_near(ridge.E, E - RATE * (2 * DIRECT * E + 3 * v))
 
 
 def test_upper_step_leaves_the_lower_level_alone(make_ridge: MakeRidge) -> None:
     ridge = make_ridge()
     V, first = ridge.V.detach().clone(), ridge.lower_gradient(ridge.lower_batches[0])
     ridge.run(1)
-    torch.testing.assert_close(ridge.V.detach(), V - RATE * first, rtol=1e-13, atol=1e-14)
+    assert_near(ridge.V, V - RATE * first)
     assert ridge.V.grad is None
     assert ridge.E.grad is None
 
 
 def test_fp16_scale_is_taken_out_of_v_and_of_the_step(make_ridge: MakeRidge, stub: Any) -> None:
     """float64 does not overflow, so under a loss scale the numbers must be those without one."""
-    answer = stub(answer=lambda vector, lower: (vector[0],))
-    scaled = make_ridge(upper_config=Config(precision="fp16"), hypergradient=answer)
-    plain = make_ridge(hypergradient=stub(answer=lambda vector, lower: (vector[0],)))
+    scaled = make_ridge(upper_config=Config(precision="fp16"), hypergradient=stub(answer=thrice))
+    plain = make_ridge(hypergradient=stub(answer=thrice))
     scaled.upper.autocast_dtype = None  # the scale alone
     scaled.run(3)
     plain.run(3)
     assert scaled.upper.scaler.get_scale() == 2.0**16
-    torch.testing.assert_close(scaled.E, plain.E, rtol=1e-13, atol=1e-14)
-    for ours, theirs in zip(answer.vectors, plain.upper.hypergradient.vectors, strict=True):
-        torch.testing.assert_close(ours[0], theirs[0], rtol=1e-13, atol=1e-14)
+    assert_near(scaled.E, plain.E.detach())
+    vectors = (ridge.upper.hypergradient.vectors for ridge in (scaled, plain))
+    for ours, theirs in zip(*vectors, strict=True):
+        assert_near(ours[0], theirs[0])
     assert scaled.upper.report.gradient_norm == pytest.approx(plain.upper.report.gradient_norm, rel=1e-12)
 
 
@@ -120,13 +122,11 @@ def test_fp16_overflow_skips_step_and_hypergradient(make_ridge: MakeRidge, stub:
     """A gradient that overflows only under the loss scale, as float16 does: here beyond 1e3 in float64."""
     ridge = make_ridge(upper_config=Config(precision="fp16"), hypergradient=stub())
     ridge.upper.autocast_dtype = None
-    module, plain = ridge.lower.module, ridge.upper.training_step
+    plain = ridge.upper.training_step
 
-    def training_step(batch: Any) -> Tensor:
-        loss: Tensor = plain(batch)
-        if loss.requires_grad:
-            module.value.register_hook(overflowing)
-        return loss
+    def training_step(batch: Any) -> Any:
+        ridge.V.register_hook(lambda gradient: torch.where(gradient.abs() > 1e3, torch.inf, gradient))
+        return plain(batch)
 
     ridge.upper.training_step = training_step
     E = ridge.E.detach().clone()
@@ -134,10 +134,6 @@ def test_fp16_overflow_skips_step_and_hypergradient(make_ridge: MakeRidge, stub:
     assert torch.equal(ridge.E, E)
     assert ridge.upper.hypergradient.vectors == []
     assert ridge.upper.scaler.get_scale() == 2.0**15
-
-
-def overflowing(gradient: Tensor) -> Tensor:
-    return torch.where(gradient.abs() > 1e3, torch.inf, gradient)
 
 
 def test_level_outside_an_engine_is_told_so(make_ridge: MakeRidge) -> None:

@@ -19,7 +19,7 @@ def test_statistics_of_one_model_go_over_to_another() -> None:
     one, other = model(), model()
     begun, resumed = ChangedBuffers(one), ChangedBuffers(other)
     one(torch.randn(4, 3))
-    state = {name: each.clone() for name, each in begun.state().items()}
+    state = {name: buffer.clone() for name, buffer in begun.state().items()}
     assert sorted(state) == ["1.num_batches_tracked", "1.running_mean", "1.running_var"]
     resumed.load_state(state)
     assert torch.equal(other[1].running_mean, one[1].running_mean)

@@ -1,6 +1,5 @@
 """PEFT's AdaLoRA through our road: its reallocation, its regularizer, its pruned ranks."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +30,7 @@ def make(adapted: Adapted, batches: Batches, *, steps: int = STEPS, **config: An
 
 def living(model: PeftModel) -> int:
     """The number of pseudo singular values that are not pruned to zero."""
-    return sum(int((each != 0).sum()) for name, each in model.named_parameters() if "lora_E" in name)
+    return sum(int((values != 0).sum()) for name, values in model.named_parameters() if "lora_E" in name)
 
 
 @pytest.mark.parametrize("gas", [1, 3])
@@ -43,7 +42,7 @@ def test_reallocates_once_an_optimizer_step_while_gradients_are_there(
     original = level.module.base_model.update_and_allocate
 
     def noted(step: int) -> None:
-        assert all(each.grad is not None for each in level.trainable_parameters())
+        assert all(parameter.grad is not None for parameter in level.trainable_parameters())
         calls.append(step)
         original(step)
 
@@ -60,13 +59,13 @@ def test_ranks_are_pruned_to_the_target(adapted: Adapted, bert_batches: Batches,
     train(level, STEPS - 2)
     assert living(level.module) == LAYERS * 2
     pattern = level.module.peft_config["default"].rank_pattern
-    assert sum(sum(each) for each in pattern.values()) == LAYERS * 2
+    assert sum(sum(kept) for kept in pattern.values()) == LAYERS * 2
 
 
 def test_schedule_is_laid_over_the_steps(adapted: Adapted) -> None:
     config: Any = adapted("adalora", settings=SETTINGS, steps=200).peft_config["default"]
-    found = (config.total_step, config.tinit, config.tfinal, config.deltaT, config.init_r, config.target_r)
-    assert found == (200, 20, 60, 2, 4, 2)
+    schedule = (config.total_step, config.tinit, config.tfinal, config.deltaT)
+    assert (*schedule, config.init_r, config.target_r) == (200, 20, 60, 2, 4, 2)
 
 
 def test_regularizer_is_in_the_training_loss(adapted: Adapted, bert_batches: Batches, train: Train) -> None:
@@ -74,13 +73,10 @@ def test_regularizer_is_in_the_training_loss(adapted: Adapted, bert_batches: Bat
     level = make(adapted, bert_batches)
     level.module.eval()
     batch = bert_batches[0]
-    logits = level.module(**batch).logits
-    task = torch.nn.functional.cross_entropy(logits, batch["labels"]).item()
-    grams = [
-        each @ each.mT if "lora_A" in name else each.mT @ each
-        for name, each in level.module.named_parameters()
-        if "lora_A" in name or "lora_B" in name
-    ]
+    task = torch.nn.functional.cross_entropy(level.module(**batch).logits, batch["labels"]).item()
+    named = dict(level.module.named_parameters())
+    grams = [Q @ Q.mT for name, Q in named.items() if "lora_A" in name]
+    grams += [P.mT @ P for name, P in named.items() if "lora_B" in name]
     distances = [torch.linalg.norm(gram - torch.eye(len(gram))).item() for gram in grams]
     expected = SETTINGS.orthogonality * sum(distances) / len(distances)
     assert len(grams) == 2 * LAYERS
@@ -106,24 +102,6 @@ def test_extra_state_round_trip(adapted: Adapted, bert_batches: Batches, train: 
 @pytest.mark.parametrize(("rank", "given", "start"), [(8, None, 12), (3, None, 5), (1, None, 2), (4, 4, 4)])
 def test_start_rank(rank: int, given: int | None, start: int) -> None:
     assert AdaloraSettings(rank=rank, initial_rank=given).start_rank == start
-
-
-@pytest.mark.parametrize(
-    ("bad", "match"),
-    [
-        ({"rank": 4, "initial_rank": 3}, "initial_rank is 3, it must not be below rank 4"),
-        ({"initial_rank": 0}, "initial_rank is 0"),
-        ({"orthogonality": -0.1}, "orthogonality is -0.1, it must not be negative"),
-        ({"orthogonality": math.nan}, "orthogonality is nan"),
-        ({"warmup": -0.1}, "warmup -0.1 and final 0.3 must not be negative"),
-        ({"final": -0.1}, "final -0.1 must not be negative"),
-        ({"warmup": math.nan}, "warmup nan"),
-        ({"warmup": 0.5, "final": 0.5}, "must sum to below 1"),
-    ],
-)
-def test_settings_refuse(bad: dict[str, Any], match: str) -> None:
-    with pytest.raises(SettingsError, match=match):
-        AdaloraSettings(**bad)
 
 
 @pytest.mark.parametrize(("steps", "final"), [(1, 0.0), (2, 0.5), (3, 0.7)])

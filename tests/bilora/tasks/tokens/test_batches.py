@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from bilora.data.rows import Rows, check_rows
 from bilora.errors import DataError, SettingsError
 from bilora.models.embedded import embedded_model_folder
-from bilora.tasks.tokens.batches import TokenCollator, encode_tokens
+from bilora.tasks.tokens.batches import collate_tokens, encode_tokens
 from bilora.tasks.tokens.task import TokenTask
 
 TASK = TokenTask("toy", ("O", "B-town", "I-town"))
@@ -61,7 +61,7 @@ def test_labels_are_padded_where_the_tokens_are(side: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(embedded_model_folder(), padding_side=side)
     rows = encode_tokens(rows_of(SLOVENIA, [("Rome", "B-town")]), tokenizer, TASK)
     kept = [{name: list(value) for name, value in row.items()} for row in rows]
-    batch = TokenCollator(tokenizer)(rows)
+    batch = collate_tokens(rows, tokenizer=tokenizer)
     assert rows == kept, "the rows given are not changed"
     assert set(batch) == {"input_ids", "token_type_ids", "attention_mask", "labels"}
     for place, row in enumerate(rows):
