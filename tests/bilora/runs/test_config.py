@@ -97,6 +97,7 @@ OF_A_RUN: dict[str, Any] = {
         ({"text_columns": ["a"]}, r"text_columns is \['a'\], it belongs to train_file, which is not given"),
         ({"validation_file": "a.csv"}, "validation_file is 'a.csv', it belongs to train_file"),
         ({"label_separator": ","}, "label_separator is ',', it belongs to train_file"),
+        ({"on_bad_row": "skip"}, "on_bad_row is 'skip', it belongs to train_file"),
         ({"task_type": "regression"}, "task_type is 'regression', it belongs to train_file"),
         ({**FILES, "task_type": "clasification"}, "Did you mean 'classification'"),
         ({"train_file": "a.csv"}, r"train_file 'a.csv': text_columns is \(\), name one or two columns"),
