@@ -39,21 +39,13 @@ RECORDED = Needs(steps=STEPS, parameters_before=True, lower_gradient=True, upper
 
 @dataclass
 class KnownProblem:
-    """Two levels just before an upper step, v there, and the implicit term to hold an approximation against.
+    """Two levels just before an upper step, v there, and the implicit term to hold an approximation against."""
 
-    Attributes:
-        lower: The lower level, its last steps recorded.
-        upper: The level above.
-        vector: v, the gradient of the upper loss in the lower parameters.
-        reference: Returns the known implicit term at the lower parameters before or after the last step.
-        curvature: The largest eigenvalue of the lower Hessian.
-    """
-
-    lower: LowerProblem
+    lower: LowerProblem  # its last steps recorded
     upper: UpperProblem
-    vector: Tensors
-    reference: Callable[[Around], Tensors]
-    curvature: float
+    vector: Tensors  # v, the gradient of the upper loss in the lower parameters
+    reference: Callable[[Around], Tensors]  # the implicit term at the lower parameters before or after the last step
+    curvature: float  # the largest eigenvalue of the lower Hessian
 
 
 def make_engine(lower: LowerProblem, upper: UpperProblem) -> BilevelEngine:
@@ -107,16 +99,13 @@ class RidgeData:
 
     @classmethod
     def draw(cls, condition: float, *, seed: int) -> RidgeData:
-        """Draw rows and a penalty a feature.
-
-        The Hessian of the lower rows has eigenvalues from 1 down to 1 / condition, evenly on a log scale; the
-        penalties add about a fifth of the smallest to it.
-        """
+        """Draw rows and a penalty a feature."""
         generator = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
+        # Of the Hessian of the lower rows; the penalties add about a fifth of the smallest to it.
         eigenvalues = condition ** -torch.linspace(0, 1, FEATURES, dtype=torch.float64)
         axes = torch.linalg.qr(normal(FEATURES, FEATURES)).Q
         root = (eigenvalues / 2).sqrt()[:, None] * axes.T  # (features, features)

@@ -21,21 +21,13 @@ from bilora.tensors import Tensors, add, dot, norm, restored
 
 @dataclass(frozen=True)
 class Method:
-    """An approximation with its settings, ours or stock Betty's.
+    """An approximation with its settings, ours or stock Betty's."""
 
-    Attributes:
-        by: ``bilora`` or ``betty``.
-        name: Its name there.
-        chosen: The settings that were chosen; the others are the defaults.
-        products: The way products are taken, for ours.
-        optimizer: The lower optimizer it is made for.
-    """
-
-    by: str
+    by: str  # bilora or betty
     name: str
-    chosen: dict[str, Any] = field(default_factory=dict)
-    products: str | None = None
-    optimizer: str = "sgd"
+    chosen: dict[str, Any] = field(default_factory=dict)  # the settings that are not the defaults
+    products: str | None = None  # how ours takes them
+    optimizer: str = "sgd"  # the lower one that it is made for
 
     def implicit_term(self, problem: KnownProblem) -> Tensors:
         """Return its implicit term for the problem's v."""
@@ -117,12 +109,10 @@ def counted(problem: KnownProblem) -> Iterator[Passes]:
 
 
 def agreement(method: Method, problem: KnownProblem, *, seed: int) -> dict[str, Any]:
-    """Return cosine, norm ratio and relative error of the implicit term, or the error that came instead.
-
-    A zero vector has no cosine. The parameters are left as they were, which stock Betty alone would not do.
-    """
+    """Return cosine, norm ratio and relative error of the implicit term, or the error that came instead."""
     expected = problem.reference(method.around)
     torch.manual_seed(seed)
+    # Stock Betty alone would not leave the parameters as they were.
     with restored(problem.lower.trainable_parameters()):
         try:
             term = method.implicit_term(problem)
@@ -170,11 +160,9 @@ def passes_of(method: Method, problem: KnownProblem, *, seed: int) -> dict[str, 
 
 
 def seconds_of(pairs: Sequence[tuple[Method, KnownProblem]], *, seed: int, repeats: int) -> list[float]:
-    """Return the median CPU seconds of one hypergradient of each method on its problem.
-
-    The methods take turns, so that a machine that slows down slows all of them down.
-    """
+    """Return the median CPU seconds of one hypergradient of each method on its problem."""
     taken: list[list[float]] = [[] for _ in pairs]
+    # The methods take turns, so that a machine that slows down slows all of them down.
     for _ in range(repeats):
         for (method, problem), seconds in zip(pairs, taken, strict=True):
             take = method.hypergradient(problem)

@@ -87,21 +87,13 @@ class Compilation:
 
 @dataclass
 class Bench:
-    """One model, shape and precision on one device.
+    """One model, shape and precision on one device."""
 
-    Args:
-        model: A name from :data:`MODELS`.
-        shape: Shape of every batch.
-        precision: ``fp32`` or ``bf16`` (autocast).
-        device: Where it runs.
-        compilation: How the roads that allow it are compiled, or None.
-    """
-
-    model: str
-    shape: Shape
-    precision: str
+    model: str  # a name from MODELS
+    shape: Shape  # of every batch
+    precision: str  # fp32, or bf16 by autocast
     device: torch.device
-    compilation: Compilation | None = None
+    compilation: Compilation | None = None  # of the roads that allow it
     _models: dict[tuple[str, str, bool], PeftModel] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -109,10 +101,8 @@ class Bench:
         self.batches = [self._batch(seed) for seed in range(BATCHES)]
 
     def adapted(self, variant: str, *, owner: str = "", compiled: bool = False) -> PeftModel:
-        """Return the model with the adapter of ``variant``.
-
-        Roads that leave the model as it is share one, so that none is better placed in memory than another.
-        """
+        """Return the model with the adapter of ``variant``."""
+        # Roads that leave the model as it is share one, so that none is better placed in memory than another.
         compilation = self.compilation if compiled else None
         key = (variant, owner, compilation is not None)
         if key not in self._models:
@@ -152,16 +142,9 @@ def _base_model(name: str) -> Any:
 
 
 class Clock:
-    """Wall-clock and CPU time of the steps after the first ``warm`` ones.
+    """Wall-clock and CPU time of the steps after the first ``warm`` ones."""
 
-    CPU time is that of the whole process; what other processes take from the machine is not in it.
-
-    Args:
-        warm: Steps before the clock starts; whole cycles, so that the first upper step is among them.
-        steps: Steps that are timed.
-        device: What must have finished before the clock is read.
-    """
-
+    # ``warm`` is whole cycles, so that the first upper step is among them.
     def __init__(self, warm: int, steps: int, device: torch.device) -> None:
         self.warm, self.steps, self.device = warm, steps, device
         self.total = warm + steps
@@ -180,24 +163,22 @@ class Clock:
             self.cpu = (cpu - self._started[1]) / self.steps
 
     def _now(self) -> tuple[float, float]:
+        # On a GPU all that was begun must have ended first. CPU time is that of this process alone.
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter(), time.process_time()
 
 
 def peak_megabytes(work: Callable[[], None], device: torch.device) -> float:
-    """Return the most memory that ``work`` held at once in tensors, above what was held before, in MiB.
-
-    On CUDA what torch's allocator counts. On a CPU the same count, from every allocation and release of torch's CPU
-    allocator, as the profiler notes them. The resident memory of the process would be another thing: it grows by the
-    pages of the model's file that the first pass reads, and by what malloc keeps for itself.
-    """
+    """Return the most memory that ``work`` held at once in tensors, above what was held before, in MiB."""
     gc.collect()
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         work()
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    # The profiler notes every allocation and release, as CUDA's allocator counts them. The resident memory of the
+    # process also grows by the pages of the model's file that the first pass reads, and by what malloc keeps.
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()
     assert profiled.profiler is not None and profiled.profiler.kineto_results is not None  # it has just run

@@ -21,30 +21,17 @@ PROFILED = 100
 
 @dataclass(frozen=True)
 class Overhead:
-    """What the engine adds to a lower step.
+    """What the engine adds to a lower step, in milliseconds."""
 
-    Args:
-        wall_ms: Wall-clock time, median over the turns of the difference, in milliseconds.
-        cpu_ms: CPU time, in the same way.
-        bare_ms: CPU time of the bare loop's step.
-        top: The functions that cost most in calls that the bare loop does not make, in milliseconds a step, profiled.
-    """
-
-    wall_ms: float
+    wall_ms: float  # the median over the turns of the difference
     cpu_ms: float
-    bare_ms: float
-    top: list[tuple[str, float]]
+    bare_ms: float  # CPU time of the bare loop's step
+    top: list[tuple[str, float]]  # the functions that cost most in calls that the bare loop does not make
 
 
 def measure_overhead(*, turns: int, steps: int, device: torch.device, lines: int = 10) -> Overhead:
-    """Alternate the bare loop and our single-level road, then profile both once.
-
-    Args:
-        turns: Turns of each; many short ones, since the difference is small beside what a machine varies by.
-        steps: Timed steps a turn.
-        device: Where they run.
-        lines: Functions to tell.
-    """
+    """Alternate the bare loop and our single-level road in many short turns, then profile both once."""
+    # Short, since the difference is small beside what a machine varies by.
     bench = Bench("toy", SHAPE, "fp32", device)
     bare: list[Clock] = []
     engine: list[Clock] = []
@@ -64,11 +51,9 @@ def measure_overhead(*, turns: int, steps: int, device: torch.device, lines: int
 
 
 def _top(bench: Bench, *, steps: int, lines: int) -> list[tuple[str, float]]:
-    """Return where the engine's time goes: the own time of calls that the bare loop does not make.
-
-    A profile makes every call dearer, so the sum is above the overhead. The calls that both make, such as those of
-    the model's forward pass, are left out: their difference is noise.
-    """
+    """Return where the engine's time goes: the own time of calls that the bare loop does not make."""
+    # A profile makes every call dearer, so the sum is above the overhead. The calls that both make, such as those of
+    # the model's forward pass, are left out: their difference is noise.
     engine, bare = (_profiled(bench, road, steps=steps) for road in ("lora", FUSED))
     more = {where: own * (1 - min(1.0, bare.get(where, (0, 0.0))[0] / calls)) for where, (calls, own) in engine.items()}
     order = sorted(more, key=lambda where: -more[where])

@@ -24,7 +24,6 @@ from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.files import MetricsFile
 from bilora.engines.callbacks.progress import Progress
 from bilora.engines.callbacks.records import StepRecord
-from bilora.engines.training.levels import adamw
 from bilora.problems.catalog import find_variant
 from bilora.problems.levels.level import Level
 
@@ -33,21 +32,13 @@ AnyLevel = TypeVar("AnyLevel", bound=Level)
 
 @dataclass(frozen=True)
 class Road:
-    """A way to train.
+    """A way to train."""
 
-    Args:
-        name: How it is called in tables and options.
-        run: Makes the steps.
-        cost: Time of a lower step in PEFT's LoRA steps, as the cost model has it.
-        cycle: Lower steps an upper step; 1 where there is none.
-        compiled: Whether it runs compiled where that is asked for.
-    """
-
-    name: str
+    name: str  # in tables and options
     run: Callable[[Bench, Clock], None]
-    cost: float
-    cycle: int = 1
-    compiled: bool = False
+    cost: float  # of a lower step in PEFT's LoRA steps, by the cost model
+    cycle: int = 1  # lower steps per upper step; 1 where there is none
+    compiled: bool = False  # where that is asked for
 
 
 # ---- the plain loop, and transformers' ---------------------------------------------------------------------
@@ -137,7 +128,7 @@ def ours(
 
 
 def _ready(level: AnyLevel, bench: Bench) -> AnyLevel:
-    level.optimizer = adamw(level.trainable_parameters(), learning_rate=RATE)
+    level.optimizer = torch.optim.AdamW(level.trainable_parameters(), lr=RATE, weight_decay=0.0, fused=True)
     level.train_data_loader = bench.batches
     return level
 

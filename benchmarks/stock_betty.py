@@ -14,11 +14,7 @@ from bilora.tensors import Tensors
 
 
 class StockProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no types
-    """Betty's own problem with the module, loss, last batch and optimizer of one of our levels.
-
-    As in the code of Betty's users with adapters, ``trainable_parameters`` leaves the frozen base out (Betty's own
-    returns all parameters of the module, and its Neumann series then stops at the first frozen one).
-    """
+    """Betty's own problem with the module, loss, last batch and optimizer of one of our levels."""
 
     def __init__(self, level: LowerProblem | UpperProblem, config: Config) -> None:
         super().__init__(level.name, config, level.module, level.optimizer)
@@ -32,17 +28,13 @@ class StockProblem(ImplicitProblem):  # type: ignore[misc]  # Betty carries no t
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return the level's parameters."""
+        # Without the frozen base, as Betty's users with adapters do: its own returns all parameters of the module, and
+        # its Neumann series then stops at the first frozen one.
         return self.level.trainable_parameters()
 
 
 class StockBetty:
-    """One of Betty's approximations on a known problem.
-
-    Args:
-        problem: The problem; for ``sama`` its last lower step holds the gradient.
-        name: ``darts``, ``neumann``, ``cg`` or ``sama``.
-        settings: Fields of Betty's ``Config``.
-    """
+    """One of Betty's approximations, by its name there, on a known problem."""
 
     def __init__(self, problem: KnownProblem, name: str, settings: dict[str, Any]) -> None:
         self.problem = problem

@@ -1,6 +1,7 @@
 """What holds for every test: the library is there, no network, one thread."""
 
 import contextlib
+import gc
 import importlib
 import io
 import json
@@ -35,6 +36,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # The models of the tests are too small to share out over threads. With one, float sums also add up in the same
     # order on every machine, whatever its number of cores.
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage collections, which every run makes, look at what tests make and not at what is imported by now."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

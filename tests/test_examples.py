@@ -23,8 +23,11 @@ NAME = "examples.my_variant:VARIANT"
 
 @pytest.fixture(autouse=True)
 def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a script: where it is run from is no place that Python looks in, and nothing is imported before."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path).resolve() != ROOT])
+    for name in ("examples", "examples.my_variant"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 def test_the_example_is_short() -> None:

@@ -45,12 +45,12 @@ class Finding:
 
 def check_versions(package: str = "bilora") -> list[Finding]:
     """Return one finding a required package: there, and of a version that is allowed."""
-    findings = [Finding("ok", "python", platform.python_version())]
+    checked = [Finding("ok", "python", platform.python_version())]
     for requirement in map(Requirement, importlib.metadata.requires(package) or ()):
         # Those of an extra have a marker that holds for its name alone.
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            findings.append(check_package(requirement.name, str(requirement.specifier)))
-    return findings
+            checked.append(check_package(requirement.name, str(requirement.specifier)))
+    return checked
 
 
 def check_package(name: str, allowed: str) -> Finding:
@@ -129,7 +129,7 @@ def doctor(config: TrainConfig) -> None:
     faults = 0
     for finding in findings(config):
         mark = "FAULT" if finding.state == "fault" else finding.state
-        # Line by line: the last checks read a model, which takes a while.
+        # Line by line: the last checks encode all training rows, which takes a while.
         print(f"{mark:5} {finding.subject}: {finding.text}", flush=True)
         faults += finding.state == "fault"
     if faults:

@@ -23,9 +23,7 @@ from bilora.processes.group import join_processes
 from bilora.runs.config import SeveralRuns
 from bilora.runs.resume import CONFIG, resumed_folder
 
-DIVERGED = 3
-INTERRUPTED = 130
-NO_ROOM = 4
+DIVERGED, NO_ROOM, INTERRUPTED = 3, 4, 130
 # The first row that fits counts: the root of all stands last.
 CODES: dict[type[Exception], int] = {
     # As a fault of ours, which Python ends with 1 too.
@@ -129,11 +127,11 @@ def _one_line_warnings(program: str) -> Iterator[None]:
     # These are about the user's settings and rows, which no line of ours explains; all others are about code.
     show_as_before = warnings.showwarning
 
-    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, RuntimeWarning) or category.__module__.startswith("bilora."):
             print(f"{program}: warning: {message}", file=sys.stderr)
         else:
-            show_as_before(message, category, *place, **more)
+            show_as_before(message, category, *where, **more)
 
     with warnings.catch_warnings():
         warnings.showwarning = show

@@ -80,8 +80,7 @@ def _run(config: TrainConfig, plan: RunPlan, prepared: Prepared, folder: Path, c
     try:
         return run_once(plan, prepared, folder=folder, callbacks=callbacks, monitor=monitor)
     except InterruptedRun as error:
-        message = f"{error}; go on with bilora train --resume {folder}"
-        raise InterruptedRun(message, number=error.number) from error
+        raise InterruptedRun(f"{error}; go on with bilora train --resume {folder}", number=error.number) from error
 
 
 def resumed_words(argv: Sequence[str]) -> Sequence[str]:

@@ -58,6 +58,7 @@ class RougeL(TextMetric):
 
 
 def _rouge_l(tokens: list[str], references: Sequence[str]) -> float:
+    # A text without a token has nothing in common with any; it is not to divide by zero.
     precision = recall = 0.0
     for reference in map(ptb_tokens, references):
         common = longest_common_subsequence(tokens, reference)

@@ -47,6 +47,7 @@ def _precision(
     matched, count = 0.0, 0
     for tokens, texts in zip(outputs, targets, strict=True):
         counts = Counter(ngrams(tokens, n))
+        # Clipped at one reference's count, not at their sum: | of Counters keeps the larger one.
         largest: Counter[Ngram] = Counter()
         for reference in texts:
             largest |= Counter(ngrams(reference, n))

@@ -115,6 +115,7 @@ class RunConfig(FitSettings):
         refuse_faults("config", self, self._checks())
         if weight_faults := check_class_weights(self.class_weights):
             raise SettingsError("config: " + "; ".join(weight_faults))
+        # Built for the checks of their own, and once more with the columns that are found in the file.
         self.labelled_files()
         self._check_method()
 
@@ -206,6 +207,7 @@ class RunConfig(FitSettings):
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def _fill_in(self) -> None:
+        # By object.__setattr__, the one way into a frozen dataclass.
         super()._fill_in()
         if self.task is None and self.train_file is None:
             object.__setattr__(self, "task", EMBEDDED_TASK)
@@ -263,10 +265,10 @@ class RunConfig(FitSettings):
         return isinstance(ending, Keep) or bool(ending.stages(find_variant(method), self.settings_of(method)))
 
 
-def short_hypergradient(chosen: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def short_hypergradient(hypergradient: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return a hypergradient's name, and those of its settings that are not its defaults, or those of earlier runs."""
-    name = chosen if isinstance(chosen, str) else str(chosen["name"])
-    plain, built = resolved(build_hypergradient(name)), resolved(build_hypergradient(chosen))
+    name = hypergradient if isinstance(hypergradient, str) else str(hypergradient["name"])
+    plain, built = resolved(build_hypergradient(name)), resolved(build_hypergradient(hypergradient))
     if not isinstance(built, dict):  # a user's own that is no dataclass
         return name, {}
     if "finite_difference" in plain:

@@ -55,6 +55,7 @@ class Evaluation:
 
 
 def _joined(sets: Mapping[str, Evaluated]) -> Metrics:
+    # Plain names for the first set: it gives the score, and what watches a metric knows it by its plain name.
     joined: Metrics = {}
     for index, (name, evaluated) in enumerate(sets.items()):
         suffix = "" if index == 0 else f"/{name}"

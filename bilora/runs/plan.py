@@ -45,7 +45,8 @@ class RunPlan(Plan):
             )
         if config.shard_base and self.processes.count == 1:
             raise SettingsError(ALONE)
-        self.class_weights()  # refuses a class that is to be weighted and has no row
+        # Refuses a class that is to be weighted and has no row.
+        self.class_weights()
 
     @property
     def task(self) -> AnyTask:
@@ -78,7 +79,8 @@ class RunPlan(Plan):
 
 def plan_run(config: RunConfig, rows: TaskRows, *, processes: Processes = ONE_PROCESS) -> RunPlan:
     """Return the plan of a run on the rows of its config, checked; no model is read for it."""
-    choose_device(config.device)  # refuses one that is not there
+    # Refuses a device that is not there, before a model is loaded.
+    choose_device(config.device)
     train = training_rows(config, rows.train)
     split = _first_split(config, rows, train)
     return RunPlan(

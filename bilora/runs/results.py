@@ -102,9 +102,9 @@ def run_identity(config: RunConfig, task: AnyTask) -> dict[str, Any]:
     }
 
 
-def spoken_hypergradient(chosen: str | dict[str, Any]) -> str:
+def spoken_hypergradient(hypergradient: str | dict[str, Any]) -> str:
     """Return the hypergradient's name, and what of its settings is not what it is by itself."""
-    name, settings = short_hypergradient(chosen)
+    name, settings = short_hypergradient(hypergradient)
     return f"{name}({', '.join(f'{key}={value}' for key, value in settings.items())})" if settings else name
 
 

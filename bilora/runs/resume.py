@@ -51,6 +51,7 @@ def keep_config(path: Path, config: RunConfig | SeveralRuns) -> None:
     of_this_call = {"output": None, "overwrite": False, "resume": None, "allow_config_change": False, "debug": False}
     settings = resolved(run) | of_this_call
     if isinstance(config, SeveralRuns):
+        # A file with both seed and seeds would say two things.
         del settings["seed"]
         settings |= {"method": config.method, "seeds": config.seeds}
     write_yaml(path, settings)

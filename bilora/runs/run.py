@@ -85,6 +85,7 @@ def run_once(
     """
     config, task, processes = plan.config, plan.task, plan.processes
     tokenizer = prepared.tokenizer.own
+    # One process looks and writes, and the others are told: they could find what it has just made.
     resumed = processes.first_only(
         lambda: enter_run_folder(folder, config.of(config.method, config.seed), processes=processes.count)
     )
@@ -114,7 +115,8 @@ def run_once(
         allow_config_change=config.allow_config_change,
     )
     megabytes = memory.megabytes()
-    base = base_fingerprint(model)  # by all, as each may hold a part of the base
+    # By all processes, as each may hold a part of the base.
+    base = base_fingerprint(model)
     # Saved before it is scored: what was trained must not be lost to a fault of the scoring.
     processes.first_only(lambda: _save(model, plan, result, folder, base=base))
     scores = evaluation.final(result)
@@ -128,6 +130,7 @@ def run_once(
         config_sha256=config.sha256(),
     )
     processes.first_only(lambda: _write(plan, prepared, folder, scores=scores, row=row | training_details(result)))
+    # The caller writes it as strict JSON, which knows neither NaN nor infinity.
     return finite_or_null(row)  # type: ignore[no-any-return]
 
 
@@ -139,6 +142,7 @@ def _adapted(plan: RunPlan, prepared: Prepared) -> PeftModel:
     loaded = load_model(prepared.tokenizer, plan.task)
     task_type, steps = plan.task.hub_names.peft, plan.settings.lower_steps
     model = put_adapter(loaded, plan.config.method, plan.variant_settings, task_type=task_type, steps=steps)
+    # In the model's own loss, since that is what both levels train on; validation computes its own.
     if weights is not None:
         weigh_classes(model, plan.task.loss, weights)
     if plan.config.shard_base:

@@ -22,6 +22,7 @@ from bilora.tasks.task import AnyTask, Inference
 if TYPE_CHECKING:
     from bilora.engines.bilevel import BilevelEngine
 
+# Few, since the check is of the files, not of the model.
 PROBE_ROWS = 8
 
 
@@ -65,6 +66,7 @@ class SelfCheck(Callback):
             model, [{name: part[row : row + 1] for name, part in self._batch.items()} for row in rows]
         )
         noise = float((alone - self._wanted).abs().max())
+        # Absolute below 1: a logit near zero is a difference of larger numbers, with no more digits than they have.
         self._allowed = max(rounding(model) * max(1.0, float(self._wanted.abs().max())), 8 * noise)
 
     def verdicts(self, folder: Path) -> list[Verdict]:
@@ -73,6 +75,7 @@ class SelfCheck(Callback):
 
     def _verdict(self, adapter: Path) -> Verdict:
         assert self._wanted is not None  # the run has ended
+        # A model of its own: in the trained one, what was not saved would be there all the same.
         fresh = load_adapter(adapter, self.tokenizer, self.task).to(self.device)
         difference = float((self._outputs(fresh, [self._batch]) - self._wanted).abs().max())
         return Verdict(adapter, difference, self._allowed)

@@ -54,24 +54,21 @@ def refuse_nulls(factory: Callable[..., Any], settings: Mapping[str, Any], *, wh
 
 
 def _nulls(factory: Callable[..., Any], settings: Mapping[str, Any]) -> list[str]:
+    # The hints of a plain class are those of its attributes, not of its arguments; for a dataclass they are the same.
+    is_plain = inspect.isclass(factory) and not dataclasses.is_dataclass(factory)
+    try:
+        hints = get_type_hints(factory.__init__ if is_plain else factory)
+    except NameError:
+        # An annotation that only a type checker can resolve: nothing is known of it.
+        return []
     empty = []
-    for key, hint in _annotations(factory).items():
+    for key, hint in hints.items():
         value = settings.get(key, hint)
         if value is None and hint is not Any and NoneType not in get_args(hint):
             empty.append(key)
         elif dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
             empty += [f"{key}.{name}" for name in _nulls(hint, value)]
     return empty
-
-
-def _annotations(factory: Callable[..., Any]) -> dict[str, Any]:
-    # The hints of a plain class are those of its attributes, not of its arguments; for a dataclass they are the same.
-    is_plain = inspect.isclass(factory) and not dataclasses.is_dataclass(factory)
-    try:
-        return get_type_hints(factory.__init__ if is_plain else factory)
-    except NameError:
-        # An annotation that only a type checker can resolve: nothing is known of it.
-        return {}
 
 
 def one_line(message: str) -> str:

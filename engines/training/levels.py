@@ -61,25 +61,25 @@ def build_levels(
 ) -> Levels:
     """Return the levels of ``stage`` over ``model``, with their optimizers, schedules and rows."""
 
-    def build(kind: type[AnyLevel], name: str, config: Config, own: LevelSettings, steps: int) -> AnyLevel:
+    def build(kind: type[AnyLevel], name: str, config: Config, options: LevelSettings, steps: int) -> AnyLevel:
         level = kind(name, config=config, module=model, extra_config=variant_settings)
         # Before the optimizer, whose groups may take their weight decays from it.
         level.companion = companion
-        assert own.learning_rate is not None  # FitSettings has put the level's own in
+        assert options.learning_rate is not None  # FitSettings has put the level's own in
         # Fused: one call per step for all the small tensors of an adapter, on CPU, CUDA and MPS alike.
         level.optimizer = torch.optim.AdamW(
-            level.optimizer_groups(), lr=own.learning_rate, weight_decay=own.weight_decay, fused=True
+            level.optimizer_groups(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
         )
         # What transformers calls constant has no warm-up.
-        schedule = "constant_with_warmup" if own.schedule == "constant" else own.schedule
-        level.scheduler = get_scheduler(schedule, level.optimizer, math.ceil(own.warmup * steps), steps)
+        schedule = "constant_with_warmup" if options.schedule == "constant" else options.schedule
+        level.scheduler = get_scheduler(schedule, level.optimizer, math.ceil(options.warmup * steps), steps)
         return level
 
     loaders = SplitLoaders(rows, settings, collate=collate, processes=processes, split=split) if stage.splits else None
     steps = stage_steps(stage, settings)
     if stage.upper is None:
-        own = settings.upper if stage.rows == "upper" else settings.lower
-        single = build(stage.lower, "lower", _config(settings, own), own, steps)
+        options = settings.upper if stage.rows == "upper" else settings.lower
+        single = build(stage.lower, "lower", _config(settings, options), options, steps)
         if loaders is None:
             single.train_data_loader = level_loader(rows, settings, collate=collate, processes=processes)
             return Levels(single, None, None)
@@ -132,7 +132,9 @@ def _moving_at_once(scheduler: Any) -> Any:
     return LambdaLR(scheduler.optimizer, [moving(factor) for factor in scheduler.lr_lambdas])
 
 
-def _config(settings: FitSettings, own: LevelSettings) -> Config:
+def _config(settings: FitSettings, options: LevelSettings) -> Config:
     return Config(
-        gradient_accumulation=own.accumulation, gradient_clipping=own.gradient_clipping, precision=settings.precision
+        gradient_accumulation=options.accumulation,
+        gradient_clipping=options.gradient_clipping,
+        precision=settings.precision,
     )

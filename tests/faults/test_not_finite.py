@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,11 @@ def break_calls(owner: Any, name: str, broken: Callable[[Any], Any], *, once: bo
     object.__setattr__(owner, name, call)  # hypergradients are frozen
 
 
-def nan_loss(level: Any, *, once: bool) -> None:
-    break_calls(level, "loss_and_parts", lambda pair: (pair[0] * torch.nan, pair[1]), once=once)
+def nan_loss(engine: Any, *, level: str, once: bool = False) -> None:
+    break_calls(getattr(engine, level), "loss_and_parts", lambda pair: (pair[0] * torch.nan, pair[1]), once=once)
 
 
-def nan_lower(engine: Any, *, once: bool = False) -> None:
-    nan_loss(engine.lower_level, once=once)
-
-
-def nan_upper(engine: Any, *, once: bool = False) -> None:
-    nan_loss(engine.upper_level, once=once)
+nan_lower, nan_upper = partial(nan_loss, level="lower_level"), partial(nan_loss, level="upper_level")
 
 
 def nan_term(engine: Any, *, once: bool = False) -> None:
@@ -158,6 +154,6 @@ def test_one_more_in_a_row_ends_the_run_and_a_resume_counts_on(run: Run, tmp_pat
 
 @pytest.mark.filterwarnings("ignore:step . of level")
 def test_a_step_in_between_begins_a_new_row(run: Run) -> None:
-    harms = [At(step, lambda engine: nan_lower(engine, once=True)) for step in (2, 4, 6)]
+    harms = [At(step, partial(nan_lower, once=True)) for step in (2, 4, 6)]
     ended = run(unroll_steps=8, skip_diverged=1, callbacks=harms)
     assert ended.result.skipped_steps == 3

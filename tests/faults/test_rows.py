@@ -18,7 +18,7 @@ from bilora.data.sets import TaskRows
 from bilora.engines.settings import LevelSettings
 from bilora.engines.training.result import FitResult
 from bilora.engines.training.split_loaders import SplitLoaders
-from bilora.errors import DataError, SettingsError
+from bilora.errors import DataError
 from bilora.models.embedded import embedded_model_folder
 from bilora.runs.config import RunConfig
 from bilora.runs.evaluation import Evaluation
@@ -96,11 +96,6 @@ def test_row_18_five_are_named_and_the_rest_is_counted(load: Load, tmp_path: Pat
 def test_row_18_a_file_of_bad_rows_is_refused_as_one_without_rows(load: Load, lines: list[bytes]) -> None:
     with pytest.raises(DataError, match=rf"train\.jsonl: no row can be used: {len(lines)} faults in the rows\n  .*:1"):
         load(lines)
-
-
-def test_row_18_rows_of_a_known_task_are_never_left_out() -> None:
-    with pytest.raises(SettingsError, match="on_bad_row is 'skip', it belongs to train_file"):
-        RunConfig(task="sst2", on_bad_row="skip")
 
 
 # ---- row 21: one answer to everything -------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Rows 1 to 8 and 10: saving, stopping and going on."""
 
 import errno
+import functools
+import operator
 import shutil
 import signal
 from pathlib import Path
@@ -49,11 +51,11 @@ def test_row_01_what_a_killed_process_left_is_cleared_on_the_next_start(run: Run
 @pytest.mark.parametrize(("row", "number"), [(2, signal.SIGTERM), (3, signal.SIGINT)])
 def test_rows_02_and_03_a_signal_ends_the_run_after_its_step(run: Run, row: int, number: int) -> None:
     whole = run("whole")
-    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    handlers = [signal.getsignal(handled) for handled in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(InterruptedRun, match="SIG.*: stopped after step 3; .*checkpoint-3 is the newest") as told:
         run(callbacks=[At(3, lambda _: signal.raise_signal(number))])
     assert told.value.number == number
-    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert [signal.getsignal(handled) for handled in (signal.SIGTERM, signal.SIGINT)] == handlers
     run(resume=True).check_same(whole)
 
 
@@ -79,7 +81,7 @@ def rich(run: Run) -> Any:
     def go_on(parts: dict[str, Any]) -> None:
         """Write the parts as an honest checkpoint, and resume from it."""
         shutil.rmtree(folder / "checkpoint-5", ignore_errors=True)
-        packed = {name: pack(each, part=name) for name, each in parts.items()}
+        packed = {name: pack(part, part=name) for name, part in parts.items()}
         written = write_checkpoint(folder, 5, parts=packed, about=about)
         run(**RICH, on=on, resume=written)
 
@@ -112,33 +114,27 @@ def test_row_05_no_part_of_the_state_can_be_left_out(rich: Any) -> None:
 
 def test_row_05_nothing_inside_a_part_can_be_left_out(rich: Any) -> None:
     """Every key of every mapping at the first two depths, lists by their first item."""
-    taken = 0
-    for name, state in rich.states().items():
-        for path in _paths(state):
-            parts = rich.states()
-            *before, last = path
-            holder = parts[name]
-            for key in before:
-                holder = holder[key]
-            del holder[last]
-            with pytest.raises(CheckpointError, match="checkpoint (incomplete|does not fit)"):
-                rich(parts)
-            taken += 1
-    assert taken > 50
+    ways = [(name, *way) for name, state in rich.states().items() for way in _ways(state)]
+    assert len(ways) > 50
+    for *before, last in ways:
+        parts = rich.states()
+        del functools.reduce(operator.getitem, before, parts)[last]
+        with pytest.raises(CheckpointError, match="checkpoint (incomplete|does not fit)"):
+            rich(parts)
 
 
-def _paths(state: Any) -> list[tuple[Any, ...]]:
+def _ways(state: Any) -> list[tuple[Any, ...]]:
     """Return the way to every entry that a state must have: the keys of its mapping, and of mappings in it."""
     if not isinstance(state, dict):
         return [(0,)] if isinstance(state, list) and state else []
-    found: list[tuple[Any, ...]] = [(key,) for key in state]
+    ways: list[tuple[Any, ...]] = [(key,) for key in state]
     for key in ("python", "report", "param_groups"):
         inner = state.get(key)
         if isinstance(inner, dict):
-            found += [(key, each) for each in inner]
+            ways += [(key, name) for name in inner]
         if isinstance(inner, list) and inner:
-            found += [(key, 0), (key, 0, "lr"), (key, 0, "betas")]
-    return found
+            ways += [(key, 0), (key, 0, "lr"), (key, 0, "betas")]
+    return ways
 
 
 def test_row_05_a_part_that_was_changed_on_the_disk_is_named(run: Run) -> None:

@@ -185,10 +185,11 @@ class TextTask(BaseTask):
                 f"{files.train}: the labels in {files.label_field!r} are numbers, but {text[0]!r} is among them; mend "
                 "it, or say with --task-type what they are"
             )
-        classes = text or any(isinstance(label, bool) for label in given)
+        # First: a label at fault may be a list, which no set can hold.
+        if text or any(isinstance(label, bool) for label in given):
+            return "classification"
         # Ratings, ids and years are written as whole numbers too.
-        many = fractions or len(set(given)) > MOST_NUMBERED_CLASSES
-        return "regression" if many and not classes else "classification"
+        return "regression" if fractions or len(set(given)) > MOST_NUMBERED_CLASSES else "classification"
 
     @classmethod
     def from_rows(cls, rows: Sequence[Row], files: LabelledFiles, task_type: str) -> AnyTask:

@@ -9,49 +9,41 @@ from typing import Any
 import pytest
 import torch
 
-from bilora.commands.doctor import (
-    DOCTOR,
-    check_attention,
-    check_device,
-    check_disk,
-    check_package,
-    check_precision,
-    check_trackers,
-    check_versions,
-)
+from bilora.commands import doctor
 
 
 def test_what_train_would_run_passes(command_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*command_run.words[:4], "--max-length", "64", "--device", "cpu"]
-    assert DOCTOR.run(words) == 0, capsys.readouterr().err
-    said = capsys.readouterr().out
+    assert doctor.DOCTOR.run(words) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
     for subject in ("python", "betty-ml", "device", "precision", "disk", "data", "model", "lengths", "tokenizer"):
-        assert f"ok    {subject}: " in said
-    assert "120 training rows, 24 of them D2; text; rows a class: 0: 60, 1: 60" in said
-    assert "bilora train with the same words will start" in said
+        assert f"ok    {subject}: " in printed
+    assert "120 training rows, 24 of them D2; text; rows a class: 0: 60, 1: 60" in printed
+    assert "bilora train with the same words will start" in printed
 
 
 def test_every_fault_is_told_not_only_the_first(command_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*command_run.words[:4], "--max-length", "128", "--precision", "fp16", "--device", "cpu"]
-    assert DOCTOR.run([*words, "--report-to", "wandb"]) == 2
-    said = capsys.readouterr()
-    assert "FAULT precision: fp16 needs a GPU; set --precision bf16 or fp32" in said.out
-    assert "FAULT model: max_length is 128, but the bert model has 64 positions" in said.out
-    assert "2 faults; each line says what to do" in said.err
+    assert doctor.DOCTOR.run([*words, "--report-to", "wandb"]) == 2
+    printed = capsys.readouterr()
+    assert "FAULT precision: fp16 needs a GPU; set --precision bf16 or fp32" in printed.out
+    assert "FAULT model: max_length is 128, but the bert model has 64 positions" in printed.out
+    assert "2 faults; each line says what to do" in printed.err
 
 
-def test_rows_that_cannot_be_used_are_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"text": "a fine film", "label": 1}\n{"text": "cut', encoding="utf-8")
-    assert DOCTOR.run(["--train-file", str(path)]) == 2
-    assert "FAULT data: " in capsys.readouterr().out
-
-
-def test_rows_that_train_refuses_are_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_text("text,label\n" + "good,1\nbad,0\n" * 15, encoding="utf-8")
-    assert DOCTOR.run(["--train-file", str(path), "--device", "cpu"]) == 2
-    assert "FAULT data: the upper part has 6 rows, fewer than a batch of 16" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("text,label\na fine film", ""),
+        ("text,label\n" + "good,1\nbad,0\n" * 15, "the upper part has 6 rows, fewer than a batch of 16"),
+    ],
+)
+def test_rows_that_train_refuses_are_a_fault(
+    text: str, fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.csv").write_text(text, encoding="utf-8")
+    assert doctor.DOCTOR.run(["--train-file", str(tmp_path / "rows.csv"), "--device", "cpu"]) == 2
+    assert f"FAULT data: {fault}" in capsys.readouterr().out
 
 
 def test_long_rows_and_a_foreign_script_are_notes(
@@ -60,18 +52,20 @@ def test_long_rows_and_a_foreign_script_are_notes(
     path = tmp_path / "rows.jsonl"
     rows = [{"text": "ᚠᚢᚦ ᚨᚱᚲ " * 20, "label": number % 2} for number in range(120)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    DOCTOR.run(["--train-file", str(path), "--model", str(tiny_encoder), "--max-length", "16", "--device", "cpu"])
-    said = capsys.readouterr().out
-    assert "note  lengths: median 16, longest 16 tokens of at most 16" in said
-    assert "note  tokenizer: " in said
+    doctor.DOCTOR.run(
+        ["--train-file", str(path), "--model", str(tiny_encoder), "--max-length", "16", "--device", "cpu"]
+    )
+    printed = capsys.readouterr().out
+    assert "note  lengths: median 16, longest 16 tokens of at most 16" in printed
+    assert "note  tokenizer: " in printed
 
 
 def test_versions_are_held_against_what_the_package_asks_for() -> None:
-    states = {finding.subject: finding.state for finding in check_versions("transformers")}
+    states = {finding.subject: finding.state for finding in doctor.check_versions("transformers")}
     assert states["python"] == "ok"
     assert states["tokenizers"] == "ok"
-    assert check_package("torch", ">=999").state == "fault"
-    assert check_package("no-such-package", "").text == "is not installed; run pip install 'no-such-package'"
+    assert doctor.check_package("torch", ">=999").state == "fault"
+    assert doctor.check_package("no-such-package", "").text == "is not installed; run pip install 'no-such-package'"
 
 
 @pytest.mark.parametrize(
@@ -85,23 +79,23 @@ def test_versions_are_held_against_what_the_package_asks_for() -> None:
     ],
 )
 def test_attention_is_held_against_the_derivatives(hypergradient: Any, implementation: str, state: str) -> None:
-    assert check_attention(hypergradient, implementation).state == state
+    assert doctor.check_attention(hypergradient, implementation).state == state
 
 
 def test_devices_and_precisions() -> None:
-    assert check_precision(torch.device("cpu"), "bf16").state == "ok"
-    assert [finding.state for finding in check_device("cpu", "fp16")] == ["ok", "fault"]
-    assert [finding.state for finding in check_device("tpu", "fp32")] == ["fault"]
+    assert doctor.check_precision(torch.device("cpu"), "bf16").state == "ok"
+    assert [finding.state for finding in doctor.check_device("cpu", "fp16")] == ["ok", "fault"]
+    assert [finding.state for finding in doctor.check_device("tpu", "fp32")] == ["fault"]
 
 
 def test_a_full_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
-    assert check_disk(tmp_path / "not" / "yet").state == "ok"
+    assert doctor.check_disk(tmp_path / "not" / "yet").state == "ok"
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 2**40, 2**20))
-    assert check_disk(tmp_path).state == "fault"
+    assert doctor.check_disk(tmp_path).state == "fault"
 
 
 def test_a_tracker_that_is_missing_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    [finding] = check_trackers(["mlflow"])
+    [finding] = doctor.check_trackers(["mlflow"])
     assert (finding.state, finding.text.endswith("run pip install mlflow")) == ("note", True)

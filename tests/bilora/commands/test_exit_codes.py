@@ -6,45 +6,39 @@ from typing import Any, NoReturn
 
 import pytest
 
+from bilora import errors
 from bilora.commands.exit_codes import exit_code
 from bilora.commands.verb import Verb
 from bilora.engines.settings import LevelSettings
-from bilora.errors import (
-    DataError,
-    DivergedError,
-    InterruptedRun,
-    ProcessesError,
-    ResourceError,
-    SelfCheckError,
-    SettingsError,
-)
 from bilora.metrics.metric import UndefinedMetricWarning
 
 pytestmark = pytest.mark.usefixtures("own_handler")
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [
-        (DataError("a.csv:3: bad"), 2, "a.csv:3: bad"),
-        (SettingsError("rank is 0"), 2, "rank is 0"),
-        (DivergedError("loss nan"), 3, "loss nan"),
-        (SelfCheckError("differs"), 1, "differs"),
-        (ProcessesError("lost"), 1, "lost"),
-        (ResourceError("no room"), 4, "no room"),
-        (OSError(errno.ENOSPC, "No space left"), 4, "[Errno 28] No space left"),
-        (InterruptedRun("SIGTERM", number=15), 143, "SIGTERM"),
-        (KeyboardInterrupt(), 130, "interrupted; finished runs are in results.jsonl"),
-    ],
-)
-def test_what_goes_wrong_is_a_line_and_a_code(
-    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def ended_by(error: BaseException) -> int:
     def work() -> NoReturn:
         raise error
 
-    assert exit_code(work, program="example.py") == code
-    assert capsys.readouterr().err == f"example.py: error: {said}\n"
+    return exit_code(work, program="example.py")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (errors.DataError("a.csv:3: bad"), 2, "a.csv:3: bad"),
+        (errors.SettingsError("rank is 0"), 2, "rank is 0"),
+        (errors.DivergedError("loss nan"), 3, "loss nan"),
+        (errors.SelfCheckError("differs"), 1, "differs"),
+        (errors.ProcessesError("lost"), 1, "lost"),
+        (errors.ResourceError("no room"), 4, "no room"),
+        (OSError(errno.ENOSPC, "No space left"), 4, "[Errno 28] No space left"),
+        (errors.InterruptedRun("SIGTERM", number=15), 143, "SIGTERM"),
+        (KeyboardInterrupt(), 130, "interrupted; finished runs are in results.jsonl"),
+    ],
+)
+def test_what_goes_wrong_is_a_line_and_a_code(error: BaseException, code: int, message: str, capsys: Any) -> None:
+    assert ended_by(error) == code
+    assert capsys.readouterr().err == f"example.py: error: {message}\n"
 
 
 @pytest.mark.filterwarnings("always")
@@ -61,11 +55,8 @@ def test_a_warning_of_another_library_stays_as_it_is(capsys: pytest.CaptureFixtu
 
 
 def test_a_fault_of_ours_is_not_hidden() -> None:
-    def work() -> NoReturn:
-        raise ZeroDivisionError
-
     with pytest.raises(ZeroDivisionError):
-        exit_code(work, program="example.py")
+        ended_by(ZeroDivisionError())
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -77,5 +68,5 @@ def test_several_processes_are_refused_unless_they_work_together(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert verb.run(["--batch-size", "4"]) == (0 if together else 2)
     assert done == ([LevelSettings(batch_size=4)] if together else [])
-    said = "bilora show runs in one process, and torchrun has started 2; several train together in bilora train"
-    assert (said in capsys.readouterr().err) == (not together)
+    message = "bilora show runs in one process, and torchrun has started 2; several train together in bilora train"
+    assert (message in capsys.readouterr().err) == (not together)

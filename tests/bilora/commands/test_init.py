@@ -46,18 +46,15 @@ def test_the_file_that_is_written_runs(command_run: Any, tmp_path: Path, capsys:
     given = command_run.words[:4]  # the model and the file
     assert INIT.run([*given, "--output", str(path)]) == 0
     assert f"bilora train --config {path}" in capsys.readouterr().out
-    own = ["--max-length", "32", "--steps", "8", "--keep-best", "false", "--early-stopping", "0", "--device", "cpu"]
-    words = ["--config", str(path), *own, "--output", str(tmp_path / "run"), "--lower.learning-rate", "0.05"]
+    short = "--max-length 32 --steps 8 --keep-best false --early-stopping 0 --device cpu --lower.learning-rate 0.05"
+    words = ["--config", str(path), *short.split(), "--output", str(tmp_path / "run")]
     assert TRAIN.run(words) == 0, capsys.readouterr().err
     assert INIT.run([*given, "--output", str(path)]) == 2
     assert "is there already" in capsys.readouterr().err
 
 
-def test_is_printed_without_an_output(capsys: pytest.CaptureFixture[str]) -> None:
+def test_is_printed_without_an_output_unless_the_method_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
     assert INIT.run(["--task", "mrpc"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["task"] == "mrpc"
-
-
-def test_an_unknown_method_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert INIT.run(["--method", "bilorra"]) == 2
     assert "Did you mean 'bilora'?" in capsys.readouterr().err

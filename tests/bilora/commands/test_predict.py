@@ -22,38 +22,36 @@ NAMES = ("A", "Blue", "The Vaults", "C")
 
 
 @pytest.fixture
-def trained(causal_tokenizer: Any) -> Iterator[Trained]:
+def trained(causal_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trained]:
     torch.manual_seed(0)
     sizes = {"vocab_size": 300, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 96}
     base = GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.5, bos_token_id=0, eos_token_id=0))
     model = get_peft_model(base, BiloraConfig(task_type="CAUSAL_LM", r=2, init_weights=False)).eval()
     task = E2E.with_settings({"beams": 2, "max_new_tokens": 6, "metrics": ["bleu"]})
     causal_tokenizer.pad_token = causal_tokenizer.eos_token
-    yield Trained(Path("adapter"), task, Tokenizer("tiny", causal_tokenizer), model, 96)
+    adapter = Trained(Path("adapter"), task, Tokenizer("tiny", causal_tokenizer), model, 96)
+    monkeypatch.setattr(predict_command, "open_trained", lambda *_, **__: adapter)
+    yield adapter
     causal_tokenizer.pad_token = None
 
 
-def write(path: Path, *, references: bool) -> str:
-    rows = [{"mr": f"name[{name}]", **({"references": [f"{name} is a pub."]} if references else {})} for name in NAMES]
+def write(path: Path, *rows: dict[str, Any]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
 
 
-def test_rows_without_a_target_get_the_texts_of_an_evaluation(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bare, output = write(tmp_path / "bare.jsonl", references=False), tmp_path / "out.jsonl"
-    monkeypatch.setattr(predict_command, "open_trained", lambda *_, **__: trained)
-    assert PREDICT.run(["run", "--file", bare, "--output", str(output)]) == 0
-    said = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
-    rows = trained.task.read_rows(write(tmp_path / "full.jsonl", references=True), labelled=True)
-    data = trained.task.encode(rows, trained.tokenizer.own, max_length=96)
-    found = trained.task.evaluate(trained.inference, data).predictions
-    assert found is not None
-    assert [(each["row"], each["source"], each["prediction"]) for each in said] == [
-        (number, each["source"], each["output"]) for number, each in enumerate(found)
+def test_rows_without_a_target_get_the_texts_of_an_evaluation(trained: Trained, tmp_path: Path) -> None:
+    bare, output = [{"mr": f"name[{name}]"} for name in NAMES], tmp_path / "out.jsonl"
+    assert PREDICT.run(["run", "--file", write(tmp_path / "bare.jsonl", *bare), "--output", str(output)]) == 0
+    answers = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    full = write(tmp_path / "full.jsonl", *({**row, "references": ["A pub."]} for row in bare))
+    data = trained.task.encode(trained.task.read_rows(full, labelled=True), trained.tokenizer.own, max_length=96)
+    evaluated = trained.task.evaluate(trained.inference, data).predictions
+    assert evaluated is not None
+    assert [(answer["row"], answer["source"], answer["prediction"]) for answer in answers] == [
+        (number, prediction["source"], prediction["output"]) for number, prediction in enumerate(evaluated)
     ]
-    assert len({each["prediction"] for each in said}) > 1
+    assert len({answer["prediction"] for answer in answers}) > 1
 
 
 def test_targets_that_are_there_are_not_looked_at(trained: Trained, tmp_path: Path) -> None:
@@ -63,13 +61,9 @@ def test_targets_that_are_there_are_not_looked_at(trained: Trained, tmp_path: Pa
     assert [row["source"] for row in rows] == ["name : A", "name : Blue"]
 
 
-def test_a_row_without_an_input_is_named(
-    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(predict_command, "open_trained", lambda *_, **__: trained)
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"mr": "name[A]"}\n{"text": "A"}\n', encoding="utf-8")
-    assert PREDICT.run(["run", "--file", str(path)]) == 2
+@pytest.mark.usefixtures("trained")
+def test_a_row_without_an_input_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert PREDICT.run(["run", "--file", write(tmp_path / "rows.jsonl", {"mr": "name[A]"}, {"text": "A"})]) == 2
     assert "rows.jsonl:2: holds the input in no known field" in capsys.readouterr().err
     assert PREDICT.run(["run", "--file", str(tmp_path / "rows.doc")]) == 2
     assert "other forms are not read" in capsys.readouterr().err

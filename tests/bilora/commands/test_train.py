@@ -5,9 +5,9 @@ import shutil
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
-import torch
 import yaml
 from peft import AutoPeftModelForSequenceClassification
 from safetensors.torch import load_file, save_file
@@ -18,10 +18,22 @@ from bilora.commands import train as train_command
 from bilora.commands.command_line import parse_config
 from bilora.commands.train import TRAIN
 from bilora.commands.train_config import TrainConfig
-from bilora.errors import DataError, SettingsError
+from bilora.errors import DataError
 from bilora.runs.config import RunConfig
 from bilora.runs.self_check import SelfCheck, Verdict
 from bilora.tasks.kinds import read_task
+
+# Of a run of few steps the best may be the first, where an adapter is still zero.
+LAST = ["--keep-best", "false", "--early-stopping", "0"]
+
+
+def short_words(command_run: Any, folder: Path, *more: str) -> list[str]:
+    """Return the words of a run of eight steps that writes into a folder."""
+    return [*command_run.words, "--output", str(folder), "--report-to", "[]", "--steps", "8", *LAST, *more]
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def test_a_model_and_a_file_make_a_whole_run_folder(command_run: Any) -> None:
@@ -40,12 +52,14 @@ def test_a_model_and_a_file_make_a_whole_run_folder(command_run: Any) -> None:
         assert (task.name, length) == ("reviews", 32)
 
 
-def test_steps_follow_from_epochs_of_the_lower_rows(command_run: Any) -> None:
+def test_steps_and_validations_follow_from_epochs_of_the_lower_rows(command_run: Any) -> None:
     config = yaml.safe_load((command_run.folder / "config.yaml").read_text(encoding="utf-8"))
     # 4 epochs of 0.8 x 120 rows in batches of 16 are 24 steps, and 40 are the least.
     assert config["steps"] == 40
     assert TrainConfig(epochs=4.0).steps_for(1000) == 200
+    assert TrainConfig().run_config().steps == 1
     assert config["validate_every"] == 2
+    assert TrainConfig().run_config(steps=100).validate_every == 5
 
 
 def test_the_config_that_is_written_is_one_of_train_and_of_a_comparison(command_run: Any) -> None:
@@ -56,8 +70,7 @@ def test_the_config_that_is_written_is_one_of_train_and_of_a_comparison(command_
 
 
 def test_the_best_parameters_by_the_loss_on_d2_are_kept(command_run: Any) -> None:
-    results = json.loads((command_run.folder / "all_results.json").read_text(encoding="utf-8"))
-    state = json.loads((command_run.folder / "trainer_state.json").read_text(encoding="utf-8"))
+    results, state = (read_json(command_run.folder / name) for name in ("all_results.json", "trainer_state.json"))
     losses = {entry["step"]: entry["d2_loss"] for entry in state["log_history"] if "d2_loss" in entry}
     assert results["best_step"] == state["best_global_step"] == min(losses, key=lambda step: losses[step])
     assert results["d2_loss"] == pytest.approx(min(losses.values()), rel=1e-6)
@@ -78,25 +91,16 @@ def test_a_saved_adapter_that_differs_fails_the_self_check(
 
     def damaged(self: SelfCheck, folder: Path) -> list[Verdict]:
         path = folder / "adapter" / "adapter_model.safetensors"
-        tensors = load_file(path)
-        save_file({name: each + 0.01 for name, each in tensors.items()}, path)
+        save_file({name: tensor + 0.01 for name, tensor in load_file(path).items()}, path)
         return true_verdicts(self, folder)
 
     monkeypatch.setattr(train_command.SelfCheck, "verdicts", damaged)
-    words = [*command_run.words, "--output", str(tmp_path / "run"), "--report-to", "[]", "--steps", "8", *LAST]
-    assert TRAIN.run(words) == 1
-    said = capsys.readouterr()
-    assert f"self-check of {tmp_path / 'run' / 'adapter'}: FAILED" in said.out
-    assert f"self-check of {tmp_path / 'run' / 'lora'}: ok" in said.out
-    assert "do not use it" in said.err
-
-
-def test_outputs_that_are_not_finite_never_pass() -> None:
+    assert TRAIN.run(short_words(command_run, tmp_path / "run")) == 1
+    printed = capsys.readouterr()
+    assert f"self-check of {tmp_path / 'run' / 'adapter'}: FAILED" in printed.out
+    assert f"self-check of {tmp_path / 'run' / 'lora'}: ok" in printed.out
+    assert "do not use it" in printed.err
     assert not Verdict(Path("adapter"), float("nan"), 1e-6).passed
-
-
-# Of a run of few steps the best may be the first, where an adapter is still zero.
-LAST = ["--keep-best", "false", "--early-stopping", "0"]
 
 
 @pytest.mark.parametrize("method", ["lora", "adalora", "pseudo_svd"])
@@ -104,12 +108,12 @@ def test_every_kind_of_adapter_passes_in_place_of_an_earlier_run(
     method: str, command_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(command_run.folder, tmp_path / "run")
-    own = ["--method", method, "--output", str(tmp_path / "run"), "--report-to", "[]", "--steps", "8", *LAST]
-    assert TRAIN.run([*command_run.words, *own]) == 2
+    words = short_words(command_run, tmp_path / "run", "--method", method)
+    assert TRAIN.run(words) == 2
     assert "is not empty" in capsys.readouterr().err
-    assert TRAIN.run([*command_run.words, *own, "--overwrite"]) == 0, capsys.readouterr().err
+    assert TRAIN.run([*words, "--overwrite"]) == 0, capsys.readouterr().err
     assert f"self-check of {tmp_path / 'run' / 'adapter'}: ok" in capsys.readouterr().out
-    results = json.loads((tmp_path / "run" / "all_results.json").read_text(encoding="utf-8"))
+    results = read_json(tmp_path / "run" / "all_results.json")
     assert (results["method"], results["steps"]) == (method, 8)
     assert "overwrite: true" not in (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
 
@@ -133,77 +137,54 @@ def test_numbers_are_learned_from_a_csv_of_quantities(
     path = tmp_path / "sizes.csv"
     path.write_text("body,label\n" + "".join(lines) + "cut\n", encoding="utf-8")
     words = ["--model", str(tiny_encoder), "--train-file", str(path), "--output", str(tmp_path / "run"), *LAST]
-    words += [
-        "--on-bad-row",
-        "skip",
-        "--max-length",
-        "16",
-        "--device",
-        "cpu",
-        "--steps",
-        "8",
-        "--lower.batch-size",
-        "4",
-        "--upper.batch-size",
-        "4",
-    ]
-    assert TRAIN.run([*words, "--lower.learning-rate", "0.05"]) == 0, capsys.readouterr().err
-    said, warned = capsys.readouterr()
+    sizes = "--max-length 16 --steps 8 --lower.batch-size 4 --upper.batch-size 4 --lower.learning-rate 0.05"
+    words += [*sizes.split(), "--on-bad-row", "skip", "--device", "cpu"]
+    assert TRAIN.run(words) == 0, capsys.readouterr().err
+    printed, warned = capsys.readouterr()
     assert f"warning: {path}: 1 of 61 rows is left out (on_bad_row: skip)\n  {path}:62: has 1 fields" in warned
-    results = json.loads((tmp_path / "run" / "all_results.json").read_text(encoding="utf-8"))
-    assert results["skipped_rows"] == {str(path): 1}
-    assert "make it regression" in said
-    assert "the text is in 'body'" in said
-    assert said.count("self-check") == said.count(": ok") == 2
+    assert read_json(tmp_path / "run" / "all_results.json")["skipped_rows"] == {str(path): 1}
+    assert "make it regression" in printed
+    assert "the text is in 'body'" in printed
+    assert printed.count("self-check") == printed.count(": ok") == 2
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "error"),
     [
-        (["--train-file", "no.jsonl"], "no.jsonl: cannot be read"),
-        (["--method", "bilora", "lora"], "one run has one method; bilora compare runs several"),
-        (["--steps", "0"], "it must be at least 1, or null"),
-        (["--validate-every", "0"], "early_stopping and keep_best look at validations"),
-        (["--push-to-hub", "true"], "push_to_hub needs it"),
-        (["--report-to", "tensorbord"], "Did you mean 'tensorboard'?"),
-        (["--watch", "f1"], "watch"),
-        (["--epoch", "3"], "Did you mean '--epochs'?"),
+        ("--train-file no.jsonl", "no.jsonl: cannot be read"),
+        ("--method bilora lora", "one run has one method; bilora compare runs several"),
+        ("--seeds 0 1", "one run has one seed"),
+        ("--steps 0", "it must be at least 1, or null"),
+        ("--validate-every 0", "early_stopping and keep_best look at validations"),
+        ("--push-to-hub true", "push_to_hub needs it"),
+        ("--report-to tensorbord", "Did you mean 'tensorboard'?"),
+        ("--watch f1", "watch"),
+        ("--epoch 3", "Did you mean '--epochs'?"),
     ],
 )
 def test_bad_input_ends_with_2_before_a_model_is_read(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    words: str, error: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_command, "prepare", None)
     try:
-        assert TRAIN.run(words) == 2
+        assert TRAIN.run(words.split()) == 2
     except SystemExit as ended:
         assert ended.code == 2
-    assert said in capsys.readouterr().err
+    assert error in capsys.readouterr().err
 
 
 def test_the_adapter_and_its_card_go_to_the_hub_when_asked(
     command_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[tuple[str, dict[str, Any]]] = []
-
-    class Hub:
-        endpoint = "https://hub.example"
-
-        def create_repo(self, name: str, **options: Any) -> None:
-            calls.append((name, options))
-
-        def upload_folder(self, **options: Any) -> None:
-            calls.append(
-                (options["repo_id"], {"files": {path.name for path in Path(options["folder_path"]).iterdir()}})
-            )
-
-    monkeypatch.setattr("bilora.artifacts.model_card.HfApi", Hub)
-    own = ["--output", str(tmp_path / "run"), "--report-to", "[]", "--steps", "8", *LAST]
-    code = TRAIN.run([*command_run.words, *own, "--push-to-hub", "true", "--hub-model-id", "me/model"])
-    assert code == 0
-    (made, options), (filled, uploaded) = calls
-    assert (made, filled, options) == ("me/model", "me/model", {"private": True, "exist_ok": True})
-    assert uploaded["files"] >= {"README.md", "adapter_model.safetensors"}
+    hub = MagicMock(endpoint="https://hub.example")
+    monkeypatch.setattr("bilora.artifacts.model_card.HfApi", lambda: hub)
+    words = short_words(command_run, tmp_path / "run", "--push-to-hub", "true", "--hub-model-id", "me/model")
+    assert TRAIN.run(words) == 0
+    hub.create_repo.assert_called_once_with("me/model", private=True, exist_ok=True)
+    (uploaded,) = (call.kwargs for call in hub.upload_folder.call_args_list)
+    assert uploaded["repo_id"] == "me/model"
+    names = {path.name for path in Path(uploaded["folder_path"]).iterdir()}
+    assert names >= {"README.md", "adapter_model.safetensors"}
     assert "uploaded: https://hub.example/me/model" in capsys.readouterr().out
 
 
@@ -212,23 +193,11 @@ def test_a_hub_that_refuses_leaves_the_run(tmp_path: Path) -> None:
         push_to_hub(tmp_path, repository="me/model")
 
 
-def test_the_defaults_are_those_that_a_run_would_have() -> None:
-    config = TrainConfig()
-    assert config.run_config().steps == 1
-    assert config.run_config(steps=100).validate_every == 5
-    assert torch.isfinite(torch.tensor(config.epochs))
-    with pytest.raises(SettingsError, match="one run has one seed"):
-        TRAIN.parse(["--seeds", "0", "1"])
-
-
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
     command_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def words(name: str) -> list[str]:
-        own = ["--output", str(tmp_path / name), "--report-to", "[]", "--steps", "8", "--watch", "score", *LAST]
-        return [*command_run.words, *own]
-
-    assert TRAIN.run(words("whole")) == 0
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    assert TRAIN.run(short_words(command_run, whole, "--watch", "score")) == 0
 
     class Stopping(SelfCheck):
         """As a SIGTERM in the fourth step would."""
@@ -239,12 +208,12 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
 
     with monkeypatch.context() as patched:
         patched.setattr(train_command, "SelfCheck", Stopping)
-        assert TRAIN.run(words("part")) == 143
-    assert f"go on with bilora train --resume {tmp_path / 'part'}" in capsys.readouterr().err
-    assert not (tmp_path / "part" / "all_results.json").exists()
-    assert TRAIN.run(["--resume", str(tmp_path / "part")]) == 0
+        assert TRAIN.run(short_words(command_run, part, "--watch", "score")) == 143
+    assert f"go on with bilora train --resume {part}" in capsys.readouterr().err
+    assert not (part / "all_results.json").exists()
+    assert TRAIN.run(["--resume", str(part)]) == 0
     for name in ("metrics.jsonl", "adapter/adapter_model.safetensors", "train.yaml"):
-        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    assert TRAIN.run(["--resume", str(tmp_path / "part")]) == 0
+        assert (part / name).read_bytes() == (whole / name).read_bytes(), name
+    assert TRAIN.run(["--resume", str(part)]) == 0
     assert "finished before" in capsys.readouterr().out
     assert TRAIN.run(["--resume", str(tmp_path)]) == 2

@@ -9,6 +9,7 @@ import shutil
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pandas
 import pytest
@@ -21,6 +22,7 @@ from bilora.compare.comparison import choice_jobs, report_jobs, run_comparison
 from bilora.compare.config import NO_OPTIONS, ComparisonConfig
 from bilora.compare.folders import RecordFolder
 from bilora.compare.jobs import run_jobs
+from bilora.compare.lines import Line
 from bilora.engines.settings import LevelSettings
 from bilora.errors import DivergedError, SettingsError
 from bilora.models.embedded import embedded_reviews
@@ -43,30 +45,25 @@ def inputs(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def small(inputs: Path, output: Path, **own: Any) -> ComparisonConfig:
+def small(inputs: Path, output: Path, **changed: Any) -> ComparisonConfig:
     run = {
-        "train_file": str(inputs / "train.jsonl"),
-        "validation_file": str(inputs / "validation.jsonl"),
-        "text_columns": ["text"],
-        "model": str(inputs / "model"),
-        "steps": 4,
-        "unroll_steps": 2,
-        "validate_every": 2,
-        "max_length": 16,
-        "device": "cpu",
-        "lower": LevelSettings(batch_size=4, learning_rate=0.05),
-        "upper": LevelSettings(batch_size=4, learning_rate=0.05),
-        **own.pop("run", {}),
+        **{"train_file": str(inputs / "train.jsonl"), "validation_file": str(inputs / "validation.jsonl")},
+        **{"text_columns": ["text"], "model": str(inputs / "model"), "max_length": 16, "device": "cpu"},
+        **{"steps": 4, "unroll_steps": 2, "validate_every": 2},
+        **dict.fromkeys(("lower", "upper"), LevelSettings(batch_size=4, learning_rate=0.05)),
+        **changed.pop("run", {}),
     }
     settings = {
         "methods": ["lora", "b"],
         "entries": {"b": {"method": "bilora", "run": {"hypergradient": "first_order"}}},
-        "seeds": 2,
-        "learning_rates": [0.01, 0.05],
-        "output": str(output),
-        **own,
+        **{"seeds": 2, "learning_rates": [0.01, 0.05], "output": str(output)},
+        **changed,
     }
     return ComparisonConfig(run=RunConfig(**run), **settings)
+
+
+def compare(*args: Any, **changed: Any) -> list[Line]:
+    return run_comparison(small(*args, **changed), command="bilora compare --model /a/b/model")
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -77,9 +74,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def done(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished comparison."""
     folder = tmp_path_factory.mktemp("comparison")
-    document = folder / "results.md"
-    run_comparison(small(inputs, folder / "own", document=str(document)), command="bilora compare --model /a/b/model")
-    return folder / "own"
+    compare(inputs, folder / "comparison", document=str(folder / "results.md"))
+    return folder / "comparison"
 
 
 def test_the_config_that_is_written_reads_back(inputs: Path, done: Path) -> None:
@@ -89,7 +85,7 @@ def test_the_config_that_is_written_reads_back(inputs: Path, done: Path) -> None
 
 
 def test_every_method_tries_as_many_candidates_on_held_out_training_rows(done: Path) -> None:
-    records = [json.loads(path.read_text()) for path in sorted(done.glob("runs/*/comparison.json"))]
+    records = (json.loads(path.read_text()) for path in sorted(done.glob("runs/*/comparison.json")))
     trials = [record for record in records if record["purpose"] == "choose"]
     assert sorted(trial["label"] for trial in trials) == ["b", "b", "lora", "lora"]
     assert {(trial["set"], trial["seed"]) for trial in trials} == {("held_out", 0)}
@@ -123,9 +119,9 @@ def test_files_hold_the_same_numbers(done: Path) -> None:
     results = pandas.DataFrame(lines(done / "results.jsonl"))
     assert pandas.read_csv(done / "results.csv")["score"].tolist() == results["score"].tolist()
     summary = {line["label"]: line for line in lines(done / "summary.jsonl")}
-    own, base = (results["score"][results["label"] == label] for label in ("b", "lora"))
-    assert summary["b"]["score"]["mean"] == pytest.approx(sum(own) / 2, abs=1e-12)
-    assert summary["b"]["difference"] == pytest.approx((sum(own) - sum(base)) / 2, abs=1e-12)
+    of_b, of_lora = (results["score"][results["label"] == label] for label in ("b", "lora"))
+    assert summary["b"]["score"]["mean"] == pytest.approx(sum(of_b) / 2, abs=1e-12)
+    assert summary["b"]["difference"] == pytest.approx((sum(of_b) - sum(of_lora)) / 2, abs=1e-12)
     assert summary["b"]["row_interval"] is not None
     assert summary["lora"]["difference"] is None
     # The baseline has reached its own best score, with both seeds.
@@ -149,16 +145,11 @@ def test_what_is_finished_is_not_run_again(
     (removed,) = (path for path in (done / "runs").iterdir() if path.name.startswith("lora-run-seed1"))
     shutil.rmtree(removed)
     (done / "unfinished" / removed.name).mkdir(parents=True)
-    ran = []
-    run_once = comparison_jobs.run_once
-
-    def counted(*args: Any, **own: Any) -> Any:
-        ran.append((args[0].config.method, args[0].config.seed))
-        return run_once(*args, **own)
-
+    counted = MagicMock(wraps=comparison_jobs.run_once)
     monkeypatch.setattr(comparison_jobs, "run_once", counted)
-    run_comparison(small(inputs, done), command="bilora compare")
-    assert ran == [("lora", 1)]
+    compare(inputs, done)
+    plans = [call.args[0] for call in counted.call_args_list]
+    assert [(plan.config.method, plan.config.seed) for plan in plans] == [("lora", 1)]
     timed = {"seconds": None, "peak_memory_mb": None}
     assert [row | timed for row in before] == [row | timed for row in lines(done / "results.jsonl")]
     assert "run 4/4" in capsys.readouterr().out
@@ -168,8 +159,7 @@ def test_another_setting_makes_other_runs(inputs: Path, done: Path) -> None:
     config = small(inputs, done, run={"steps": 5})
     choices = {label: Choice(config.candidates(label)[0], []) for label in config.methods}
     assert all(RecordFolder(done).finished(job) is None for job in report_jobs(config, choices))
-    same = small(inputs, done)
-    assert all(RecordFolder(done).finished(job) is not None for job in choice_jobs(same))
+    assert all(RecordFolder(done).finished(job) is not None for job in choice_jobs(small(inputs, done)))
 
 
 def test_a_run_that_diverges_is_a_result_without_a_score(
@@ -177,15 +167,15 @@ def test_a_run_that_diverges_is_a_result_without_a_score(
 ) -> None:
     run_once = comparison_jobs.run_once
 
-    def failing(*args: Any, **own: Any) -> Any:
+    def failing(*args: Any, **changed: Any) -> Any:
         if (args[0].config.method, args[0].config.seed) == ("bilora", 1):
-            own["folder"].mkdir(parents=True)
+            changed["folder"].mkdir(parents=True)
             raise DivergedError("the loss is nan")
-        return run_once(*args, **own)
+        return run_once(*args, **changed)
 
     monkeypatch.setattr(comparison_jobs, "run_once", failing)
-    found = run_comparison(small(inputs, tmp_path / "a", learning_rates=[0.05]), command="bilora compare")
-    assert [(line.label, line.seeds, line.failed) for line in found] == [("lora", 2, 0), ("b", 1, 1)]
+    compared = compare(inputs, tmp_path / "a", learning_rates=[0.05])
+    assert [(line.label, line.seeds, line.failed) for line in compared] == [("lora", 2, 0), ("b", 1, 1)]
     printed = capsys.readouterr().out
     assert "b, seed 1, lower.learning_rate 0.05, upper.learning_rate 0.05: the loss is nan" in printed
     assert "1 (1 diverged)" in printed
@@ -203,7 +193,7 @@ def test_equal_seconds_give_a_costlier_method_fewer_steps(inputs: Path, tmp_path
 def test_a_folder_with_something_else_is_left_alone(inputs: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(SettingsError, match="holds something else than a comparison"):
-        run_comparison(small(inputs, tmp_path), command="bilora compare")
+        compare(inputs, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -8,30 +8,20 @@ import numpy
 import pytest
 from scipy import stats
 
-from bilora.compare.statistics import (
-    Wilcoxon,
-    best_score,
-    bootstrap_interval,
-    paired_differences,
-    resampled_scores,
-    row_bootstrap_interval,
-    seconds_to_reach,
-    wilcoxon,
-)
+from bilora.compare import statistics
 from bilora.runs.results import read_predictions
 from bilora.tasks.catalog import TASKS
 
 
 def test_pairs_by_seed_and_leaves_out_what_has_no_pair() -> None:
-    assert paired_differences({3: 1.0, 1: 2.0, 2: None, 4: 9.0}, {1: 1.5, 2: 0.0, 3: 0.5}) == (0.5, 0.5)
+    assert statistics.paired_differences({3: 1.0, 1: 2.0, 2: None, 4: 9.0}, {1: 1.5, 2: 0.0, 3: 0.5}) == (0.5, 0.5)
 
 
 def test_interval_is_that_of_scipy() -> None:
     values = numpy.random.default_rng(1).normal(0.02, 0.01, size=20)
-    interval = bootstrap_interval(values.tolist(), draws=100_000)
-    theirs = stats.bootstrap(
-        (values,), numpy.mean, n_resamples=100_000, method="percentile", rng=numpy.random.default_rng(7)
-    ).confidence_interval
+    interval = statistics.bootstrap_interval(values.tolist(), draws=100_000)
+    settings = {"n_resamples": 100_000, "method": "percentile", "rng": numpy.random.default_rng(7)}
+    theirs = stats.bootstrap((values,), numpy.mean, **settings).confidence_interval
     assert interval is not None
     # Two seeds of the resampling differ by a hundredth of the deviation of the mean.
     assert interval == pytest.approx((theirs.low, theirs.high), abs=0.02 * values.std())
@@ -39,18 +29,18 @@ def test_interval_is_that_of_scipy() -> None:
 
 def test_interval_of_few_differences() -> None:
     # Each of the two alone makes a quarter of the resamples, far more than the 2.5% that are cut.
-    assert bootstrap_interval([0.25, -0.5]) == (-0.5, 0.25)
-    assert bootstrap_interval([]) is bootstrap_interval([0.5]) is None
+    assert statistics.bootstrap_interval([0.25, -0.5]) == (-0.5, 0.25)
+    assert statistics.bootstrap_interval([]) is statistics.bootstrap_interval([0.5]) is None
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_one_another() -> None:
     values = [0.013, 0.021, -0.004, 0.017, 0.008, 0.03]
-    assert bootstrap_interval(values) == bootstrap_interval(values)
-    assert bootstrap_interval(values, draws=50) != bootstrap_interval(values, draws=50, seed=1)
+    assert statistics.bootstrap_interval(values) == statistics.bootstrap_interval(values)
+    assert statistics.bootstrap_interval(values, draws=50) != statistics.bootstrap_interval(values, draws=50, seed=1)
 
 
-def result_of(differences: list[float]) -> Wilcoxon:
-    test = wilcoxon(differences)
+def result_of(differences: list[float]) -> statistics.Wilcoxon:
+    test = statistics.wilcoxon(differences)
     assert test is not None
     return test
 
@@ -82,18 +72,18 @@ def test_wilcoxon_of_zeros_and_of_nothing() -> None:
     # 0.3 - 0.1 and 0.2 differ by a bit; that is no difference between two methods.
     test = result_of([0.0, 0.3 - 0.1 - 0.2])
     assert (test.p_value, test.can_tell) == (1.0, False)
-    assert wilcoxon([]) is None
+    assert statistics.wilcoxon([]) is None
 
 
 def test_rows_and_seeds_are_both_resampled() -> None:
     generator = numpy.random.default_rng(0)
     base = numpy.zeros((4, 2000))
     rows_only = numpy.tile(generator.normal(0.1, 0.02, size=2000), (4, 1))
-    low, high = row_bootstrap_interval(rows_only.tolist(), base.tolist())
+    low, high = statistics.row_bootstrap_interval(rows_only.tolist(), base.tolist())
     # The same draw of rows holds for all seeds, so their mean is as wide as one of them: 1.96 deviations.
     assert (low, high) == pytest.approx((0.1 - 1.96 * 0.02, 0.1 + 1.96 * 0.02), abs=0.004)
     seeds_only = numpy.repeat([[0.0], [0.0], [0.0], [1.0]], 2000, axis=1)
-    low, high = row_bootstrap_interval(seeds_only.tolist(), base.tolist())
+    low, high = statistics.row_bootstrap_interval(seeds_only.tolist(), base.tolist())
     # The mean of four draws of a quarter: 0 in 32% of the cases, 0.75 or more in 5%.
     assert (low, high) == (0.0, 0.75)
 
@@ -104,27 +94,27 @@ def rows(answers: str) -> list[dict[str, str]]:
 
 
 def test_spread_is_that_of_a_binomial() -> None:
-    scores = resampled_scores(TASKS["mrpc"], rows("1110" * 50), draws=4000)
+    scores = statistics.resampled_scores(TASKS["mrpc"], rows("1110" * 50), draws=4000)
     assert scores is not None
     assert numpy.mean(scores) == pytest.approx(0.75, abs=0.002)
     assert numpy.std(scores) == pytest.approx((0.75 * 0.25 / 200) ** 0.5, rel=0.05)
 
 
 def test_two_methods_are_scored_on_the_same_rows() -> None:
-    first, second = (resampled_scores(TASKS["mrpc"], rows(answers), draws=50) for answers in ("1100", "0011"))
+    first, second = (statistics.resampled_scores(TASKS["mrpc"], rows(text), draws=50) for text in ("1100", "0011"))
     assert first and second
     assert numpy.add(first, second).tolist() == [1.0] * 50
 
 
 def test_numbers_are_taken_as_they_are() -> None:
-    pairs = [{"label": float(each), "prediction": -2.0 * each} for each in range(8)]
-    scores = resampled_scores(TASKS["stsb"], pairs, draws=5)
+    pairs = [{"label": float(number), "prediction": -2.0 * number} for number in range(8)]
+    scores = statistics.resampled_scores(TASKS["stsb"], pairs, draws=5)
     assert scores == pytest.approx([-1.0] * 5, abs=1e-12)
 
 
 def test_an_undefined_score_gives_none() -> None:
     constant = [{"label": name, "prediction": "acceptable"} for name in ("acceptable", "unacceptable")]
-    assert resampled_scores(TASKS["cola"], constant, draws=3) is None
+    assert statistics.resampled_scores(TASKS["cola"], constant, draws=3) is None
 
 
 def test_reads_what_a_run_wrote(tmp_path: Path) -> None:
@@ -139,6 +129,6 @@ def test_reads_what_a_run_wrote(tmp_path: Path) -> None:
 )
 def test_the_first_validation_that_is_as_good(target: float, greater: bool, seconds: float | None) -> None:
     reached = [(1.0, None), (2.0, 0.5), (4.0, 0.75)]
-    assert seconds_to_reach(reached, target, greater_is_better=greater) == seconds
-    assert best_score(reached, greater_is_better=greater) == (0.75 if greater else 0.5)
-    assert best_score([(1.0, None)], greater_is_better=greater) is None
+    assert statistics.seconds_to_reach(reached, target, greater_is_better=greater) == seconds
+    assert statistics.best_score(reached, greater_is_better=greater) == (0.75 if greater else 0.5)
+    assert statistics.best_score([(1.0, None)], greater_is_better=greater) is None

@@ -38,9 +38,6 @@ def test_groups_have_little_padding() -> None:
         loader_of(ROWS, size=8, shuffle=False, group_by_length=True)
 
 
-# ---- loaders ----
-
-
 def loader_of(rows: Any, *, size: int = 4, seed: int = 0, **settings: Any) -> Any:
     """Return a loader of rows, or of so many."""
     rows = [{"labels": number} for number in range(rows)] if isinstance(rows, int) else rows

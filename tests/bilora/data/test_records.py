@@ -63,7 +63,7 @@ def test_tabs_have_no_quoting(write: Write) -> None:
 def test_a_wrong_number_of_fields_is_a_fault_of_the_line(write: Write) -> None:
     records = read_records(write(b"text,y\na,1\nb, c,0\nd\n\ne,1\n"))
     assert [line for line, _, _ in records] == [2, 3, 4, 5, 6]
-    faults = [found[0].at("f", line) if found else None for line, _, found in records]
+    faults = [of_line[0].at("f", line) if of_line else None for line, _, of_line in records]
     assert faults[0] is faults[4] is None
     assert faults[1].startswith("f:3: has 3 fields, but the first line names 2 (text, y)")
     assert faults[2].startswith("f:4: has 1 fields")
@@ -85,9 +85,10 @@ def test_broken_files_are_named_by_line(write: Write, content: bytes, text: str)
         read_records(write(content))
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"text,y\n"])
+@pytest.mark.parametrize("content", [b"", b"\n\n", codecs.BOM_UTF8, b"  \n"])
 def test_no_record(write: Write, content: bytes) -> None:
-    assert read_records(write(content)) == []
+    assert read_records(write(content, "rows.jsonl")) == []
+    assert read_records(write(content)) == read_records(write(b"text,y\n")) == []
 
 
 def test_a_text_of_a_megabyte_leaves_the_limit_of_the_csv_module_as_it_was(write: Write) -> None:

@@ -11,7 +11,7 @@ SST2, STSB = TASKS["sst2"], TASKS["stsb"]
 
 
 def rows_of(labels: list[int], *, source: str = "toy") -> Rows:
-    pairs = [{"sentence": f"text {place}", "label": label} for place, label in enumerate(labels)]
+    pairs = [{"sentence": f"text {index}", "label": label} for index, label in enumerate(labels)]
     return check_rows(enumerate(pairs, start=1), SST2, source=source, split="train")
 
 

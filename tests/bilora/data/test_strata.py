@@ -23,12 +23,12 @@ def test_labels_of_different_types_and_nan(labels: list[float | None]) -> None:
 
 
 def test_bins_are_in_order_and_of_equal_size() -> None:
-    numbers = [random.Random(each).random() for each in range(103)]
+    numbers = [random.Random(seed).random() for seed in range(103)]
     strata = make_strata(numbers, bins=10)
     assert sorted(itertools.chain(*strata.values())) == list(range(103))
     assert {len(positions) for positions in strata.values()} == {10, 11}
     for low, high in itertools.pairwise(strata.values()):
-        assert max(numbers[each] for each in low) <= min(numbers[each] for each in high)
+        assert max(numbers[row] for row in low) <= min(numbers[row] for row in high)
 
 
 def test_shares_against_a_search_over_all_of_them() -> None:
@@ -55,7 +55,7 @@ def test_a_draw_depends_on_its_key_alone() -> None:
     assert draw_rows(strata, counts, key="a 0") == first
     others = {draw_rows(strata, counts, key=key) for key in ("a 1", "b 0", "a 2")}
     assert len(others | {first}) == 4
-    assert sum(each < 50 for each in first) == 20 and len(set(first)) == 25
+    assert sum(row < 50 for row in first) == 20 and len(set(first)) == 25
 
 
 def test_every_row_is_drawn_equally_often() -> None:

@@ -17,11 +17,9 @@ from bilora.metrics.monitor import Monitor
         (0.5, 0.5, False, False),
         (-1.0, None, True, True),
         (-1.0, math.nan, True, True),
-        (9.0, None, True, True),
         (None, None, False, False),
         (None, -1.0, False, False),
         (math.nan, None, False, False),
-        (math.nan, 1.0, False, False),
         (math.nan, -1.0, False, False),
     ],
 )

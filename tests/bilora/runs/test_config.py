@@ -97,6 +97,7 @@ OF_A_RUN: dict[str, Any] = {
         ({"text_columns": ["a"]}, r"text_columns is \['a'\], it belongs to train_file, which is not given"),
         ({"validation_file": "a.csv"}, "validation_file is 'a.csv', it belongs to train_file"),
         ({"label_separator": ","}, "label_separator is ',', it belongs to train_file"),
+        ({"on_bad_row": "skip"}, "on_bad_row is 'skip', it belongs to train_file"),
         ({"task_type": "regression"}, "task_type is 'regression', it belongs to train_file"),
         ({**FILES, "task_type": "clasification"}, "Did you mean 'classification'"),
         ({"train_file": "a.csv"}, r"train_file 'a.csv': text_columns is \(\), name one or two columns"),
@@ -141,16 +142,16 @@ def test_fit_settings_take_every_field_over() -> None:
     assert RunConfig().fit_settings() == FitSettings(), "the same defaults"
 
 
+def test_without_a_task_or_a_file_it_is_the_embedded_one() -> None:
+    assert (RunConfig().task, RunConfig(**FILES).task) == ("rotten_tomatoes", None)
+
+
 @pytest.mark.parametrize("method", sorted(VARIANTS))
-def test_settings_of_a_method(method: str) -> None:
-    config = RunConfig(method=method, method_settings={method: {"rank": 3}})
+def test_a_file_may_hold_settings_of_methods_that_are_not_run(method: str) -> None:
+    config = RunConfig(method_settings={name: {"rank": 2 + (name == method)} for name in VARIANTS}).of(method, 0)
+    assert config.method_settings == {method: {"rank": 3}}
     assert config.variant_settings.rank == 3
     assert isinstance(config.variant_settings, type(VARIANTS[method].settings()))
-
-
-def test_a_file_may_hold_settings_of_methods_that_are_not_run() -> None:
-    config = RunConfig(method_settings={"bilora": {"rank": 3}, "lora": {"rank": 2}})
-    assert config.of("lora", 0).method_settings == {"lora": {"rank": 2}}
 
 
 def test_formulation_goes_to_the_methods_that_have_one() -> None:
@@ -219,31 +220,23 @@ ODD: dict[str, Any] = {
 }
 
 
+def loaded(kind: type[Any], settings: Any, path: Path) -> Any:
+    write_yaml(path, resolved(settings))
+    return parse_config(kind, ["--config", str(path)], prog="test", description="")
+
+
 @pytest.mark.parametrize("config", [RunConfig(), RunConfig(**ODD)])
 def test_yaml_loads_back_to_the_same_config(config: RunConfig, tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    write_yaml(path, resolved(config))
-    loaded = parse_config(RunConfig, ["--config", str(path)], prog="test", description="")
-    assert loaded == config
+    assert loaded(RunConfig, config, tmp_path / "config.yaml") == config
 
 
 @pytest.mark.parametrize("method", ["bilora", "lora", "pseudo_svd"])
 def test_config_of_one_run_loads_back_with_the_same_hash(method: str, tmp_path: Path) -> None:
     config, path = RunConfig(**ODD).of(method, 3), tmp_path / "config.yaml"
-    write_yaml(path, resolved(config))
-    loaded = parse_config(RunConfig, ["--config", str(path)], prog="test", description="")
-    assert (loaded.variant_settings, loaded.sha256()) == (config.variant_settings, config.sha256())
+    again = loaded(RunConfig, config, path)
+    assert (again.variant_settings, again.sha256()) == (config.variant_settings, config.sha256())
     # As the run of a program that compares several, and as earlier versions wrote it: with lists of one.
-    assert parse_config(SeveralRuns, ["--config", str(path)], prog="test", description="").runs == (config,)
+    assert loaded(SeveralRuns, config, path).runs == (config,)
     earlier = resolved(config) | {"method": [method], "seeds": [3]}
     del earlier["seed"]
-    write_yaml(path, earlier)
-    assert parse_config(RunConfig, ["--config", str(path)], prog="test", description="") == loaded
-
-
-# ---- where the rows are ---------------------------------------------------------------------------
-
-
-def test_without_a_task_or_a_file_it_is_the_embedded_one() -> None:
-    assert RunConfig().task == "rotten_tomatoes"
-    assert RunConfig(**FILES).task is None
+    assert loaded(RunConfig, earlier, path) == again

@@ -1,38 +1,35 @@
 """Training on all rows of a file: D2 is watched in place of validation rows, and is called by its name everywhere."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from bilora.artifacts.model_card import CardFacts, model_card
 from bilora.commands.train_config import TrainConfig
 from bilora.engines.training.split_loaders import SplitLoaders
 from bilora.errors import SettingsError
-from bilora.files.formats import read_lines
+from bilora.files.formats import dump_json, load_json, read_lines, read_yaml
 from bilora.problems.catalog import VARIANTS
 from bilora.report.report import ReportConfig, write_report
 from bilora.runs.config import RunConfig
 from bilora.runs.plan import load_run_rows, plan_run
-from bilora.runs.table import summarise
 from bilora.tasks.catalog import TASKS
 
 
-def train_config(path: Path, **own: Any) -> TrainConfig:
-    return TrainConfig(train_file=str(path), text_columns=["text"], **own)
+def train_config(path: Path, **settings: Any) -> TrainConfig:
+    return TrainConfig(train_file=str(path), text_columns=["text"], **settings)
 
 
 def test_d2_of_a_run_is_what_the_upper_level_trained_on(command_run: Any) -> None:
-    [split] = json.loads((command_run.folder / "split.json").read_text(encoding="utf-8"))
+    [split] = load_json(command_run.folder / "split.json")
     watched = [row["id"] for row in read_lines(command_run.folder / "predictions-d2.jsonl")]
     assert sorted(watched) == sorted(split["upper"])
     assert len(split["lower"]) + len(watched) == 120
 
 
 def test_no_file_calls_d2_a_validation(command_run: Any, tmp_path: Path) -> None:
-    results = json.loads((command_run.folder / "all_results.json").read_text(encoding="utf-8"))
+    results = load_json(command_run.folder / "all_results.json")
     assert (results["scored_on"], results["validation_loss"]) == ("d2", None)
     lines = read_lines(command_run.folder / "metrics.jsonl")
     assert not any("validation" in line for line in lines)
@@ -55,28 +52,21 @@ def test_methods_whose_lower_level_sees_d2_hold_rows_out(method: str, review_fil
     assert (run.validation_share, run.refresh) == ((0.0, 0) if method in alone else (0.1, 1))
 
 
-def test_retraining_on_all_rows_or_a_moving_split_leaves_no_d2(review_file: Path) -> None:
-    assert not train_config(review_file, ending="retrain").watches_upper
+def test_retraining_a_moving_split_or_validation_rows_leave_no_d2(review_file: Path) -> None:
     assert train_config(review_file, ending="prune").watches_upper
-    moving = train_config(review_file, refresh=2)
-    assert not moving.watches_upper
-    assert (moving.run_config().validation_share, moving.run_config().refresh) == (0.1, 2)
-    assert sorted(load_run_rows(moving).validation) == ["validation"]
-
-
-def test_rows_that_are_given_or_held_out_are_validation_rows(review_file: Path) -> None:
+    retrained, moving = train_config(review_file, ending="retrain"), train_config(review_file, refresh=2)
     given = train_config(review_file, validation_file=str(review_file))
     shared = train_config(review_file, validation_share=0.25)
-    for config in (given, shared, TrainConfig(task="mrpc")):
-        assert not config.watches_upper
-        assert config.run_config().refresh == 1
+    assert not any(config.watches_upper for config in (retrained, moving, given, shared, TrainConfig(task="mrpc")))
+    assert {config.run_config().refresh for config in (given, shared, TrainConfig(task="mrpc"))} == {1}
+    assert (moving.run_config().validation_share, moving.run_config().refresh) == (0.1, 2)
+    assert sorted(load_run_rows(moving).validation) == ["validation"]
     assert len(load_run_rows(shared).validation["validation"]) == 30
 
 
 def test_tagged_rows_are_divided_as_in_training(tmp_path: Path) -> None:
     path = tmp_path / "tags.jsonl"
-    lines = [json.dumps({"words": ["a", "b"], "tags": ["O", "B-x"]}) + "\n" for _ in range(100)]
-    path.write_text("".join(lines), encoding="utf-8")
+    path.write_text(dump_json({"words": ["a", "b"], "tags": ["O", "B-x"]}) * 100, encoding="utf-8")
     config = TrainConfig(train_file=str(path), text_columns=["words"], label_column="tags").run_config()
     plan = plan_run(config, load_run_rows(config))
     encoded = [{"input_ids": [1, 2], "labels": [0, 1]} for _ in plan.train]
@@ -85,9 +75,9 @@ def test_tagged_rows_are_divided_as_in_training(tmp_path: Path) -> None:
     assert plan.split == split
 
 
-@pytest.mark.parametrize("own", [{"method": "lora"}, {"refresh": 1}, {"ending": "retrain"}])
-def test_d2_that_cannot_be_watched_is_refused(own: dict[str, Any], review_file: Path) -> None:
-    config = RunConfig(**{"train_file": str(review_file), "text_columns": ["text"], "validation_share": 0.0, **own})
+@pytest.mark.parametrize("change", [{"method": "lora"}, {"refresh": 1}, {"ending": "retrain"}])
+def test_d2_that_cannot_be_watched_is_refused(change: dict[str, Any], review_file: Path) -> None:
+    config = RunConfig(train_file=str(review_file), text_columns=["text"], validation_share=0.0, **change)
     with pytest.raises(SettingsError, match="that takes refresh 0 and a method whose upper level alone"):
         plan_run(config, load_run_rows(config))
 
@@ -98,25 +88,12 @@ def test_a_share_out_of_range_is_refused(share: float) -> None:
         TrainConfig(validation_share=share)
 
 
-def test_a_table_says_what_each_line_was_scored_on() -> None:
-    row = {"metric": "accuracy", "score": 0.5, "train_loss": 0.25, "seconds": 9.0, "peak_memory_mb": 8.0}
-    row |= {"trainable_parameters": 10}
-    upper = {**row, "method": "bilora", "scored_on": "d2", "validation_loss": None, "d2_loss": 0.5}
-    other = {**row, "method": "lora", "scored_on": "validation", "validation_loss": 0.75}
-    [alone] = summarise([upper])
-    assert (alone["scored on"], alone["D2 loss"]) == ("D2, trained on above", "0.500")
-    assert not {"validation loss", "gap"} & set(alone)
-    first, second = summarise([upper, other])
-    assert list(first) == list(second)
-    assert (first["gap"], second["gap"], second["D2 loss"]) == ("-", "0.500", "-")
-
-
 def test_a_card_of_validation_rows_says_so() -> None:
     facts = CardFacts("mrpc", TASKS["mrpc"].hub_names, "org/model", "lora", {"train": 9}, {"f1": 0.5}, 0, {}, True)
     assert "On the first validation set, one run with seed 0." in model_card(facts)
 
 
 def test_the_settings_of_a_run_ask_for_the_same_d2_again(command_run: Any) -> None:
-    settings = yaml.safe_load((command_run.folder / "config.yaml").read_text(encoding="utf-8"))
+    settings = read_yaml(command_run.folder / "config.yaml")
     assert (settings["validation_share"], settings["refresh"]) == (0.0, 0)
     assert RunConfig(**{name: settings[name] for name in ("method", "seed", "refresh")}).leaves_upper

@@ -7,10 +7,8 @@
 configurations is a link to the embedded MiniLM.
 """
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,6 +19,7 @@ from bilora.commands.export import EXPORT
 from bilora.commands.predict import PREDICT
 from bilora.commands.report import REPORT
 from bilora.commands.train import TRAIN
+from bilora.files.formats import load_json, read_lines
 from bilora.models import embedded_model_folder
 
 MADE = Path(__file__).with_name("made_by_23866d7")
@@ -35,22 +34,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return copy
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 @pytest.mark.parametrize("adapter", ["finished", "finished/adapter", "finished/lora"])
 def test_answers_are_the_ones_of_then(folder: Path, adapter: str) -> None:
     assert PREDICT.run([adapter, "--file", "rows.csv", "--output", "out.jsonl"]) == 0
-    for now, then in zip(read(folder / "out.jsonl"), read(folder / "answers.jsonl"), strict=True):
+    for now, then in zip(read_lines(folder / "out.jsonl"), read_lines(folder / "answers.jsonl"), strict=True):
         assert now["prediction"] == then["prediction"]
         assert now["probabilities"] == pytest.approx(then["probabilities"], abs=1e-5)
 
 
 def test_the_score_is_the_one_of_then(folder: Path) -> None:
     assert EVALUATE.run(["finished", "--output", "metrics.json"]) == 0
-    now = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    then = json.loads((folder / "finished" / "all_results.json").read_text(encoding="utf-8"))
+    now, then = load_json(folder / "metrics.json"), load_json(folder / "finished" / "all_results.json")
     assert now["accuracy"] == then["score"]
     assert now["loss"] == pytest.approx(then["d2_loss"], abs=1e-5)
 
@@ -71,6 +65,6 @@ def test_a_report_is_written(folder: Path) -> None:
 
 def test_an_interrupted_run_goes_on_where_it_stopped(folder: Path) -> None:
     assert TRAIN.run(["--resume", "interrupted"]) == 0
-    now, then = read(folder / "interrupted" / "metrics.jsonl"), read(folder / "uninterrupted.jsonl")
+    now, then = read_lines(folder / "interrupted" / "metrics.jsonl"), read_lines(folder / "uninterrupted.jsonl")
     assert [line["step"] for line in now] == [line["step"] for line in then]
     assert now[-1]["d2"] == pytest.approx(then[-1]["d2"], abs=1e-4)

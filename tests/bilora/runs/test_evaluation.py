@@ -39,21 +39,13 @@ def ended(*, metrics: Any, best_step: int | None = None) -> FitResult:
 
 
 @pytest.fixture
-def task() -> Task:
-    return Task()
-
-
-@pytest.fixture
-def evaluation(task: Task) -> Evaluation:
+def evaluation() -> Evaluation:
     sets = {"matched": rows(2), "mismatched": rows(3)}
-    return Evaluation(Inference(nn.Linear(1, 1), None), task=task, train=rows(5), validation=sets)  # type: ignore[arg-type]
+    return Evaluation(Inference(nn.Linear(1, 1), None), task=Task(), train=rows(5), validation=sets)  # type: ignore[arg-type]
 
 
-def test_the_first_set_has_plain_names(evaluation: Evaluation) -> None:
+def test_the_first_set_has_plain_names_and_gives_the_score(evaluation: Evaluation) -> None:
     assert evaluation.validation() == {"loss": 2.0, "loss/mismatched": 3.0}
-
-
-def test_the_score_is_that_of_the_first_set(evaluation: Evaluation) -> None:
     scores = evaluation.final(ended(metrics=None))
     assert (scores.score, scores.train_loss) == (20.0, 5.0)
     assert list(scores.metrics) == ["loss", "quality", "loss/mismatched", "quality/mismatched"]
@@ -63,9 +55,7 @@ def test_the_score_is_that_of_the_first_set(evaluation: Evaluation) -> None:
 @pytest.mark.parametrize(
     ("best_step", "known"), [(None, [{"loss": 2.0}, {"loss": 3.0}]), (2, [None, None])], ids=["last", "put back"]
 )
-def test_a_validation_of_the_last_parameters_is_not_made_twice(
-    evaluation: Evaluation, task: Task, best_step: int | None, known: list[Any]
-) -> None:
+def test_the_last_validation_is_not_made_twice(evaluation: Any, best_step: int | None, known: list[Any]) -> None:
     evaluation.final(ended(metrics=evaluation.validation(), best_step=best_step))
-    assert task.known == known
-    assert task.validated == [2, 3, 5], "the two sets once, and the training rows"
+    assert evaluation.task.known == known
+    assert evaluation.task.validated == [2, 3, 5], "the two sets once, and the training rows"

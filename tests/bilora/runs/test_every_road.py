@@ -7,7 +7,6 @@ from typing import Any
 from unittest.mock import NonCallableMock
 
 import pytest
-import yaml
 from peft import PeftModel
 
 from bilora import BiloraConfig
@@ -16,6 +15,7 @@ from bilora.commands.train import TRAIN
 from bilora.engines import BilevelTrainingArguments
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.training.fit import settings_of_adapter
+from bilora.files.formats import write_yaml
 from bilora.problems.catalog import find_variant
 from bilora.problems.variants.bilora import BiloraSettings
 from bilora.runs.config import RunConfig, SeveralRuns
@@ -50,30 +50,30 @@ def sections(config: Any, method: Any) -> dict[str, Any]:
     return {name: resolved(getattr(config, name)) for name in SAME} | {"bilora": resolved(method)}
 
 
+def of_run(config: RunConfig) -> dict[str, Any]:
+    return sections(config, config.variant_settings)
+
+
 def words(settings: Mapping[str, Any], prefix: str = "--") -> list[str]:
     """Return settings as dotted words."""
-    found = []
+    options: list[str] = []
     for name, value in settings.items():
         option = f"{prefix}{name.replace('_', '-')}"
-        found += words(value, f"{option}.") if isinstance(value, Mapping) else [option, str(value).lower()]
-    return found
+        options += words(value, f"{option}.") if isinstance(value, Mapping) else [option, str(value).lower()]
+    return options
 
 
 def by_command(change: dict[str, Any], folder: Path) -> dict[str, Any]:
-    config = TRAIN.parse(words(change))
-    return sections(config, config.variant_settings)
+    return of_run(TRAIN.parse(words(change)))
 
 
 def by_several(change: dict[str, Any], folder: Path) -> dict[str, Any]:
-    several = parse_config(SeveralRuns, ["--method", "bilora", *words(change)], prog="", description="")
-    return sections(several.runs[0], several.runs[0].variant_settings)
+    return of_run(parse_config(SeveralRuns, ["--method", "bilora", *words(change)], prog="", description="").runs[0])
 
 
 def by_yaml(change: dict[str, Any], folder: Path) -> dict[str, Any]:
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(change), encoding="utf-8")
-    config = TRAIN.parse(["--config", str(path)])
-    return sections(config, config.variant_settings)
+    write_yaml(folder / "config.yaml", change)
+    return of_run(TRAIN.parse(["--config", str(folder / "config.yaml")]))
 
 
 def by_fit(change: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -85,9 +85,9 @@ def by_fit(change: dict[str, Any], folder: Path) -> dict[str, Any]:
 def by_config(change: dict[str, Any], folder: Path) -> dict[str, Any]:
     """With the adapter's settings from PEFT's config of it, as in a fit without settings of the method."""
     given = dict(change)
-    own = dict(given.pop("method_settings", {}).get("bilora", {}))
-    penalty = {"orthogonality": own.pop("orthogonality")} if "orthogonality" in own else {}
-    config = BiloraConfig(**{"r" if name == "rank" else name: value for name, value in own.items()})
+    settings = dict(given.pop("method_settings", {}).get("bilora", {}))
+    penalty = {"orthogonality": settings.pop("orthogonality")} if "orthogonality" in settings else {}
+    config = BiloraConfig(**{"r" if name == "rank" else name: value for name, value in settings.items()})
     model = NonCallableMock(spec=PeftModel, peft_config={"default": config}, active_adapter="default")
     method = dataclasses.replace(settings_of_adapter(model, find_variant("bilora")), **penalty)
     return by_fit(given, folder) | {"bilora": resolved(method)}
@@ -101,19 +101,16 @@ TRAINER = {
 
 def by_trainer(change: dict[str, Any], folder: Path) -> dict[str, Any]:
     given = {name: value for name, value in change.items() if name not in ("method_settings", "lower", "upper")}
-    # Its batches are those of transformers unless they are given.
-    sizes = {level: change.get(level, {}) for level in ("lower", "upper")}
-    for place, level in enumerate(("lower", "upper")):
-        for name, value in {"batch_size": 16, **sizes[level]}.items():
-            given[TRAINER[name][place]] = value
+    for index, level in enumerate(("lower", "upper")):
+        # Its batches are those of transformers unless they are given.
+        for name, value in {"batch_size": 16, **change.get(level, {})}.items():
+            given[TRAINER[name][index]] = value
     settings = BilevelTrainingArguments(str(folder), **given).fit_settings(rows=100, splits=True)
     method = BiloraSettings(**change.get("method_settings", {}).get("bilora", {}))
     return sections(settings, method)
 
 
-@pytest.mark.parametrize(
-    "road", [by_command, by_several, by_yaml, by_config, by_trainer], ids=lambda road: road.__name__
-)
+@pytest.mark.parametrize("road", [by_command, by_several, by_yaml, by_config, by_trainer])
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_a_setting_means_the_same_by_every_road(change: dict[str, Any], road: Any, tmp_path: Path) -> None:
     if road is by_trainer and "schedule" in change.get("upper", {}):

@@ -3,6 +3,7 @@
 import resource
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,16 +69,11 @@ def test_where_the_mark_cannot_be_set_back_the_process_s_peak_is_given(
     assert memory.megabytes() > 50
 
 
-@pytest.mark.parametrize(("platform", "units_in_a_mebibyte"), [("linux", 2**10), ("darwin", 2**20)])
-def test_units_of_the_operating_systems(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform: str, units_in_a_mebibyte: int
-) -> None:
-    class Usage:
-        ru_maxrss = 300 * units_in_a_mebibyte
-
+@pytest.mark.parametrize(("platform", "units"), [("linux", 2**10), ("darwin", 2**20)])
+def test_units_in_a_mebibyte(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform: str, units: int) -> None:
     monkeypatch.setattr(results, "STATUS", tmp_path / "missing")
     monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(resource, "getrusage", lambda who: Usage)
+    monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=300 * units))
     assert PeakMemory(CPU).megabytes() == 300
 
 

@@ -9,9 +9,9 @@ import pytest
 from bilora.runs.table import print_table, summarise
 
 
-def row(method: str = "lora", **own: Any) -> dict[str, Any]:
+def row(method: str = "lora", **changes: Any) -> dict[str, Any]:
     values = {"metric": "accuracy", "score": 0.5, "train_loss": 0.25, "validation_loss": 0.75, "seconds": 9.25}
-    return {"method": method, **values, "peak_memory_mb": 812.5, "trainable_parameters": 1234567, **own}
+    return {"method": method, **values, "peak_memory_mb": 812.5, "trainable_parameters": 1234567, **changes}
 
 
 def test_one_line_a_method_in_the_order_of_the_runs() -> None:
@@ -37,8 +37,7 @@ def test_a_single_run_has_no_spread() -> None:
 def test_mean_and_sample_deviation_over_seeds() -> None:
     scores = [0.5, 0.75, 0.625]
     (line,) = summarise([row(score=score) for score in scores])
-    assert line["accuracy"] == f"{sum(scores) / 3:.3f} +- {(0.03125 / 2) ** 0.5:.3f}" == "0.625 +- 0.125"
-    assert statistics.stdev(scores) == 0.125
+    assert line["accuracy"] == f"{statistics.mean(scores):.3f} +- {statistics.stdev(scores):.3f}" == "0.625 +- 0.125"
 
 
 def test_the_gap_is_taken_run_by_run() -> None:
@@ -46,6 +45,16 @@ def test_the_gap_is_taken_run_by_run() -> None:
     runs = [row(train_loss=0.25, validation_loss=0.75), row(train_loss=0.5, validation_loss=1.0)]
     (line,) = summarise(runs)
     assert (line["gap"], line["train loss"]) == ("0.500 +- 0.000", "0.375 +- 0.177")
+
+
+def test_each_line_says_what_it_was_scored_on() -> None:
+    upper = row("bilora", scored_on="d2", validation_loss=None, d2_loss=0.5)
+    [alone] = summarise([upper])
+    assert (alone["scored on"], alone["D2 loss"]) == ("D2, trained on above", "0.500")
+    assert not {"validation loss", "gap"} & set(alone)
+    first, second = summarise([upper, row("lora", scored_on="validation")])
+    assert list(first) == list(second)
+    assert (first["gap"], second["gap"], second["D2 loss"]) == ("-", "0.500", "-")
 
 
 @pytest.mark.parametrize("scores", [[None], [0.5, None], [None, 0.5]])

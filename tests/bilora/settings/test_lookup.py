@@ -1,4 +1,4 @@
-"""From a name to an object."""
+"""From a name to an object, and optional packages: there, missing, or broken themselves."""
 
 from pathlib import Path
 
@@ -6,16 +6,13 @@ import pytest
 
 from bilora import errors
 from bilora.errors import BiloraError, SettingsError
-from bilora.settings.lookup import did_you_mean, find
+from bilora.settings.lookup import did_you_mean, find, import_extra
 
 TABLE = {"real": 1, "softmax": 2}
 
 
-def test_a_row_of_the_table() -> None:
+def test_a_row_of_the_table_or_a_user_s_own() -> None:
     assert find(TABLE, "real", kind="formulation") == 1
-
-
-def test_a_user_s_own() -> None:
     assert find(TABLE, "math:pi", kind="formulation") == pytest.approx(3.14159, abs=1e-5)
 
 
@@ -54,12 +51,23 @@ def test_the_nearest_name(name: str, meant: str) -> None:
 
 
 def test_all_errors_share_one_root_and_say_what_kind_they_are() -> None:
-    own = {each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, Exception)}
-    assert all(issubclass(each, BiloraError) for each in own)
-    assert {each.__name__ for each in own if issubclass(each, ValueError)} == {
-        "SettingsError",
-        "DataError",
-        "LevelsError",
-        "CheckpointError",
-    }
+    classes = {error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception)}
+    assert all(issubclass(error, BiloraError) for error in classes)
+    of_values = {"SettingsError", "DataError", "LevelsError", "CheckpointError"}
+    assert {error.__name__ for error in classes if issubclass(error, ValueError)} == of_values
     assert issubclass(errors.DivergedError, ArithmeticError)
+
+
+def test_an_optional_package_that_is_missing_is_named_with_its_extra() -> None:
+    assert import_extra("json.decoder", extra="nlg").JSONDecoder
+    with pytest.raises(SettingsError, match=r"package no_such_package, which.*pip install 'bilora\[nlg\]'"):
+        import_extra("no_such_package.part", extra="nlg")
+
+
+def test_a_fault_inside_of_a_package_is_not_taken_for_its_absence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_package.py").write_text("import another_missing_package\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="another_missing_package"):
+        import_extra("broken_package", extra="nlg")

@@ -1,5 +1,6 @@
 """From a mapping of settings to the object they belong to."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,8 +12,6 @@ from bilora.settings.sections import build_section, refuse_nulls
 
 @dataclass(frozen=True)
 class Section:
-    """Some settings."""
-
     rate: float = 0.5
     steps: int = 3
     kind: Literal["one", "two"] = "one"
@@ -23,34 +22,35 @@ class Section:
             raise SettingsError(f"section: steps is {self.steps}, it must not be negative")
 
 
-def section(rate: float = 0.5) -> tuple[str, float]:
-    """Return what was given; a factory may be a function."""
+def factory(rate: float = 0.5) -> tuple[str, float]:
     return "made", rate
 
 
 class Plain:
-    """A class that is no dataclass."""
-
     def __init__(self, rate: float, *, steps: int = 1) -> None:
         self.given = (rate, steps)
 
 
-def test_nothing_given_is_the_defaults() -> None:
-    assert build_section(Section, {}, kind="section") == Section()
-
-
-def test_values_get_the_annotated_type() -> None:
-    built = build_section(Section, {"rate": 2, "names": ["a"], "kind": "two"}, kind="section")
-    assert built == Section(rate=2.0, names=["a"], kind="two")
-    assert isinstance(built.rate, float)
-
-
-def test_numbers_in_scientific_form_as_yaml_gives_them() -> None:
-    assert build_section(Section, {"rate": "5e-4"}, kind="section").rate == 5e-4
+@pytest.mark.parametrize(
+    ("settings", "built"),
+    [
+        ({}, Section()),
+        ({"rate": 2, "names": ["a"], "kind": "two"}, Section(rate=2.0, names=["a"], kind="two")),
+        # As PyYAML gives numbers in scientific form.
+        ({"rate": "5e-4"}, Section(rate=5e-4)),
+        ({"names": None}, Section()),
+    ],
+)
+def test_values_get_the_annotated_type(settings: dict[str, Any], built: Section) -> None:
+    given = copy.deepcopy(settings)
+    section = build_section(Section, settings, kind="section")
+    assert section == built
+    assert isinstance(section.rate, float)
+    assert settings == given
 
 
 def test_a_function_and_a_plain_class() -> None:
-    assert build_section(section, {"rate": 2.0}, kind="section") == ("made", 2.0)
+    assert build_section(factory, {"rate": 2.0}, kind="section") == ("made", 2.0)
     assert build_section(Plain, {"rate": 2.0}, kind="section").given == (2.0, 1)
 
 
@@ -72,50 +72,28 @@ def test_faults(settings: dict[str, Any], message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_a_missing_setting_is_named() -> None:
+def test_a_missing_setting_and_one_where_there_are_none() -> None:
     with pytest.raises(SettingsError, match="plain: .*rate"):
         build_section(Plain, {}, kind="plain")
-
-
-def test_a_section_without_settings() -> None:
     with pytest.raises(SettingsError, match=r"has no setting 'a'; known: none\.$"):
         build_section(lambda: None, {"a": 1}, kind="section")
 
 
-def test_null_where_it_is_allowed() -> None:
-    assert build_section(Section, {"names": None}, kind="section").names is None
-
-
-@dataclass(frozen=True)
-class Outer:
-    """Settings with a section of their own."""
-
-    inside: Section
-    anything: Any = None
-    other: "NotThere | None" = None  # type: ignore[name-defined]  # noqa: F821, UP037
-
-
 @dataclass(frozen=True)
 class Whole:
-    """The same, with annotations that can be resolved."""
-
     inside: Section
     anything: Any = None
+
+
+@dataclass(frozen=True)
+class Unresolved(Whole):
+    other: "NotThere | None" = None  # type: ignore[name-defined]  # noqa: F821, UP037
 
 
 def test_nulls_are_found_in_sections_of_sections() -> None:
     refuse_nulls(Whole, {"inside": {"rate": 1.0, "names": None}, "anything": None}, what="whole")
-    with pytest.raises(SettingsError, match="^whole: no value for inside.rate; give one"):
-        refuse_nulls(Whole, {"inside": {"rate": None}}, what="whole")
-    with pytest.raises(SettingsError, match="^whole: no value for inside; give one"):
-        refuse_nulls(Whole, {"inside": None}, what="whole")
-
-
-def test_annotations_that_cannot_be_resolved_are_not_judged() -> None:
-    refuse_nulls(Outer, {"inside": None}, what="outer")
-
-
-def test_what_was_given_is_not_changed() -> None:
-    given = {"names": ["a"], "rate": 1}
-    build_section(Section, given, kind="section")
-    assert given == {"names": ["a"], "rate": 1}
+    for inside, name in (({"rate": None}, "inside.rate"), (None, "inside")):
+        with pytest.raises(SettingsError, match=f"^whole: no value for {name}; give one"):
+            refuse_nulls(Whole, {"inside": inside}, what="whole")
+    # Annotations that cannot be resolved are not judged.
+    refuse_nulls(Unresolved, {"inside": None}, what="whole")

@@ -5,9 +5,7 @@ differences for gradients; and training on noisy labels with a learnt weight per
 not see: which rows were corrupted.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,27 +24,22 @@ from bilora.problems import LowerProblem, UpperProblem
 
 Array = NDArray[np.float64]
 UPPER_STEPS = 80
+INFORMATIVE, FEATURES, ROWS = 3, 10, 40
+START = -3.0
+"""E at the start, of every feature."""
 
 
-INFORMATIVE, NOISE = 3, 7
-ROWS = 40
-
-
-@dataclass
 class LogisticData:
     """Rows whose first features decide the label; few to train on, many to choose the regularisation on."""
 
-    inputs: Array
-    labels: Array
-    upper_inputs: Array
-    upper_labels: Array
-
-    @classmethod
-    def draw(cls, seed: int) -> LogisticData:
-        random = np.random.default_rng(seed)
-        inputs = random.normal(size=(1000 + ROWS, INFORMATIVE + NOISE))
+    def __init__(self) -> None:
+        random = np.random.default_rng(0)
+        inputs = random.normal(size=(1000 + ROWS, FEATURES))
         labels = (random.random(1000 + ROWS) < expit(2.0 * inputs[:, :INFORMATIVE].sum(axis=1))).astype(float)
-        return cls(inputs[:ROWS], labels[:ROWS], inputs[ROWS:], labels[ROWS:])
+        (self.inputs, self.upper_inputs), (self.labels, self.upper_labels) = (
+            np.split(inputs, [ROWS]),
+            np.split(labels, [ROWS]),
+        )
 
     def solution(self, raw: Array) -> Array:
         """Return the lower optimum by Newton's method."""
@@ -64,8 +57,7 @@ class LogisticData:
     def upper_loss(self, raw: Array) -> float:
         """Return L2 at the lower optimum."""
         logits = self.upper_inputs @ self.solution(raw)
-        loss = np.logaddexp(0.0, logits) - self.upper_labels * logits
-        return float(loss.mean())
+        return float((np.logaddexp(0.0, logits) - self.upper_labels * logits).mean())
 
 
 class LogisticLower(LowerProblem):
@@ -86,39 +78,36 @@ class LogisticUpper(UpperProblem):
         return functional.binary_cross_entropy_with_logits(inputs @ self.lower.module.value, labels)
 
 
-START = -3.0
-"""E at the start, of every feature."""
-
-
 @pytest.fixture(scope="module")
-def logistic() -> LogisticData:
-    return LogisticData.draw(seed=0)
+def logistic() -> Any:
+    """The data, the upper loss of scipy's search, and that of the best regularisation alike for every feature."""
+    data = LogisticData()
+    best = minimize(data.upper_loss, np.full(FEATURES, START), method="L-BFGS-B").fun
+    uniform = min(data.upper_loss(np.full(FEATURES, penalty)) for penalty in np.linspace(-8.0, 4.0, 121))
+    return SimpleNamespace(data=data, best=best, uniform=uniform)
 
 
-@pytest.fixture(scope="module")
-def best(logistic: LogisticData) -> Any:
-    """What scipy finds with exact lower solutions and differences for gradients."""
-    return minimize(logistic.upper_loss, np.full(INFORMATIVE + NOISE, START), method="L-BFGS-B")
+def lower_optimizer(module: nn.Module, hypergradient: Any, *, sgd: float, adam: float) -> torch.optim.Optimizer:
+    """Return SGD, or for the derivative of an adaptive step AdamW, at their rates."""
+    if hypergradient["name"] == "adaptive":
+        return torch.optim.AdamW(module.parameters(), lr=adam, weight_decay=0.0)
+    return torch.optim.SGD(module.parameters(), lr=sgd)
 
 
-def learn_regularisation(data: LogisticData, hypergradient: Any, *, adam: bool = False) -> Array:
+def learn_regularisation(data: LogisticData, hypergradient: Any) -> Array:
     """Return E after a run of the engine."""
-    features = INFORMATIVE + NOISE
-    below, above = Vector(torch.zeros(features)), Vector(torch.full((features,), START))
-    optimizer: torch.optim.Optimizer = torch.optim.SGD(below.parameters(), lr=0.4)
-    if adam:
-        optimizer = torch.optim.AdamW(below.parameters(), lr=0.03, weight_decay=0.0)
-    batches = [
-        tuple(torch.from_numpy(each) for each in pair)
+    below, above = Vector(torch.zeros(FEATURES)), Vector(torch.full((FEATURES,), START))
+    optimizer = lower_optimizer(below, hypergradient, sgd=0.4, adam=0.03)
+    rows, upper_rows = (
+        [tuple(map(torch.from_numpy, pair))]
         for pair in ((data.inputs, data.labels), (data.upper_inputs, data.upper_labels))
-    ]
-    lower = LogisticLower("lower", Config(unroll_steps=3), below, optimizer, None, batches[:1])
+    )
+    lower = LogisticLower("lower", Config(unroll_steps=3), below, optimizer, None, rows)
     upper_optimizer = torch.optim.Adam(above.parameters(), lr=0.2)
     schedule = torch.optim.lr_scheduler.LinearLR(upper_optimizer, 1.0, 0.01, total_iters=UPPER_STEPS)
-    upper = LogisticUpper("upper", Config(), above, upper_optimizer, schedule, batches[1:])
+    upper = LogisticUpper("upper", Config(), above, upper_optimizer, schedule, upper_rows)
     BilevelEngine(lower, upper, steps=3 * UPPER_STEPS, hypergradient=hypergradient, device="cpu").run()
-    found: Array = above.value.detach().numpy()
-    return found
+    return above.value.detach().numpy()
 
 
 DARTS = {"darts": {"finite_difference": "central"}, "darts, forward": {"name": "darts", "finite_difference": "forward"}}
@@ -133,57 +122,20 @@ LOGISTIC: dict[str, dict[str, Any]] = {
 """Approximations by row name, which is the approximation's where the settings name none."""
 
 
-@pytest.fixture(scope="module")
-def uniform(logistic: LogisticData) -> float:
-    """The upper loss of the best regularisation that is the same for every feature, by a dense search."""
-    return min(logistic.upper_loss(np.full(INFORMATIVE + NOISE, each)) for each in np.linspace(-8.0, 4.0, 121))
-
-
 @pytest.mark.parametrize("row", LOGISTIC)
-def test_learnt_regularisation_comes_close_to_the_best_there_is(
-    logistic: LogisticData, best: Any, uniform: float, row: str
-) -> None:
-    found = learn_regularisation(logistic, {"name": row, **LOGISTIC[row]}, adam=row == "adaptive")
-    gained = (uniform - logistic.upper_loss(found)) / (uniform - best.fun)
+def test_learnt_regularisation_comes_close_to_the_best_there_is(logistic: Any, row: str) -> None:
+    learnt = learn_regularisation(logistic.data, {"name": row, **LOGISTIC[row]})
+    gained = (logistic.uniform - logistic.data.upper_loss(learnt)) / (logistic.uniform - logistic.best)
     # Those that solve for H^-1 v fully come closest; the others are on the way in the same number of steps.
     assert gained >= (0.95 if row in ("conjugate_gradient", "nystrom") else 0.8)
-    assert found[INFORMATIVE:].mean() - found[:INFORMATIVE].mean() >= 4.0
+    assert learnt[INFORMATIVE:].mean() - learnt[:INFORMATIVE].mean() >= 4.0
 
 
-def test_without_the_implicit_term_nothing_is_learnt(logistic: LogisticData) -> None:
-    assert (learn_regularisation(logistic, "first_order") == START).all()
+def test_without_the_implicit_term_nothing_is_learnt() -> None:
+    assert (learn_regularisation(LogisticData(), {"name": "first_order"}) == START).all()
 
 
 NOISY_ROWS, CLEAN_ROWS, SHARE_CORRUPTED = 80, 40, 0.4
-
-
-@dataclass
-class NoisyData:
-    """Rows of two clouds; of those to train on, some have the other cloud's label."""
-
-    inputs: Tensor
-    labels: Tensor
-    corrupted: Tensor
-    clean_inputs: Tensor
-    clean_labels: Tensor
-
-    @classmethod
-    def draw(cls, seed: int) -> NoisyData:
-        generator = torch.Generator().manual_seed(seed)
-        rows = NOISY_ROWS + CLEAN_ROWS
-        truth = torch.randint(0, 2, (rows,), generator=generator).double()
-        inputs = torch.randn(rows, 5, generator=generator, dtype=torch.float64) + (2 * truth - 1)[:, None]
-        corrupted = torch.rand(NOISY_ROWS, generator=generator) < SHARE_CORRUPTED
-        labels = torch.where(corrupted, 1 - truth[:NOISY_ROWS], truth[:NOISY_ROWS])
-        return cls(inputs[:NOISY_ROWS], labels, corrupted, inputs[NOISY_ROWS:], truth[NOISY_ROWS:])
-
-    def batches(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return the noisy rows in batches, with their numbers.
-
-        An odd number of batches, so that in turn each one is the last before an upper step.
-        """
-        numbers = torch.arange(NOISY_ROWS)
-        return list(zip(numbers.split(16), self.inputs.split(16), self.labels.split(16), strict=True))
 
 
 class RowWeights(nn.Module):
@@ -228,19 +180,28 @@ class CleanUpper(UpperProblem):
         return self.lower.losses(*batch).mean()
 
 
-def learn_weights(
-    data: NoisyData, hypergradient: Any, weights: nn.Module, *, adam: bool = False, rate: float = 0.1
-) -> Tensor:
-    """Return the weights of the noisy rows after a run of the engine."""
-    classifier = nn.Linear(5, 1).double()
-    kind: Any = torch.optim.AdamW if adam else torch.optim.SGD
-    optimizer = kind(classifier.parameters(), lr=0.05 if adam else 0.5, weight_decay=0.0)
-    lower = WeightedLower("lower", Config(unroll_steps=2), classifier, optimizer, None, data.batches())
-    clean = [(data.clean_inputs, data.clean_labels)]
+def gained_by_clean_rows(seed: int, hypergradient: Any, kind: type[nn.Module], *, rate: float) -> float:
+    """Return how much more weight, in the mean, rows with a true label have than others after a run of the engine."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.randint(0, 2, (NOISY_ROWS + CLEAN_ROWS,), generator=generator).double()
+    # Two clouds of rows; of those to train on, some have the other cloud's label.
+    inputs = torch.randn(len(truth), 5, generator=generator, dtype=torch.float64) + (2 * truth - 1)[:, None]
+    corrupted = torch.rand(NOISY_ROWS, generator=generator) < SHARE_CORRUPTED
+    assert 0.3 <= corrupted.double().mean().item() <= 0.5
+    noisy, labels = inputs[:NOISY_ROWS], torch.where(corrupted, 1 - truth[:NOISY_ROWS], truth[:NOISY_ROWS])
+    # An odd number of batches, so that in turn each one is the last before an upper step.
+    numbers = torch.arange(NOISY_ROWS)
+    batches = list(zip(numbers.split(16), noisy.split(16), labels.split(16), strict=True))
+    torch.manual_seed(seed)
+    weights, classifier = kind(), nn.Linear(5, 1).double()
+    optimizer = lower_optimizer(classifier, hypergradient, sgd=0.5, adam=0.05)
+    lower = WeightedLower("lower", Config(unroll_steps=2), classifier, optimizer, None, batches)
+    clean = [(inputs[NOISY_ROWS:], truth[NOISY_ROWS:])]
     upper = CleanUpper("upper", Config(), weights, torch.optim.Adam(weights.parameters(), lr=rate), None, clean)
     BilevelEngine(lower, upper, steps=2 * UPPER_STEPS, hypergradient=hypergradient, device="cpu").run()
     with torch.no_grad():
-        return weights(torch.arange(NOISY_ROWS), lower.losses(data.inputs, data.labels))
+        learnt = weights(numbers, lower.losses(noisy, labels))
+    return float(learnt[~corrupted].mean() - learnt[corrupted].mean())
 
 
 REWEIGHTING: dict[str, dict[str, Any]] = {
@@ -257,19 +218,12 @@ REWEIGHTING: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("row", REWEIGHTING)
 def test_clean_rows_get_more_weight_than_corrupted_ones(row: str, seed: int) -> None:
-    data = NoisyData.draw(seed)
-    torch.manual_seed(seed)
-    found = learn_weights(data, {"name": row, **REWEIGHTING[row]}, RowWeights(), adam=row == "adaptive")
-    assert (found[~data.corrupted].mean() - found[data.corrupted].mean()).item() >= 0.5
-    assert 0.3 <= data.corrupted.double().mean().item() <= 0.5
+    assert gained_by_clean_rows(seed, {"name": row, **REWEIGHTING[row]}, RowWeights, rate=0.1) >= 0.5
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("row", ["darts", "adaptive", "unrolled"])
 def test_a_weight_net_finds_the_corrupted_rows_by_their_losses(row: str, seed: int) -> None:
-    data = NoisyData.draw(seed)
-    torch.manual_seed(seed)
     # A finite difference would also move the loss that the net is shown, which is detached.
     settings = {"name": row, "products": "exact", **({"steps": 2} if row == "unrolled" else {})}
-    found = learn_weights(data, settings, WeightNet(), adam=row == "adaptive", rate=0.03)
-    assert (found[~data.corrupted].mean() - found[data.corrupted].mean()).item() >= 0.3
+    assert gained_by_clean_rows(seed, settings, WeightNet, rate=0.03) >= 0.3

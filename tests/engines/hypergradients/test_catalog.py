@@ -11,6 +11,7 @@ from torch import nn
 
 from bilora.engines.hypergradients.catalog import HYPERGRADIENTS, build_hypergradient
 from bilora.errors import DivergedError, SettingsError
+from bilora.tensors import zeros_like
 
 CHOICES: list[Any] = [
     *sorted(HYPERGRADIENTS),
@@ -25,22 +26,25 @@ CHOICES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("chosen", CHOICES, ids=str)
+Make = Callable[..., Any]
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
 class TestContract:
     @pytest.fixture
-    def problem(self, make_transformer: Callable[..., Any], name: str, chosen: Any) -> Any:
-        return make_transformer(name, dropout=0.1, hypergradient=chosen)
+    def problem(self, make_transformer: Make, name: str, choice: Any) -> Any:
+        return make_transformer(name, dropout=0.1, hypergradient=choice)
 
     def test_changes_nothing(self, problem: Any) -> None:
         vector = problem.run_to_upper_step()
         before = fingerprint(problem.model)
         term = problem.upper.hypergradient.implicit_term(vector, problem.lower)
         assert_same(fingerprint(problem.model), before)
-        assert [each.shape for each in term] == [each.shape for each in problem.upper.trainable_parameters()]
-        assert all(torch.isfinite(each).all() and not each.requires_grad for each in term)
-        zeros = problem.upper.hypergradient.implicit_term(tuple(torch.zeros_like(v) for v in vector), problem.lower)
-        assert all(torch.equal(each, torch.zeros_like(each)) for each in zeros)
+        assert [part.shape for part in term] == [E.shape for E in problem.upper.trainable_parameters()]
+        assert all(torch.isfinite(part).all() and not part.requires_grad for part in term)
+        zeros = problem.upper.hypergradient.implicit_term(zeros_like(vector), problem.lower)
+        assert all(torch.equal(part, torch.zeros_like(part)) for part in zeros)
 
     def test_changes_nothing_when_a_pass_raises(self, problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         vector = problem.run_to_upper_step()
@@ -55,62 +59,45 @@ class TestContract:
         with pytest.raises(MemoryError) if problem.lower.needs.steps else nullcontext():
             problem.upper.hypergradient.implicit_term(vector, problem.lower)
         # It did raise in the middle: the parameters were displaced when it happened.
-        moved = [
-            not torch.equal(each, before["parameters"][name]) for seen in passes[:1] for name, each in seen.items()
-        ]
+        moved = [not torch.equal(V, before["parameters"][name]) for seen in passes[:1] for name, V in seen.items()]
         assert any(moved) == bool(problem.lower.needs.steps)
         assert_same(fingerprint(problem.model), before)
 
-    def test_gradient_checkpointing_gives_the_same(
-        self, make_transformer: Callable[..., Any], name: str, chosen: Any
-    ) -> None:
+    def test_gradient_checkpointing_gives_the_same(self, make_transformer: Make, name: str, choice: Any) -> None:
         terms = []
         for checkpointing in (False, True):
-            problem = make_transformer(name, dropout=0.1, hypergradient=chosen)
+            problem = make_transformer(name, dropout=0.1, hypergradient=choice)
             if checkpointing:
                 problem.model.activation_checkpointing_enable({"use_reentrant": False})
             vector = problem.run_to_upper_step()
             terms.append(problem.upper.hypergradient.implicit_term(vector, problem.lower))
-        torch.testing.assert_close(terms[1], terms[0], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(*terms, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("chosen", CHOICES, ids=str)
-def test_batch_norm_statistics_stay(make_ridge: Callable[..., Any], chosen: Any) -> None:
-    ridge = make_ridge(chosen)
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_batch_norm_statistics_stay(make_ridge: Make, choice: Any) -> None:
+    ridge = make_ridge(choice)
     norm = nn.BatchNorm1d(20, dtype=torch.float64).requires_grad_(False)
     ridge.lower.module.add_module("norm", norm)
-    ridge.lower.training_step = lambda batch: _normed_loss(ridge, norm, batch)
+    loss = ridge.lower.training_step
+    ridge.lower.training_step = lambda batch: loss((norm(batch[0]), batch[1]))
     ridge.engine.run()
     ridge.engine.train()
-    before = {name: each.clone() for name, each in norm.named_buffers()}
+    before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
     assert before["num_batches_tracked"] == 4  # one a lower step: no replay has been counted
     ridge.upper.hypergradient.implicit_term((ridge.v(),), ridge.lower)
     assert_same(dict(norm.named_buffers()), before)
 
 
-def _normed_loss(ridge: Any, norm: nn.Module, batch: Any) -> torch.Tensor:
-    inputs, targets = batch
-    weights = ridge.lower.module.value
-    return ((norm(inputs) @ weights - targets) ** 2).mean() + (ridge.upper.module.value.exp() * weights**2).sum()
-
-
-@pytest.mark.parametrize("chosen", [each for each in CHOICES if each != "first_order"], ids=str)
+@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice != "first_order"], ids=str)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_bad_vector_is_refused_before_anything_moves(make_ridge: Callable[..., Any], chosen: Any, bad: float) -> None:
-    ridge = make_ridge(chosen)
+def test_bad_vector_is_refused_before_anything_moves(make_ridge: Make, choice: Any, bad: float) -> None:
+    ridge = make_ridge(choice)
     ridge.engine.run()
     before = fingerprint(ridge.lower.module)
     with pytest.raises(DivergedError, match="gradient of norm (nan|inf).* no parameter was moved"):
         ridge.upper.hypergradient.implicit_term((torch.full((20,), bad, dtype=torch.float64),), ridge.lower)
     assert_same(fingerprint(ridge.lower.module), before)
-
-
-def test_half_precision_parameters_are_refused_by_forward_differences(make_ridge: Callable[..., Any]) -> None:
-    ridge = make_ridge({"name": "darts", "finite_difference": "forward"})
-    ridge.engine.run()
-    ridge.lower.module.value.data = ridge.lower.module.value.data.bfloat16()
-    with pytest.raises(SettingsError, match="'value' is torch.bfloat16"):
-        ridge.upper.hypergradient.implicit_term((torch.ones(20),), ridge.lower)
 
 
 @pytest.mark.parametrize(
@@ -133,5 +120,5 @@ def test_bad_settings_are_refused(settings: Any, words: str) -> None:
 
 
 def test_object_and_own_class_are_taken() -> None:
-    own = build_hypergradient("bilora.engines.hypergradients.first_order:FirstOrder")
-    assert build_hypergradient(own) is own
+    built = build_hypergradient("bilora.engines.hypergradients.first_order:FirstOrder")
+    assert build_hypergradient(built) is built

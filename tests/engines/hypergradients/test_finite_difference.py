@@ -6,6 +6,7 @@ import pytest
 import torch
 from betty.configs import Config
 from peft import get_peft_model
+from ridge import cosine
 from tiny_models import tiny_bert
 from torch import Tensor, nn
 
@@ -20,7 +21,6 @@ from bilora.problems.variants.bilora import BiloraLower, BiloraSettings, BiloraU
 
 SIZE = 50
 CENTRAL = Darts(finite_difference="central")
-WIDE = Darts(finite_difference="central", radius=1.0)
 
 
 class Cubic(nn.Module):
@@ -52,34 +52,29 @@ class CubicUpper(UpperProblem):
         return self.module.below.float().sum() + 0.0 * self.module.above.sum()
 
 
-def _cubic(**settings: Any) -> CubicLower:
+def step_once(lower: LowerProblem, upper: UpperProblem, batch: Any, hypergradient: Any, *, rate: float = 0.0) -> None:
+    """Let both levels step once on a batch, with SGD."""
+    for level in (lower, upper):
+        level.optimizer = torch.optim.SGD(level.trainable_parameters(), lr=rate)
+        level.train_data_loader = [batch]
+    BilevelEngine(lower, upper, steps=1, hypergradient=hypergradient, device="cpu").run()
+
+
+def cubic(hypergradient: Darts) -> CubicLower:
     module = Cubic()
     lower, upper = CubicLower("lower", Config(), module), CubicUpper("upper", Config(), module)
-    for level in (lower, upper):
-        level.optimizer = torch.optim.SGD(level.trainable_parameters(), lr=0.0)
-        level.train_data_loader = [{"x": torch.ones(1)}]
-    BilevelEngine(
-        lower, upper, steps=1, hypergradient=Darts(**{"finite_difference": "central", **settings}), device="cpu"
-    ).run()
+    step_once(lower, upper, {"x": torch.ones(1)}, hypergradient)
     return lower
 
 
-def test_a_step_below_the_rounding_of_bfloat16_is_seen() -> None:
+def test_a_step_below_the_rounding_of_bfloat16_is_seen_and_the_parameters_are_the_tensors_they_were() -> None:
     # Each component moves by 0.01 / sqrt(50) = 0.0014; bfloat16 numbers next to 1 are 0.0078 apart.
-    lower = _cubic()
-    vector = torch.ones(SIZE, dtype=torch.bfloat16)
-    (term,) = CENTRAL.implicit_term((vector,), lower)
-    expected = -3 * lower.module.below.detach().float() ** 2
-    torch.testing.assert_close(term, expected, rtol=1e-3, atol=0)
-
-
-def test_the_parameters_are_the_tensors_they_were() -> None:
-    lower = _cubic()
+    lower = cubic(CENTRAL)
     storage, bits = lower.module.below.data_ptr(), lower.module.below.detach().clone()
-    CENTRAL.implicit_term((torch.ones(SIZE, dtype=torch.bfloat16),), lower)
-    assert lower.module.below.dtype == torch.bfloat16
+    (term,) = CENTRAL.implicit_term((torch.ones(SIZE, dtype=torch.bfloat16),), lower)
+    torch.testing.assert_close(term, -3 * bits.float() ** 2, rtol=1e-3, atol=0)
     assert lower.module.below.data_ptr() == storage
-    assert torch.equal(lower.module.below, bits)
+    assert torch.equal(lower.module.below, bits) and lower.module.below.dtype == torch.bfloat16
 
 
 def test_they_are_put_back_when_a_pass_fails() -> None:
@@ -91,12 +86,12 @@ def test_they_are_put_back_when_a_pass_fails() -> None:
 
 
 def test_forward_differences_refuse_a_gradient_rounded_to_half_precision() -> None:
-    with pytest.raises(SettingsError, match="use finite_difference: central"):
-        _cubic(finite_difference="forward")
+    with pytest.raises(SettingsError, match="'below' is torch.bfloat16.* use finite_difference: central"):
+        cubic(Darts(finite_difference="forward"))
 
 
-def bert_levels(dtype: torch.dtype, *, whole: bool, rate: float = 0.0) -> tuple[BiloraLower, BiloraUpper]:
-    """Return the levels of a tiny BERT whose base and head, or the whole of it with E, have the type."""
+def bert_levels(dtype: torch.dtype, *, whole: bool) -> tuple[BiloraLower, BiloraUpper, dict[str, Tensor]]:
+    """Return the levels of a tiny BERT whose base and head, or the whole of it with E, have the type, and a batch."""
     torch.manual_seed(0)
     config = BiloraConfig(task_type="SEQ_CLS", r=4, formulation="softmax", init_weights=False)
     model = get_peft_model(tiny_bert(0.0).to(dtype), config)
@@ -104,30 +99,26 @@ def bert_levels(dtype: torch.dtype, *, whole: bool, rate: float = 0.0) -> tuple[
     lower = BiloraLower("lower", Config(), model, extra_config=settings)
     upper = BiloraUpper("upper", Config(), model, extra_config=settings)
     tokens = torch.randint(1, 64, (8, 12), generator=torch.Generator().manual_seed(1))
-    for level in (lower, upper):
-        level.optimizer = torch.optim.SGD(level.trainable_parameters(), lr=rate)
-        level.train_data_loader = [{"input_ids": tokens, "labels": tokens[:, 0] % 2}]
-    return lower, upper
-
-
-def bert_term(dtype: torch.dtype) -> Tensor:
-    lower, upper = bert_levels(dtype, whole=False)
-    BilevelEngine(lower, upper, steps=1, hypergradient=WIDE, device="cpu").run()
-    v = torch.autograd.grad(upper.training_step_exec(upper.train_data_loader[0][0]), lower.trainable_parameters())
-    return torch.cat([each.flatten() for each in WIDE.implicit_term(v, lower)]).double()
+    return lower, upper, {"input_ids": tokens, "labels": tokens[:, 0] % 2}
 
 
 def test_a_bfloat16_base_with_its_head_gives_nearly_the_float32_term() -> None:
-    wide, half = bert_term(torch.float32), bert_term(torch.bfloat16)
-    assert float(torch.nn.functional.cosine_similarity(wide, half, dim=0)) > 0.9
+    terms = []
+    for dtype in (torch.float32, torch.bfloat16):
+        lower, upper, batch = bert_levels(dtype, whole=False)
+        method = Darts(finite_difference="central", radius=1.0)
+        step_once(lower, upper, batch, method)
+        v = torch.autograd.grad(upper.training_step_exec(batch), lower.trainable_parameters())
+        terms.append(method.implicit_term(v, lower))
+    assert cosine(*terms) > 0.9
 
 
 @pytest.mark.parametrize("name", HYPERGRADIENTS)
 def test_a_model_cast_whole_to_bfloat16_takes_its_upper_step(name: str) -> None:
-    lower, upper = bert_levels(torch.bfloat16, whole=True, rate=1.0)
+    lower, upper, batch = bert_levels(torch.bfloat16, whole=True)
     before = [E.detach().clone() for E in upper.trainable_parameters()]
-    chosen = CENTRAL if name == "darts" else name  # forward differences refuse a lower level in bfloat16
-    BilevelEngine(lower, upper, steps=1, hypergradient=chosen, device="cpu").run()
+    # Forward differences refuse a lower level in bfloat16.
+    step_once(lower, upper, batch, CENTRAL if name == "darts" else name, rate=1.0)
     for E, start in zip(upper.trainable_parameters(), before, strict=True):
         assert E.dtype == torch.bfloat16
         assert E.isfinite().all() and not torch.equal(E, start)

@@ -10,16 +10,15 @@ from torch import Tensor, nn
 from bilora.engines.bilevel import BilevelEngine
 from bilora.engines.hypergradients.catalog import HYPERGRADIENTS, build_hypergradient
 from bilora.engines.hypergradients.exact import ExactProducts
-from bilora.engines.hypergradients.implicit import Products, ProductSettings
 from bilora.errors import SettingsError
 from bilora.problems import LowerProblem, UpperProblem
 
 SIZE = 6
 # Damped where the solver needs it; central where a difference is compared to 1e-6.
-OWN: dict[str, Any] = {"conjugate_gradient": {"damping": 0.1}, "nystrom": {"damping": 1.0}}
+SETTINGS: dict[str, Any] = {"conjugate_gradient": {"damping": 0.1}, "nystrom": {"damping": 1.0}}
 CENTRAL = {"finite_difference": "central"}
 CHOICES: list[Any] = [
-    {"name": name, **OWN.get(name, {}), **products}
+    {"name": name, **SETTINGS.get(name, {}), **products}
     for name in sorted(HYPERGRADIENTS)
     for products in ([{}] if name == "first_order" else [CENTRAL, {"products": "exact"}])
 ]
@@ -42,7 +41,7 @@ class Levels(nn.Module):
 
     def named(self, level: str) -> dict[str, nn.Parameter]:
         """Return the parameters of a level."""
-        return {name: each for name, each in self.parts.items() if name.startswith(level)}
+        return {name: part for name, part in self.parts.items() if name.startswith(level)}
 
     def whole(self, level: str) -> Tensor:
         """Return what the losses see of a level."""
@@ -77,8 +76,14 @@ def _rows(seed: int, count: int = 8) -> tuple[Tensor, Tensor]:
     return torch.randn(count, SIZE, generator=generator).double(), torch.randn(count, generator=generator).double()
 
 
+def _micro_batches() -> list[tuple[Tensor, Tensor]]:
+    """Return two micro-batches, and their rows as one batch."""
+    inputs, targets = _rows(2, 16)
+    return [*zip(inputs.split(8), targets.split(8), strict=True), (inputs, targets)]
+
+
 def _upper_gradient(
-    chosen: Any,
+    choice: Any,
     *,
     types: tuple[torch.dtype, torch.dtype] = (torch.float64, torch.float64),
     idle: bool = False,
@@ -91,64 +96,57 @@ def _upper_gradient(
     # Three steps: the first of Adam has a derivative of zero, as its length does not depend on the gradient's.
     lower = Below("lower", Config(gradient_accumulation=len(below), unroll_steps=3), module)
     upper = Above("upper", Config(gradient_accumulation=len(above)), module)
-    before = {name: each.detach().clone() for name, each in module.named("above").items()}
+    before = {name: E.detach().clone() for name, E in module.named("above").items()}
     lower.optimizer = torch.optim.AdamW(lower.trainable_parameters(), lr=0.05, weight_decay=0.0)
     upper.optimizer = torch.optim.SGD(upper.trainable_parameters(), lr=1.0)
     lower.train_data_loader, upper.train_data_loader = below, above
     # The lower level keeps still between the micro-batches of the upper one, so that they are one step's.
     if len(above) > 1:
         lower.optimizer = torch.optim.SGD(lower.trainable_parameters(), lr=0.0)
-    BilevelEngine(lower, upper, steps=3 * len(above), hypergradient=chosen, device="cpu").run()
-    return {name: before[name] - each.detach() for name, each in module.named("above").items()}
+    BilevelEngine(lower, upper, steps=3 * len(above), hypergradient=choice, device="cpu").run()
+    return {name: before[name] - E.detach() for name, E in module.named("above").items()}
 
 
-@pytest.mark.parametrize("chosen", CHOICES, ids=str)
-def test_parameters_that_no_loss_uses_get_zeros_and_change_nothing(chosen: Any) -> None:
-    plain, found = _upper_gradient(chosen), _upper_gradient(chosen, idle=True)
-    assert torch.equal(found.pop("above_idle"), torch.zeros(2))
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_parameters_that_no_loss_uses_get_zeros_and_change_nothing(choice: Any) -> None:
+    plain, with_idle = _upper_gradient(choice), _upper_gradient(choice, idle=True)
+    assert torch.equal(with_idle.pop("above_idle"), torch.zeros(2))
     # The sketch of nystrom is drawn over all parameters, idle ones too, and so is another one.
-    if chosen["name"] != "nystrom":
-        torch.testing.assert_close(found, plain, rtol=1e-6, atol=1e-9)
+    if choice["name"] != "nystrom":
+        torch.testing.assert_close(with_idle, plain, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("chosen", CHOICES, ids=str)
-def test_levels_may_hold_parameters_of_two_types(chosen: Any) -> None:
-    plain, found = _upper_gradient(chosen), _upper_gradient(chosen, types=(torch.float32, torch.float64))
-    assert {name: each.dtype for name, each in found.items()} == {"above_0": torch.float32, "above_1": torch.float64}
-    for name, each in found.items():
-        torch.testing.assert_close(each.double(), plain[name], rtol=1e-3, atol=1e-5)
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_levels_may_hold_parameters_of_two_types(choice: Any) -> None:
+    plain, mixed = _upper_gradient(choice), _upper_gradient(choice, types=(torch.float32, torch.float64))
+    assert {name: part.dtype for name, part in mixed.items()} == {"above_0": torch.float32, "above_1": torch.float64}
+    for name, part in mixed.items():
+        torch.testing.assert_close(part.double(), plain[name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("chosen", CHOICES, ids=str)
-def test_every_micro_batch_of_the_lower_step_enters(chosen: Any) -> None:
-    one, two = _rows(2), _rows(3)
-    joined = tuple(torch.cat(pair) for pair in zip(one, two, strict=True))
-    found, whole = _upper_gradient(chosen, below=[one, two]), _upper_gradient(chosen, below=[joined])
-    torch.testing.assert_close(found, whole, rtol=1e-6, atol=1e-9)
-    if chosen["name"] != "first_order":
-        last = _upper_gradient(chosen, below=[two])
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_every_micro_batch_of_the_lower_step_enters(choice: Any) -> None:
+    one, two, joined = _micro_batches()
+    accumulated, whole = _upper_gradient(choice, below=[one, two]), _upper_gradient(choice, below=[joined])
+    torch.testing.assert_close(accumulated, whole, rtol=1e-6, atol=1e-9)
+    if choice["name"] != "first_order":
+        last = _upper_gradient(choice, below=[two])
         assert not torch.allclose(last["above_0"], whole["above_0"], rtol=1e-3)
 
 
-@pytest.mark.parametrize("chosen", [each for each in CHOICES if each["name"] != "conjugate_gradient"], ids=str)
-def test_every_micro_batch_of_the_upper_step_enters(chosen: Any) -> None:
+@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice["name"] != "conjugate_gradient"], ids=str)
+def test_every_micro_batch_of_the_upper_step_enters(choice: Any) -> None:
     # Conjugate gradients are not linear in v before they have come to an end.
-    one, two = _rows(4), _rows(5)
-    joined = tuple(torch.cat(pair) for pair in zip(one, two, strict=True))
-    found = _upper_gradient(chosen, above=[one, two])
-    whole = _upper_gradient(chosen, above=[joined, joined])
-    torch.testing.assert_close(found, whole, rtol=1e-6, atol=1e-9)
-
-
-def own_products(settings: ProductSettings) -> Products:
-    """Return exact products under another name."""
-    return ExactProducts(around=settings.around)
+    one, two, joined = _micro_batches()
+    accumulated, whole = _upper_gradient(choice, above=[one, two]), _upper_gradient(choice, above=[joined, joined])
+    torch.testing.assert_close(accumulated, whole, rtol=1e-6, atol=1e-9)
 
 
 def test_products_may_be_a_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bilora.engines.hypergradients.exact.own_products", own_products, raising=False)
-    own = _upper_gradient({"name": "darts", "products": "bilora.engines.hypergradients.exact:own_products"})
-    torch.testing.assert_close(own, _upper_gradient({"name": "darts", "products": "exact"}), rtol=0, atol=0)
+    target = "bilora.engines.hypergradients.exact.own_products"
+    monkeypatch.setattr(target, lambda settings: ExactProducts(around=settings.around), raising=False)
+    gradient = _upper_gradient({"name": "darts", "products": "bilora.engines.hypergradients.exact:own_products"})
+    torch.testing.assert_close(gradient, _upper_gradient({"name": "darts", "products": "exact"}), rtol=0, atol=0)
 
 
 def test_unknown_products_are_told_with_what_there_is() -> None:

@@ -1,5 +1,6 @@
 """Adaptive and unrolled against finite differences of real optimizer steps, taken by a plain torch loop."""
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from bilora.errors import SettingsError
 
+Make = Callable[..., Any]
 FEATURES = 20
 
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
@@ -30,17 +32,13 @@ def batches(ridge: Any) -> list[tuple[Tensor, Tensor]]:
     return [(inputs[:20], targets[:20]), (inputs[20:], targets[20:]), (inputs[10:30], targets[10:30])]
 
 
-def plain_run(
-    ridge: Any, start: Tensor, shift: Tensor, *, optimizer: str, steps: int, last: int, clip: float
-) -> Tensor:
+def plain_run(ridge: Any, shift: Tensor, *, optimizer: str, steps: int, last: int, clip: float) -> Tensor:
     """Return L2, without its direct part, after ``steps`` real steps, the last ones with E shifted."""
-    weights = start.clone().requires_grad_()
+    weights = ridge.start.clone().requires_grad_()
     kind, settings = OPTIMIZERS[optimizer]
     real = kind([weights], **settings)
-    own = batches(ridge)
-    for index in range(steps):
-        inputs, targets = own[index % len(own)]
-        log_penalty = ridge.upper.module.value.detach() + (shift if index >= steps - last else 0.0)
+    for index, (inputs, targets) in zip(range(steps), itertools.cycle(batches(ridge)), strict=False):
+        log_penalty = ridge.E.detach() + (shift if index >= steps - last else 0.0)
         loss = ((inputs @ weights - targets) ** 2).mean() + (log_penalty.exp() * weights**2).sum()
         (weights.grad,) = torch.autograd.grad(loss, weights)
         if clip:
@@ -50,26 +48,26 @@ def plain_run(
     return ((inputs @ weights.detach() - targets) ** 2).mean()
 
 
-def measured(ridge: Any, start: Tensor, **how: Any) -> Tensor:
+def measured(ridge: Any, **how: Any) -> Tensor:
     """Return the derivative of :func:`plain_run` in the shift by central differences."""
     size = 1e-5
-    eye = size * torch.eye(FEATURES).double()
-    rows = [plain_run(ridge, start, each, **how) - plain_run(ridge, start, -each, **how) for each in eye]
+    shifts = size * torch.eye(FEATURES).double()
+    rows = [plain_run(ridge, shift, **how) - plain_run(ridge, -shift, **how) for shift in shifts]
     return torch.stack(rows) / (2 * size)
 
 
-def run_engine(
-    make_ridge: Callable[..., Any], settings: dict[str, Any], *, optimizer: str, steps: int, clip: float
-) -> Any:
+def run_engine(make_ridge: Make, settings: dict[str, Any], *, optimizer: str, steps: int, clip: float) -> Any:
+    """Return a ridge problem after its steps, with its implicit term and the lower parameters that it started from."""
     config = Config(unroll_steps=max(1, settings.get("steps", 1)), gradient_clipping=clip)
     ridge = make_ridge(settings, lower_config=config)
     kind, values = OPTIMIZERS[optimizer]
     ridge.lower.optimizer = kind(ridge.lower.module.parameters(), **values)
     ridge.lower.train_data_loader[0] = batches(ridge)
     ridge.lower.restart_loader()
-    ridge.start = ridge.lower.module.value.detach().clone()
+    ridge.start = ridge.V.detach().clone()
     ridge.engine.train_iters = steps
     ridge.engine.run()
+    (ridge.term,) = ridge.upper.hypergradient.implicit_term((ridge.v(),), ridge.lower)
     return ridge
 
 
@@ -78,38 +76,32 @@ def run_engine(
 @pytest.mark.parametrize("steps", [1, 2, 7])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_adaptive_is_the_derivative_of_one_real_step(
-    make_ridge: Callable[..., Any], optimizer: str, steps: int, clip: float, products: str
+    make_ridge: Make, optimizer: str, steps: int, clip: float, products: str
 ) -> None:
-    ridge = run_engine(
-        make_ridge, {"name": "adaptive", "products": products}, optimizer=optimizer, steps=steps, clip=clip
-    )
-    (found,) = ridge.upper.hypergradient.implicit_term((ridge.v(),), ridge.lower)
-    expected = measured(ridge, ridge.start, optimizer=optimizer, steps=steps, last=1, clip=clip)
+    how: dict[str, Any] = {"optimizer": optimizer, "steps": steps, "clip": clip}
+    ridge = run_engine(make_ridge, {"name": "adaptive", "products": products}, **how)
+    expected = measured(ridge, last=1, **how)
     # Of the first Adam step next to nothing remains (the step is the sign of the gradient): compared on the scale of v.
     scale = max(expected.norm().item(), 1e-3 * ridge.v().norm().item())
-    assert (found - expected).norm().item() <= 1e-4 * scale
+    assert (ridge.term - expected).norm().item() <= 1e-4 * scale
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5])
 @pytest.mark.parametrize("back", [1, 2, 3])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_unrolled_is_the_derivative_of_the_last_real_steps(
-    make_ridge: Callable[..., Any], optimizer: str, back: int, clip: float
+    make_ridge: Make, optimizer: str, back: int, clip: float
 ) -> None:
-    steps = 2 * back
-    settings = {"name": "unrolled", "steps": back, "products": "exact"}
-    ridge = run_engine(make_ridge, settings, optimizer=optimizer, steps=steps, clip=clip)
-    (found,) = ridge.upper.hypergradient.implicit_term((ridge.v(),), ridge.lower)
-    expected = measured(ridge, ridge.start, optimizer=optimizer, steps=steps, last=back, clip=clip)
-    assert (found - expected).norm().item() <= 1e-4 * expected.norm().item()
+    how: dict[str, Any] = {"optimizer": optimizer, "steps": 2 * back, "clip": clip}
+    ridge = run_engine(make_ridge, {"name": "unrolled", "steps": back, "products": "exact"}, **how)
+    expected = measured(ridge, last=back, **how)
+    assert (ridge.term - expected).norm().item() <= 1e-4 * expected.norm().item()
 
 
-def test_one_unrolled_step_is_adaptive(make_ridge: Callable[..., Any]) -> None:
-    terms = []
-    for settings in ({"name": "unrolled", "steps": 1}, {"name": "sama"}):
-        ridge = run_engine(make_ridge, settings, optimizer="adamw", steps=3, clip=0.0)
-        terms.append(ridge.upper.hypergradient.implicit_term((ridge.v(),), ridge.lower)[0])
-    torch.testing.assert_close(terms[0], terms[1], rtol=1e-12, atol=0.0)
+def test_one_unrolled_step_is_adaptive(make_ridge: Make) -> None:
+    choices = {"name": "unrolled", "steps": 1}, {"name": "sama"}
+    terms = [run_engine(make_ridge, choice, optimizer="adamw", steps=3, clip=0.0).term for choice in choices]
+    torch.testing.assert_close(*terms, rtol=1e-12, atol=0.0)
 
 
 @pytest.mark.parametrize(
@@ -119,13 +111,13 @@ def test_one_unrolled_step_is_adaptive(make_ridge: Callable[..., Any]) -> None:
         (partial(torch.optim.AdamW, amsgrad=True), "amsgrad"),
     ],
 )
-def test_other_optimizers_are_refused(make_ridge: Callable[..., Any], optimizer: Any, match: str) -> None:
+def test_other_optimizers_are_refused(make_ridge: Make, optimizer: Any, match: str) -> None:
     ridge = make_ridge({"name": "adaptive"})
     ridge.lower.optimizer = optimizer(ridge.lower.module.parameters())
     with pytest.raises(SettingsError, match=match):
         ridge.engine.run()
 
 
-def test_looking_back_beyond_the_unroll_is_refused(make_ridge: Callable[..., Any]) -> None:
+def test_looking_back_beyond_the_unroll_is_refused(make_ridge: Make) -> None:
     with pytest.raises(SettingsError, match="looks 3 lower steps back, but unroll_steps is 2"):
         make_ridge({"name": "unrolled", "steps": 3}, lower_config=Config(unroll_steps=2))

@@ -1,6 +1,7 @@
 """The road from rows to trained parameters: what it is given, what it repeats, and what comes back."""
 
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +25,22 @@ def equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
     return all(torch.equal(left[name], right[name]) for name in left)
 
 
-def rows_of(batches: list[list[int]]) -> set[int]:
-    return {row for batch in batches for row in batch}
-
-
 def drawn() -> dict[str, float | None]:
     return {"drawn": float(torch.rand(1))}
-
-
-# ---- the same again -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", sorted(VARIANTS))
 def test_the_same_fit_twice_and_another_seed(method: str, fit_adapter: Fit, tmp_path: Path) -> None:
     """With dropout on, so that masks, order, split and head all have to come from the seed."""
-    runs = []
+    files, parameters = [], []
     for name, seed in (("once", 3), ("twice", 3), ("other", 4)):
         path = tmp_path / f"{name}.jsonl"
         settings = {"seed": seed, "validate_every": 2}
         fitted = fit_adapter(method, settings=settings, validate=drawn, callbacks=[MetricsFile(path)])
-        runs.append((path.read_bytes(), fitted.parameters()))
-    once, twice, other = runs
-    assert once[0] == twice[0]
-    assert equal(once[1], twice[1])
-    assert once[0] != other[0]
-    assert not equal(once[1], other[1])
+        files.append(path.read_bytes())
+        parameters.append(fitted.parameters())
+    assert files[0] == files[1] != files[2]
+    assert equal(parameters[0], parameters[1]) and not equal(parameters[0], parameters[2])
 
 
 @pytest.mark.parametrize("method", sorted(VARIANTS))
@@ -58,22 +50,19 @@ def test_validation_does_not_change_what_is_trained(method: str, fit_adapter: Fi
     assert equal(plain.parameters(), validated.parameters())
 
 
-# ---- which rows -----------------------------------------------------------------------------------
-
-
 def test_the_two_levels_read_their_own_rows_only(fit_pair: Fit) -> None:
     fitted = fit_pair(steps=24)
     (split,) = fitted.result.splits
-    assert rows_of(fitted.model.seen["lower"]) == set(split.lower)
-    assert rows_of(fitted.model.seen["upper"]) == set(split.upper)
+    assert set(chain(*fitted.model.seen["lower"])) == set(split.lower)
+    assert set(chain(*fitted.model.seen["upper"])) == set(split.upper)
     assert (len(split.lower), len(split.upper)) == (32, 8)
 
 
 def test_a_single_level_trains_on_all_rows(fit_pair: Fit) -> None:
     fitted = fit_pair(single=True, steps=10)
-    assert rows_of(fitted.model.seen["lower"]) == set(range(40))
-    assert (fitted.result.splits, fitted.result.upper_steps) == ((), 0)
+    assert set(chain(*fitted.model.seen["lower"])) == set(range(40))
     assert fitted.model.seen["upper"] == []
+    assert (fitted.result.splits, fitted.result.upper_steps) == ((), 0)
 
 
 @pytest.mark.parametrize("method", sorted(VARIANTS))
@@ -91,27 +80,24 @@ def test_too_few_rows_are_told_by_level(fit_pair: Fit, ratio: float, part: str) 
         fit_pair(rows=12, split_ratio=ratio)
 
 
-# ---- accumulation ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("method", ["bilora", "lora", "pseudo_svd"])
 def test_accumulated_micro_batches_are_one_batch(method: str, fit_adapter: Fit) -> None:
     """Two micro-batches of 4 rows give the gradient of one batch of 8, and the hypergradient too; in float64."""
-    runs = []
-    for batch_size, accumulation in ((8, 1), (4, 2)):
-        lower = LevelSettings(batch_size=batch_size, accumulation=accumulation, learning_rate=1e-2)
-        settings = {"lower": lower, "steps": 6}
-        runs.append(fit_adapter(method, settings=settings, base_dropout=0.0, dtype=torch.float64).parameters())
-    whole, halves = runs
+    whole, halves = (
+        fit_adapter(method, settings={"steps": 6, "lower": lower}, base_dropout=0.0, dtype=torch.float64).parameters()
+        for lower in (
+            LevelSettings(batch_size=8, learning_rate=1e-2),
+            LevelSettings(batch_size=4, accumulation=2, learning_rate=1e-2),
+        )
+    )
     for name, value in whole.items():
         torch.testing.assert_close(halves[name], value, rtol=0, atol=1e-9, msg=f"{name} differs")
 
 
 def test_accumulation_above_counts_optimizer_steps(fit_pair: Fit) -> None:
-    upper = LevelSettings(batch_size=4, accumulation=2)
-    fitted = fit_pair(steps=12, unroll_steps=2, upper=upper)
-    assert [record.step for record in fitted.records.steps if record.upper] == [4, 8, 12]
-    assert [record.upper.step for record in fitted.records.steps if record.upper] == [1, 2, 3]
+    fitted = fit_pair(steps=12, unroll_steps=2, upper=LevelSettings(batch_size=4, accumulation=2))
+    steps = [(record.step, record.upper.step) for record in fitted.records.steps if record.upper]
+    assert steps == [(4, 1), (8, 2), (12, 3)]
     assert fitted.result.upper_steps == 3
     assert len(fitted.model.seen["upper"]) == 6
 
@@ -123,34 +109,27 @@ def test_accumulation_below_counts_optimizer_steps(fit_pair: Fit) -> None:
     assert len(fitted.model.seen["lower"]) == 18
 
 
-# ---- precision ------------------------------------------------------------------------------------
-
-
 def test_bf16_runs_matrix_products_in_bf16_and_keeps_float32_parameters(fit_adapter: Fit) -> None:
     seen: set[torch.dtype] = set()
 
     class Watch(Callback):
         def on_run_start(self, engine: Any) -> None:
             base = engine.lower_level.module.get_base_model()
-            base.bert.pooler.dense.register_forward_hook(lambda *each: seen.add(each[2].dtype))
+            base.bert.pooler.dense.register_forward_hook(lambda layer, inputs, output: seen.add(output.dtype))
 
-    fitted = {
-        precision: fit_adapter("bilora", settings={"precision": precision}, callbacks=[Watch()])
+    full, half = (
+        fit_adapter("bilora", settings={"precision": precision}, callbacks=[Watch()]).parameters()
         for precision in ("fp32", "bf16")
-    }
+    )
     assert seen == {torch.float32, torch.bfloat16}
-    assert {each.dtype for each in fitted["bf16"].parameters().values()} == {torch.float32}
-    assert not equal(fitted["fp32"].parameters(), fitted["bf16"].parameters())
-
-
-# ---- what comes back ------------------------------------------------------------------------------
+    assert {parameter.dtype for parameter in half.values()} == {torch.float32}
+    assert not equal(full, half)
 
 
 def test_result_of_a_fit(fit_pair: Fit) -> None:
     result = fit_pair(validate=lambda: {"score": 0.5}).result
     assert (result.steps, result.upper_steps, result.metrics) == (8, 4, {"score": 0.5})
-    assert (result.best_step, result.stop_reason) == (None, None)
-    assert result.seconds > 0
+    assert (result.best_step, result.stop_reason) == (None, None) and result.seconds > 0
     assert fit_pair().result.metrics is None
 
 
@@ -175,9 +154,6 @@ def test_adalora_ends_with_the_ranks_of_its_best_validation(fit_adapter: Fit) ->
     assert fitted.result.best_step == 4
     assert fitted.model.peft_config["default"].rank_pattern == patterns[4]
     assert patterns[4] != patterns[12], "nothing was pruned after the best step: the test would show nothing"
-
-
-# ---- what is refused ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("watch", [{"early_stopping": 2}, {"keep_best": True}])

@@ -34,13 +34,9 @@ def test_learning_rates_are_those_of_a_plain_loop(
     fit_pair: Fit, schedule: str, accumulation: int, warmup: float
 ) -> None:
     """Warm-up is a share of the level's own steps, and a constant schedule warms up too."""
-    own = {"schedule": schedule, "accumulation": accumulation, "batch_size": 4, "warmup": warmup}
-    fitted = fit_pair(
-        steps=24,
-        unroll_steps=3,
-        lower=LevelSettings(learning_rate=0.25, **own),  # type: ignore[arg-type]
-        upper=LevelSettings(learning_rate=0.5, **own),  # type: ignore[arg-type]
-    )
+    shared: Any = {"schedule": schedule, "accumulation": accumulation, "batch_size": 4, "warmup": warmup}
+    lower, upper = (LevelSettings(learning_rate=rate, **shared) for rate in (0.25, 0.5))
+    fitted = fit_pair(steps=24, unroll_steps=3, lower=lower, upper=upper)
     below = [record.learning_rates for record in fitted.records.steps]
     above = [record.upper.learning_rates for record in fitted.records.steps if record.upper]
     plain = "constant_with_warmup" if schedule == "constant" else schedule
@@ -61,10 +57,10 @@ def test_levels_take_their_own_settings(fit_pair: Fit) -> None:
         callbacks=[Watch()],
     )
     lower, upper = seen["lower"], seen["upper"]
-    assert [type(level.optimizer) for level in (lower, upper)] == [torch.optim.AdamW] * 2
-    assert [level.optimizer.param_groups[0]["weight_decay"] for level in (lower, upper)] == [0.5, 0.0]
-    assert [level.gradient_clipping for level in (lower, upper)] == [0.25, 0.0]
-    assert [level.gas for level in (lower, upper)] == [1, 2]
+    assert type(lower.optimizer) is type(upper.optimizer) is torch.optim.AdamW
+    for level, decay, clipping, accumulation in ((lower, 0.5, 0.25, 1), (upper, 0.0, 0.0, 2)):
+        assert level.optimizer.param_groups[0]["weight_decay"] == decay
+        assert (level.gradient_clipping, level.gas) == (clipping, accumulation)
 
 
 GRID = list(itertools.product([6, 11, 12], [1, 3, 4], [0, 3, 4, 5], [1, 2], [1, 2]))
@@ -74,19 +70,14 @@ GRID = list(itertools.product([6, 11, 12], [1, 3, 4], [0, 3, 4, 5], [1, 2], [1, 
 def test_upper_step_count_is_what_the_engine_makes(
     fit_pair: Fit, steps: int, unroll: int, warmup: int, below: int, above: int
 ) -> None:
-    own = {
-        "steps": steps,
-        "unroll_steps": unroll,
-        "warmup_steps": warmup,
-        "lower": LevelSettings(batch_size=2, accumulation=below),
-        "upper": LevelSettings(batch_size=2, accumulation=above),
-    }
-    expected = upper_step_count(FitSettings(**own))  # type: ignore[arg-type]
+    lower, upper = (LevelSettings(batch_size=2, accumulation=accumulation) for accumulation in (below, above))
+    settings: Any = {"steps": steps, "unroll_steps": unroll, "warmup_steps": warmup, "lower": lower, "upper": upper}
+    expected = upper_step_count(FitSettings(**settings))
     if expected == 0:
         with pytest.raises(SettingsError, match="the upper level steps for the first time at step"):
-            fit_pair(**own)
-        return
-    assert fit_pair(**own).result.upper_steps == expected
+            fit_pair(**settings)
+    else:
+        assert fit_pair(**settings).result.upper_steps == expected
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

@@ -1,13 +1,13 @@
 """D1 and D2 as loaders, drawn once or anew."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import pytest
 import torch
 
 from bilora.data.split import Split, split_rows
-from bilora.engines.callbacks.callback import Callback
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.training.split_loaders import DividedRows, Part, SplitLoaders, level_loader
 from bilora.errors import SettingsError
@@ -16,9 +16,9 @@ Fit = Callable[..., Any]
 LABELS = [row % 2 for row in range(40)]
 
 
-def settings(**own: Any) -> FitSettings:
+def settings(**values: Any) -> FitSettings:
     level = LevelSettings(batch_size=4)
-    return FitSettings(**{"lower": level, "upper": level, **own})
+    return FitSettings(**{"lower": level, "upper": level, **values})
 
 
 def rows() -> list[dict[str, Any]]:
@@ -29,50 +29,22 @@ def order(loader: Any) -> list[int]:
     return [row["row"] for batch in loader for row in batch]
 
 
-class SplitInUse(Callback):
-    """Notes how many splits there were when each batch of D2 was read."""
-
-    def __init__(self, loaders: list[Any]) -> None:
-        self.loaders = loaders
-        self.of_upper_batch: list[tuple[int, list[int]]] = []
-        self.of_lower_batch: list[tuple[int, list[int]]] = []
-
-    def on_step(self, engine: Any, record: Any) -> None:
-        seen = engine.lower_level.module.seen
-        self.of_lower_batch.append((len(self.loaders[0].splits) - 1, seen["lower"][-1]))
-        if record.upper is not None:
-            self.of_upper_batch.append((len(self.loaders[0].splits) - 1, seen["upper"][-1]))
-
-
 @pytest.mark.parametrize("refresh", [1, 2, 3])
-def test_refresh_draws_disjoint_stratified_splits_and_batches_follow(
-    fit_pair: Fit, monkeypatch: pytest.MonkeyPatch, refresh: int
-) -> None:
-    loaders: list[SplitLoaders] = []
-    original = SplitLoaders.follow
-
-    def follow(self: SplitLoaders, *levels: Any) -> None:
-        loaders.append(self)
-        original(self, *levels)
-
-    monkeypatch.setattr(SplitLoaders, "follow", follow)
-    watch = SplitInUse(loaders)
+def test_refresh_draws_disjoint_stratified_splits_and_batches_follow(fit_pair: Fit, refresh: int) -> None:
     # 32 rows below in batches of 4: an epoch is 8 steps. 8 rows above: its epochs end at other steps.
-    fitted = fit_pair(steps=40, unroll_steps=3, refresh=refresh, callbacks=[watch])
-    splits = fitted.result.splits
+    fitted = fit_pair(steps=40, unroll_steps=3, refresh=refresh)
+    splits, seen = fitted.result.splits, fitted.model.seen
     assert len(splits) == 1 + (40 - 1) // (8 * refresh)
     assert len({split.upper for split in splits}) == len(splits)
     for split in splits:
         assert sorted((*split.lower, *split.upper)) == list(range(40))
         assert sum(LABELS[row] for row in split.upper) == 4
-    for draw, batch in watch.of_lower_batch:
-        assert set(batch) <= set(splits[draw].lower)
-    for draw, batch in watch.of_upper_batch:
-        assert set(batch) <= set(splits[draw].upper)
-    # Every epoch below reads the whole of the split it belongs to.
+    # Every epoch below reads the whole of the split it belongs to; every third step is one above, on the same split.
     for epoch in range(5):
-        read = [row for _, batch in watch.of_lower_batch[8 * epoch : 8 * epoch + 8] for row in batch]
+        read = chain(*seen["lower"][8 * epoch : 8 * epoch + 8])
         assert sorted(read) == sorted(splits[epoch // refresh].lower)
+    for step, batch in enumerate(seen["upper"], start=1):
+        assert set(batch) <= set(splits[(3 * step - 1) // (8 * refresh)].upper)
 
 
 def test_the_upper_level_starts_its_new_rows_from_the_beginning(fit_pair: Fit) -> None:
@@ -80,8 +52,8 @@ def test_the_upper_level_starts_its_new_rows_from_the_beginning(fit_pair: Fit) -
     fitted = fit_pair(steps=32, unroll_steps=3, refresh=2, upper=LevelSettings(batch_size=2))
     first, second = fitted.result.splits
     batches = fitted.model.seen["upper"]  # of steps 3, 6, ... 15 before the refresh, and 18, 21, ... after it
-    assert sorted(row for batch in batches[:4] for row in batch) == list(first.upper)
-    assert sorted(row for batch in batches[5:9] for row in batch) == list(second.upper)
+    assert sorted(chain(*batches[:4])) == list(first.upper)
+    assert sorted(chain(*batches[5:9])) == list(second.upper)
 
 
 def test_later_draws_depend_on_the_seed_and_without_refresh_there_are_none(fit_pair: Fit) -> None:
@@ -91,29 +63,24 @@ def test_later_draws_depend_on_the_seed_and_without_refresh_there_are_none(fit_p
     assert [split.upper for split in first] != [split.upper for split in other]
 
 
-def test_first_split_is_that_of_the_seed_and_ratio() -> None:
-    loaders = SplitLoaders(rows(), settings(seed=5, split_ratio=0.6), collate=list)
-    assert loaders.splits == [split_rows(LABELS, ratio=0.6, seed=5)]
-    assert sorted(order(loaders.lower)) == list(loaders.splits[0].lower)
-    assert sorted(order(loaders.upper)) == list(loaders.splits[0].upper)
-
-
-def test_batch_sizes_are_the_levels_own() -> None:
-    sizes = settings(lower=LevelSettings(batch_size=8), upper=LevelSettings(batch_size=2))
-    loaders = SplitLoaders(rows(), sizes, collate=list)
-    assert [len(batch) for batch in loaders.lower] == [8] * 4
-    assert [len(batch) for batch in loaders.upper] == [2] * 4
+def test_first_split_is_that_of_the_seed_and_ratio_and_batch_sizes_are_the_levels_own() -> None:
+    sizes = {"lower": LevelSettings(batch_size=8), "upper": LevelSettings(batch_size=2)}
+    loaders = SplitLoaders(rows(), settings(seed=5, split_ratio=0.6, **sizes), collate=list)
+    split = split_rows(LABELS, ratio=0.6, seed=5)
+    assert loaders.splits == [split]
+    for loader, part, size in ((loaders.lower, split.lower, 8), (loaders.upper, split.upper, 2)):
+        assert [len(batch) for batch in loader] == [size] * (len(part) // size)
+        assert sorted(order(loader)) == list(part)
 
 
 def test_orders_of_the_levels_are_not_the_same_permutation() -> None:
     halves = SplitLoaders(rows(), settings(split_ratio=0.5), collate=list)
-    positions = {"lower": halves.splits[0].lower, "upper": halves.splits[0].upper}
-    permutations = [
-        [positions[name].index(row) for row in order(loader)]
-        for name, loader in (("lower", halves.lower), ("upper", halves.upper))
-    ]
-    assert sorted(permutations[0]) == sorted(permutations[1])
-    assert permutations[0] != permutations[1]
+    (split,) = halves.splits
+    lower, upper = (
+        [part.index(row) for row in order(loader)]
+        for part, loader in ((split.lower, halves.lower), (split.upper, halves.upper))
+    )
+    assert sorted(lower) == sorted(upper) and lower != upper
 
 
 def test_order_depends_on_the_seed_alone() -> None:
@@ -181,10 +148,7 @@ def test_a_given_d2_is_not_drawn_anew() -> None:
 def test_fit_hands_a_given_d2_on(fit_pair: Fit, single: bool) -> None:
     given = [{"row": 100 + row, "labels": row % 2} for row in range(8)]
     fitted = fit_pair(steps=24, single=single, upper_rows=given)
-    below, above = ({row for batch in fitted.model.seen[level] for row in batch} for level in ("lower", "upper"))
+    below, above = (set(chain(*fitted.model.seen[level])) for level in ("lower", "upper"))
+    d1, d2 = set(range(40)), set(range(100, 108))
+    assert (below, above) == ((d1 | d2, set()) if single else (d1, d2))
     assert fitted.result.splits == ()
-    if single:
-        assert below == {*range(40), *range(100, 108)}
-    else:
-        assert below == set(range(40))
-        assert above == set(range(100, 108))

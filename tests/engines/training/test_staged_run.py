@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,7 +13,6 @@ import torch
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.files import MetricsFile
 from bilora.metrics.monitor import Monitor
-from bilora.problems.stage import Stage
 
 Fit = Callable[..., Any]
 
@@ -38,17 +39,13 @@ class Diary(Callback):
         self.events.append("close")
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def test_retraining_counts_on_and_says_its_stage(fit_pair: Fit, tmp_path: Path) -> None:
     path, diary = tmp_path / "metrics.jsonl", Diary()
     fitted = fit_pair(ending="retrain", callbacks=[MetricsFile(path), diary], validate=lambda: {"score": 0.5})
-    steps = [line for line in lines(path) if "lower_loss" in line]
-    assert [line["step"] for line in steps] == list(range(1, 17))
-    assert [line["stage"] for line in steps] == ["bilevel"] * 8 + ["retrain"] * 8
-    assert [line["step"] for line in lines(path) if "validation" in line] == [8, 16]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    steps = [(line["step"], line["stage"]) for line in lines if "lower_loss" in line]
+    assert steps == [(step, "bilevel" if step <= 8 else "retrain") for step in range(1, 17)]
+    assert [line["step"] for line in lines if "validation" in line] == [8, 16]
     search, retraining = ["bilevel at 0", "end of bilevel at 8"], ["retrain at 8", "end of retrain at 16"]
     assert diary.events == ["run start", *search, *retraining, "run end", "close"]
     assert (fitted.result.steps, fitted.result.upper_steps) == (16, 4)
@@ -73,13 +70,12 @@ def test_retraining_is_a_single_level_run_from_the_start_with_the_learned_upper_
 
 def test_retraining_reads_all_the_rows(fit_pair: Fit) -> None:
     fitted = fit_pair(ending={"name": "retrain", "steps": 10})
-    batches = fitted.model.seen["lower"][8:]
-    assert {row for batch in batches for row in batch} == set(range(40))
+    assert set(chain(*fitted.model.seen["lower"][8:])) == set(range(40))
 
 
 def test_retraining_means_nothing_after_training_on_all_rows(fit_pair: Fit) -> None:
-    result = fit_pair(single=True, ending="retrain").result
-    assert [each.name for each in result.stages] == ["single"]
+    (stage,) = fit_pair(single=True, ending="retrain").result.stages
+    assert stage.name == "single"
 
 
 def test_a_callback_that_stops_the_run_skips_later_stages(fit_pair: Fit) -> None:
@@ -111,16 +107,14 @@ def test_early_stopping_ends_one_stage_only(fit_pair: Fit) -> None:
 
 def test_each_stage_keeps_its_own_best(fit_pair: Fit) -> None:
     result = fit_pair(**watched(0.9, 0.8, 0.7, 0.6, 0.1, 0.3, 0.2, 0.2), keep_best=True).result
-    assert [each.best_step for each in result.stages] == [2, 12]
+    assert [stage.best_step for stage in result.stages] == [2, 12]
     assert result.best_step == 12
 
 
 def test_a_stage_that_cannot_be_built_closes_the_callbacks(fit_pair: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(stage: Stage, *_: Any) -> None:
-        if stage.name == "retrain":
-            raise OSError("no memory")
-
-    monkeypatch.setattr("bilora.engines.training.staged_run.prepare_model", lambda model, stage, *_, **__: gone(stage))
+    # The first stage is prepared, the second is not.
+    prepare = Mock(side_effect=[None, OSError("no memory")])
+    monkeypatch.setattr("bilora.engines.training.staged_run.prepare_model", prepare)
     diary = Diary()
     with pytest.raises(OSError, match="no memory"):
         fit_pair(ending="retrain", callbacks=[diary])
