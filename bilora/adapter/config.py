@@ -1,5 +1,6 @@
 """The settings of one BiLoRA adapter, as PEFT stores them in ``adapter_config.json``."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -7,8 +8,9 @@ from typing import Any, Literal
 from peft import PeftConfig
 
 from bilora.adapter.peft_type import BILORA
-from bilora.adapter.singular_values import raw_start, starts_at_zero, starts_faulty
+from bilora.adapter.singular_values import find_formulation, raw_start, starts_at_zero, starts_faulty
 from bilora.errors import SettingsError
+from bilora.settings.lookup import told_by
 
 # A value of s small enough to start from with unit-length directions. A formulation that cannot give it to
 # all its values at once (softmax: their sum is fixed) cannot start near the base model.
@@ -82,6 +84,7 @@ class BiloraConfig(PeftConfig):
             super().__post_init__()  # type: ignore[no-untyped-call]
         except ValueError as error:  # an unknown task_type
             faults.append(str(error))
+        self._refuse_foreign_code()
         self.peft_type = BILORA
         # Resolved here, not in the layers, so that the file of an adapter says how it was trained.
         if self.normalized is None:
@@ -93,6 +96,14 @@ class BiloraConfig(PeftConfig):
         faults += self._start_faults() if not faults else []
         if faults:
             raise SettingsError("BiloraConfig cannot be used:\n  " + "\n  ".join(faults))
+
+    def _refuse_foreign_code(self) -> None:
+        """Refuse a file that names code, unless the user's program has imported it or the command line names it."""
+        # PEFT hands over the type where it has read a file; a caller leaves it out.
+        module = self.formulation.partition(":")[0]
+        if self.peft_type is not None and module != self.formulation and module not in sys.modules:
+            with told_by([]):
+                find_formulation(self.formulation)
 
     @property
     def first_value(self) -> float | None:

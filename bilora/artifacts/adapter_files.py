@@ -11,7 +11,7 @@ from torch import nn
 from bilora.adapter.level_parameters import trainable_parameters
 from bilora.adapter.whole_modules import widen
 from bilora.artifacts.fingerprint import base_fingerprint
-from bilora.errors import CheckpointError, DataError
+from bilora.errors import CheckpointError, DataError, SettingsError
 from bilora.files.formats import dump_json, load_json
 from bilora.models.pretrained import quiet_peft
 
@@ -38,6 +38,9 @@ def save_adapter(model: PeftModel, folder: Path, *, fingerprint: str | None = No
 
 def load_adapter(base: nn.Module, folder: Path, *, base_name: str) -> PeftModel:
     """Return a base model with the adapter of a folder on it, frozen, after checks that PEFT does not make."""
+    if not (folder / WEIGHTS).is_file():
+        # PEFT would read a pickle of another name.
+        raise DataError(f"the adapter in {folder} has no {WEIGHTS}; save it again with save_pretrained")
     try:
         with quiet_peft(), warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
@@ -48,6 +51,8 @@ def load_adapter(base: nn.Module, folder: Path, *, base_name: str) -> PeftModel:
                 # PEFT has rounded the numbers of the file to the type of the base.
                 set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
             weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    except SettingsError as error:  # of our own part of it
+        raise DataError(f"the adapter in {folder}: {error}") from error
     except (UserWarning, RuntimeError, OSError, ValueError, KeyError) as error:
         # PEFT looks a head's weights up in the file, and says no more of one that is missing.
         reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]

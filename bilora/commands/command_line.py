@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 
 from bilora.errors import SettingsError
 from bilora.runs.config import RunConfig, SeveralRuns
-from bilora.settings.lookup import did_you_mean
+from bilora.settings.lookup import TRUST, did_you_mean
 from bilora.settings.sections import one_line, refuse_nulls
 
 Config = TypeVar("Config")
@@ -61,7 +61,9 @@ def parse_config(
     # SeveralRuns share have no `run.` before them. `before` are defaults, which what stands later overrides; `left_out`
     # names settings that are no options, by the field whose dataclass has them.
     # An abbreviated option would be taken without a word, and could mean another one tomorrow.
-    parser = OneLineParser(prog=prog, usage=usage, description=description, default_env=False, allow_abbrev=False)
+    parser = OneLineParser(
+        prog=prog, usage=usage, description=description, epilog=EPILOG, default_env=False, allow_abbrev=False
+    )
     parser.add_argument("--config", action="config", help="A YAML file of settings; later words override it.")
     naming = ONE_RUN if issubclass(kind, RunConfig) else SEVERAL_RUNS if issubclass(kind, SeveralRuns) else {}
     flat = RunConfig if naming is SEVERAL_RUNS else kind
@@ -81,6 +83,11 @@ def parse_config(
     del values["config"]
     return _built(kind, parser, values, named=bool(naming))
 
+
+EPILOG = (
+    f"{TRUST}  Let files, such as a config or a run's folder, name code to import and send data away. Without it, only "
+    "what the options themselves name is imported."
+)
 
 # Which run is made, with the help; each may be written as a list of one.
 ONE_RUN = {

@@ -169,7 +169,9 @@ def _data_and_model(config: TrainConfig) -> Iterator[Finding]:
     yield _lengths(sorted(map(len, tokens)), config.max_length)
     yield _unknown(tokens, tokenizer.own.unk_token_id)
     # The config alone: to know the kind of attention no weights have to be read.
-    model = AutoConfig.from_pretrained(tokenizer.place, local_files_only=only_local(tokenizer.place))
+    model = AutoConfig.from_pretrained(
+        tokenizer.place, local_files_only=only_local(tokenizer.place), trust_remote_code=False
+    )
     yield check_attention(config.hypergradient, model._attn_implementation or "sdpa")
 
 

@@ -15,7 +15,6 @@ from bilora.runs.config import RunConfig
 from bilora.runs.plan import scored_sets
 from bilora.runs.table import print_cells
 from bilora.runs.trained import Trained, open_trained
-from bilora.settings.lookup import no_code_but
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,7 @@ def _sets(config: EvaluateConfig, trained: Trained) -> dict[str, Rows]:
     path = trained.adapter.parent / "config.yaml"
     if not path.is_file():
         raise SettingsError(f"{config.run} is no run with a config.yaml, so its rows are not known; give --data")
-    # The folder may have come from somebody else, and its config may name a module to import.
-    cure = "name your own kind of task with --task-type package.module:NAME; for any other code, give --data FILE"
-    with no_code_but(config.task_type, cure=f"it stands in {path}: {cure}"):
-        return scored_sets(parse_config(RunConfig, ["--config", str(path)], prog="bilora evaluate", description=""))
+    return scored_sets(parse_config(RunConfig, ["--config", str(path)], prog="bilora evaluate", description=""))
 
 
 def _metrics(trained: Trained, rows: Rows, name: str) -> dict[str, Any]:

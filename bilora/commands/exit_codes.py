@@ -22,6 +22,7 @@ from bilora.problems.levels.out_of_memory import is_out_of_memory
 from bilora.processes.group import join_processes
 from bilora.runs.config import SeveralRuns
 from bilora.runs.resume import CONFIG, resumed_folder
+from bilora.settings.lookup import TRUST, told_by
 
 DIVERGED, NO_ROOM, INTERRUPTED = 3, 4, 130
 # The first row that fits counts: the root of all stands last.
@@ -53,7 +54,7 @@ class Program:
     def run(self, argv: Sequence[str]) -> int:
         """Run the command and return its exit code, see :func:`exit_code`."""
         quiet_transformers()
-        return exit_code(lambda: self._compare(argv), program=self.name, debug=asks_for_debug(argv))
+        return exit_code(self._compare, argv, program=self.name)
 
     def default_words(self, argv: Sequence[str]) -> list[str]:
         """Return the words that read the default config, unless the user's name a config or where the rows are."""
@@ -83,11 +84,13 @@ def asks_for_debug(argv: Sequence[str]) -> bool:
     return any(word == "--debug" or word.lower() == "--debug=true" for word in argv)
 
 
-def exit_code(work: Callable[[], object], *, program: str, debug: bool = False) -> int:
-    """Do the work, and return the exit code, after a line (with ``debug``, the traceback too) where it is not 0."""
+def exit_code(work: Callable[[Sequence[str]], object], argv: Sequence[str] = (), *, program: str) -> int:
+    """Do the work of a command line, and return the exit code, after a line where it is not 0."""
+    debug = asks_for_debug(argv)
     try:
-        with sigterm_raised(), _one_line_warnings(program):
-            work()
+        with sigterm_raised(), _one_line_warnings(program), told_by(argv):
+            # No setting, so that no file can have it.
+            work([word for word in argv if word.replace("_", "-") != TRUST])
     except KeyboardInterrupt:
         end_at_once_when_told_again()
         return _fail(program, "interrupted; finished runs are in results.jsonl", INTERRUPTED, debug=debug)

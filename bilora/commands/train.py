@@ -21,11 +21,15 @@ from bilora.runs.resume import command_folder, keep_config, resumed_folder
 from bilora.runs.run import Prepared, prepare, run_once
 from bilora.runs.self_check import SelfCheck, require_passed
 from bilora.runs.table import print_table
+from bilora.settings.lookup import TRUST, is_told, names_code
 from bilora.settings.sections import resolved
 from bilora.tasks.labels import guess_text_columns
 
 # Settings that the command decides by the rows where they are null.
 OPEN = ("steps", "refresh", "validate_every", "validation_share")
+
+# Trackers that write files, and send nothing away.
+LOCAL_TRACKERS = ("tensorboard",)
 
 # The settings of the command; config.yaml has those of the run, which say what the command left open.
 TRAIN_FILE = "train.yaml"
@@ -33,6 +37,7 @@ TRAIN_FILE = "train.yaml"
 
 def train(config: TrainConfig) -> Path:
     """Train, write the run's folder, check what was written, and return the folder."""
+    refuse_sending(config)
     # Of the processes that torchrun has started all train, and the first alone writes, checks and prints.
     processes = join_processes(device=config.device)
     # Everything that can fail for the user's words comes before the folder, which --overwrite empties.
@@ -50,6 +55,18 @@ def train(config: TrainConfig) -> Path:
     row = _run(config, plan, prepared, folder, check)
     processes.first_only(lambda: _finish(config, row, folder, check))
     return folder
+
+
+def refuse_sending(config: TrainConfig) -> None:
+    """Refuse what a file alone asks to send away: an upload, and trackers that are not files of this machine."""
+    trackers = [name for name in config.report_to if name not in LOCAL_TRACKERS]
+    for setting, wanted in (("push_to_hub", config.push_to_hub), ("report_to", bool(trackers))):
+        option = "--" + setting.replace("_", "-")
+        if wanted and not is_told(option):
+            raise SettingsError(
+                f"{setting} stands in a file, which may come from somebody else, and would send data away; give "
+                f"{option} on the command line too, or {TRUST}"
+            )
 
 
 def plan_of(config: TrainConfig, processes: Processes = ONE_PROCESS) -> tuple[RunPlan, tuple[str, ...] | None]:
@@ -80,7 +97,10 @@ def _run(config: TrainConfig, plan: RunPlan, prepared: Prepared, folder: Path, c
     try:
         return run_once(plan, prepared, folder=folder, callbacks=callbacks, monitor=monitor)
     except InterruptedRun as error:
-        raise InterruptedRun(f"{error}; go on with bilora train --resume {folder}", number=error.number) from error
+        # What is named on this command line stands in the folder's config from now on.
+        trust = f" {TRUST}" if names_code(plan.config) or set(config.report_to) - {*LOCAL_TRACKERS} else ""
+        message = f"{error}; go on with bilora train --resume {folder}{trust}"
+        raise InterruptedRun(message, number=error.number) from error
 
 
 def resumed_words(argv: Sequence[str]) -> Sequence[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_origin, get_type_hints
 
 from bilora.commands.command_line import parse_config
-from bilora.commands.exit_codes import asks_for_debug, exit_code
+from bilora.commands.exit_codes import exit_code
 from bilora.errors import SettingsError
 from bilora.models.pretrained import quiet_transformers
 
@@ -38,8 +38,7 @@ class Verb:
     def run(self, argv: Sequence[str]) -> int:
         """Run the verb and return its exit code; words that make no config end the program, with code 2."""
         quiet_transformers()
-        program = f"bilora {self.name}"
-        return exit_code(lambda: self._parse_and_work(argv), program=program, debug=asks_for_debug(argv))
+        return exit_code(self._parse_and_work, argv, program=f"bilora {self.name}")
 
     def _parse_and_work(self, argv: Sequence[str]) -> None:
         config = self.parse(argv)

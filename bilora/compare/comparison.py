@@ -24,6 +24,7 @@ from bilora.runs.plan import load_run_rows, plan_run
 from bilora.runs.resume import CONFIG, command_folder, keep_config
 from bilora.runs.run import prepare
 from bilora.runs.table import print_table
+from bilora.settings.lookup import TRUST, names_code
 from bilora.settings.sections import resolved
 
 
@@ -50,7 +51,8 @@ def compare_methods(config: SeveralRuns, processes: Processes = ONE_PROCESS) -> 
                 record = record or run_job(job, folder, plan=plan, prepared=prepared)
                 results.append(record["row"])
         except InterruptedRun as error:
-            raise InterruptedRun(f"{error}; go on with --resume {path}", number=error.number) from error
+            trust = f" {TRUST}" if names_code(config) else ""
+            raise InterruptedRun(f"{error}; go on with --resume {path}{trust}", number=error.number) from error
     title = f"{rows.task.name}: {len(config.seeds)} seeds, {next(iter(prepared.validation))} split"
     processes.first_only(lambda: _show(config, title, results, path))
     return results

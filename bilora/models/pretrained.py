@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from bilora.errors import DataError
 from bilora.models.embedded import embedded_model_folder, smollm2_folder
+from bilora.settings.lookup import TRUST, is_told
 from bilora.tasks.task import AnyTask
 from bilora.tasks.text.batches import check_fits
 
@@ -45,8 +46,9 @@ def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Toke
     place = str(model) if embedded is None else str(embedded())
     with _named_failure(place):
         local = only_local(place)
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local, **task.tokenizer_settings)
-        config = AutoConfig.from_pretrained(place, local_files_only=local)
+        options = {"local_files_only": local, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(place, **options, **task.tokenizer_settings)
+        config = AutoConfig.from_pretrained(place, **options)
     tokenizer.padding_side = "left" if config.model_type in READ_AT_THE_END else "right"
     notices = _fill_pad_token(tokenizer)
     _set_pad_token(config, tokenizer)
@@ -66,7 +68,9 @@ class Loaded:
 def load_model(tokenizer: Tokenizer, task: AnyTask) -> Loaded:
     """Return the model, with its saved head where that fits the task, else with one of torch's global random state."""
     with _named_failure(tokenizer.place):
-        model, loading = task.load_model(tokenizer.place, local_files_only=only_local(tokenizer.place))
+        # Weights in .bin files are pickles, which can hold code; transformers reads them as data, but not unasked.
+        options = {"trust_remote_code": False, **({} if is_told(TRUST) else {"use_safetensors": True})}
+        model, loading = task.load_model(tokenizer.place, local_files_only=only_local(tokenizer.place), **options)
     _set_pad_token(model.config, tokenizer.own)
     # Mismatched: a saved head with another number of outputs, which transformers replaces by a new one.
     drawn = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
@@ -128,7 +132,8 @@ def _named_failure(place: str) -> Iterator[None]:
         # Of transformers' errors the first line names the fault; the rest is advice for its own users.
         reason = str(error).strip().splitlines()[0]
         what = "folder" if Path(place).is_dir() else "hub id (or missing folder)"
-        raise DataError(
-            f"no model can be loaded from the {what} {place!r}: {reason}; give --model a folder saved with "
-            "save_pretrained, or a hub id that this machine can reach or has in its cache"
-        ) from error
+        cure = (
+            "give --model a folder saved with save_pretrained, or a hub id that this machine can reach or has in its "
+            f"cache; where its weights are in .bin files alone, {TRUST} reads them"
+        )
+        raise DataError(f"no model can be loaded from the {what} {place!r}: {reason}; {cure}") from error

@@ -12,6 +12,7 @@ from bilora.artifacts import adapter_files
 from bilora.errors import DataError
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
 from bilora.processes.devices import choose_device
+from bilora.settings.lookup import told_by
 from bilora.tasks.kinds import read_task
 from bilora.tasks.task import AnyTask, Inference
 
@@ -39,11 +40,13 @@ def open_trained(
 ) -> Trained:
     """Return the trained model in the folder of a run or of an adapter; ``model`` says where its base is now."""
     adapter = _find_adapter(Path(folder))
-    task, max_length = read_task(adapter, task_type=task_type)
-    # The settings of decoding and scoring stand in the run's config alone.
-    task = task.with_settings(_task_settings(adapter.parent))
-    tokenizer = load_tokenizer(model or _base_of(adapter), task, max_length=max_length)
-    trained = load_adapter(adapter, tokenizer, task)
+    # The folder may come from somebody else, also where no command line says what is trusted.
+    with told_by([] if task_type is None else [task_type]):
+        task, max_length = read_task(adapter, task_type=task_type)
+        # The settings of decoding and scoring stand in the run's config alone.
+        task = task.with_settings(_task_settings(adapter.parent))
+        tokenizer = load_tokenizer(model or _base_of(adapter), task, max_length=max_length)
+        trained = load_adapter(adapter, tokenizer, task)
     # In eval mode: dropout would make every answer another one.
     return Trained(adapter, task, tokenizer, trained.to(choose_device(device)).eval(), max_length)
 

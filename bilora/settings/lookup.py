@@ -3,8 +3,9 @@
 import difflib
 import importlib
 import os
+import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
@@ -14,19 +15,43 @@ from bilora.errors import SettingsError
 
 T = TypeVar("T")
 
-# The one name that may be imported, and a cure; None outside of no_code_but. A context variable, since settings are
-# looked up far below the place that knows whose folder they came from.
-_REFUSAL: ContextVar[tuple[str | None, str] | None] = ContextVar("refusal", default=None)
+TRUST = "--trust-code"
+"""The word by which a command line lets files name code, and send data away."""
+
+# The words of the command line; None in a program of the user's own. A context variable, since settings are looked up
+# far below the place that knows where they came from.
+_WORDS: ContextVar[Sequence[str] | None] = ContextVar("words", default=None)
 
 
 @contextmanager
-def no_code_but(name: str | None, *, cure: str) -> Iterator[None]:
-    """Let :func:`find` import nothing but ``name``: a folder of somebody else is data, and names no code."""
-    token = _REFUSAL.set((name, cure))
+def told_by(words: Sequence[str]) -> Iterator[None]:
+    """Import in the block only what the words name: a config or a folder may come from somebody else.
+
+    Inside another such block, the words of that one count.
+    """
+    token = _WORDS.set(words if _WORDS.get() is None else _WORDS.get())
     try:
         yield
     finally:
-        _REFUSAL.reset(token)
+        _WORDS.reset(token)
+
+
+def is_told(option: str) -> bool:
+    """Return whether the user has given an option on this command line, or trusts all files."""
+    words = _WORDS.get()
+    given = None if words is None else {word.partition("=")[0].replace("_", "-") for word in words}
+    return given is None or TRUST in given or option in given
+
+
+def names_code(settings: Any) -> bool:
+    """Return whether any text among settings has the form ``package.module:NAME``."""
+    return re.search(r"(?<![\w/.-])[A-Za-z_][\w.]*:[A-Za-z_]\w*", repr(settings)) is not None
+
+
+def may_import(name: str) -> bool:
+    """Return whether code of that name may be imported."""
+    words = _WORDS.get()
+    return words is None or TRUST in words or any(name in word for word in words)
 
 
 def find(table: Mapping[str, T], name: str, *, kind: str) -> T:
@@ -34,9 +59,11 @@ def find(table: Mapping[str, T], name: str, *, kind: str) -> T:
     if name in table:
         return table[name]
     if ":" in name:
-        refusal = _REFUSAL.get()
-        if refusal is not None and name != refusal[0]:
-            raise SettingsError(f"{kind} {name!r} is code that a file names, which is not imported; {refusal[1]}")
+        if not may_import(name):
+            raise SettingsError(
+                f"{kind} {name!r} is code that a file names, and is imported only where the command line names it: "
+                f"give the option for it, or {TRUST} if you trust the file"
+            )
         imported: T = _import(name, kind)
         return imported
     raise SettingsError(

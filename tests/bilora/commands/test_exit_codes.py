@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("own_handler")
 
 
 def ended_by(error: BaseException) -> int:
-    def work() -> NoReturn:
+    def work(words: object) -> NoReturn:
         raise error
 
     return exit_code(work, program="example.py")
@@ -44,13 +44,13 @@ def test_what_goes_wrong_is_a_line_and_a_code(error: BaseException, code: int, m
 @pytest.mark.filterwarnings("always")
 @pytest.mark.parametrize("category", [RuntimeWarning, UndefinedMetricWarning])
 def test_a_warning_of_ours_is_a_line_without_a_place(category: type[Warning], capsys: Any) -> None:
-    assert exit_code(lambda: warnings.warn("f1 is undefined", category, stacklevel=1), program="example.py") == 0
+    assert exit_code(lambda words: warnings.warn("f1 is undefined", category, stacklevel=1), program="example.py") == 0
     assert capsys.readouterr().err == "example.py: warning: f1 is undefined\n"
 
 
 def test_a_warning_of_another_library_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.warns(UserWarning, match="theirs"):
-        exit_code(lambda: warnings.warn("theirs", UserWarning, stacklevel=1), program="example.py")
+        exit_code(lambda words: warnings.warn("theirs", UserWarning, stacklevel=1), program="example.py")
     assert "theirs" not in capsys.readouterr().err
 
 
