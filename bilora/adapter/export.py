@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -22,10 +23,14 @@ from bilora.adapter.pruning import checked_ranks
 from bilora.adapter.ranks import RankRule
 from bilora.adapter.spectrum import adapted_layers, magnitudes
 from bilora.errors import SettingsError
-from bilora.files.whole_folders import write_files
+from bilora.files.lock import refuse_links
+from bilora.files.whole_folders import UNFINISHED, sha256_of, write_files
 
 # Marks a folder as written by an export, so that a later one may replace it.
 REPORT_NAME = "bilora_export.json"
+
+# The key under which a folder with an adapter says what its tensor file was when it was written.
+WEIGHTS_DIGEST = "weights_sha256"
 
 
 def check_folder(folder: str | Path) -> Path:
@@ -34,6 +39,10 @@ def check_folder(folder: str | Path) -> Path:
     if path.exists() and not path.is_dir():
         raise SettingsError(f"folder {str(folder)!r} is a file; give the name of a folder to write the adapter to")
     path.mkdir(parents=True, exist_ok=True)
+    refuse_links(path)
+    # An export that was killed may have left the folder in which it wrote.
+    for unfinished in path.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(unfinished)
     held = sorted(file.name for file in path.iterdir())
     if held and REPORT_NAME not in held:
         raise SettingsError(
@@ -50,7 +59,8 @@ def write_export(folder: Path, *, tensors: dict[str, Tensor], config: PeftConfig
         # Tensors may share storage (tied heads) or lie transposed; the format takes neither.
         whole = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
         save_file(whole, scratch / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
-        for name, content in ((CONFIG_NAME, config.to_dict()), (REPORT_NAME, report)):
+        digest = {WEIGHTS_DIGEST: sha256_of(scratch / SAFETENSORS_WEIGHTS_NAME)}
+        for name, content in ((CONFIG_NAME, config.to_dict()), (REPORT_NAME, report | digest)):
             # Sets, as of target_modules, have no order of their own: equal exports shall be equal files.
             text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False, default=sorted)
             (scratch / name).write_text(text + "\n", encoding="utf-8")

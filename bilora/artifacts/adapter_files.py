@@ -2,17 +2,20 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 
+from bilora.adapter.export import REPORT_NAME, WEIGHTS_DIGEST
 from bilora.adapter.level_parameters import trainable_parameters
 from bilora.adapter.whole_modules import widen
 from bilora.artifacts.fingerprint import base_fingerprint
 from bilora.errors import CheckpointError, DataError, SettingsError
 from bilora.files.formats import dump_json, load_json
+from bilora.files.whole_folders import sha256_of
 from bilora.models.pretrained import quiet_peft
 
 WEIGHTS = "adapter_model.safetensors"
@@ -26,8 +29,8 @@ def save_adapter(model: PeftModel, folder: Path, *, fingerprint: str | None = No
     name = str(model.active_adapter)
     # PEFT puts an adapter that is not called default into a folder of its name.
     folder = folder if name == "default" else folder / name
-    base = {"base_sha256": fingerprint or base_fingerprint(model)}
-    (folder / FINGERPRINT).write_text(dump_json(base), encoding="utf-8")
+    about = {"base_sha256": fingerprint or base_fingerprint(model), WEIGHTS_DIGEST: sha256_of(folder / WEIGHTS)}
+    (folder / FINGERPRINT).write_text(dump_json(about), encoding="utf-8")
     # A disk that lost a write, or a key that PEFT renamed on saving, is found now and not by whoever loads the file.
     written, weights = load_file(folder / WEIGHTS), get_peft_model_state_dict(model, adapter_name=name)
     same_names = written.keys() == weights.keys()
@@ -36,11 +39,29 @@ def save_adapter(model: PeftModel, folder: Path, *, fingerprint: str | None = No
     return folder
 
 
+def read_about(path: Path) -> dict[str, Any]:
+    """Return what a file beside an adapter says of it; nothing where there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        content = load_json(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds {type(content).__name__}; an object is needed")
+    return content
+
+
 def load_adapter(base: nn.Module, folder: Path, *, base_name: str) -> PeftModel:
     """Return a base model with the adapter of a folder on it, frozen, after checks that PEFT does not make."""
     if not (folder / WEIGHTS).is_file():
         # PEFT would read a pickle of another name.
         raise DataError(f"the adapter in {folder} has no {WEIGHTS}; save it again with save_pretrained")
+    # Which other tools, and earlier versions, do not write.
+    about = {name: read_about(folder / name) for name in (FINGERPRINT, REPORT_NAME)}
+    for name, content in about.items():
+        if content.get(WEIGHTS_DIGEST) not in (None, sha256_of(folder / WEIGHTS)):
+            raise DataError(f"{folder / WEIGHTS} is not as it was written (its SHA-256 is not that in {name})")
     try:
         with quiet_peft(), warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
@@ -64,8 +85,8 @@ def load_adapter(base: nn.Module, folder: Path, *, base_name: str) -> PeftModel:
     broken = [name for name, tensor in trainable_parameters(model).items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise DataError(f"the adapter in {folder} has numbers that are not finite, in {broken[0]}; train it anew")
-    path = folder / FINGERPRINT  # which other tools do not write
-    if path.exists() and load_json(path)["base_sha256"] != base_fingerprint(model):
+    base_sha256 = about[FINGERPRINT].get("base_sha256")
+    if base_sha256 is not None and base_sha256 != base_fingerprint(model):
         raise CheckpointError(
             f"adapter {folder} was trained on another base model, whose weights have the same shapes as those of this "
             "one; load it on the model that it was trained on"

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bilora.artifacts.adapter_files import read_about
 from bilora.artifacts.model_card import push_to_hub
 from bilora.artifacts.scored_on import UPPER, in_words, set_in_words, set_kind
 from bilora.commands.train_config import TrainConfig
@@ -12,7 +13,8 @@ from bilora.commands.verb import Verb
 from bilora.data.records import Record, read_records
 from bilora.engines.callbacks.trackers import ReportTo
 from bilora.errors import InterruptedRun, SettingsError
-from bilora.files.formats import read_yaml
+from bilora.files.formats import read_yaml, write_json
+from bilora.files.lock import locked
 from bilora.metrics.monitor import Monitor
 from bilora.processes.group import join_processes
 from bilora.processes.processes import ONE_PROCESS, Processes
@@ -27,6 +29,9 @@ from bilora.tasks.labels import guess_text_columns
 
 # Settings that the command decides by the rows where they are null.
 OPEN = ("steps", "refresh", "validate_every", "validation_share")
+
+# The record of what was done, written last.
+FINISHED = "finished.json"
 
 # Trackers that write files, and send nothing away.
 LOCAL_TRACKERS = ("tensorboard",)
@@ -45,16 +50,30 @@ def train(config: TrainConfig) -> Path:
     prepared = prepare([plan])
     processes.first_only(lambda: print(*_lines(config, plan, prepared, guessed=guessed), sep="\n", flush=True))
     folder = processes.first_only(lambda: command_folder(config, task=plan.task.name))
-    if processes.first_only(lambda: (folder / "all_results.json").is_file()):
-        processes.first_only(lambda: print(f"run: {folder} (finished before)"))
-        return folder
-    rows = next(iter(prepared.validation.values())).encoded
-    check = SelfCheck(plan.task, prepared.tokenizer, rows, device=config.device)
-    # Before the first step, so that a run that is cut off at any moment can be resumed.
-    processes.first_only(lambda: keep_config(folder / TRAIN_FILE, config))
-    row = _run(config, plan, prepared, folder, check)
-    processes.first_only(lambda: _finish(config, row, folder, check))
+    # Until the last file is written: nobody else may go on in the folder of a run that is alive.
+    with processes.entered_by_first(locked(folder)):
+        if processes.first_only(lambda: is_finished(folder)):
+            processes.first_only(lambda: print(f"run: {folder} (finished before)"))
+            return folder
+        rows = next(iter(prepared.validation.values())).encoded
+        check = SelfCheck(plan.task, prepared.tokenizer, rows, device=config.device)
+        # Before the first step, so that a run that is cut off at any moment can be resumed.
+        processes.first_only(lambda: _begin(config, folder))
+        row = _run(config, plan, prepared, folder, check)
+        processes.first_only(lambda: _finish(config, row, folder, check))
     return folder
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a run has done all that was asked of it, the self-check and an upload among it."""
+    path = folder / FINISHED
+    # Runs of earlier versions have results, and no record of what came after them.
+    return read_about(path).get("finished") is True if path.is_file() else (folder / "all_results.json").is_file()
+
+
+def _begin(config: TrainConfig, folder: Path) -> None:
+    write_json(folder / FINISHED, {"finished": False})
+    keep_config(folder / TRAIN_FILE, config)
 
 
 def refuse_sending(config: TrainConfig) -> None:
@@ -81,11 +100,17 @@ def plan_of(config: TrainConfig, processes: Processes = ONE_PROCESS) -> tuple[Ru
 def _finish(config: TrainConfig, row: dict[str, Any], folder: Path, check: SelfCheck) -> None:
     print_table([row], title=f"{row['task']}: {in_words({row['scored_on']})}")
     print(f"run: {folder}")
+    done: dict[str, Any] = {"finished": True}
     if config.self_check:
-        require_passed(check.verdicts(folder))
+        verdicts = check.verdicts(folder)
+        require_passed(verdicts)
+        done["self_check"] = {verdict.adapter.name: verdict.difference for verdict in verdicts}
     if config.push_to_hub:
         assert config.hub_model_id is not None  # the config has checked it
-        print(f"uploaded: {push_to_hub(folder / 'adapter', repository=config.hub_model_id)}")
+        done["uploaded"] = push_to_hub(folder / "adapter", repository=config.hub_model_id)
+        print(f"uploaded: {done['uploaded']}")
+    # The last file of all: whatever fails before it is done again by --resume.
+    write_json(folder / FINISHED, done)
 
 
 def _run(config: TrainConfig, plan: RunPlan, prepared: Prepared, folder: Path, check: SelfCheck) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """JSON as the standard has it (no NaN, no infinity, no key twice), lines of it, and YAML."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,7 +47,10 @@ def finite_or_null(value: Any) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON, with null in place of numbers that it cannot hold."""
-    path.write_text(json.dumps(finite_or_null(value), allow_nan=False, indent=2) + "\n", encoding="utf-8")
+    # Whole or not at all, and in the place of a link, not through it.
+    unfinished = path.with_name(f".{path.name}.tmp")
+    unfinished.write_text(json.dumps(finite_or_null(value), allow_nan=False, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

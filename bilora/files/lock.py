@@ -13,9 +13,36 @@ from bilora.errors import SettingsError
 LOCK, HOLDER = NAMES = (".lock", ".lock-holder")
 
 
+# The folders that this process holds: what a command does in one may hold it again.
+_HELD: set[Path] = set()
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; the system lets go of it when the process ends, however it ends."""
+    if folder.resolve() in _HELD:
+        yield
+        return
+    refuse_links(folder)
+    with _locked(folder):
+        _HELD.add(folder.resolve())
+        try:
+            yield
+        finally:
+            _HELD.discard(folder.resolve())
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse to write in a folder with links in it: what is written through one lands elsewhere."""
+    if link := next((path for path in sorted(folder.rglob("*")) if path.is_symlink()), None):
+        raise SettingsError(
+            f"{link} is a link to {os.readlink(link)}, and nothing is written through links, since a folder may come "
+            "from somebody else; put the file itself there, or name another folder"
+        )
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     lock, holder = FileLock(folder / LOCK, timeout=0), folder / HOLDER
     try:
         lock.acquire()

@@ -137,7 +137,8 @@ def _fault(folder: Path) -> str | None:
 def new_file(name: str) -> Path:
     """Return the path of a file that does not exist yet, in a folder that does; raise SettingsError otherwise."""
     path = Path(name)
-    if path.exists():
+    # A link that leads nowhere yet is one too: what is written through it lands elsewhere.
+    if path.exists() or path.is_symlink():
         raise SettingsError(f"output {name} is there already; name another file, or move it away")
     if not path.parent.is_dir():
         raise SettingsError(f"output {name}: there is no folder {path.parent}; make it first")

@@ -55,6 +55,9 @@ def write_report(config: ReportConfig) -> Path:
     target = config.target
     pictures = target.with_name(f"{target.stem}-figures")
     try:
+        for path in (target, pictures, *pictures.glob("*")):
+            if path.is_symlink():
+                raise SettingsError(f"report: {path} is a link, and nothing is written through links; give --output")
         pictures.mkdir(parents=True, exist_ok=True)
         # The same bytes on Windows too.
         target.write_text(page(runs, drawings), encoding="utf-8", newline="\n")

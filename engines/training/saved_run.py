@@ -6,7 +6,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class SavedRun:
     folder: Path | None = None
     resume: bool | Path = False
     allow_config_change: bool = False
+    last: tuple[Checkpoints, StagedRun] | None = field(init=False, default=None)
 
     def fit(self) -> FitResult:
         """Return what came of the run, see :func:`~bilora.engines.training.fit.fit`."""
@@ -82,8 +83,12 @@ class SavedRun:
                 return self._run(signals, checkpoint)
             with signals.watched():
                 result = self._run(signals, checkpoint)
-        received = agreed(signals.received, processes)
-        if received is not None:  # after the last step: this run is whole, and nothing shall follow it
+            received = agreed(signals.received, processes)
+            if received is not None:
+                # After the last step: nothing shall follow this run, and its training shall not be lost.
+                assert self.last is not None and self.last[1].engine is not None  # it has run
+                self.last[0].save(self.last[1].engine)
+        if received is not None:
             signal.raise_signal(received)
         return result
 
@@ -93,6 +98,7 @@ class SavedRun:
             plan = dataclasses.replace(plan, settings=continued_from(plan.settings, checkpoint.manifest["run"]))
         checkpoints = Checkpoints(folder, plan.settings, signals=signals, processes=plan.processes)
         run = self.make(plan, checkpoints)
+        self.last = checkpoints, run
         checkpoints.model, checkpoints.collect = run.model, lambda: staged_state(run)
         # Once, as hashing rows and weights takes long; the settings anew, as batches may have become smaller.
         stands_on = functools.cache(lambda: fingerprints(run))
