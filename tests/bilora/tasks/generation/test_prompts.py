@@ -36,9 +36,6 @@ def test_a_begin_token_that_the_tokenizer_puts_first_stays_first() -> None:
     assert (prompts.prompt("a"), prompts.answer("b")) == ([1, 197, 1], [132, 198, 2])
 
 
-# ---- lines ----
-
-
 E2E_FILES = ("e2e/train.jsonl.gz", "e2e/validation.jsonl", "e2e/test.jsonl")
 
 
