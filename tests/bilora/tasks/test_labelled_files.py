@@ -92,13 +92,12 @@ def test_lists_of_tags_make_a_task_of_tokens(load: Load, tokens: str, tags: str)
     assert rows.train.labels == (None,) * 9
 
 
-def test_classes_of_two_rows_stay_in_training_and_one_of_one_row_is_named(load: Load) -> None:
+def test_rare_classes_and_texts_in_both_files_are_told_and_a_label_that_training_has_not_is_named(
+    load: Load, tmp_path: Path
+) -> None:
     rows = load(labelled(["a"] * 30 + ["b", "b", "c"]), validation_share=0.5)
-    assert rows.train.labels.count(1) == 2
+    assert rows.train.labels.count(1) == 2, "classes of two rows stay in training"
     assert "class 2, 'c', has 1 training rows, and a bi-level method needs 2" in rows.notices
-
-
-def test_texts_in_both_files_are_counted_and_a_label_that_training_has_not_is_named(load: Load, tmp_path: Path) -> None:
     other = tmp_path / "other.csv"
     other.write_text("text,y\ntext 0,a\nnew,b\n", encoding="utf-8")
     notices = load(labelled(["a", "b"] * 10), validation=str(other)).notices
