@@ -121,6 +121,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
     def stop(self, reason: str) -> None:
         """End the run after the step it is in, whatever stages would follow; callbacks call this."""
         self.stop_stage(reason)
+        # Stages that would follow are left out, and callbacks are told that the run is over.
         self.ends_run = True
 
     def stop_stage(self, reason: str) -> None:
@@ -134,6 +135,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
             DivergedError: A loss or gradient is not finite, and the step may not be skipped; the parameters are those
                 before it.
         """
+        # A model as it is loaded, or left by the stage before, is in eval mode.
         self.train()
         ended = False
         try:

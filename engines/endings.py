@@ -71,6 +71,7 @@ class Prune:
     def stages(self, variant: Variant, settings: Any) -> tuple[Stage, ...]:
         """Return one stage without steps."""
         cut = Cut(build_rank_rule(self.ranks))
+        # A stage without steps, so that the cut model is validated, and kept, like that of any other.
         return (Stage("prune", variant.lower, steps=0, cut=cut),) if variant.has_values else ()
 
 

@@ -129,7 +129,7 @@ def doctor(config: TrainConfig) -> None:
     faults = 0
     for finding in findings(config):
         mark = "FAULT" if finding.state == "fault" else finding.state
-        # Line by line: the last checks read a model, which takes a while.
+        # Line by line: the last checks encode all training rows, which takes a while.
         print(f"{mark:5} {finding.subject}: {finding.text}", flush=True)
         faults += finding.state == "fault"
     if faults:

@@ -60,8 +60,8 @@ class Entry:
 
 def with_values(run: RunConfig, values: Mapping[str, Any], *, method: str, label: str) -> RunConfig:
     """Return the config of one method's runs with settings by dotted name, their types checked as those of a file."""
-    # A dotted name changes one setting of its section, and a section without a dot replaces what it holds: `settings`
-    # (the method's own), a level, `hypergradient` or `ending`.
+    # A dotted name changes one setting of its section: `settings` (the method's own), a level, `hypergradient` or
+    # `ending`. A level without a dot changes those that it has; the other two are replaced.
     sections: dict[str, dict[str, Any]] = {}
     plain: dict[str, Any] = {}
     for key, value in values.items():

@@ -72,8 +72,8 @@ def loss_curves(runs: Sequence[ReadRun], *, seconds: bool = False) -> Drawing:
         for label, panel in axes.items():
             rows = table[table["label"] == label]
             is_training = rows["curve"].isin(TRAINING)
-            # Losses on held-out rows are few, and have a dot each.
             _draw_seeds(panel, rows[is_training], x, hue="curve", colours=CURVES)
+            # Losses on held-out rows are few, and have a dot each.
             _draw_seeds(panel, rows[~is_training], x, hue="curve", colours=CURVES, marker="o")
             panel.set_ylim(0.0, _largest_shown(runs))
         legend_below(figure, {curve: CURVES[curve] for curve in CURVES if curve in set(table["curve"])})

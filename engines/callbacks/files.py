@@ -44,7 +44,7 @@ class LinesFile(Callback):
             self._file.close()
 
     def _open(self, mode: Literal["a", "x"]) -> None:
-        # Buffered by the line, so that a killed run leaves whole lines.
+        # Buffered by the line, so that a killed run leaves whole lines; with the same line ends on every system.
         self._file = self.path.open(mode, encoding="utf-8", buffering=1, newline="\n")
 
     def _write(self, line: dict[str, Any]) -> str:
@@ -194,7 +194,7 @@ class ValuesFile(LinesFile):
         values = {
             name: layer.singular_values(adapter).float() for name, layer in adapted_layers(self.model, adapter).items()
         }
-        # One copy to the host for all layers together.
+        # One copy to the host for all layers together: each would wait for the device.
         numbers = iter(torch.cat(list(values.values())).tolist())
         layers = {name: [next(numbers) for _ in range(len(layer))] for name, layer in values.items()}
         self._write({"stage": engine.place.name, "step": engine.step, "layers": layers})

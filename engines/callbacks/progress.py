@@ -31,6 +31,7 @@ class Progress(Callback):
 
     def on_run_start(self, engine: BilevelEngine) -> None:
         # disable=None: tqdm looks whether it writes to a terminal.
+        # One bar for all stages; where one ends early, the bar does not come to its end.
         total = engine.steps + engine.place.steps_after
         self._bar = tqdm(total=total, initial=engine.step, desc=self.title, unit="step", disable=None, leave=False)
 

@@ -34,6 +34,7 @@ class RunState:
         self._more: dict[str, Stateful] = {"buffers": buffers}
         if loaders is not None:
             self._more["split"] = loaders
+        # It keeps its own count of upper steps, by which the next reading is due.
         meter = None if engine.upper_level is None else engine.upper_level.hypergradient
         if isinstance(meter, QualityMeter):
             self._more["meter"] = meter
@@ -122,6 +123,7 @@ def reset_count(parts: Mapping[str, Any], engine: BilevelEngine, counts: Mapping
             {**state, "read": min(math.ceil(state["read"] * change.batches), number_of_batches(loader) or sys.maxsize)}
             for state, loader in zip(loaders, level.train_data_loader, strict=True)
         ]
+        # The engine counts the lower level's micro-batches a second time.
         if level is engine.lower_level:
             made = counted["engine"]["micro_batches"] * change.micro_batches
             counted["engine"] = {**counted["engine"], "micro_batches": made}

@@ -71,6 +71,7 @@ class Checkpoints(Callback):
                 self.saved = self._processes.first_only(lambda: self._write(folder, engine.step, parts, about))
             self._saved_at = engine.step
         except ResourceError as error:
+            # Of a long run the end may be worth more than the way to go on from the middle; the user says.
             if self.settings.on_save_error == "stop":
                 raise
             if self._processes.is_first:

@@ -17,6 +17,7 @@ from bilora.metrics.monitor import Monitor
 from bilora.settings.lookup import did_you_mean
 from bilora.settings.sections import refuse_faults
 
+# The defaults below are read from it, so that they cannot drift apart from those of ``fit``.
 FIT = FitSettings()
 
 # Steps between two validations or checkpoints of the engine itself: the control of the callbacks asks for them.

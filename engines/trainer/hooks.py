@@ -56,6 +56,7 @@ class TrainerHooks(Callback):
 
     def on_stage_start(self, engine: BilevelEngine) -> None:
         self._take_levels(engine)
+        # A stage without steps, as pruning is, begins none.
         if engine.step < engine.steps:
             self._fire("on_step_begin")
 
@@ -184,5 +185,6 @@ class TrainerHooks(Callback):
 
 def scores_of(metrics: dict[str, Any], prefix: str = "eval") -> dict[str, float | None]:
     """Return the metrics without prefix, and without those of time and memory."""
+    # Which differ between two runs of the same command: they are no scores of the model.
     measured = ("_runtime", "_per_second", "_model_preparation_time", "epoch", "_alloc_delta", "_peaked_delta")
     return {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items() if not name.endswith(measured)}

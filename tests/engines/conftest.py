@@ -77,20 +77,16 @@ def make_transformer() -> Callable[..., Transformer]:
         name: str,
         *,
         dropout: float,
-        hypergradient: Any = {"name": "darts", "finite_difference": "central"},  # noqa: B006  # only read
         steps: int = 3,
         accumulation: int = 1,
         adapter_dropout: float = 0.0,
-        callbacks: Any = (),
         unroll: int | None = None,
-        meter: int = 0,
+        **options: Any,
     ) -> Transformer:
         torch.manual_seed(0)
         base, make_batch, task_type = MODELS[name]
-        config = BiloraConfig(
-            task_type=task_type, r=4, formulation="softmax", init_weights=False, dropout=adapter_dropout
-        )
-        model = get_peft_model(base(dropout), config)
+        softmax = {"formulation": "softmax", "init_weights": False, "dropout": adapter_dropout}
+        model = get_peft_model(base(dropout), BiloraConfig(task_type=task_type, r=4, **softmax))
         settings = BiloraSettings(rank=4, formulation="softmax")
         below = Config(unroll_steps=unroll or steps, gradient_accumulation=accumulation)
         lower = BiloraLower("lower", below, model, extra_config=settings)
@@ -99,7 +95,7 @@ def make_transformer() -> Callable[..., Transformer]:
         upper.optimizer = torch.optim.SGD(upper.trainable_parameters(), lr=0.0)
         lower.train_data_loader = [make_batch(seed) for seed in range(4)]
         upper.train_data_loader = [make_batch(100)]
-        options = {"hypergradient": hypergradient, "callbacks": callbacks, "meter": meter}
+        options = {"hypergradient": {"name": "darts", "finite_difference": "central"}, **options}
         return Transformer(BilevelEngine(lower, upper, steps=steps, device="cpu", **options), lower, upper, model)
 
     return make
@@ -171,8 +167,6 @@ def make_engine() -> Callable[..., BilevelEngine]:
 
 
 class Records(Callback):
-    """Keeps every record."""
-
     def __init__(self) -> None:
         self.steps: list[Any] = []
         self.validations: list[Any] = []
@@ -186,8 +180,6 @@ class Records(Callback):
 
 @dataclass
 class Fitted:
-    """A model after a fit, and what came of it."""
-
     model: Any
     result: FitResult
     records: Records

@@ -78,7 +78,7 @@ def test_single_level_never_steps_above(make_engine: Make) -> None:
     ("every", "steps", "at"),
     [(0, 5, [5]), (1, 3, [1, 2, 3]), (2, 5, [2, 4, 5]), (2, 4, [2, 4]), (3, 7, [3, 6, 7]), (9, 4, [4])],
 )
-def test_validation_every_so_many_steps_and_once_at_the_end_in_eval_mode_without_gradients(
+def test_validation_every_so_many_steps_and_at_the_end(
     make_engine: Make, every: int, steps: int, at: list[int]
 ) -> None:
     seen: list[tuple[int, bool, bool]] = []
@@ -111,9 +111,7 @@ def test_training_does_not_notice_what_validation_draws(make_engine: Make) -> No
 
 
 @pytest.mark.parametrize(("every", "validated"), [(0, [3]), (3, [3]), (2, [2, 3])])
-def test_a_callback_stops_after_its_step_and_the_end_is_validated_once(
-    make_engine: Make, every: int, validated: list[int]
-) -> None:
+def test_a_callback_stops_after_its_step(make_engine: Make, every: int, validated: list[int]) -> None:
     seen: list[int] = []
 
     class StopAtThree(Callback):
@@ -130,9 +128,7 @@ def test_a_callback_stops_after_its_step_and_the_end_is_validated_once(
     assert (engine.step, engine.stop_reason, seen) == (3, "three are enough", validated)
 
 
-def test_a_run_to_the_end_has_no_stop_reason_without_validate_no_validation_and_prints_nothing(
-    make_engine: Make, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_to_the_end_gives_no_reason_and_is_silent(make_engine: Make, capfd: pytest.CaptureFixture[str]) -> None:
     engine = make_engine(validate_every=1)
     engine.run()
     assert (engine.stop_reason, engine.last_validation) == (None, None)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,15 @@ from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.errors import SettingsError
 from bilora.settings.sections import resolved
 
-NAN = float("nan")
+NAN = math.nan
 FAULTS: dict[type, dict[str, tuple[Any, ...]]] = {
     LevelSettings: {
-        "learning_rate": (-1e-3, NAN, float("inf")),
-        "weight_decay": (-0.1,),
-        "batch_size": (0,),
-        "accumulation": (0,),
-        "schedule": ("cosin",),
-        "warmup": (1.0, -0.1),
-        "gradient_clipping": (-1.0, NAN),
+        **{"learning_rate": (-1e-3, NAN, math.inf), "weight_decay": (-0.1,), "batch_size": (0,), "accumulation": (0,)},
+        **{"schedule": ("cosin",), "warmup": (1.0, -0.1), "gradient_clipping": (-1.0, NAN)},
     },
     FitSettings: {
-        "steps": (0,),
-        "unroll_steps": (0,),
-        "warmup_steps": (-1,),
-        "split_ratio": (0.0, 1.0),
-        "refresh": (-1,),
-        "validate_every": (-1,),
-        "early_stopping": (-1,),
-        "precision": ("fp8",),
+        **{"steps": (0,), "unroll_steps": (0,), "warmup_steps": (-1,), "split_ratio": (0.0, 1.0), "refresh": (-1,)},
+        **{"validate_every": (-1,), "early_stopping": (-1,), "precision": ("fp8",)},
     },
 }
 

@@ -1,6 +1,7 @@
 """Tiny models of each architecture that matters, the same numbers every time, and a stand-in for training."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,7 +38,6 @@ KINDS: dict[str, tuple[type[PreTrainedModel], Callable[[], PretrainedConfig], li
     "gpt2-classifier": (GPT2ForSequenceClassification, lambda: GPT2Config(**DECODER), ["c_attn", "c_proj"]),
     "llama": (LlamaForCausalLM, lambda: LlamaConfig(**ROTARY), ["q_proj", "v_proj", "down_proj"]),
 }
-TASKS = {kind: "CAUSAL_LM" if kind in ("gpt2", "llama") else "SEQ_CLS" for kind in KINDS}
 
 
 @pytest.fixture(autouse=True)
@@ -45,71 +45,47 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session")
-def make_model() -> Callable[[str], PreTrainedModel]:
-    """Build a tiny model by kind, in eval mode; each call gives the same weights."""
+class Tiny:
+    """Tiny models, BERT unless another kind is named, and one batch of tokens."""
 
-    def build(kind: str) -> PreTrainedModel:
+    tokens = torch.randint(3, 60, (4, 7), generator=torch.Generator().manual_seed(5))  # (batch, length)
+
+    def base(self, kind: str = "bert") -> PreTrainedModel:
+        """Build a model in eval mode; each call gives the same weights."""
         model_class, config, _ = KINDS[kind]
         with torch.random.fork_rng():
             torch.manual_seed(3)
             return model_class._from_config(config(), attn_implementation="eager").eval()
 
-    return build
-
-
-@pytest.fixture(scope="session")
-def targets() -> dict[str, list[str]]:
-    """Names of the layers to adapt, by kind of model."""
-    return {kind: names for kind, (_, _, names) in KINDS.items()}
-
-
-@pytest.fixture(scope="session")
-def tasks() -> dict[str, str]:
-    """PEFT's task type, by kind of model."""
-    return TASKS
-
-
-@pytest.fixture
-def tokens() -> Tensor:
-    """A batch of token ids, ``(batch, length)``."""
-    return torch.randint(3, 60, (4, 7), generator=torch.Generator().manual_seed(5))
-
-
-@pytest.fixture(scope="session")
-def train() -> Callable[[nn.Module], None]:
-    """Stand in for training: move every trainable parameter to a random place, far enough to be seen."""
+    def adapted(self, kind: str = "bert", base: PreTrainedModel | None = None, **settings: Any) -> PeftModel:
+        """Wrap a model; settings overrule the defaults of its kind."""
+        task = "CAUSAL_LM" if kind in ("gpt2", "llama") else "SEQ_CLS"
+        defaults = {"r": 4, "target_modules": KINDS[kind][2], "task_type": task}
+        config = BiloraConfig(**{**defaults, "formulation": "softmax", "normalized": False, **settings})
+        return get_peft_model(base or self.base(kind), config).eval()
 
     @torch.no_grad()
-    def move(model: nn.Module) -> None:
+    def train(self, model: nn.Module) -> None:
+        """Stand in for training: move every trainable parameter to a random place, far enough to be seen."""
         generator = torch.Generator().manual_seed(11)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.dtype) * 0.3)
 
-    return move
+    def trained(self, kind: str = "bert", base: PreTrainedModel | None = None, **settings: Any) -> PeftModel:
+        model = self.adapted(kind, base, **settings)
+        self.train(model)
+        return model
+
+    def loaded(self, folder: Path, kind: str = "bert", **settings: Any) -> PeftModel:
+        """Load an adapter onto a fresh model."""
+        return PeftModel.from_pretrained(self.base(kind), folder, **settings).eval()
+
+    @torch.no_grad()
+    def logits(self, model: nn.Module) -> Tensor:
+        return model(input_ids=self.tokens).logits
 
 
 @pytest.fixture(scope="session")
-def logits() -> Callable[[nn.Module, Tensor], Tensor]:
-    """Run a model without gradients."""
-
-    @torch.no_grad()
-    def run(model: nn.Module, tokens: Tensor) -> Tensor:
-        return model(input_ids=tokens).logits
-
-    return run
-
-
-@pytest.fixture
-def adapt(
-    make_model: Callable[[str], PreTrainedModel], targets: dict[str, list[str]], tasks: dict[str, str]
-) -> Callable[..., PeftModel]:
-    """Wrap a tiny model; settings overrule the defaults of its kind."""
-
-    def wrap(kind: str = "bert", base: PreTrainedModel | None = None, **settings: Any) -> PeftModel:
-        defaults = {"r": 4, "target_modules": targets[kind], "task_type": tasks[kind]}
-        config = BiloraConfig(**{**defaults, "formulation": "softmax", "normalized": False, **settings})
-        return get_peft_model(base or make_model(kind), config).eval()
-
-    return wrap
+def tiny() -> Tiny:
+    return Tiny()

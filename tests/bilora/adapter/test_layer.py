@@ -37,7 +37,7 @@ def _randomise(layer: BiloraLinear, adapter: str = "default") -> BiloraLinear:
 
 def _dense(layer: BiloraLinear, adapter: str = "default") -> Tensor:
     """The update (out, in) by its definition, one rank-one term after the other."""
-    P, Q, E = (each[adapter].detach() for each in (layer.bilora_P, layer.bilora_Q, layer.bilora_E))
+    P, Q, E = (parts[adapter].detach() for parts in (layer.bilora_P, layer.bilora_Q, layer.bilora_E))
     settings = layer.bilora_settings[adapter]
     values = settings.formulation.values(E)
     terms = torch.zeros(OUT, IN)
@@ -89,11 +89,6 @@ def test_learns_from_its_start(start: str) -> None:
     assert vectors.any() or values.any()
 
 
-def test_random_start_differs_from_the_base_layer() -> None:
-    layer, x = _layer(init_weights=False), torch.randn(4, IN)
-    assert not torch.allclose(layer(x), layer.base_layer(x))
-
-
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("start", EVERY)
 def test_forward_and_update_equal_the_definition(start: str, base: str) -> None:
@@ -103,12 +98,6 @@ def test_forward_and_update_equal_the_definition(start: str, base: str) -> None:
     torch.testing.assert_close(layer.get_delta_weight("default"), update.T if base == "conv1d" else update)
     P, Q = layer.singular_vectors("default")
     torch.testing.assert_close(ALPHA / RANK * P * layer.singular_values("default") @ Q, update)
-
-
-def test_normalized_vectors_have_length_one() -> None:
-    P, Q = _randomise(_layer(**EVERY["real, normalized"])).singular_vectors("default")
-    torch.testing.assert_close(P.norm(dim=0), torch.ones(RANK))
-    torch.testing.assert_close(Q.norm(dim=1), torch.ones(RANK))
 
 
 def test_a_direction_of_length_zero_gives_zero_not_nan() -> None:
@@ -166,13 +155,12 @@ def test_values_stay_in_float32_on_a_bfloat16_base() -> None:
 
 def test_default_dtype_does_not_reach_the_start() -> None:
     base = nn.Linear(IN, OUT)
-    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
         layer = _layer(base)
     finally:
-        torch.set_default_dtype(before)
-    assert {each.dtype for each in layer.parameters()} == {torch.float32}
+        torch.set_default_dtype(torch.float32)
+    assert {parameter.dtype for parameter in layer.parameters()} == {torch.float32}
 
 
 def test_autocast_computes_in_bfloat16_with_values_in_float32() -> None:
@@ -190,12 +178,3 @@ def test_compiles_without_graph_breaks(start: str) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), layer(x))
-
-
-def test_names_of_the_parameters_of_each_level() -> None:
-    layer = _layer()
-    named = dict(layer.named_parameters())
-    claimed = layer.lower_parameters("default") | layer.upper_parameters("default")
-    assert set(layer.lower_parameters("default")) == {"bilora_P.default", "bilora_Q.default"}
-    assert set(layer.upper_parameters("default")) == {"bilora_E.default"}
-    assert all(named[name] is each for name, each in claimed.items())

@@ -34,7 +34,7 @@ def test_dead_and_dependent_directions_are_dropped() -> None:
 
 def test_tolerance_is_relative_to_the_largest() -> None:
     P, Q, c = torch.eye(4), torch.eye(4), 1e-6 * torch.tensor([1.0, 0.5, 0.05, 0.01])
-    assert [low_rank_factors(P, c, Q, tolerance=each)[0].shape[0] for each in (0.0, 0.02, 0.1, 0.5)] == [4, 3, 2, 1]
+    assert [len(low_rank_factors(P, c, Q, tolerance=part)[0]) for part in (0.0, 0.02, 0.1, 0.5)] == [4, 3, 2, 1]
 
 
 def test_a_product_of_zero_has_rank_zero() -> None:

@@ -1,5 +1,6 @@
 """Ranks by threshold, by energy and to a budget, against counting by hand."""
 
+import itertools
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from bilora.adapter.ranks import RANK_RULES, Budget, Energy, Mean, Threshold, build_rank_rule
 from bilora.errors import SettingsError
 
-FOUND = {"query": torch.tensor([0.5, 4.0, 0.0, 1.0]), "value": torch.tensor([2.0, 2.0]), "dead": torch.zeros(3)}
+SIZES = {"query": torch.tensor([0.5, 4.0, 0.0, 1.0]), "value": torch.tensor([2.0, 2.0]), "dead": torch.zeros(3)}
 
 
 def drawn() -> dict[str, Tensor]:
@@ -37,18 +38,16 @@ def drawn() -> dict[str, Tensor]:
     ],
 )
 def test_by_hand(rule: Any, ranks: dict[str, int]) -> None:
-    assert rule(FOUND) == ranks
+    assert rule(SIZES) == ranks
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99, 1.0])
 def test_energy_is_the_fewest_terms_that_reach_the_share(share: float) -> None:
     for name, values in drawn().items():
         rank = Energy(share)(drawn())[name]
-        squares = sorted((float(each) ** 2 for each in values), reverse=True)
+        squares = sorted((value**2 for value in values.tolist()), reverse=True)
         # Summed one after another, as the rule does.
-        sums = [0.0]
-        for each in squares:
-            sums.append(sums[-1] + each)
+        sums = list(itertools.accumulate(squares, initial=0.0))
         assert sums[rank] >= share * sums[-1] > sums[rank - 1]
 
 
@@ -56,9 +55,9 @@ def test_energy_is_the_fewest_terms_that_reach_the_share(share: float) -> None:
 def test_a_budget_is_spent_on_the_largest(total: int) -> None:
     ranks = Budget(total)(drawn())
     assert sum(ranks.values()) == total
-    kept = [value for name, each in drawn().items() for value in sorted(each.tolist(), reverse=True)[: ranks[name]]]
-    everything = sorted((value for each in drawn().values() for value in each.tolist()), reverse=True)
-    assert sorted(kept, reverse=True) == everything[:total]
+    layers = {name: sorted(values.tolist(), reverse=True) for name, values in drawn().items()}
+    kept = [value for name, values in layers.items() for value in values[: ranks[name]]]
+    assert sorted(kept, reverse=True) == sorted(sum(layers.values(), []), reverse=True)[:total]
 
 
 def test_equal_weights_are_all_kept_by_the_mean() -> None:
@@ -67,16 +66,16 @@ def test_equal_weights_are_all_kept_by_the_mean() -> None:
 
 
 def test_rules_by_name() -> None:
-    chosen = {"threshold": {"fraction": 0.1}, "energy": {"share": 0.9}, "budget": {"total": 3}, "mean": {}}
-    assert chosen.keys() == RANK_RULES.keys()
-    built = {name: build_rank_rule({"name": name, **own}) for name, own in chosen.items()}
-    assert built == {"threshold": Threshold(0.1), "energy": Energy(0.9), "budget": Budget(3), "mean": Mean()}
+    settings = {"threshold": {"fraction": 0.1}, "energy": {"share": 0.9}, "budget": {"total": 3}, "mean": {}}
+    assert settings.keys() == RANK_RULES.keys()
+    built = [build_rank_rule({"name": name, **values}) for name, values in settings.items()]
+    assert built == [Threshold(0.1), Energy(0.9), Budget(3), Mean()]
     rule = Energy(0.5)
     assert build_rank_rule(rule) is rule
 
 
 @pytest.mark.parametrize(
-    ("chosen", "match"),
+    ("settings", "match"),
     [
         ({"name": "threshold", "fraction": -0.1}, r"fraction is -0.1; it is a part of the largest term, in \[0, 1\]"),
         ({"name": "threshold", "fraction": math.nan}, "fraction is nan"),
@@ -88,6 +87,6 @@ def test_rules_by_name() -> None:
         ({"share": 0.9}, "ranks has no name; known: budget, energy, mean, threshold"),
     ],
 )
-def test_refused(chosen: dict[str, Any], match: str) -> None:
+def test_refused(settings: dict[str, Any], match: str) -> None:
     with pytest.raises(SettingsError, match=match):
-        build_rank_rule(chosen)
+        build_rank_rule(settings)

@@ -12,11 +12,9 @@ from bilora import BiloraConfig
 from bilora.adapter.regularizers import binary_entropy, binary_entropy_penalty, orthogonality, orthogonality_penalty
 from bilora.errors import LevelsError, SettingsError
 
-ENDS = [0.0, 1.0, 1e-12, 1.0 - 1e-7]
 
-
-def _orthonormal(rows: int, columns: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return nn.init.orthogonal_(torch.empty(rows, columns, dtype=dtype))
+def _orthonormal(rows: int, columns: int) -> Tensor:
+    return nn.init.orthogonal_(torch.empty(rows, columns, dtype=torch.float64))
 
 
 def _two_sizes(**settings: object) -> PeftModel:
@@ -37,11 +35,8 @@ def _layers(model: PeftModel) -> list[nn.Module]:
 
 
 def _numpy_orthogonality(P: Tensor, Q: Tensor) -> float:
-    left, right = P.detach().double().numpy(), Q.detach().double().numpy()
-    eye = numpy.eye(left.shape[1])
-    return float(
-        numpy.linalg.norm(left.T @ left - eye, "fro") ** 2 + numpy.linalg.norm(right @ right.T - eye, "fro") ** 2
-    )
+    eye, sides = numpy.eye(len(Q)), [vectors.detach().double().numpy() for vectors in (P.T, Q)]
+    return float(sum(numpy.linalg.norm(rows @ rows.T - eye, "fro") ** 2 for rows in sides))
 
 
 def test_orthogonality_equals_numpy() -> None:
@@ -52,7 +47,7 @@ def test_orthogonality_equals_numpy() -> None:
 def test_orthogonality_is_zero_for_orthonormal_vectors_and_stationary_at_zero() -> None:
     P, Q = _orthonormal(7, 3), _orthonormal(3, 5)
     assert orthogonality(P, Q).item() < 1e-28
-    zero = torch.zeros(7, 3, dtype=torch.float64, requires_grad=True)
+    zero = torch.zeros_like(P, requires_grad=True)
     value = orthogonality(zero, Q)
     assert value.item() == pytest.approx(3.0)
     assert not torch.autograd.grad(value, zero)[0].any()
@@ -63,7 +58,7 @@ def test_second_derivative_at_orthonormality_equals_finite_differences() -> None
     direction = (torch.randn_like(P), torch.randn_like(Q))
 
     def gradient(step: float) -> list[Tensor]:
-        at = [(each + step * way).detach().requires_grad_() for each, way in zip((P, Q), direction, strict=True)]
+        at = [(side + step * way).detach().requires_grad_() for side, way in zip((P, Q), direction, strict=True)]
         return list(torch.autograd.grad(orthogonality(*at), at))
 
     grads = torch.autograd.grad(orthogonality(P, Q), (P, Q), create_graph=True)
@@ -73,18 +68,10 @@ def test_second_derivative_at_orthonormality_equals_finite_differences() -> None
         torch.testing.assert_close(product, (plus - minus) / 2e-5, rtol=1e-7, atol=1e-7)
 
 
-def test_second_derivative_at_orthonormality_equals_its_closed_form() -> None:
-    # With P^T P = I the Hessian of ||P^T P - I||^2 in direction D is 4 P (D^T P + P^T D).
-    P, direction = _orthonormal(6, 3).requires_grad_(), torch.randn(6, 3, dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(orthogonality(P, _orthonormal(3, 5)), P, create_graph=True)
-    (product,) = torch.autograd.grad(gradient, P, direction)
-    torch.testing.assert_close(product, 4 * P @ (direction.T @ P + P.T @ direction))
-
-
 def test_orthogonality_penalty_is_the_mean_over_layers_of_all_shapes() -> None:
     model = _two_sizes()
-    each = [_numpy_orthogonality(*layer.singular_vectors("default")) for layer in _layers(model)]
-    assert orthogonality_penalty(model).item() == pytest.approx(sum(each) / 4, rel=1e-5)
+    penalties = [_numpy_orthogonality(*layer.singular_vectors("default")) for layer in _layers(model)]
+    assert orthogonality_penalty(model).item() == pytest.approx(sum(penalties) / 4, rel=1e-5)
 
 
 def test_orthogonality_penalty_reaches_every_vector_and_no_value() -> None:
@@ -105,10 +92,10 @@ def test_normalized_vectors_have_no_length_to_penalise() -> None:
         for layer in _layers(model):
             layer.bilora_P["default"].mul_(7.0)
     torch.testing.assert_close(orthogonality_penalty(model), before)
-    unit = [nn.functional.normalize(layer.bilora_P["default"], dim=0) for layer in _layers(model)]
-    rows = [nn.functional.normalize(layer.bilora_Q["default"], dim=1) for layer in _layers(model)]
-    each = [_numpy_orthogonality(P, Q) for P, Q in zip(unit, rows, strict=True)]
-    assert before.item() == pytest.approx(sum(each) / 4, rel=1e-5)
+    unit = nn.functional.normalize
+    stored = [(layer.bilora_P["default"], layer.bilora_Q["default"]) for layer in _layers(model)]
+    penalties = [_numpy_orthogonality(unit(P, dim=0), unit(Q, dim=1)) for P, Q in stored]
+    assert before.item() == pytest.approx(sum(penalties) / 4, rel=1e-5)
 
 
 def test_only_active_adapters_count() -> None:
@@ -141,7 +128,7 @@ def test_entropy_equals_its_formula_and_gradient() -> None:
     assert torch.autograd.gradgradcheck(binary_entropy, values)
 
 
-@pytest.mark.parametrize("value", ENDS)
+@pytest.mark.parametrize("value", [0.0, 1.0, 1e-12, 1.0 - 1e-7])
 def test_entropy_is_finite_at_the_ends_and_so_are_its_derivatives(value: float) -> None:
     values = torch.tensor([value], requires_grad=True)
     entropy = binary_entropy(values)
@@ -157,14 +144,13 @@ def test_entropy_of_a_saturated_sigmoid_has_finite_derivatives(raw: float) -> No
     (gradient,) = torch.autograd.grad(binary_entropy(torch.sigmoid(E)), E, create_graph=True)
     (second,) = torch.autograd.grad(gradient, E)
     # dH/dE = -E s (1 - s), next to nothing out here.
-    assert abs(gradient.item()) < 2e-5
-    assert abs(second.item()) < 2e-5
+    assert max(abs(gradient.item()), abs(second.item())) < 2e-5
 
 
 def test_entropy_penalty_is_the_mean_over_layers() -> None:
     model = _two_sizes(formulation="binary")
-    each = [binary_entropy(layer.singular_values("default")).item() for layer in _layers(model)]
-    assert binary_entropy_penalty(model).item() == pytest.approx(sum(each) / 4, rel=1e-6)
+    penalties = [binary_entropy(layer.singular_values("default")).item() for layer in _layers(model)]
+    assert binary_entropy_penalty(model).item() == pytest.approx(sum(penalties) / 4, rel=1e-6)
     binary_entropy_penalty(model).backward()
     assert all(layer.bilora_E["default"].grad is not None for layer in _layers(model))
     assert all(layer.bilora_P["default"].grad is None for layer in _layers(model))

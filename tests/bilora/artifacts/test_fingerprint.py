@@ -8,8 +8,8 @@ import pytest
 import torch
 import transformers
 from peft import get_peft_model
+from tiny_models import tiny_bert
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification
 
 import bilora
 from bilora import BiloraConfig
@@ -17,14 +17,9 @@ from bilora.artifacts import fingerprint
 from bilora.artifacts.fingerprint import base_fingerprint, base_tensors, data_fingerprint, versions
 
 
-def bert(seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    sizes = {"vocab_size": 32, "hidden_size": 8, "intermediate_size": 8, "max_position_embeddings": 8}
-    return BertForSequenceClassification(BertConfig(num_hidden_layers=1, num_attention_heads=2, **sizes))
-
-
 def adapted(seed: int = 0, *, head: int = 5) -> Any:
-    base = bert(seed)
+    torch.manual_seed(seed)
+    base: Any = tiny_bert(0.0)
     torch.manual_seed(head)
     base.classifier.reset_parameters()
     return get_peft_model(base, BiloraConfig(task_type="SEQ_CLS", r=2))
@@ -52,11 +47,11 @@ def test_one_element_of_any_small_tensor_is_seen(whole: int, monkeypatch: pytest
     names = [name for name, _ in base_tensors(model)]
     assert "base_model.model.bert.encoder.layer.0.attention.self.query.weight" in names
     assert not any("bilora" in name or "classifier" in name for name in names)
-    for name, each in base_tensors(model):
+    for name, tensor in base_tensors(model):
         with torch.no_grad():
-            each.view(-1)[-1].add_(1.0)
+            tensor.view(-1)[-1].add_(1.0)
             assert base_fingerprint(model) != before, name
-            each.view(-1)[-1].sub_(1.0)
+            tensor.view(-1)[-1].sub_(1.0)
 
 
 def test_statistics_do_not_enter_and_whole_numbers_do() -> None:
@@ -106,9 +101,7 @@ def test_many_rows_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_versions_are_those_that_run() -> None:
-    found = versions()
-    assert found["python"] == platform.python_version()
-    assert found["bilora"] == bilora.__version__
-    assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert (found["transformers"], found["peft"]) == (transformers.__version__, peft.__version__)
-    assert found["betty-ml"] == "0.2.1"
+    packages = {"bilora": bilora.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
+    expected = {"python": platform.python_version(), "betty-ml": "0.2.1", **packages}
+    assert versions() == {**expected, "torch": versions()["torch"]}
+    assert versions()["torch"].split("+")[0] == torch.__version__.split("+")[0]

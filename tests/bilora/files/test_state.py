@@ -49,16 +49,15 @@ def test_a_packed_tensor_is_a_copy_even_of_one_that_is_there_twice() -> None:
     tensor = torch.zeros(2)
     packed = pack({"a": tensor, "b": tensor}, part="x")
     tensor.add_(1)
-    found = unpack(packed, part="x")
-    assert found["a"].tolist() == found["b"].tolist() == [0, 0]
-    assert found["a"] is not found["b"]
+    copies = unpack(packed, part="x")
+    assert copies["a"].tolist() == copies["b"].tolist() == [0, 0]
+    assert copies["a"] is not copies["b"]
 
 
 @pytest.mark.parametrize("kind", ["uint32", "int64", "float64", "bool"])
 def test_arrays_keep_their_type(kind: str) -> None:
-    found = unpack(pack(np.array([1, 0]).astype(kind), part="x"), part="x")
-    assert found.dtype == np.dtype(kind)
-    assert found.tolist() == [1, 0]
+    array = unpack(pack(np.array([1, 0]).astype(kind), part="x"), part="x")
+    assert (array.dtype, array.tolist()) == (np.dtype(kind), [1, 0])
 
 
 @pytest.mark.parametrize("thing", [object(), {1, 2}, lambda: 0, torch.device("cpu"), b"bytes"])
@@ -68,17 +67,17 @@ def test_what_would_need_a_pickle_is_refused(thing: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "match"),
     [
         (lambda packed: packed.tensors.clear(), "checkpoint incomplete: mine: a is missing"),
         (lambda packed: packed.tensors.update(b=torch.ones(1)), "does not fit: mine: tensor 'b' is left over"),
         (lambda packed: packed.tree["a"].update({"$": "code"}), "checkpoint incomplete: mine: a is missing"),
     ],
 )
-def test_trees_and_tensors_that_do_not_belong_together(change: Any, said: str) -> None:
+def test_trees_and_tensors_that_do_not_belong_together(change: Any, match: str) -> None:
     packed = pack({"a": torch.ones(1)}, part="mine")
     change(packed)
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=match):
         unpack(packed, part="mine")
 
 
@@ -86,5 +85,5 @@ def test_the_digest_sees_values_shapes_and_types() -> None:
     same = pack({"a": torch.ones(2), "b": 1}, part="x").digest()
     assert pack({"b": 1, "a": torch.ones(2)}, part="x").digest() == same
     others = [torch.ones(1, 2), torch.ones(2).double(), torch.tensor([1.0, 2.0])]
-    assert len({pack({"a": each, "b": 1}, part="x").digest() for each in others} | {same}) == 4
+    assert len({pack({"a": other, "b": 1}, part="x").digest() for other in others} | {same}) == 4
     assert pack({"a": torch.ones(2), "b": 2}, part="x").digest() != same

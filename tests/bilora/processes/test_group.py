@@ -1,5 +1,7 @@
 """How processes are joined, and what is refused before they are."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -21,9 +23,8 @@ def test_without_a_launcher_there_is_one_process() -> None:
 def test_a_device_for_all_is_refused(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("bilora.processes.group.choose_device", torch.device)
-    with pytest.raises(
-        SettingsError, match=f"device is '{device}'; several processes take cpu, or cuda for a GPU each"
-    ):
+    message = f"device is '{device}'; several processes take cpu, or cuda for a GPU each"
+    with pytest.raises(SettingsError, match=message):
         join_processes(device=device)
 
 
@@ -51,18 +52,14 @@ def test_a_sharded_base_takes_first_derivatives_only(other: dict[str, object]) -
         RunConfig(shard_base=True, **other)  # type: ignore[arg-type]
 
 
-def fail(error: Exception) -> None:
-    raise error
-
-
 def test_other_processes_leave_the_first_word_to_the_first(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     waited: list[float] = []
     monkeypatch.setattr("time.sleep", waited.append)
-    assert exit_code(lambda: fail(SettingsError("wrong")), program="p") == 2
+    assert exit_code(Mock(side_effect=SettingsError("wrong")), program="p") == 2
     assert (capsys.readouterr().err, waited) == ("p: error: wrong\n", [])
     monkeypatch.setenv("RANK", "1")
-    assert exit_code(lambda: fail(ProcessesError("lost")), program="p") == 1
+    assert exit_code(Mock(side_effect=ProcessesError("lost")), program="p") == 1
     assert capsys.readouterr().err == "p: error: process 1: lost\n"
     assert waited == [10.0]

@@ -23,17 +23,10 @@ class Played(Processes):
 
     def averaged(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         self.messages += 1
-        return tuple((own + other) / 2 for own, other in zip(tensors, self.other, strict=True))
+        return tuple((tensor + other) / 2 for tensor, other in zip(tensors, self.other, strict=True))
 
     def gathered(self, value: Any) -> list[Any]:
         return [value, self.other] if self.is_first else [self.other, value]
-
-
-def drawn() -> tuple[float, float, float]:
-    return random.random(), float(np.random.rand()), float(torch.rand(()))
-
-
-# ---- one process ----------------------------------------------------------------------------------
 
 
 def test_alone_nothing_is_changed() -> None:
@@ -52,16 +45,13 @@ def test_alone_the_random_state_stays() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-# ---- several --------------------------------------------------------------------------------------
-
-
 def test_every_process_draws_its_own_numbers_and_the_same_in_each_run() -> None:
-    found = []
+    numbers = []
     for rank, seed in ((0, 7), (1, 7), (0, 8), (0, 7)):
         Played(rank).fork_random_state(seed)
-        found.append(drawn())
-    assert found[0] == found[3]
-    assert len(set(found)) == 3
+        numbers.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
+    assert numbers[0] == numbers[3]
+    assert all(len(set(generator)) == 3 for generator in zip(*numbers, strict=True))
 
 
 def test_values_that_differ_are_refused_by_name() -> None:
@@ -77,11 +67,8 @@ def test_a_step_is_one_message() -> None:
     answers = [torch.tensor([3.0, 5.0]), torch.zeros(2), torch.full((2,), 4.0), torch.tensor([9.0])]
     processes = Played(other=[*answers, torch.tensor([1.0, 0.0, 1.0]), torch.tensor([4.0, 6.0])])
     means, more = share_gradients([used, idle, foreign], torch.tensor([2.0, 2.0]), [torch.tensor([1.0])], processes)
-    assert used.grad.tolist() == [2.0, 4.0]
-    assert idle.grad is None
-    assert foreign.grad is not None
-    assert foreign.grad.tolist() == [2.0, 2.0]
-    assert (means.tolist(), [each.tolist() for each in more]) == ([3.0, 4.0], [[5.0]])
+    assert (used.grad.tolist(), idle.grad, foreign.grad.tolist()) == ([2.0, 4.0], None, [2.0, 2.0])
+    assert (means.tolist(), [mean.tolist() for mean in more]) == ([3.0, 4.0], [[5.0]])
     assert processes.messages == 1
 
 
@@ -93,10 +80,6 @@ def test_batches_are_taken_in_turn(rank: int) -> None:
         worked.append(batch)
         return 10 * batch
 
-    class Echo(Played):
-        def gathered(self, value: Any) -> list[Any]:
-            return [value, "other's"] if self.is_first else ["other's", value]
-
-    found = list(taken_in_turn([1, 2, 3], work, Echo(rank)))
+    results = list(taken_in_turn([1, 2, 3], work, Played(rank, "other's")))
     # Of the last round's one batch both processes have an answer, and the first one's is taken.
-    assert (found, worked) == (([10, "other's", 30], [1, 3]) if rank == 0 else (["other's", 20, "other's"], [2, 3]))
+    assert (results, worked) == (([10, "other's", 30], [1, 3]) if rank == 0 else (["other's", 20, "other's"], [2, 3]))

@@ -27,7 +27,7 @@ def test_processes_together_read_the_batches_of_one(count: int, grouped: bool, r
     options = {"rows": rows, "group_by_length": grouped}
     shares = [batches(Share(rank, count), batch_size=12 // count, **options) for rank in range(count)]
     whole = batches(Share(), batch_size=12, **options)
-    assert len({len(each) for each in shares}) == 1
+    assert len({len(share) for share in shares}) == 1
     for parts, batch in zip(zip(*shares, strict=True), whole, strict=True):
         assert len({len(part) for part in parts}) == 1
         read = [row for part in parts for row in part]
@@ -54,4 +54,4 @@ def test_a_fixed_order_is_not_shared() -> None:
 def test_one_process_reads_as_before() -> None:
     generator = torch.Generator().manual_seed(4)
     loader: Any = torch.utils.data.DataLoader(range(10), batch_size=4, shuffle=True, generator=generator)  # type: ignore[arg-type]
-    assert batches(Share(), rows=10, batch_size=4)[:3] == [each.tolist() for each in loader]
+    assert batches(Share(), rows=10, batch_size=4)[:3] == [batch.tolist() for batch in loader]

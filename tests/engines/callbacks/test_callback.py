@@ -14,8 +14,6 @@ Make = Callable[..., BilevelEngine]
 
 
 class Diary(Callback):
-    """Writes down every hook, with the step it was called at."""
-
     must_work = True
 
     def __init__(self, events: list[str], name: str = "", fail_at: str | None = None) -> None:

@@ -109,8 +109,7 @@ def test_times_rise_and_belong_to_steps(make_engine: Make, tmp_path: Path) -> No
     assert read_validations(tmp_path, "f1") == [(times[2], 0.5), (times[4], 0.75), (times[5], 0.5)]
 
 
-def test_a_run_that_goes_on_adds_to_the_time_of_its_checkpoint(make_engine: Make, tmp_path: Path) -> None:
-    path = tmp_path / "times.jsonl"
+def test_a_run_that_goes_on_adds_to_the_time_of_its_checkpoint(make_engine: Make, path: Path) -> None:
     lines = [json.dumps({"step": step, "seconds": 100.0 * step}) for step in (1, 2, 3)]
     path.write_text("\n".join(lines) + '\n{"step": 4, "sec', encoding="utf-8")
     writer = TimesFile(path)
@@ -121,17 +120,13 @@ def test_a_run_that_goes_on_adds_to_the_time_of_its_checkpoint(make_engine: Make
     assert 150.0 < times[1] < times[2] <= writer.state()["seconds"] < 160.0
 
 
-class OfTheEngine(ValuesFile):
-    """Takes the model of the engine; the fixture makes it together with the run."""
-
-    def on_run_start(self, engine: Any) -> None:
-        self.model = engine.lower_level.module
-        super().on_run_start(engine)
-
-
 @pytest.mark.parametrize("every", [3, None])
-def test_readings_of_a_run(fit_adapter: Callable[..., Any], tmp_path: Path, every: int | None) -> None:
-    path = tmp_path / "values.jsonl"
+def test_readings_of_a_run(fit_adapter: Callable[..., Any], path: Path, every: int | None) -> None:
+    class OfTheEngine(ValuesFile):
+        def on_run_start(self, engine: Any) -> None:
+            self.model = engine.lower_level.module  # which the fixture makes together with the run
+            super().on_run_start(engine)
+
     writer = OfTheEngine(path, None, every=every)  # type: ignore[arg-type]
     fitted = fit_adapter("bilora", callbacks=[writer])
     steps = fitted.result.steps

@@ -13,18 +13,14 @@ from bilora.engines.callbacks.progress import Progress
 Make = Callable[..., BilevelEngine]
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 def test_silent_where_the_output_is_not_a_terminal(make_engine: Make, capfd: pytest.CaptureFixture[str]) -> None:
     make_engine(callbacks=[Progress("a run")], validate=lambda: {"loss": 1.0}).run()
     assert capfd.readouterr() == ("", "")
 
 
 def test_shows_steps_losses_and_metrics(make_engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Terminal()
+    terminal: Any = io.StringIO()
+    terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
     bars: list[str] = []
 

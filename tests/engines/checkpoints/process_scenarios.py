@@ -36,25 +36,14 @@ from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.tasks.scoring import predict
 from bilora.tasks.task import Inference
 
-PRODUCTS: dict[str, dict[str, Any]] = {
-    "central": {"finite_difference": "central"},
-    "forward": {"finite_difference": "forward"},
-    "exact": {"products": "exact"},
-}
+PRODUCTS = {how: {"finite_difference": how} for how in ("central", "forward")} | {"exact": {"products": "exact"}}
 APPROXIMATIONS: dict[str, dict[str, Any]] = {
-    "darts": {},
-    "neumann": {"terms": 3},
-    "conjugate_gradient": {"damping": 1.0},
-    "nystrom": {"rank": 2, "damping": 1.0},
-    "adaptive": {},
-    "unrolled": {"steps": 2},
+    **{"darts": {}, "adaptive": {}, "neumann": {"terms": 3}, "unrolled": {"steps": 2}},
+    **{"conjugate_gradient": {"damping": 1.0}, "nystrom": {"rank": 2, "damping": 1.0}},
 }
-COMBINATIONS = {
-    "first_order": {"name": "first_order"},
-    **{
-        f"{name}-{how}": {"name": name, **own, **PRODUCTS[how]}
-        for (name, own), how in itertools.product(APPROXIMATIONS.items(), PRODUCTS)
-    },
+COMBINATIONS = {"first_order": {"name": "first_order"}} | {
+    f"{name}-{how}": {"name": name, **settings, **product}
+    for (name, settings), (how, product) in itertools.product(APPROXIMATIONS.items(), PRODUCTS.items())
 }
 ROWS = 48
 
@@ -111,8 +100,7 @@ VARIANT = Variant("low_rank", VectorsLower, ValuesUpper, dict, lambda model, *_,
 
 
 def collate(rows: Any) -> dict[str, Tensor]:
-    numbers = {name: torch.tensor([row[name] for row in rows]) for name in ("row", "labels")}
-    return {**numbers, "inputs": torch.stack([row["inputs"] for row in rows])}
+    return {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]}
 
 
 def some_rows(count: int = ROWS) -> list[dict[str, Any]]:
@@ -129,54 +117,36 @@ class Records(Callback):
         self.steps.append(record)
 
 
-class At(Callback):
-    """Does something at a step, if it is wanted in this process."""
+class InTheSecond(Callback):
+    """Does something at a step, in the second process alone."""
 
     must_work = True
 
-    def __init__(self, step: int, action: Callable[[Any], object], *, wanted: bool = True) -> None:
-        self.step, self.action, self.wanted = step, action, wanted
+    def __init__(self, step: int, action: Callable[[Any], object]) -> None:
+        self.step, self.action = step, action
 
     def on_step(self, engine: Any, record: Any) -> None:
-        if self.wanted and record.step == self.step:
+        if record.step == self.step and not engine.processes.is_first:
             self.action(engine)
 
 
-def level(processes: Processes, *, rows: int = 8, accumulation: int = 1) -> LevelSettings:
-    """Return a level with the same rows per step whatever the number of processes."""
-    batch = rows // processes.count
+def level(processes: Processes, *, accumulation: int = 1) -> LevelSettings:
+    # The same rows per step whatever the number of processes.
+    batch = 8 // processes.count
     return LevelSettings(learning_rate=2e-2, batch_size=batch, accumulation=accumulation, gradient_clipping=0.5)
 
 
 def trained(
-    processes: Processes,
-    hypergradient: Any = "darts",
-    *,
-    accumulation: int = 1,
-    steps: int = 40,
-    rows: Any = None,
-    model: LowRank | None = None,
-    callbacks: Any = (),
-    collate: Callable[[Any], dict[str, Tensor]] = collate,
-    **options: Any,
+    processes: Processes, hypergradient: Any = "darts", *, model: Any = None, rows: Any = None, **options: Any
 ) -> tuple[LowRank, Records, Any]:
-    """Fit a model and return it, its records and the result."""
+    """Fit a model and return it, its records and the result; what ``fit`` does not know are settings."""
     model, records = model or LowRank(), Records()
-    batches = level(processes, accumulation=accumulation)
-    known = {name: options.pop(name) for name in ("validate", "monitor", "folder", "resume") if name in options}
-    settings = {"steps": steps, "unroll_steps": 2, "hypergradient": hypergradient, "device": "cpu", "split_ratio": 0.5}
-    settings |= {"lower": batches, "upper": batches, **options}
-    result = fit(
-        model,  # type: ignore[arg-type]  # a user's own variant may train any module
-        some_rows() if rows is None else rows,
-        collate=collate,
-        variant=VARIANT,
-        settings=FitSettings(**settings),
-        callbacks=(records, *callbacks),
-        processes=processes,
-        **known,
-    )
-    return model, records, result
+    batches = level(processes, accumulation=options.pop("accumulation", 1))
+    given = {"collate": collate, "processes": processes, "callbacks": (records, *options.pop("callbacks", ()))}
+    given |= {name: options.pop(name) for name in ("validate", "collate", "folder", "resume") if name in options}
+    settings = {"steps": 40, "unroll_steps": 2, "hypergradient": hypergradient, "device": "cpu", "split_ratio": 0.5}
+    settings = FitSettings(**{**settings, "lower": batches, "upper": batches, **options})
+    return model, records, fit(model, rows or some_rows(), variant=VARIANT, settings=settings, **given)
 
 
 def vector(model: nn.Module) -> Tensor:
@@ -240,8 +210,7 @@ def masks(processes: Processes) -> dict[str, Any]:
 
 def stopping(processes: Processes) -> dict[str, Any]:
     """Ask the second process alone to stop."""
-    stop = At(5, lambda engine: engine.stop("asked"), wanted=not processes.is_first)
-    result = trained(processes, callbacks=[stop])[2]
+    result = trained(processes, callbacks=[InTheSecond(5, lambda engine: engine.stop("asked"))])[2]
     return {"steps": processes.gathered(result.steps), "reasons": processes.gathered(result.stop_reason)}
 
 
@@ -301,25 +270,20 @@ def token_rows() -> list[dict[str, Any]]:
     return [{"input_ids": ids, "labels": index % 2} for index, ids in enumerate(tokens.tolist())]
 
 
-def collate_tokens(rows: Any) -> dict[str, Tensor]:
-    return {name: torch.tensor([row[name] for row in rows]) for name in ("input_ids", "labels")}
-
-
 def token_batches() -> list[dict[str, Tensor]]:
     # Three, of which two processes cannot take equally many.
-    return [collate_tokens(token_rows()[start : start + 5]) for start in range(0, 15, 5)]
+    return [collate(token_rows()[start : start + 5]) for start in range(0, 15, 5)]
 
 
 def fit_bert(model: Any, processes: Processes) -> Tensor:
     batches = level(processes)
     # Parts that divide into whole batches, which one process and two read alike.
     settings = FitSettings(steps=40, unroll_steps=2, split_ratio=0.5, lower=batches, upper=batches, device="cpu")
-    fit(model, token_rows(), collate=collate_tokens, settings=settings, processes=processes)
+    fit(model, token_rows(), collate=collate, settings=settings, processes=processes)
     return vector(model)
 
 
 def local_bytes(model: Any) -> int:
-    """Return the bytes of the frozen parameters that this process holds."""
     frozen = [weight for weight in model.parameters() if not weight.requires_grad]
     return sum((weight.to_local() if hasattr(weight, "to_local") else weight).nbytes for weight in frozen)
 
@@ -398,7 +362,7 @@ def saving(processes: Processes) -> dict[str, Any]:
         ]
         outcome["same"][step] = processes.gathered(same)
     try:
-        run("ended", callbacks=[At(3, lambda _: signal.raise_signal(signal.SIGTERM), wanted=not processes.is_first)])
+        run("ended", callbacks=[InTheSecond(3, lambda _: signal.raise_signal(signal.SIGTERM))])
     except InterruptedRun as error:
         outcome["ended"] = processes.gathered([str(error), error.number])
     again, _ = run("ended", resume=True)
@@ -441,7 +405,7 @@ def vanish(how: str) -> None:
         time.sleep(600)
 
     try:
-        trained(processes, callbacks=[At(3, gone, wanted=not processes.is_first)])
+        trained(processes, callbacks=[InTheSecond(3, gone)])
     except ProcessesError as error:
         if processes.is_first:
             outcome = {"message": str(error), "after": time.monotonic() - started}
@@ -451,7 +415,6 @@ def vanish(how: str) -> None:
 
 
 def main(chosen: list[str]) -> None:
-    """Run the scenarios, and write what each gives, from the first process."""
     torch.set_num_threads(1)
     if chosen:
         vanish(chosen[0])

@@ -21,8 +21,6 @@ from bilora.runs.config import RunConfig
 from bilora.runs.folder import enter_run_folder
 from bilora.settings.sections import resolved
 
-ROWS = [{"row": row} for row in range(48)]
-
 
 def numbered(rank: int, count: int) -> Processes:
     processes = Processes()
@@ -30,37 +28,27 @@ def numbered(rank: int, count: int) -> Processes:
     return processes
 
 
-def numbers_of(rows: Any) -> Any:
-    return [row["row"] for row in rows]
-
-
 def readers(count: int, *, batch_size: int) -> list[LoaderPosition]:
-    """Return the places of the loaders of so many processes, before the first batch."""
-    options: dict[str, Any] = {
-        "batch_size": batch_size,
-        "seed": 3,
-        "collate": lambda rows: [row["row"] for row in rows],
-    }
-    loaders = [make_loader(ROWS, **options, share=Share(rank, count)) for rank in range(count)]
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": 3, "collate": list}
+    loaders = [make_loader(range(48), **options, share=Share(rank, count)) for rank in range(count)]
     return [LoaderPosition(loader, level="lower") for loader in loaders]
 
 
 def read(positions: list[LoaderPosition], state: dict[str, Any], *, batches: int | None = None) -> list[list[int]]:
     """Return the rows of the batches of all processes together, from a place on, and note how far that is."""
-    read_rows = []
+    rows = []
     for parts in itertools.islice(zip(*(position.reopened(state) for position in positions), strict=False), batches):
         for position in positions:
-            position.step()
-        read_rows.append([row for part in parts for row in part])
-    return read_rows
+            position.read += 1
+        rows.append([row for part in parts for row in part])
+    return rows
 
 
 @pytest.mark.parametrize(("before", "now"), [(2, 1), (1, 2), (4, 2), (2, 4), (3, 2), (1, 3)])
 def test_no_row_of_an_epoch_is_read_again(before: int, now: int) -> None:
     """Each keeps its batch size, so that a batch of all has another one; what does not divide is rounded up."""
     then, here = readers(before, batch_size=4), readers(now, batch_size=4)
-    start = then[0].state()
-    first = read(then, start, batches=3)
+    first = read(then, then[0].state(), batches=3)
     goes_on = math.ceil(3 * Fraction(before, now))
     rest = read(here, {**then[0].state(), "read": goes_on})
     seen, left = sorted(sum(first, [])), sorted(sum(rest, []))
@@ -73,15 +61,14 @@ def test_no_row_of_an_epoch_is_read_again(before: int, now: int) -> None:
 @pytest.mark.parametrize(("before", "now"), [(2, 1), (1, 2), (4, 2)])
 def test_batches_are_the_same_where_they_have_the_same_rows(before: int, now: int) -> None:
     then, here = readers(before, batch_size=8 // before), readers(now, batch_size=8 // now)
-    start = then[0].state()
-    read(then, start, batches=2)
+    read(then, then[0].state(), batches=2)
     place = then[0].state()
     assert read(here, place) == read(readers(before, batch_size=8 // before), place)
 
 
 def levels(batch_size: int, accumulation: int = 1) -> FitSettings:
-    own = LevelSettings(batch_size=batch_size, accumulation=accumulation)
-    return FitSettings(lower=own, upper=own)
+    level = LevelSettings(batch_size=batch_size, accumulation=accumulation)
+    return FitSettings(lower=level, upper=level)
 
 
 @pytest.mark.parametrize(
@@ -105,14 +92,13 @@ def test_batches_that_a_run_may_go_on_with(
 
 def test_the_notice_says_which_steps_take_other_rows() -> None:
     assert "takes" not in notice(resolved(levels(8)), levels(16), before=2, now=1)
-    said = notice(resolved(levels(8)), levels(8), before=2, now=4)
-    assert "a step of the upper level takes 32 rows, and took 16" in said
+    words = notice(resolved(levels(8)), levels(8), before=2, now=4)
+    assert "a step of the upper level takes 32 rows, and took 16" in words
 
 
 def test_the_settings_of_a_run_s_folder_leave_batches_to_the_checkpoint(tmp_path: Path) -> None:
-    config = RunConfig(method="lora")
     larger = RunConfig(method="lora", lower=LevelSettings(batch_size=32))
-    enter_run_folder(tmp_path / "run", config)
+    enter_run_folder(tmp_path / "run", RunConfig(method="lora"))
     (tmp_path / "run" / "checkpoint-4").mkdir()
     (tmp_path / "run" / "checkpoint-4" / "manifest.json").write_text(json.dumps({"processes": 2}))
     with pytest.raises(CheckpointError, match="lower.batch_size: 16 -> 32"):
@@ -121,7 +107,7 @@ def test_the_settings_of_a_run_s_folder_leave_batches_to_the_checkpoint(tmp_path
 
 
 def recorded(*batches: str, unfinished: Any = None) -> Packed:
-    steps = [{"micro_batches": [{"batch": each} for each in batches], "clip": 0.5}]
+    steps = [{"micro_batches": [{"batch": batch} for batch in batches], "clip": 0.5}]
     return pack({"steps": steps, "unfinished": unfinished, "buffers": []}, part="lower.recorded")
 
 
@@ -143,13 +129,11 @@ def of_two() -> dict[str, Packed]:
     ("rank", "count", "source"), [(0, 1, "first"), (0, 3, "first"), (1, 3, "second"), (2, 3, "second")]
 )
 def test_every_process_takes_a_whole_state(rank: int, count: int, source: str) -> None:
-    found = parts_for(of_two(), numbered(rank, count), saved=2)
-    assert ("callback.MetricsFile" in found) == (rank == 0)
-    assert found["lower.optimizer"].tree == "equal"
-    assert found["random"].tree == source
-    (step,) = unpack(found["lower.recorded"], part="")["steps"]
-    assert [each["batch"] for each in step["micro_batches"]] == ["a", "b", "c", "d"]
-    assert step["clip"] == 0.5
+    state = parts_for(of_two(), numbered(rank, count), saved=2)
+    assert ("callback.MetricsFile" in state) == (rank == 0)
+    assert (state["lower.optimizer"].tree, state["random"].tree) == ("equal", source)
+    (step,) = unpack(state["lower.recorded"], part="")["steps"]
+    assert step == {"micro_batches": [{"batch": batch} for batch in "abcd"], "clip": 0.5}
 
 
 def test_all_take_the_state_of_one() -> None:

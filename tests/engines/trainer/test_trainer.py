@@ -1,7 +1,6 @@
 """The trainer: transformers' code with other class names, the road of ``fit``, and the numbers of the model."""
 
 import dataclasses
-import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,12 @@ from bilora import BiloraConfig
 from bilora.commands.predict import PREDICT
 from bilora.engines import BilevelTrainer, BilevelTrainingArguments, FitSettings, fit
 from bilora.engines.callbacks.callback import Callback
+from bilora.engines.checkpoints.files import checkpoints
 from bilora.engines.trainer.arguments import REFUSED
 from bilora.engines.trainer.trainer import NOT_FIRED
 from bilora.errors import CheckpointError, DataError, InterruptedRun, SettingsError
 from bilora.files.formats import read_lines
+from bilora.metrics.monitor import Monitor
 from bilora.problems.variants.bilora import BiloraSettings
 from bilora.tasks.catalog import Task
 from bilora.tasks.kinds import read_task
@@ -43,6 +44,10 @@ def rows(review_file: Path, tokenizer: Any) -> Dataset:
     reviews = read_lines(review_file)
     data = Dataset.from_list([{"text": row["text"], "label": int(row["label"] == "positive")} for row in reviews])
     return data.map(lambda row: tokenizer(row["text"], truncation=True, max_length=32))
+
+
+def bilora_config() -> BiloraConfig:
+    return BiloraConfig(task_type="SEQ_CLS", r=4, formulation="softmax", alpha=8)
 
 
 def accuracy(prediction: Any) -> dict[str, float]:
@@ -68,7 +73,7 @@ class Making:
             "eval_dataset": self.rows.select(range(80, 120)),
             "compute_metrics": accuracy,
             "processing_class": self.tokenizer,
-            "peft_config": BiloraConfig(task_type="SEQ_CLS", r=4, formulation="softmax", alpha=8),
+            "peft_config": bilora_config(),
         }
         return kind(options.pop("model", None) or fresh(self.model), args, **{**given, **options})
 
@@ -107,17 +112,17 @@ for event in (name for name in dir(TrainerCallback) if name.startswith("on_") an
     setattr(Events, event, note)
 
 
-def script(kind: Any, arguments_class: Any, model: Any, folder: Path, tokenizer: Any, data: Any, **options: Any):
+def script(kind: Any, arguments_class: Any, make: Making, name: str, **options: Any) -> Any:
     """Ordinary code for transformers' Trainer, and what it can look at afterwards."""
-    events = Events()
+    events, rows, folder = Events(), make.rows, str(make.folder / name)
     settings = {"num_train_epochs": 3, "learning_rate": 5e-3, "per_device_eval_batch_size": 16, "logging_steps": 5}
     settings |= {"load_best_model_at_end": True, "metric_for_best_model": "accuracy", "report_to": "none", "seed": 1}
     trainer = kind(
-        model,
-        arguments_class(output_dir=str(folder), **QUIET, **settings, **options.pop("args")),
-        train_dataset=data.select(range(64)),
-        eval_dataset=data.select(range(80, 120)),
-        processing_class=tokenizer,
+        options.pop("model"),
+        arguments_class(output_dir=folder, **QUIET, **settings, **options.pop("args")),
+        train_dataset=rows.select(range(64)),
+        eval_dataset=rows.select(range(80, 120)),
+        processing_class=make.tokenizer,
         compute_metrics=accuracy,
         callbacks=[events, EarlyStoppingCallback(early_stopping_patience=20)],
         preprocess_logits_for_metrics=lambda logits, labels: logits * 1.0,
@@ -128,8 +133,8 @@ def script(kind: Any, arguments_class: Any, model: Any, folder: Path, tokenizer:
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
     evaluated = trainer.evaluate()
-    predicted = trainer.predict(data.select(range(70, 80)).remove_columns("label"))
-    trainer.save_model(str(folder / "final"))
+    predicted = trainer.predict(rows.select(range(70, 80)).remove_columns("label"))
+    trainer.save_model(f"{folder}/final")
     return events.seen, result, evaluated, predicted, trainer
 
 
@@ -142,16 +147,13 @@ def script(kind: Any, arguments_class: Any, model: Any, folder: Path, tokenizer:
     ],
     ids=["epoch", "steps", "best"],
 )
-def test_code_for_the_trainer_of_transformers_runs_with_other_class_names(
-    args: dict[str, Any], tiny_encoder: Path, tmp_path: Path, tokenizer: Any, rows: Dataset
-) -> None:
+def test_code_for_the_trainer_of_transformers_runs_with_other_class_names(args: dict[str, Any], make: Making) -> None:
     """The same script with both: events in the same order, logs with the same keys at the same steps."""
-    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
-    lora = get_peft_model(fresh(tiny_encoder), LoraConfig(task_type="SEQ_CLS", r=4))
-    one = script(Trainer, TrainingArguments, lora, theirs, tokenizer, rows, args=args)
-    upper = {"peft_config": BiloraConfig(task_type="SEQ_CLS", r=4, formulation="softmax"), "args": args}
-    upper |= {"upper_dataset": rows.select(range(64, 80))}
-    two = script(BilevelTrainer, BilevelTrainingArguments, fresh(tiny_encoder), ours, tokenizer, rows, **upper)
+    theirs, ours = make.folder / "theirs", make.folder / "ours"
+    lora = get_peft_model(fresh(make.model), LoraConfig(task_type="SEQ_CLS", r=4))
+    one = script(Trainer, TrainingArguments, make, "theirs", model=lora, args=args)
+    upper = {"upper_dataset": make.rows.select(range(64, 80)), "peft_config": bilora_config()}
+    two = script(BilevelTrainer, BilevelTrainingArguments, make, "ours", model=fresh(make.model), args=args, **upper)
     if args["save_strategy"] == "best":  # which steps are the best ones differs
         without = [[(event, step) for event, step in events if event != "on_save"] for events in (one[0], two[0])]
         assert without[0] == without[1] != two[0]
@@ -176,8 +178,6 @@ def test_code_for_the_trainer_of_transformers_runs_with_other_class_names(
 
 
 class Asking(TrainerCallback):
-    """Asks for things through the control, at one step."""
-
     def __init__(self, step: int, **flags: bool) -> None:
         self.step, self.flags = step, flags
 
@@ -191,16 +191,13 @@ def test_the_control_of_a_callback_is_obeyed(make: Making) -> None:
     asking = Asking(3, should_log=True, should_evaluate=True, should_save=True, should_training_stop=True)
     trainer = make(args={"save_strategy": "steps", "save_steps": 500}, callbacks=[asking])
     assert trainer.train().global_step == 3
-    assert [path.name for path in (make.folder / "out").glob("checkpoint-*")] == ["checkpoint-3"]
+    assert checkpoints(make.folder / "out") == [(3, make.folder / "out" / "checkpoint-3")]
     assert [set(entry) & {"loss", "eval_loss"} for entry in trainer.log_history] == [{"loss"}, {"eval_loss"}, set()]
-    # Without: eval_strategy "no" evaluates nowhere, though there are rows to evaluate.
-    silent = make("other", callbacks=[Asking(2, should_evaluate=False)])
-    silent.train()
-    assert evaluations(silent) == []
-    every = {"eval_strategy": "steps", "eval_steps": 2}
-    vetoed = make("third", args=every, callbacks=[Asking(2, should_evaluate=False)])
-    vetoed.train()
-    assert [entry["step"] for entry in vetoed.log_history if "eval_loss" in entry] == [4, 6]
+    # With eval_strategy "no" nothing is evaluated, though there are rows to evaluate.
+    for name, args, evaluated in (("a", {}, []), ("b", {"eval_strategy": "steps", "eval_steps": 2}, [4, 6])):
+        vetoed = make(name, args=args, callbacks=[Asking(2, should_evaluate=False)])
+        vetoed.train()
+        assert [entry["step"] for entry in vetoed.log_history if "eval_loss" in entry] == evaluated
     with pytest.raises(SettingsError, match="set control.should_save, and save_strategy is 'no'"):
         make("fourth", callbacks=[Asking(2, should_save=True)]).train()
     with pytest.raises(SettingsError, match="set control.should_epoch_stop"):
@@ -290,28 +287,29 @@ def test_it_goes_the_road_of_fit(make: Making, tokenizer: Any, rows: Dataset) ->
 def test_the_best_evaluation_is_kept_and_told(make: Making) -> None:
     trainer = make(args=BEST)
     trainer.train()
-    seen = evaluations(trainer)
-    assert len(seen) == 6
-    assert min(seen) < seen[-1]  # else the last would be the best, and keeping it no test
-    state = json.loads((make.folder / "out" / "trainer_state.json").read_text(encoding="utf-8"))
-    assert state["best_metric"] == min(seen)
-    assert state["best_global_step"] == 1 + seen.index(min(seen))
-    assert state["log_history"] == trainer.log_history
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(seen), abs=1e-6)
+    losses = evaluations(trainer)
+    assert len(losses) == 6
+    assert min(losses) < losses[-1]  # else the last would be the best, and keeping it no test
+    state = transformers.TrainerState.load_from_json(str(make.folder / "out" / "trainer_state.json"))
+    assert (state.best_metric, state.best_global_step) == (min(losses), 1 + losses.index(min(losses)))
+    assert state.log_history == trainer.log_history
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), abs=1e-6)
+
+
+OFTEN = {"save_steps": 2, "eval_strategy": "steps", "eval_steps": 3, "logging_steps": 4}
+BY_EPOCHS = {"save_steps": 8, "eval_strategy": "epoch", "max_steps": 10, "load_best_model_at_end": True}
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "args"),
+    ("checkpoint", "stopped", "args"),
     [
-        (None, {"save_steps": 2, "eval_strategy": "steps", "eval_steps": 3, "logging_steps": 4}),
-        ("checkpoint-2", {"save_steps": 2, "eval_strategy": "steps", "eval_steps": 3, "logging_steps": 4}),
-        # Written before the end of the epoch that the step ends, with its evaluation to come.
-        ("checkpoint-8", {"save_steps": 8, "eval_strategy": "epoch", "max_steps": 10, "load_best_model_at_end": True}),
+        (None, 4, OFTEN),
+        ("checkpoint-2", 4, OFTEN),
+        ("checkpoint-8", 9, BY_EPOCHS),  # written before the end of its epoch, with its evaluation to come
     ],
 )
-def test_a_training_goes_on_to_the_same_numbers(checkpoint: str | None, args: dict[str, Any], make: Making) -> None:
+def test_a_training_goes_on_to_the_same_numbers(checkpoint: str | None, stopped: int, args: Any, make: Making) -> None:
     args = {"save_strategy": "steps", **args}
-    stopped = 4 if args["save_steps"] == 2 else 9
     whole = make("whole", args=args)
     result = whole.train()
     with pytest.raises(InterruptedRun):
@@ -323,18 +321,16 @@ def test_a_training_goes_on_to_the_same_numbers(checkpoint: str | None, args: di
     assert (resumed.global_step, resumed.training_loss) == (result.global_step, result.training_loss)
     # A clock is not to the bit.
     clocks = ("_runtime", "_per_second", "_time")
-    histories = [
-        [{name: value for name, value in entry.items() if not name.endswith(clocks)} for entry in one.log_history]
-        for one in (again, whole)
-    ]
-    assert histories[0] == histories[1]
+    numbers, expected = (
+        [{name: value for name, value in entry.items() if not name.endswith(clocks)} for entry in trainer.log_history]
+        for trainer in (again, whole)
+    )
+    assert numbers == expected
     assert (make.folder / "part" / "metrics.jsonl").read_bytes() == (make.folder / "whole/metrics.jsonl").read_bytes()
     assert_equal(whole.model, again.model)
 
 
 class Stopping(Callback):
-    """As a SIGTERM in a step would."""
-
     def __init__(self, step: int) -> None:
         self.step = step
 
@@ -346,7 +342,7 @@ class Stopping(Callback):
 def test_newest_checkpoints_are_kept_and_a_missing_one_is_told(make: Making) -> None:
     make(args={"save_strategy": "epoch", "save_total_limit": 1, "max_steps": 16}).train()
     # An epoch of D1 is 8 steps.
-    assert [path.name for path in (make.folder / "out").glob("checkpoint-*")] == ["checkpoint-16"]
+    assert [step for step, _ in checkpoints(make.folder / "out")] == [16]
     with pytest.raises(CheckpointError, match="holds no checkpoint; set save_strategy"):
         make("none").train(resume_from_checkpoint=True)
 
@@ -384,22 +380,20 @@ def test_evaluation_is_of_the_model_as_it_is(make: Making, tokenizer: Any, rows:
 def test_predictions_need_no_labels_and_keep_the_order(make: Making, rows: Dataset) -> None:
     trainer = make(args={"train_sampling_strategy": "group_by_length"})
     trainer.train()
-    with_labels = trainer.predict(rows.select(range(20)))
-    without = trainer.predict(rows.select(range(20)).remove_columns("label"))
+    labelled = rows.select(range(20))
+    with_labels, without = trainer.predict(labelled), trainer.predict(labelled.remove_columns("label"))
     assert without.label_ids is None
     assert not {"test_loss", "test_accuracy"} & set(without.metrics)
     assert np.allclose(without.predictions, with_labels.predictions, atol=1e-6)
-    assert with_labels.label_ids.tolist() == rows.select(range(20))["label"][:]
+    assert with_labels.label_ids.tolist() == labelled["label"][:]
     assert {"test_loss", "test_accuracy"} <= set(with_labels.metrics)
 
 
 @pytest.mark.parametrize("kind", ["tokens", "causal"])
-def test_the_loss_of_an_evaluation_does_not_depend_on_the_batches(
-    kind: str, make: Making, tokenizer: Any, rows: Dataset
-) -> None:
+def test_the_loss_of_an_evaluation_does_not_depend_on_the_batches(kind: str, make: Making) -> None:
     """Rows of different lengths: a mean of batch means would weigh the tokens by their batch."""
-    data = [{"input_ids": row["input_ids"][: 3 + index % 9]} for index, row in enumerate(rows.select(range(20)))]
-    data = [{**row, "labels": [token % 2 for token in row["input_ids"]]} for row in data]
+    tokens = [row["input_ids"][: 3 + index % 9] for index, row in enumerate(make.rows.select(range(20)))]
+    data = [{"input_ids": ids, "labels": [token % 2 for token in ids]} for ids in tokens]
     data[0]["labels"][:2] = [-100, -100]
     losses = []
     for size in (1, 4, 16):
@@ -408,23 +402,22 @@ def test_the_loss_of_an_evaluation_does_not_depend_on_the_batches(
             model = transformers.BertForTokenClassification.from_pretrained(make.model, num_labels=2)
         else:
             sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-            small = transformers.LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.5, **sizes)
+            small = transformers.LlamaConfig(vocab_size=len(make.tokenizer), initializer_range=0.5, **sizes)
             model = transformers.LlamaForCausalLM(small)
         config = BiloraConfig(task_type="TOKEN_CLS" if kind == "tokens" else "CAUSAL_LM", r=2, formulation="softmax")
         options = {"train_dataset": data, "eval_dataset": data, "compute_metrics": None, "peft_config": config}
         options |= {"args": {"max_steps": 2, "upper_train_batch_size": 4, "per_device_eval_batch_size": size}}
-        options |= {"model": model, "data_collator": transformers.DataCollatorForTokenClassification(tokenizer)}
+        options |= {"model": model, "data_collator": transformers.DataCollatorForTokenClassification(make.tokenizer)}
         trainer = make(str(size), **options)
         losses.append(trainer.evaluate()["eval_loss"])
     model.eval()
     shift = int(kind == "causal")
-    total = 0.0
+    logits, labels = [], []
     for row in data:
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, : len(row["labels"]) - shift]
-        labels = torch.tensor(row["labels"][shift:])
-        total += float(functional.cross_entropy(logits.double(), labels, reduction="sum"))
-    expected = total / sum(label != -100 for row in data for label in row["labels"][shift:])
+            logits += model(input_ids=torch.tensor([row["input_ids"]])).logits[0, : len(row["labels"]) - shift]
+        labels += row["labels"][shift:]
+    expected = float(functional.cross_entropy(torch.stack(logits).double(), torch.tensor(labels)))
     assert losses == pytest.approx([expected] * 3, rel=1e-5)
     assert trainer.train().global_step == 2
     assert trainer.evaluate()["eval_loss"] != losses[-1]
@@ -449,11 +442,11 @@ def test_what_is_saved_is_what_a_run_saves(review_file: Path, make: Making, rows
     trainer.train()
     folder = make.folder / "saved"
     trainer.save_model(str(folder))
-    seen = evaluations(trainer)
-    assert f"{min(seen):.4f}" != f"{seen[-1]:.4f}"  # else the last would do
+    losses = evaluations(trainer)
+    assert f"{min(losses):.4f}" != f"{losses[-1]:.4f}"  # else the last would do
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "| train | 80 |\n| eval | 40 |" in card
-    assert f"| loss | {min(seen):.4f} |" in card
+    assert f"| loss | {min(losses):.4f} |" in card
     assert "num_labels=2" in card
     assert read_task(folder) == (task, 32)
     assert PREDICT.run([str(folder), "--file", str(review_file), "--output", str(make.folder / "out.jsonl")]) == 0
@@ -479,9 +472,7 @@ def test_the_adapter_and_its_card_are_pushed(make: Making, monkeypatch: pytest.M
     trainer.train()
     trainer.push_to_hub(tags="mine", language="en")
     card = (make.folder / "out" / "README.md").read_text(encoding="utf-8")
-    assert "language: en" in card
-    assert "- mine" in card
-    assert "# own data: bilora adapter" in card
+    assert all(words in card for words in ("language: en", "- mine", "# own data: bilora adapter"))
     assert [(call["repo_id"], call["folder_path"]) for call in calls] == [("me/out", str(make.folder / "out"))]
     with pytest.raises(SettingsError, match="takes language, license and tags, not dataset"):
         trainer.push_to_hub(dataset="reviews")
@@ -492,13 +483,10 @@ def test_the_adapter_and_its_card_are_pushed(make: Making, monkeypatch: pytest.M
 
 
 def test_an_adapter_of_another_name_has_its_card_beside_it(make: Making) -> None:
-    model = get_peft_model(
-        fresh(make.model), BiloraConfig(task_type="SEQ_CLS", r=4, formulation="softmax"), adapter_name="mine"
-    )
+    model = get_peft_model(fresh(make.model), bilora_config(), adapter_name="mine")
     make(model=model, peft_config=None, train_dataset=None, eval_dataset=None).save_model()
     card = (make.folder / "out" / "mine" / "README.md").read_text(encoding="utf-8")
-    assert "None were taken" in card
-    assert "# own data: bilora adapter" in card
+    assert all(words in card for words in ("None were taken", "# own data: bilora adapter"))
     assert not (make.folder / "out" / "mine" / "bilora_task.json").exists()
 
 
@@ -596,8 +584,7 @@ def test_the_defaults_are_those_of_fit() -> None:
     assert (settings.hypergradient, settings.lower.warmup) == ({"name": "neumann"}, pytest.approx(0.25))
 
 
-def test_names_with_and_without_the_prefix_are_one_metric() -> None:
-    args = {"eval_strategy": "epoch", "load_best_model_at_end": True}
-    assert BilevelTrainingArguments("out", metric_for_best_model="eval_accuracy", **args).monitor.greater_is_better
-    loss = BilevelTrainingArguments("out", metric_for_best_model="eval_loss", **args).monitor
-    assert (loss.metric, loss.greater_is_better) == ("loss", False)
+@pytest.mark.parametrize("name", ["accuracy", "loss"])
+def test_names_with_and_without_the_prefix_are_one_metric(name: str) -> None:
+    args = {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": f"eval_{name}"}
+    assert BilevelTrainingArguments("out", **args).monitor == Monitor(name, greater_is_better=name == "accuracy")
