@@ -44,37 +44,35 @@ def test_auto_is_what_scikit_learn_calls_balanced_others_by_name() -> None:
     assert resolve_class_weights("none", {"a": 1, "b": 1}) is None
 
 
+UNKNOWN = r"class_weights names 'spma', which is no class; known: ham, spam\. Did you mean 'spam'\?"
+
+
 @pytest.mark.parametrize(
-    ("setting", "said"),
-    [
-        ({"spma": 2.0}, "class_weights names 'spma', which is no class; known: ham, spam. Did you mean 'spam'?"),
-        ("auto", "no training row has the class 'ham'"),
-    ],
+    ("setting", "text"), [({"spma": 2.0}, UNKNOWN), ("auto", "no training row has the class 'ham'")]
 )
-def test_classes_that_are_not_there(setting: Any, said: str) -> None:
-    with pytest.raises(SettingsError) as caught:
+def test_classes_that_are_not_there(setting: Any, text: str) -> None:
+    with pytest.raises(SettingsError, match=text):
         resolve_class_weights(setting, {"ham": 0, "spam": 3})
-    assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
-def test_weights_are_positive(weight: float) -> None:
-    (fault,) = check_class_weights({"a": weight, "b": 1.0})
-    assert fault == f"class_weights: the weight of 'a' is {weight}, it must be positive"
+def test_weights_are_positive() -> None:
+    for weight in (0.0, -1.0, float("inf"), float("nan")):
+        text = f"class_weights: the weight of 'a' is {weight}, it must be positive"
+        assert check_class_weights({"a": weight, "b": 1.0}) == [text]
 
 
 def test_the_loss_of_rows(batch: dict[str, Tensor]) -> None:
     model = model_of(BertForSequenceClassification)
-    own, logits = model(**batch).loss.item(), model(**batch).logits
+    before = model(**batch)
     handle = weigh_classes(model, LOSS, WEIGHTS)
     assert model(input_ids=batch["input_ids"]).loss is None, "without labels nothing is done"
     output = model(**batch)
-    assert output.loss.item() == pytest.approx(by_hand(logits, batch["labels"]), rel=1e-6)
+    assert output.loss.item() == pytest.approx(by_hand(before.logits, batch["labels"]), rel=1e-6)
     assert output["loss"] is output.loss
-    assert torch.equal(output.logits, logits)
-    assert output.loss.item() != pytest.approx(own, rel=0.01)
+    assert torch.equal(output.logits, before.logits)
+    assert output.loss.item() != pytest.approx(before.loss.item(), rel=0.01)
     handle.remove()
-    assert model(**batch).loss.item() == own
+    assert model(**batch).loss.item() == before.loss.item()
 
 
 def test_loss_and_gradients_of_tokens(batch: dict[str, Tensor]) -> None:
@@ -86,9 +84,7 @@ def test_loss_and_gradients_of_tokens(batch: dict[str, Tensor]) -> None:
     weigh_classes(model, LOSS, WEIGHTS)
     loss = model(**batch | {"labels": labels}).loss
     assert loss.item() == pytest.approx(by_hand(logits, labels.flatten()), rel=1e-6)
-    gradients = (torch.autograd.grad(of, parameters) for of in (loss, expected))
-    for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters))
 
 
 def test_what_a_method_has_added_to_the_loss_stays(batch: dict[str, Tensor]) -> None:

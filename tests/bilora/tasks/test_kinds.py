@@ -42,9 +42,7 @@ DECODER = functools.partial(
 )
 EXAMPLES: dict[str, Example] = {
     "text": Example(
-        Task("toy", ("text",), ("no", "yes")),
-        [{"text": "a " * (1 + place % 4), "label": place % 2} for place in range(7)],
-        ENCODER,
+        Task("toy", ("text",), ("no", "yes")), [{"text": "a " * (1 + n % 4), "label": n % 2} for n in range(7)], ENCODER
     ),
     "tokens": Example(
         TokenTask("toy", ("O", "B-x", "I-x")),
@@ -53,10 +51,7 @@ EXAMPLES: dict[str, Example] = {
     ),
     "multilabel": Example(
         MultilabelTask("toy", ("text",), ("big", "red")),
-        [
-            {"text": "a " * (1 + n % 4), "label": [name for bit, name in enumerate(("big", "red")) if n >> bit & 1]}
-            for n in range(7)
-        ],
+        [{"text": "a " * (1 + n % 4), "label": ["big"] * (n & 1) + ["red"] * (n >> 1 & 1)} for n in range(7)],
         ENCODER,
     ),
     "generation": Example(
@@ -89,65 +84,44 @@ def model_of(name: str, task: AnyTask) -> Any:
     return getattr(transformers, task.hub_names.auto_class).from_config(config).train()
 
 
-def test_there_is_an_example_of_every_kind() -> None:
-    assert set(EXAMPLES) == set(TASK_KINDS)
-    assert {kind_of(task) for task in ALL_TASKS.values()} <= set(TASK_KINDS)
-    assert all(kind_of(example.task) == name for name, example in EXAMPLES.items())
-
-
 @pytest.mark.parametrize("name", TASK_KINDS)
 def test_names_that_peft_and_the_run_know(name: str) -> None:
     task, _ = made(name)
-    assert task.hub_names.peft in [each.value for each in TaskType]
+    assert task.hub_names.peft in [task_type.value for task_type in TaskType]
     assert hub_names_of(task.hub_names.peft) == task.hub_names
-    assert isinstance(task, AnyTask)
-
-
-@pytest.mark.parametrize("name", TASK_KINDS)
-def test_rows_become_batches_with_a_loss_that_is_the_mean_over_all_labels(
-    name: str, tokenizers: dict[str, Any]
-) -> None:
-    task, rows = made(name)
-    tokenizer = tokenizers[name]
-    data = task.encode(rows, tokenizer, max_length=16)
-    assert data.rows is rows
-    batch = task.collator(tokenizer)(data.encoded)
-    assert batch["input_ids"].shape[0] == len(data.encoded)
-    model = model_of(name, task)
-    loss = model(**batch).loss
-    assert loss.ndim == 0 and loss.requires_grad
-    with torch.no_grad():
-        expected = model.eval()(**batch).loss.item()
-    assert task.validate(Inference(model, tokenizer), data).metrics["loss"] == pytest.approx(expected, rel=1e-5)
+    assert isinstance(task, AnyTask) and kind_of(task) == name
+    assert {kind_of(task) for task in ALL_TASKS.values()} <= set(TASK_KINDS)
 
 
 @pytest.mark.parametrize("name", TASK_KINDS)
 def test_evaluations(name: str, tokenizers: dict[str, Any]) -> None:
     """All of them leave the model's mode, need no order of the rows, and give what the run asks for."""
     task, rows = made(name)
-    tokenizer = tokenizers[name]
-    model, data = model_of(name, task), task.encode(rows, tokenizer, max_length=16)
-    inference = Inference(model, tokenizer)
+    tokenizer, model = tokenizers[name], model_of(name, task)
+    data, inference = task.encode(rows, tokenizer, max_length=16), Inference(model, tokenizer)
+    assert data.rows is rows
+    batch = task.collator(tokenizer)(data.encoded)
+    assert batch["input_ids"].shape[0] == len(data.encoded)
+    assert model(**batch).loss.ndim == 0 and model(**batch).loss.requires_grad
     validated = task.validate(inference, data)
-    assert validated.metrics["loss"] is not None
     assert task.watched.metric in validated.metrics
     assert model.training
-    found = task.evaluate(inference, data, validated)
-    assert {"loss", task.metric} <= set(found.metrics)
-    assert found.metrics["loss"] == validated.metrics["loss"]
-    assert model.training
-    json.dumps(found.metrics, allow_nan=False)
-    if found.predictions is not None:
-        assert len(found.predictions) == len(rows)
-        json.dumps(found.predictions, allow_nan=False)
-    backwards = rows.select(range(len(rows) - 1, -1, -1))
-    again = task.evaluate(inference, task.encode(backwards, tokenizer, max_length=16))
-    assert again.metrics == pytest.approx(found.metrics, rel=1e-6)
+    with torch.no_grad():
+        mean_over_labels = model.eval()(**batch).loss.item()
+    assert validated.metrics["loss"] == pytest.approx(mean_over_labels, rel=1e-5)
+    evaluated = task.evaluate(inference, data, validated)
+    assert not model.training
+    assert {"loss", task.metric} <= set(evaluated.metrics)
+    assert evaluated.metrics["loss"] == validated.metrics["loss"]
+    json.dumps([evaluated.metrics, evaluated.predictions], allow_nan=False)
+    assert evaluated.predictions is not None and len(evaluated.predictions) == len(rows)
+    backwards = task.encode(rows.select(range(len(rows))[::-1]), tokenizer, max_length=16)
+    assert task.evaluate(inference, backwards).metrics == pytest.approx(evaluated.metrics, rel=1e-6)
 
 
 def test_classes_are_counted_by_name() -> None:
-    assert made("text")[0].class_counts(made("text")[1]) == {"no": 4, "yes": 3}
-    assert made("tokens")[0].class_counts(made("tokens")[1]) == {"O": 4, "B-x": 7, "I-x": 5}
+    counts = {name: made(name)[0].class_counts(made(name)[1]) for name in ("text", "tokens")}
+    assert counts == {"text": {"no": 4, "yes": 3}, "tokens": {"O": 4, "B-x": 7, "I-x": 5}}
     with pytest.raises(SettingsError, match="generates texts and has no classes"):
         made("generation")[0].class_counts(made("generation")[1])
     with pytest.raises(SettingsError, match="task 'own' predicts a number and has no classes to count"):
@@ -180,22 +154,19 @@ def test_the_file_is_strict_json_and_earlier_versions_wrote_tasks_of_texts_by_na
     write_task(tmp_path, OWN, max_length=8)
     read = json.loads((tmp_path / TASK_FILE).read_text(encoding="utf-8"))
     assert (read["kind"], read["task"]["label_names"]) == ("text", ["ham", "spam"])
-    written = {"kind": "generation", "max_length": 77, "task": {"name": "e2e"}}
-    (tmp_path / TASK_FILE).write_text(json.dumps(written), encoding="utf-8")
+    earlier = '{"kind": "generation", "max_length": 77, "task": {"name": "e2e"}}'
+    (tmp_path / TASK_FILE).write_text(earlier, encoding="utf-8")
     assert read_task(tmp_path) == (ALL_TASKS["e2e"], 77)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "[]",
-        "{}",
-        '{"kind": "text", "max_length": 8, "task": {"name": "a"}}',
-        '{"kind": "text", "max_length": 8, "task": {"name": "a", "text_fields": [], "label_names": null}}',
-        '{"kind": "os:system", "max_length": 8, "task": {"name": "os:system"}}',
-    ],
+NO_TASKS = (
+    *("", "[]", "{}", '{"kind": "text", "max_length": 8, "task": {"name": "a"}}'),
+    '{"kind": "text", "max_length": 8, "task": {"name": "a", "text_fields": [], "label_names": null}}',
+    '{"kind": "os:system", "max_length": 8, "task": {"name": "os:system"}}',
 )
+
+
+@pytest.mark.parametrize("content", NO_TASKS)
 def test_what_is_no_task_is_refused_and_named(content: str, tmp_path: Path) -> None:
     (tmp_path / TASK_FILE).write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=TASK_FILE):

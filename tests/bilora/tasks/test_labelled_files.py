@@ -63,23 +63,23 @@ def test_labels_make_the_task_in_every_form(load: Load, form: str, labels: list[
     both = [*rows.train, *rows.validation["validation"]]
     for row in both:
         label = labels[int(row["text"].split()[1])]
-        expected = float(label) if names is None else names.index(str(label))
-        assert row["label"] == expected
+        assert row["label"] == (float(label) if names is None else names.index(str(label)))
         assert type(row["label"]) is (float if names is None else int)
     assert len(both) == len(labels)
 
 
-def test_truth_values_and_numbers_not_written_as_one_are_classes(load: Load) -> None:
+def test_truth_values_numbers_not_written_as_one_and_pairs_of_texts(load: Load) -> None:
     assert load(labelled([True, False] * 10)).task.label_names == ("False", "True")  # type: ignore[attr-defined]
     assert load(labelled(["007", "7"] * 10), "csv").task.label_names == ("007", "7")  # type: ignore[attr-defined]
+    rows = [{"a": f"x {i}", "b": f"y {i}", "y": i % 2} for i in range(20)]
+    assert load(rows, "csv", text_columns=("a", "b")).task.text_fields == ("a", "b")  # type: ignore[attr-defined]
 
 
 def test_the_user_decides_otherwise(load: Load) -> None:
     ratings = labelled([1, 2, 3, 4, 5] * 6)
     for form in ("jsonl", "csv"):
         rows = load(ratings, form, task_type="regression")
-        assert isinstance(rows.task, Task)
-        assert rows.task.is_regression
+        assert isinstance(rows.task, Task) and rows.task.is_regression
         assert rows.train.labels[0] == float(rows.train[0]["y"])
         assert rows.notices[0].startswith("validation is 3 of the 30 rows")
         assert load(ratings, form).notices[0].endswith("make it classification; to choose another, give --task-type")
@@ -95,11 +95,6 @@ def test_lists_of_tags_make_a_task_of_tokens(load: Load, tokens: str, tags: str)
     assert rows.train.labels == (None,) * 9
 
 
-def test_pairs_of_texts(load: Load) -> None:
-    rows = [{"a": f"x {i}", "b": f"y {i}", "y": i % 2} for i in range(20)]
-    assert load(rows, "csv", text_columns=("a", "b")).task.text_fields == ("a", "b")  # type: ignore[attr-defined]
-
-
 # ---- validation ----
 
 
@@ -109,22 +104,17 @@ def test_classes_of_two_rows_stay_in_training_and_one_of_one_row_is_named(load: 
     assert "class 2, 'c', has 1 training rows, and a bi-level method needs 2" in rows.notices
 
 
-def test_a_label_that_training_has_not_is_named(load: Load, tmp_path: Path) -> None:
+def test_texts_in_both_files_are_counted_and_a_label_that_training_has_not_is_named(load: Load, tmp_path: Path) -> None:
     other = tmp_path / "other.csv"
+    other.write_text("text,y\ntext 0,a\nnew,b\n", encoding="utf-8")
+    notices = load(labelled(["a", "b"] * 10), validation=str(other)).notices
+    assert "1 of 2 validation rows have the text of a training row" in notices
     other.write_text('text,y\n"two\nlines",a\nplain,c\nplain,1\n', encoding="utf-8")
     with pytest.raises(DataError) as caught:
         load(labelled(["a", "b"] * 10), validation=str(other))
-    assert str(caught.value).split("\n")[1:] == [
-        f"  {other}:4 field 'y': is 'c', which is no label of {tmp_path / 'mine.jsonl'}; those are: a, b",
-        f"  {other}:5 field 'y': is 1, which is no label of {tmp_path / 'mine.jsonl'}; those are: a, b",
-    ]
-
-
-def test_texts_in_both_files_are_counted(load: Load, tmp_path: Path) -> None:
-    other = tmp_path / "other.jsonl"
-    other.write_text('{"text": "text 0", "y": "a"}\n{"text": "new", "y": "b"}\n', encoding="utf-8")
-    notices = load(labelled(["a", "b"] * 10), validation=str(other)).notices
-    assert "1 of 2 validation rows have the text of a training row" in notices
+    cure = f"which is no label of {tmp_path / 'mine.jsonl'}; those are: a, b"
+    faults = [f"  {other}:4 field 'y': is 'c', {cure}", f"  {other}:5 field 'y': is 1, {cure}"]
+    assert str(caught.value).split("\n")[1:] == faults
 
 
 # ---- what is refused ----
@@ -159,25 +149,22 @@ def test_labels_that_are_none(load: Load, labels: list[Any], said: str) -> None:
         load(labelled(labels))
 
 
-def test_a_quantity_that_is_no_number(load: Load, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"mine\.csv:4 field 'y': is 'much' \(str\); a number is needed"):
-        load(labelled([1.5, 2.5, "much", 3.5] * 3), "csv", task_type="regression")
-    with pytest.raises(DataError, match="the labels in 'y' are numbers, but 'much' is among them"):
-        load(labelled([1.5, 2.5, "much", 3.5] * 3), "csv")
-
-
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
-def test_a_column_that_is_not_there_is_told_once(load: Load, form: str) -> None:
+def test_a_quantity_that_is_no_number_and_a_column_that_is_not_there_which_is_told_once(load: Load, form: str) -> None:
+    numbers = labelled([1.5, 2.5, "much", 3.5] * 3)
+    with pytest.raises(DataError, match=r"mine\.\w+:[34] field 'y': is 'much' \(str\); a number is needed"):
+        load(numbers, form, task_type="regression")
+    with pytest.raises(DataError, match="the labels in 'y' are numbers, but 'much' is among them"):
+        load(numbers, form)
     with pytest.raises(DataError, match=r"has no column 'labl'; it has: text, y") as caught:
         load(labelled(["a", "b"] * 10), form, label_column="labl")
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_without_rows_and_broken_lines_among_others(tmp_path: Path) -> None:
-    path = tmp_path / "empty.csv"
-    path.write_text("text,y\n", encoding="utf-8")
+    (tmp_path / "empty.csv").write_text("text,y\n", encoding="utf-8")
     with pytest.raises(DataError, match="empty.csv has no row"):
-        load_labelled_files(LabelledFiles(str(path), ("text",), "y"))
+        load_labelled_files(LabelledFiles(str(tmp_path / "empty.csv"), ("text",), "y"))
     path = tmp_path / "broken.jsonl"
     lines = [json.dumps(row) for row in labelled(["a", "b"] * 5)]
     path.write_text("\n".join([*lines, '{"text": "cut', '{"text": "x", "y": NaN}']), encoding="utf-8")

@@ -29,6 +29,6 @@ def test_others_are_told_by_what_they_hold(rows: list[dict[str, Any]], columns: 
 
 @pytest.mark.parametrize("texts", [[], ["a", "b", "c"]])
 def test_none_or_more_than_two_are_not_guessed(texts: list[str]) -> None:
-    row = {**dict.fromkeys(texts, "some text"), "label": 1}
+    row = dict.fromkeys(texts, "some text") | {"label": 1}
     with pytest.raises(DataError, match="a.jsonl: .* name one or two with --text-columns"):
         guess_text_columns([row], label_columns=["label"], source="a.jsonl")

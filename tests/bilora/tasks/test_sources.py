@@ -60,7 +60,7 @@ def test_real_files(name: str, glue_folder: Path) -> None:
     train, validation = ROW_COUNTS[name]
     rows = find_task(name).load_rows(glue_folder)
     assert len(rows.train) == train
-    assert {split: len(each) for split, each in rows.validation.items()} == validation
+    assert {split: len(split_rows) for split, split_rows in rows.validation.items()} == validation
     assert all(row[field].strip() for row in rows.train for field in TASKS[name].text_fields)
     if name == "mnli":
         assert Counter(rows.validation["validation_matched"].labels) == {0: 3479, 1: 3123, 2: 3213}
@@ -80,63 +80,55 @@ def test_any_task_from_a_folder(name: str, suffix: str, save: Save, tmp_path: Pa
 @pytest.mark.parametrize("present", [("matched",), ("mismatched",), ("matched", "mismatched")])
 def test_mnli_with_one_or_both_validation_sets(present: tuple[str, ...], save: Save, tmp_path: Path) -> None:
     save("mnli/train.jsonl", some_rows(TASKS["mnli"], 6))
-    for each in present:
-        save(f"mnli/validation_{each}.jsonl", some_rows(TASKS["mnli"], 3, start=6))
+    for part in present:
+        save(f"mnli/validation_{part}.jsonl", some_rows(TASKS["mnli"], 3, start=6))
     rows = find_task("mnli").load_rows(tmp_path)
-    assert tuple(rows.validation) == tuple(f"validation_{each}" for each in present)
+    assert tuple(rows.validation) == tuple(f"validation_{part}" for part in present)
     absent = {"matched", "mismatched"} - set(present)
-    assert rows.notices == tuple(f"validation_{each} is not in {tmp_path / 'mnli'}" for each in absent)
+    assert rows.notices == tuple(f"validation_{part} is not in {tmp_path / 'mnli'}" for part in absent)
 
 
-def test_missing_folder_and_files_name_what_is_there(save: Save, tmp_path: Path) -> None:
+def refused(name: str, folder: Path | None, text: str) -> DataError:
+    with pytest.raises(DataError, match=text) as caught:
+        find_task(name).load_rows(folder)
+    return caught.value
+
+
+def test_missing_and_double_sets_name_what_is_there(save: Save, tmp_path: Path) -> None:
     cure = r"; give --data-dir DIR with DIR/rte/train.jsonl and DIR/rte/validation.jsonl \(.gz allowed\)$"
-    with pytest.raises(DataError, match=rf"no folder \S+/rte; {tmp_path} has: nothing{cure}"):
-        find_task("rte").load_rows(tmp_path)
-    with pytest.raises(DataError, match=rf"no folder \S+/none/rte; \S+ has: nothing{cure}"):
-        find_task("rte").load_rows(tmp_path / "none")
+    refused("rte", tmp_path, rf"no folder \S+/rte; {tmp_path} has: nothing{cure}")
+    refused("rte", tmp_path / "none", rf"no folder \S+/none/rte; \S+ has: nothing{cure}")
     save("rte/dev.jsonl", [])
-    with pytest.raises(
-        DataError, match=rf"rte has no train set \(looked for train with .jsonl, .jsonl.gz\); it has: dev.jsonl{cure}"
-    ):
-        find_task("rte").load_rows(tmp_path)
+    looked_for = r"\(looked for train with .jsonl, .jsonl.gz\)"
+    refused("rte", tmp_path, rf"rte has no train set {looked_for}; it has: dev.jsonl{cure}")
     save("rte/train.jsonl", some_rows(TASKS["rte"], 2))
-    with pytest.raises(DataError, match=rf"no validation set .*; it has: dev.jsonl, train.jsonl{cure}"):
-        find_task("rte").load_rows(tmp_path)
+    refused("rte", tmp_path, rf"no validation set .*; it has: dev.jsonl, train.jsonl{cure}")
+    save("rte/train.jsonl.gz", some_rows(TASKS["rte"], 2))
+    refused("rte", tmp_path, r"has more than one train set: train.jsonl, train.jsonl.gz; keep one")
+    for name in ("train", "validation"):
+        save(f"mnli/{name}.jsonl", some_rows(TASKS["mnli"], 6))
+    with pytest.raises(DataError, match="task 'own' needs data: give --data-dir DIR with DIR/own/train.jsonl"):
+        Task("own", ("body",), ("no", "yes")).load_rows(None)
+    refused("mnli", tmp_path, r"no validation_matched set .*has: train.jsonl, validation.jsonl")
 
 
-def test_mnli_without_a_validation_set_and_a_file_in_both_forms_are_refused(save: Save, tmp_path: Path) -> None:
-    save("mnli/train.jsonl", some_rows(TASKS["mnli"], 6))
-    save("mnli/validation.jsonl", some_rows(TASKS["mnli"], 6))
-    with pytest.raises(DataError, match=r"no validation_matched set .*has: train.jsonl, validation.jsonl"):
-        find_task("mnli").load_rows(tmp_path)
-    for suffix in ("", ".gz"):
-        save(f"rte/train.jsonl{suffix}", some_rows(TASKS["rte"], 2))
-    with pytest.raises(DataError, match=r"has more than one train set: train.jsonl, train.jsonl.gz; keep one"):
-        find_task("rte").load_rows(tmp_path)
-
-
-def test_notices_of_shared_texts_and_of_files_not_read(save: Save, tmp_path: Path) -> None:
+def test_notices_of_shared_texts_and_of_files_not_read_and_a_bad_row_is_named(save: Save, tmp_path: Path) -> None:
     save("rte/train.jsonl", some_rows(TASKS["rte"], 6))
     save("rte/validation.jsonl", some_rows(TASKS["rte"], 4, start=4))
     save("rte/validation_extra.jsonl", [])
-    rows = find_task("rte").load_rows(tmp_path)
-    assert rows.notices == (
-        f"validation_extra.jsonl in {tmp_path / 'rte'} is not read",
-        "2 of 4 validation rows have the text of a training row",
-    )
-
-
-def test_pairs_share_a_text_only_if_both_parts_are_equal_and_a_bad_row_is_named(save: Save, tmp_path: Path) -> None:
+    shared = "2 of 4 validation rows have the text of a training row"
+    unread = f"validation_extra.jsonl in {tmp_path / 'rte'} is not read"
+    assert find_task("rte").load_rows(tmp_path).notices == (unread, shared)
+    # A pair shares a text only if both parts are equal.
     pairs = [{"sentence1": "a", "sentence2": second, "label": 0} for second in "bc"]
     save("rte/train.jsonl", pairs[:1])
     save("rte/validation.jsonl", pairs[1:])
-    assert find_task("rte").load_rows(tmp_path).notices == ()
+    assert find_task("rte").load_rows(tmp_path).notices == (unread,)
     save("rte/validation.jsonl", [*pairs[1:] * 2, pairs[1] | {"label": -1}])
-    with pytest.raises(DataError, match=r"rte/validation.jsonl:3 field 'label': is -1"):
-        find_task("rte").load_rows(tmp_path)
+    refused("rte", tmp_path, r"rte/validation.jsonl:3 field 'label': is -1")
 
 
-def test_embedded_validation_is_fixed_stratified_and_apart() -> None:
+def test_embedded_validation_is_fixed_stratified_and_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = find_task("rotten_tomatoes").load_rows(None)
     validation = rows.validation["validation"]
     assert (len(rows.train), len(validation), rows.notices) == (7530, 1000, ())
@@ -145,20 +137,11 @@ def test_embedded_validation_is_fixed_stratified_and_apart() -> None:
     assert sorted(rows.train.ids + validation.ids) == list(range(8530))
     assert find_task("rotten_tomatoes").load_rows(None).validation["validation"].ids == validation.ids
     assert validation.ids[:5] == (0, 2, 31, 34, 64)  # pinned: results are compared over years
-
-
-def test_an_embedded_text_in_both_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     task = TASKS["rotten_tomatoes"]
     twice = [row for row in some_rows(task, 1000) for _ in range(2)]
     rows = check_rows(enumerate(twice, 1), task, source="reviews.csv", split="train")
     monkeypatch.setattr(bilora.tasks.sources, "embedded_rows", lambda task: rows)
-    with pytest.raises(DataError, match=r"reviews.csv: \d+ texts occur more than once"):
-        find_task("rotten_tomatoes").load_rows(None)
-
-
-def test_a_task_that_is_on_no_hub() -> None:
-    with pytest.raises(DataError, match="task 'own' needs data: give --data-dir DIR with DIR/own/train.jsonl"):
-        Task("own", ("body",), ("no", "yes")).load_rows(None)
+    refused("rotten_tomatoes", None, r"reviews.csv: \d+ texts occur more than once")
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 33, 100])
@@ -167,15 +150,12 @@ def test_taken_rows_keep_order_and_shares(count: int) -> None:
     some = take_rows(rows, count, seed=0)
     assert len(some) == count and list(some.ids) == sorted(some.ids)
     assert sum(some.labels) == round(0.3 * count)
-    assert some.lines == tuple(each + 1 for each in some.ids)
+    assert some.lines == tuple(row_id + 1 for row_id in some.ids)
 
 
-def test_a_rare_class_is_taken_if_there_is_room() -> None:
+def test_taken_rows_depend_on_the_seed_alone_and_are_of_rare_classes_and_of_the_whole_range_of_numbers() -> None:
     rows = in_memory([0] * 999 + [1])
     assert {sum(take_rows(rows, 10, seed=seed).labels) for seed in range(5)} == {1}
-
-
-def test_taken_rows_depend_on_the_seed_alone_and_numbers_are_taken_from_the_whole_range() -> None:
     rows = in_memory([0, 1] * 100)
     first, again, other = (take_rows(rows, 20, seed=seed).ids for seed in (0, 0, 1))
     assert first == again != other
@@ -197,9 +177,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """A hub that can be reached; what is asked of it."""
     asked: list[tuple[Any, ...]] = []
     monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
-    monkeypatch.setattr(
-        huggingface_hub.HfApi, "dataset_info", lambda self, name, *, timeout: asked.append((name, timeout))
-    )
+    info = "dataset_info"
+    monkeypatch.setattr(huggingface_hub.HfApi, info, lambda self, name, *, timeout: asked.append((name, timeout)))
     return asked
 
 
@@ -218,9 +197,8 @@ def answer(monkeypatch: pytest.MonkeyPatch, sets: Any) -> list[tuple[str, ...]]:
 
 def hub_sets(task: Task, *names: str) -> Any:
     counts = {name: 4 + place for place, name in enumerate(("train", *task.validation_splits))}
-    return datasets.DatasetDict(
-        {name: datasets.Dataset.from_list(some_rows(task, counts[name], start=10 * counts[name])) for name in names}
-    )
+    rows = {name: some_rows(task, counts[name], start=10 * counts[name]) for name in names}
+    return datasets.DatasetDict({name: datasets.Dataset.from_list(rows[name]) for name in names})
 
 
 @pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.hub])
@@ -230,20 +208,16 @@ def test_any_glue_task_from_the_hub(name: str, hub: list[Any], monkeypatch: pyte
     rows = find_task(name).load_rows(None)
     assert asked == [("nyu-mll/glue", name)] and hub == [("nyu-mll/glue", 3.0)]
     assert len(rows.train) == 4 and rows.notices == ()
-    assert {split: len(each) for split, each in rows.validation.items()} == {
-        split: 5 + place for place, split in enumerate(task.validation_splits)
-    }
+    assert [len(rows.validation[split]) for split in task.validation_splits] == [5, 6][: len(rows.validation)]
     assert rows.train.origin(2) == f"nyu-mll/glue/{name}/train:3"
 
 
 def test_hub_sets_without_a_part_or_with_a_bad_row(hub: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     sets = hub_sets(TASKS["rte"], "train")
     answer(monkeypatch, sets)
-    with pytest.raises(DataError, match="nyu-mll/glue rte has no validation; it has: train"):
-        find_task("rte").load_rows(None)
+    refused("rte", None, "nyu-mll/glue rte has no validation; it has: train")
     sets["validation"] = datasets.Dataset.from_list([{"sentence1": "a", "sentence2": "b", "label": -1}])
-    with pytest.raises(DataError, match=r"nyu-mll/glue/rte/validation:1 field 'label': is -1 .*unlabelled"):
-        find_task("rte").load_rows(None)
+    refused("rte", None, r"nyu-mll/glue/rte/validation:1 field 'label': is -1 .*unlabelled")
 
 
 def test_no_network_is_one_clear_error_soon(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,10 +228,9 @@ def test_no_network_is_one_clear_error_soon(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
     asked = answer(monkeypatch, {})
-    with pytest.raises(DataError) as caught:
-        find_task("cola").load_rows(None)
+    error = refused("cola", None, "no answer from the hub")
     assert asked == []  # the long retries of load_dataset are not entered
-    assert str(caught.value) == (
+    assert str(error) == (
         "no answer from the hub for nyu-mll/glue cola (OSError: Name or service not known); give --data-dir "
         "DIR with DIR/cola/train.jsonl and DIR/cola/validation.jsonl (.gz allowed), or set HF_HUB_OFFLINE=1 "
         "if the set was loaded on this machine before"
@@ -266,17 +239,13 @@ def test_no_network_is_one_clear_error_soon(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_failure_while_loading(hub: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, ConnectionError("cut off"))
-    with pytest.raises(DataError, match=r"\(ConnectionError: cut off\); give --data-dir") as caught:
-        find_task("cola").load_rows(None)
-    assert isinstance(caught.value.__cause__, ConnectionError)
+    error = refused("cola", None, r"\(ConnectionError: cut off\); give --data-dir")
+    assert isinstance(error.__cause__, ConnectionError)
 
 
 def test_offline_mode_asks_nobody_and_reads_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError("the hub was asked")
-
     monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: True)
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", never)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", None)  # to ask would be an error
     answer(monkeypatch, hub_sets(TASKS["rte"], "train", "validation"))
     assert len(find_task("rte").load_rows(None).train) == 4
 

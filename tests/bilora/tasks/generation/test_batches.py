@@ -32,17 +32,15 @@ def test_one_example_a_reference_and_a_loss_on_the_answer_alone(rows: Rows, caus
         assert causal_tokenizer.decode(answer[:-1]) == f" {text}"
 
 
-def test_long_answers_lose_their_end_and_are_counted(rows: Rows, causal_tokenizer: Any) -> None:
+def test_long_answers_lose_their_end_and_an_input_that_leaves_no_room_is_named(
+    rows: Rows, causal_tokenizer: Any
+) -> None:
     whole, _ = encode_pairs(rows, causal_tokenizer, max_length=100)
     longest = max(len(example["input_ids"]) for example in whole)
     examples, cut = encode_pairs(rows, causal_tokenizer, max_length=longest - 1)
     assert cut == 1
-    for example, before in zip(examples, whole, strict=True):
-        assert example["input_ids"] == before["input_ids"][: longest - 1]
-        assert example["labels"] == before["labels"][: longest - 1]
-
-
-def test_an_input_that_leaves_no_room_is_named(rows: Rows, causal_tokenizer: Any) -> None:
+    for name in ("input_ids", "labels"):
+        assert [example[name] for example in examples] == [example[name][: longest - 1] for example in whole]
     room = len(Prompts(causal_tokenizer).prompt(SECOND["source"]))
     with pytest.raises(DataError, match=rf"toy\.jsonl:8: the input has {room} tokens.*set max_length above {room}"):
         encode_pairs(rows, causal_tokenizer, max_length=room)

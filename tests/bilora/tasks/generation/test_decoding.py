@@ -10,21 +10,21 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+import bilora.tasks.generation.decoding
 from bilora.errors import SettingsError
-from bilora.tasks.generation import decoding as generation_loss
 from bilora.tasks.generation.batches import PairCollator
 from bilora.tasks.generation.decoding import Decoding, decode, token_loss
 from bilora.tasks.generation.prompts import Prompts
 from bilora.tasks.task import Inference
 
+COLLATE = PairCollator(0)
 SOURCES = ["name : Zizzi", "name : The Vaults | area : riverside", "a", "near : Burger King | food : French"]
 
 
 def gpt2(words: int = 300) -> Any:
     torch.manual_seed(1)
     sizes = {"vocab_size": words, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 96}
-    config = GPT2Config(**sizes, initializer_range=0.5, bos_token_id=0, eos_token_id=0)
-    return GPT2LMHeadModel(config)
+    return GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.5, bos_token_id=0, eos_token_id=0))
 
 
 def llama() -> Any:
@@ -40,10 +40,10 @@ class Letters:
     bos_token_id = eos_token_id = pad_token_id = 0
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        return {"input_ids": ["_abc".index(each) for each in text]}
+        return {"input_ids": ["_abc".index(letter) for letter in text]}
 
     def batch_decode(self, ids: Any, skip_special_tokens: bool) -> list[str]:
-        return ["".join("_abc"[each] for each in row if each) for row in ids.tolist()]
+        return ["".join("_abc"[token] for token in row if token) for row in ids.tolist()]
 
 
 def best_text(model: Any, source: str, *, length: int, penalty: float) -> str:
@@ -55,7 +55,7 @@ def best_text(model: Any, source: str, *, length: int, penalty: float) -> str:
             answer = (*text, 0)[:length]
             logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].log_softmax(-1)
             total = sum(logits[len(prompt) + place - 1, token].item() for place, token in enumerate(answer))
-            scores["".join("_abc"[each] for each in text)] = total / len(answer) ** penalty
+            scores["".join("_abc"[token] for token in text)] = total / len(answer) ** penalty
     return max(scores, key=lambda text: scores[text])
 
 
@@ -63,49 +63,39 @@ def best_text(model: Any, source: str, *, length: int, penalty: float) -> str:
 def test_a_wide_beam_finds_the_best_of_all_texts(penalty: float) -> None:
     model = gpt2(words=4).eval()
     decoding = Decoding(beams=120, length_penalty=penalty, no_repeat_ngram_size=0, max_new_tokens=4)
-    sources = ["a", "bc", "cab"]
     with torch.no_grad():
-        expected = [best_text(model, each, length=4, penalty=penalty) for each in sources]
-    assert decode(Inference(model, Letters()), sources, decoding) == expected
+        expected = [best_text(model, source, length=4, penalty=penalty) for source in ("a", "bc", "cab")]
+    assert decode(Inference(model, Letters()), ["a", "bc", "cab"], decoding) == expected
 
 
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("make", [gpt2, llama])
 def test_no_text_depends_on_the_rows_beside_it(make: Callable[[], Any], tokenizer: Any, beams: int) -> None:
-    model = make()
-    texts = {
-        size: decode(Inference(model, tokenizer), SOURCES, Decoding(beams=beams, max_new_tokens=6, batch_size=size))
-        for size in (1, 3, 4)
-    }
-    assert texts[1] == texts[3] == texts[4]
-    assert len(set(texts[1])) > 1
-    turned = decode(Inference(model, tokenizer), SOURCES[::-1], Decoding(beams=beams, max_new_tokens=6))
-    assert turned == texts[1][::-1]
+    inference, decoding = Inference(make(), tokenizer), Decoding(beams=beams, max_new_tokens=6)
+    alone, *others = (decode(inference, SOURCES, replace(decoding, batch_size=size)) for size in (1, 3, 4))
+    assert others == [alone, alone]
+    assert len(set(alone)) > 1
+    assert decode(inference, SOURCES[::-1], decoding) == alone[::-1]
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(
-    "answer",
-    [
-        lambda inference: decode(inference, SOURCES, Decoding(beams=2, max_new_tokens=5)),
-        lambda inference: token_loss(inference, examples(), PairCollator(0)),
-    ],
-    ids=["texts", "loss"],
-)
-def test_mode_and_random_state_stay_and_dropout_is_off(
-    tokenizer: Any, training: bool, answer: Callable[[Inference], Any]
-) -> None:
+def test_mode_and_random_state_stay_and_dropout_is_off(tokenizer: Any, training: bool) -> None:
     model = gpt2().train(training)
     state = torch.random.get_rng_state()
-    assert answer(Inference(model, tokenizer)) == answer(Inference(model, tokenizer))
-    assert model.training is training
-    assert torch.equal(torch.random.get_rng_state(), state)
+    inference, decoding = Inference(model, tokenizer), Decoding(beams=2, max_new_tokens=5)
+    for answer in (lambda: decode(inference, SOURCES, decoding), lambda: token_loss(inference, examples(), COLLATE)):
+        assert answer() == answer()
+        assert model.training is training
+        assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_a_ngram_is_not_repeated(tokenizer: Any) -> None:
+def test_a_ngram_is_not_repeated_and_too_few_positions_are_told(tokenizer: Any) -> None:
     inference, greedy = Inference(gpt2(), tokenizer), Decoding(beams=1, max_new_tokens=40)
     texts = [decode(inference, ["a"], replace(greedy, no_repeat_ngram_size=size)) for size in (0, 2)]
     assert texts[0] != texts[1]
+    longest = len(Prompts(tokenizer).prompt(SOURCES[1]))
+    with pytest.raises(SettingsError, match=rf"the longest input has {longest} tokens.*set max_new_tokens to"):
+        decode(inference, SOURCES, Decoding(max_new_tokens=96 - longest + 1))
 
 
 def test_a_text_is_one_line(tokenizer: Any, model: Any) -> None:
@@ -118,19 +108,11 @@ def test_a_text_is_one_line(tokenizer: Any, model: Any) -> None:
     assert text == ""
 
 
-def test_too_few_positions_are_told(tokenizer: Any) -> None:
-    longest = len(Prompts(tokenizer).prompt(SOURCES[1]))
-    with pytest.raises(SettingsError, match=rf"the longest input has {longest} tokens.*set max_new_tokens to"):
-        decode(Inference(gpt2(), tokenizer), SOURCES, Decoding(max_new_tokens=96 - longest + 1))
-
-
-BAD = {"beams": 0, "length_penalty": float("inf"), "no_repeat_ngram_size": -1, "max_new_tokens": 0, "batch_size": 0}
-
-
-@pytest.mark.parametrize(("name", "value"), BAD.items())
-def test_bad_settings_are_refused(name: str, value: Any) -> None:
-    with pytest.raises(SettingsError, match=f"decoding: {name} is {value}, it must"):
-        Decoding(**{name: value})
+def test_bad_settings_are_refused() -> None:
+    lengths: dict[str, Any] = {"length_penalty": float("inf"), "no_repeat_ngram_size": -1, "max_new_tokens": 0}
+    for name, value in {"beams": 0, "batch_size": 0, **lengths}.items():
+        with pytest.raises(SettingsError, match=f"decoding: {name} is {value}, it must"):
+            Decoding(**{name: value})
 
 
 # ---- the loss ----
@@ -138,29 +120,25 @@ def test_bad_settings_are_refused(name: str, value: Any) -> None:
 
 def examples() -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(0)
-    made = []
-    for length in (9, 4, 12, 6, 7):
-        ids = torch.randint(1, 40, (length,), generator=generator).tolist()
-        made.append({"input_ids": ids, "labels": [-100, -100, *ids[2:]], "group": 0, "reference": 0})
-    return made
+    texts = [torch.randint(1, 40, (length,), generator=generator).tolist() for length in (9, 4, 12, 6, 7)]
+    return [{"input_ids": ids, "labels": [-100, -100, *ids[2:]], "group": 0, "reference": 0} for ids in texts]
 
 
-@pytest.mark.parametrize("batch", [1, 2, 16])
-def test_mean_over_tokens_whatever_the_batches(model: Any, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
-    monkeypatch.setattr(generation_loss, "LOSS_BATCH", batch)
-    metrics = token_loss(Inference(model.train(), None), examples(), PairCollator(0))
+def test_mean_over_tokens_whatever_the_batches_and_no_perplexity_beyond_all_numbers(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model.eval()
     total, count = 0.0, 0
     for example in examples():
         ids, labels = (torch.tensor([example[name]]) for name in ("input_ids", "labels"))
         total += model(input_ids=ids, labels=labels).loss.item() * (ids.shape[1] - 2)
         count += ids.shape[1] - 2
-    assert metrics["loss"] == pytest.approx(total / count, rel=1e-6)
-    assert metrics["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
-
-
-def test_a_perplexity_beyond_all_numbers_is_none(model: Any) -> None:
+    for batch in (1, 2, 16):
+        monkeypatch.setattr(bilora.tasks.generation.decoding, "LOSS_BATCH", batch)
+        metrics = token_loss(Inference(model.train(), None), examples(), COLLATE)
+        assert metrics["loss"] == pytest.approx(total / count, rel=1e-6)
+        assert metrics["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
     with torch.no_grad():
         model.lm_head.weight.mul_(1e6)
-    metrics = token_loss(Inference(model, None), examples(), PairCollator(0))
+    metrics = token_loss(Inference(model, None), examples(), COLLATE)
     assert metrics["loss"] is not None and metrics["loss"] > 700 and metrics["perplexity"] is None

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from bilora.tasks.catalog import GENERATION_TASKS
-from bilora.tasks.generation.task import GenerationTask
 
 TRIPLE = ["Zizzi", "eatType", "pub"]
 
@@ -19,7 +18,7 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "webnlg official": (
         "webnlg",
         {
-            "modifiedtripleset": [{"subject": "Zizzi", "property": "eatType", "object": "pub"}],
+            "modifiedtripleset": [dict(zip(("subject", "property", "object"), TRIPLE, strict=True))],
             "lexicalisations": [
                 {"comment": "good", "lex": "Zizzi is a pub."},
                 {"comment": "toFix", "lex": "Zizzi pub."},
@@ -72,10 +71,5 @@ GOOD = {"source": "a", "references": ["b"]}
 )
 def test_faults_name_field_and_reason(row: dict[str, Any], field: str | None, text: str) -> None:
     _, faults = GENERATION_TASKS["webnlg"].check_row(row)
-    assert [each.field for each in faults] == [field]
+    assert [fault.field for fault in faults] == [field]
     assert text in faults[0].text
-
-
-def test_a_metric_may_stand_once() -> None:
-    with pytest.raises(ValueError, match="name one more than once"):
-        GenerationTask("toy", other_metrics=("bleu",))

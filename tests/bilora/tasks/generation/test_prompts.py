@@ -19,8 +19,9 @@ def test_input_separator_answer_end(causal_tokenizer: Any) -> None:
     prompt, answer = prompts.prompt("name : Zizzi"), prompts.answer("It is a pub.")
     assert (prompt[-1], answer[-1]) == (end, end)
     assert end not in prompt[:-1] + answer[:-1]
-    assert causal_tokenizer.decode(prompt[:-1]) == "name : Zizzi"
-    assert causal_tokenizer.decode(answer[:-1]) == " It is a pub."
+    assert [causal_tokenizer.decode(ids[:-1]) for ids in (prompt, answer)] == ["name : Zizzi", " It is a pub."]
+    with pytest.raises(SettingsError, match="no end-of-text token.*take a causal language model's tokenizer"):
+        Prompts(AutoTokenizer.from_pretrained(embedded_model_folder()))
 
 
 def test_a_begin_token_that_the_tokenizer_puts_first_stays_first() -> None:
@@ -32,13 +33,7 @@ def test_a_begin_token_that_the_tokenizer_puts_first_stays_first() -> None:
             return {"input_ids": [1, *ids] if add_special_tokens else ids}
 
     prompts = Prompts(Llama())
-    assert prompts.prompt("a") == [1, 197, 1]
-    assert prompts.answer("b") == [132, 198, 2]
-
-
-def test_a_tokenizer_without_an_end_is_refused() -> None:
-    with pytest.raises(SettingsError, match="no end-of-text token.*take a causal language model's tokenizer"):
-        Prompts(AutoTokenizer.from_pretrained(embedded_model_folder()))
+    assert (prompts.prompt("a"), prompts.answer("b")) == ([1, 197, 1], [132, 198, 2])
 
 
 # ---- lines ----

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -26,7 +27,11 @@ WORDS = {"fine": "good", "dull": "bad", "long": "slow"}
 NAMES = ["bad", "good", "slow"]
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -34,11 +39,11 @@ def read(path: Path) -> list[dict[str, Any]]:
 def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """160 rows whose labels follow from their words, as columns of 0 and 1."""
     path = tmp_path_factory.mktemp("rows") / "films.csv"
-    lines = ["text,good,bad,slow"]
+    lines = [",".join(["text", *WORDS.values()])]
     for number in range(160):
-        words = [word for bit, word in enumerate(WORDS) if number >> bit & 1] or ["plain"]
-        labels = [WORDS.get(word) for word in words]
-        lines.append(f"a {' and '.join(words)} film,{','.join(str(int(n in labels)) for n in ('good', 'bad', 'slow'))}")
+        marks = [number >> bit & 1 for bit in range(3)]
+        words = itertools.compress(WORDS, marks) if any(marks) else ["plain"]
+        lines.append(",".join([f"a {' and '.join(words)} film", *map(str, marks)]))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
@@ -54,31 +59,31 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, rows_file:
     return folder
 
 
-def test_training_learns_the_labels_and_writes_its_folder(run: Path) -> None:
-    results = json.loads((run / "all_results.json").read_text(encoding="utf-8"))
-    assert results["metric"] == "micro_f1"
-    assert results["score"] > 0.9
+def test_training_learns_the_labels_and_writes_its_folder_and_report(run: Path, tmp_path: Path) -> None:
+    results = read(run / "all_results.json")
+    assert results["metric"] == "micro_f1" and results["score"] > 0.9
     assert {"loss", "micro_f1", "macro_f1", "subset_accuracy"} == set(results["metrics"])
-    assert [row["label"] for row in json.loads((run / "labels.json").read_text(encoding="utf-8"))] == NAMES
-    assert json.loads((run / "label_map.json").read_text(encoding="utf-8")) == {"bad": 0, "good": 1, "slow": 2}
+    assert [row["label"] for row in read(run / "labels.json")] == NAMES
+    assert read(run / "label_map.json") == {"bad": 0, "good": 1, "slow": 2}
     task, _ = read_task(run / "adapter")
-    assert isinstance(task, MultilabelTask)
-    assert task.label_columns == ("bad", "good", "slow")
+    assert isinstance(task, MultilabelTask) and task.label_columns == ("bad", "good", "slow")
     card = (run / "adapter" / "README.md").read_text(encoding="utf-8")
-    assert "pipeline_tag: text-classification" in card
-    assert "num_labels=3" in card
+    assert "pipeline_tag: text-classification" in card and "num_labels=3" in card
+    assert REPORT.run([str(run), "--output", str(tmp_path / "report.html")]) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "micro_f1" in page and "Scores by label" in page
+    assert (tmp_path / "report-figures" / "labels.png").is_file()
 
 
 def test_evaluate_prints_the_table_by_label(
     run: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert EVALUATE.run([str(run), "--output", str(tmp_path / "own.json")]) == 0
-    own = json.loads((tmp_path / "own.json").read_text(encoding="utf-8"))
-    score = json.loads((run / "all_results.json").read_text(encoding="utf-8"))["score"]
-    assert own["micro_f1"] == pytest.approx(score, abs=1e-6)
+    score = read(run / "all_results.json")["score"]
+    assert read(tmp_path / "own.json")["micro_f1"] == pytest.approx(score, abs=1e-6)
     assert "by class" in capsys.readouterr().out
     assert EVALUATE.run([str(run), "--data", str(rows_file), "--output", str(tmp_path / "file.json")]) == 0
-    assert json.loads((tmp_path / "file.json").read_text(encoding="utf-8"))["rows"] == 160
+    assert read(tmp_path / "file.json")["rows"] == 160
 
 
 @pytest.mark.parametrize("field", ["method", "task_type", "formulation"])
@@ -101,22 +106,14 @@ def test_predict_names_labels_and_an_export_says_the_same(run: Path, tmp_path: P
     bare = tmp_path / "bare.csv"
     bare.write_text("text\na fine and dull film\na plain film\n", encoding="utf-8")
     assert EXPORT.run([str(run), "--output", str(tmp_path / "lora")]) == 0
-    for place, output in ((run, "one.jsonl"), (tmp_path / "lora", "two.jsonl")):
-        assert PREDICT.run([str(place), "--file", str(bare), "--output", str(tmp_path / output)]) == 0
-    one, two = read(tmp_path / "one.jsonl"), read(tmp_path / "two.jsonl")
+    for adapter, output in ((run, "one.jsonl"), (tmp_path / "lora", "two.jsonl")):
+        assert PREDICT.run([str(adapter), "--file", str(bare), "--output", str(tmp_path / output)]) == 0
+    one, two = read_lines(tmp_path / "one.jsonl"), read_lines(tmp_path / "two.jsonl")
     assert {"bad", "good"} <= set(one[0]["prediction"])
     assert one[1]["prediction"] == []
     for first, second in zip(one, two, strict=True):
         assert first["prediction"] == [name for name in NAMES if first["probabilities"][name] >= 0.5]
         assert first["probabilities"] == pytest.approx(second["probabilities"], abs=1e-5)
-
-
-def test_report_has_a_page_with_the_labels(run: Path, tmp_path: Path) -> None:
-    assert REPORT.run([str(run), "--output", str(tmp_path / "report.html")]) == 0
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "micro_f1" in page
-    assert "Scores by label" in page
-    assert (tmp_path / "report-figures" / "labels.png").is_file()
 
 
 def test_the_trainer_saves_a_folder_that_predicts(tiny_encoder: Path, tmp_path: Path) -> None:
@@ -140,4 +137,4 @@ def test_the_trainer_saves_a_folder_that_predicts(tiny_encoder: Path, tmp_path: 
     bare.write_text('{"text": "a fine film"}\n', encoding="utf-8")
     words = [str(tmp_path / "saved"), "--file", str(bare), "--output", str(tmp_path / "out.jsonl")]
     assert PREDICT.run([*words, "--model", str(tiny_encoder)]) == 0
-    assert set(read(tmp_path / "out.jsonl")[0]["probabilities"]) == {"bad", "good"}
+    assert set(read_lines(tmp_path / "out.jsonl")[0]["probabilities"]) == {"bad", "good"}

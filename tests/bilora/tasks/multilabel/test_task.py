@@ -56,17 +56,14 @@ def test_loss_metrics_and_table_are_those_by_hand(data: EncodedRows, tokenizer: 
     assert evaluated.metrics["micro_f1"] == pytest.approx(2 * 3 / (4 + 4))
     assert evaluated.metrics["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
     assert evaluated.metrics["subset_accuracy"] == 0.5
-    assert [(row["label"], row["support"], row["recall"]) for row in evaluated.table] == [
-        ("big", 2, 0.5),
-        ("red", 2, 1.0),
-    ]
+    table = [(row["label"], row["support"], row["recall"]) for row in evaluated.table]
+    assert table == [("big", 2, 0.5), ("red", 2, 1.0)]
     assert json.loads(evaluated.files["labels.json"]) == list(evaluated.table)
     assert evaluated.predictions is not None
     assert evaluated.predictions[1] == {"id": 1, "label": ["big", "red"], "prediction": ["red"]}
     assert [row["prediction"] for row in evaluated.predictions] == [["big"], ["red"], ["red"], ["red"]]
     score = TASK.rescored(evaluated.predictions)
-    assert score(range(4)) == evaluated.metrics["micro_f1"]
-    assert score([0, 0]) == 1.0
+    assert (score(range(4)), score([0, 0])) == (evaluated.metrics["micro_f1"], 1.0)
 
 
 def test_thresholds_move_what_is_given(data: EncodedRows, tokenizer: Any) -> None:
@@ -83,12 +80,9 @@ def test_thresholds_move_what_is_given(data: EncodedRows, tokenizer: Any) -> Non
         TASK.with_settings({"thresholds": 1.5})
 
 
-def test_no_label_at_all_is_told(data: EncodedRows, tokenizer: Any) -> None:
+def test_no_label_at_all_is_told_and_weights_are_of_labels(data: EncodedRows, tokenizer: Any) -> None:
     evaluated = TASK.evaluate(Inference(Scripted(dict.fromkeys((1, 2, 3, 4), (-1.0, -1.0))), tokenizer), data)
     assert evaluated.notices[0].startswith("none of the 4 rows gets a label")
-
-
-def test_weights_are_of_labels(data: EncodedRows, tokenizer: Any) -> None:
     batch = TASK.collator(tokenizer)(data.encoded)
     assert batch["labels"].tolist() == [[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.0, 1.0]]
     assert "stratum" not in batch
@@ -126,17 +120,13 @@ COLUMNS = "text,a,b\n" + "".join(f"text {n},{'a' in LABELS[n % 4]:d},{'b' in LAB
     ],
     ids=["lists", "one cell", "columns"],
 )
-def test_every_form_makes_the_same_rows(
-    load: Load, tmp_path: Path, name: str, content: str, options: dict[str, Any]
-) -> None:
+def test_every_form_makes_the_same_rows(load: Load, tmp_path: Path, name: str, content: str, options: Any) -> None:
     rows = load(name, content, **options)
     task = rows.task
-    assert isinstance(task, MultilabelTask)
-    assert (task.label_names, task.metric) == (("a", "b"), "micro_f1")
+    assert isinstance(task, MultilabelTask) and (task.label_names, task.metric) == (("a", "b"), "micro_f1")
     assert rows.train.labels[:4] == (frozenset({0}), frozenset({0, 1}), frozenset(), frozenset({1}))
     assert "make it multilabel_classification; to choose another, give --task-type" in rows.notices[0]
-    again = task.read_rows(str(tmp_path / name), labelled=True)
-    assert again.labels == rows.train.labels
+    assert task.read_rows(str(tmp_path / name), labelled=True).labels == rows.train.labels
     bare = tmp_path / f"bare-{name}"
     bare.write_text("text\nfine\n" if name.endswith("csv") else '{"text": "fine"}\n', encoding="utf-8")
     assert [row["text"] for row in task.read_rows(str(bare), labelled=False)] == ["fine"]
@@ -151,9 +141,8 @@ def test_faults_name_file_line_and_field(load: Load) -> None:
         load("rows.csv", CELLS, task_type="multilabel_classification")
     with pytest.raises(SettingsError, match="label_separator is '', it must not be empty"):
         load("rows.csv", CELLS, label_separator="")
-    _, faults = MultilabelTask("toy", ("text",), ("a", "b"), labels_from="rows.csv").check_row(
-        {"text": "fine", "label": ["c"]}
-    )
+    task = MultilabelTask("toy", ("text",), ("a", "b"), labels_from="rows.csv")
+    _, faults = task.check_row({"text": "fine", "label": ["c"]})
     assert faults[0].text == "has 'c', which is no label of rows.csv; those are: a, b"
 
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, GPT2Config, MPNetConfig, RobertaConfig, T5Config
+from transformers import AutoTokenizer, BertConfig, GPT2Config, MPNetConfig, RobertaConfig, RobertaModel, T5Config
 
 from bilora.data.rows import Rows, check_rows
 from bilora.errors import DataError, SettingsError
@@ -29,7 +29,7 @@ def test_single_texts_against_the_tokenizer_one_by_one(tokenizer: Any) -> None:
     encoded = TASKS["sst2"].encode(SINGLES, tokenizer, max_length=20).encoded
     for row, ids in zip(SINGLES, encoded, strict=True):
         assert ids == {**tokenizer(row["sentence"], truncation=True, max_length=20), "labels": row["label"]}
-    assert max(len(each["input_ids"]) for each in encoded) == 20
+    assert max(len(row["input_ids"]) for row in encoded) == 20
     assert len(encoded[0]["input_ids"]) == 3  # not padded
 
 
@@ -43,14 +43,12 @@ def test_pairs_are_marked_and_the_longer_text_is_cut(tokenizer: Any) -> None:
     assert batch["labels"].dtype == torch.float32 and batch["labels"].tolist() == [4.0, 0.5, 2.0]
 
 
-@pytest.mark.parametrize(("name", "rows", "least"), [("sst2", SINGLES, 3), ("stsb", rows_of("stsb", PAIRS), 4)])
-def test_a_length_without_room_for_text(tokenizer: Any, name: str, rows: Rows, least: int) -> None:
-    with pytest.raises(SettingsError, match=rf"max_length is {least - 1}, of which special tokens take {least - 1}"):
-        TASKS[name].encode(rows, tokenizer, max_length=least - 1)
-    assert len(TASKS[name].encode(rows, tokenizer, max_length=least).encoded) == len(rows)
+def test_a_length_without_room_for_text_and_a_text_without_a_token(tokenizer: Any) -> None:
+    for name, rows, special in (("sst2", SINGLES, 2), ("stsb", rows_of("stsb", PAIRS), 3)):
+        with pytest.raises(SettingsError, match=rf"max_length is {special}, of which special tokens take {special}"):
+            TASKS[name].encode(rows, tokenizer, max_length=special)
+        assert len(TASKS[name].encode(rows, tokenizer, max_length=special + 1).encoded) == len(rows)
 
-
-def test_a_text_without_a_token_is_named() -> None:
     class Deaf:
         def num_special_tokens_to_add(self, *, pair: bool) -> int:
             return 0
@@ -84,55 +82,45 @@ FITTING = [
 ]
 
 
-@pytest.mark.parametrize(("config", "positions"), FITTING, ids=lambda each: getattr(each, "model_type", None))
+@pytest.mark.parametrize(("config", "positions"), FITTING, ids=lambda config: getattr(config, "model_type", None))
 def test_the_longest_text_that_fits(tokenizer: Any, config: Any, positions: int) -> None:
     check_fits(tokenizer, config, max_length=positions)
     check_fits(tokenizer, T5Config(), max_length=100_000)  # relative positions have no limit
-    with pytest.raises(
-        DataError, match=rf"{config.model_type} model has {positions} positions; set max_length={positions}"
-    ):
-        check_fits(tokenizer, config, max_length=positions + 1)
+    text = rf"{config.model_type} model has {positions} positions; set max_length={positions}"
+    misfit(tokenizer, config, text, max_length=positions + 1)
 
 
-@pytest.mark.parametrize("shift", [0, 1])
-def test_the_limit_is_that_of_the_model_itself(tokenizer: Any, shift: int) -> None:
+def test_the_limit_is_that_of_the_model_itself(tokenizer: Any) -> None:
     """A tiny RoBERTa takes a text of the length that check_fits allows, and fails with one token more."""
-    from transformers import RobertaModel
-
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     config = RobertaConfig(vocab_size=30522, pad_token_id=0, max_position_embeddings=20, **sizes)
     check_fits(tokenizer, config, max_length=19)
-    model = RobertaModel(config)
-    ids = torch.full((1, 19 + shift), 5)
-    if shift:
-        with pytest.raises((IndexError, RuntimeError)):
-            model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    else:
-        assert model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.shape == (1, 19, 8)
+    model, ids = RobertaModel(config), torch.full((1, 20), 5)
+    assert model(input_ids=ids[:, 1:], attention_mask=torch.ones(1, 19)).last_hidden_state.shape == (1, 19, 8)
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=ids, attention_mask=torch.ones(1, 20))
+
+
+def misfit(tokenizer: Any, config: Any, text: str, *, max_length: int = 8) -> str:
+    with pytest.raises(DataError, match=text) as caught:
+        check_fits(tokenizer, config, max_length=max_length)
+    return str(caught.value)
 
 
 def test_token_ids_beyond_the_vocabulary_and_no_pad_token() -> None:
     own_tokenizer = AutoTokenizer.from_pretrained(embedded_model_folder())  # which this test changes
-    with pytest.raises(DataError, match=r"ids up to 30521, but the bert model has embeddings for 0 to 30520;.*resize"):
-        check_fits(own_tokenizer, BertConfig(vocab_size=30521), max_length=8)
+    few = r"ids up to 30521, but the bert model has embeddings for 0 to 30520;.*resize"
+    misfit(own_tokenizer, BertConfig(vocab_size=30521), few)
     check_fits(own_tokenizer, BertConfig(), max_length=8)
     own_tokenizer.add_tokens(["[new]"])
-    with pytest.raises(DataError, match="ids up to 30522"):
-        check_fits(own_tokenizer, BertConfig(), max_length=8)
+    misfit(own_tokenizer, BertConfig(), "ids up to 30522")
     own_tokenizer.pad_token = None
-    with pytest.raises(DataError, match="no pad token.*tokenizer.pad_token = tokenizer.eos_token"):
-        check_fits(own_tokenizer, GPT2Config(), max_length=8)
+    misfit(own_tokenizer, GPT2Config(), "no pad token.*tokenizer.pad_token = tokenizer.eos_token")
 
 
-@pytest.mark.parametrize("config", [GPT2Config(), BertConfig(pad_token_id=5)])
-def test_another_pad_token_in_the_model(tokenizer: Any, config: Any) -> None:
-    with pytest.raises(
-        DataError, match=r"pad_token_id is (None|5), the tokenizer's is 0; set model.config.pad_token_id"
-    ):
-        check_fits(tokenizer, config, max_length=8)
-
-
-def test_all_misfits_are_told_together(tokenizer: Any) -> None:
-    with pytest.raises(DataError) as caught:
-        check_fits(tokenizer, BertConfig(vocab_size=10, pad_token_id=5), max_length=513)
-    assert all(part in str(caught.value) for part in ("up to 30521", "pad_token_id is 5", "512 positions"))
+def test_another_pad_token_in_the_model_and_all_misfits_together(tokenizer: Any) -> None:
+    for config in (GPT2Config(), BertConfig(pad_token_id=5)):
+        text = rf"pad_token_id is {config.pad_token_id}, the tokenizer's is 0; set model.config.pad_token_id"
+        misfit(tokenizer, config, text)
+    error = misfit(tokenizer, BertConfig(vocab_size=10, pad_token_id=5), "up to 30521", max_length=513)
+    assert "pad_token_id is 5" in error and "512 positions" in error

@@ -1,5 +1,6 @@
 """Tasks of tokens: how rows are checked, and the tags predicted, those that the model never sees among them."""
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,14 +19,19 @@ TASK = TokenTask("toy", ("O", "B-town", "I-town"))
 SPEECH = TokenTask("speech", ("NOUN", "VERB"), tokens_field="words", tags_field="pos")
 
 
-def test_names_and_indices_of_tags() -> None:
+def test_names_and_indices_of_tags_and_others_that_have_no_order() -> None:
     row, faults = TASK.check_row({"id": 7, "tokens": ["in", "New", "York"], "tags": ["O", 1, "I-town"]})
     assert faults == []
     assert row == {"id": 7, "tokens": ("in", "New", "York"), "tags": (0, 1, 2), "label": None}
+    row, faults = SPEECH.check_row({"words": ["run", "time"], "pos": ["VERB", "NOUN"]})
+    assert (row["pos"], faults) == ((1, 0), [])
+    assert (SPEECH.metric, SPEECH.metric_keys) == ("token_accuracy", ("token_accuracy",))
+    for tags in (("O", "B-a", "X"), ("O", "B-"), ("O", "b-a")):
+        assert not TokenTask("x", tags).marks_entities
 
 
 @pytest.mark.parametrize(
-    ("row", "field", "said"),
+    ("row", "field", "text"),
     [
         ({"tokens": ["a"]}, "tags", "is missing; the row has tokens."),
         ({"token": ["a"], "tags": ["O"]}, "tokens", "is missing; the row has token, tags. Did you mean 'token'?"),
@@ -42,58 +48,30 @@ def test_names_and_indices_of_tags() -> None:
         ({"tokens": ["a"], "tags": ["I-town"]}, "tags", "tag 1 is 'I-town' behind 'O'"),
     ],
 )
-def test_what_is_wrong_is_named_by_field(row: dict[str, Any], field: str, said: str) -> None:
-    _, (fault,) = TASK.check_row(row)
-    assert fault.field == field
-    assert fault.text.startswith(said)
+def test_what_is_wrong_is_named_by_file_line_and_field(row: dict[str, Any], field: str, text: str) -> None:
+    with pytest.raises(DataError, match=re.escape(f"train.jsonl:2 field '{field}': {text}")):
+        check_rows([(1, {"tokens": ["a"], "tags": ["O"]}), (2, row)], TASK, source="train.jsonl", split="train")
 
 
-@pytest.mark.parametrize(
-    ("task", "tags", "text"),
-    [
-        (TokenTask("both", ("O", "B-a", "I-a", "B-b", "I-b")), ["B-a", "I-b"], "tag 2 is 'I-b' behind 'B-a'"),
-        (
-            TokenTask("mine", ("0", "1"), labels_from="mine.jsonl"),
-            [1, 0],
-            "1, which is no tag of mine.jsonl; those are: 0, 1",
-        ),
-    ],
-)
-def test_entities_of_another_type_begin_anew_and_tags_of_a_file_are_names(task: Any, tags: Any, text: str) -> None:
-    _, (fault,) = task.check_row({"tokens": ["x", "y"], "tags": tags})
-    assert text in fault.text
-
-
-def test_other_tags_have_no_order() -> None:
-    row, faults = SPEECH.check_row({"words": ["run", "time"], "pos": ["VERB", "NOUN"]})
-    assert (row["pos"], faults) == ((1, 0), [])
-    assert (SPEECH.metric, SPEECH.metric_keys) == ("token_accuracy", ("token_accuracy",))
-
-
-def test_a_bad_row_is_named_by_file_and_line() -> None:
-    rows = [(1, {"tokens": ["a"], "tags": ["O"]}), (2, {"tokens": ["a"], "tags": []})]
-    with pytest.raises(DataError, match=r"train.jsonl:2 field 'tags': has 0 tags for 1 tokens"):
-        check_rows(rows, TASK, source="train.jsonl", split="train")
-
-
-@pytest.mark.parametrize("tags", [("O", "B-a", "X"), ("O", "B-"), ("O", "b-a")])
-def test_tags_that_mark_no_entities(tags: tuple[str, ...]) -> None:
-    assert not TokenTask("x", tags).marks_entities
+def test_entities_of_another_type_begin_anew_and_tags_of_a_file_are_names() -> None:
+    entities = TokenTask("both", ("O", "B-a", "I-a", "B-b", "I-b"))
+    names = TokenTask("mine", ("0", "1"), labels_from="mine.jsonl")
+    _, (fault,) = entities.check_row({"tokens": ["x", "y"], "tags": ["B-a", "I-b"]})
+    assert "tag 2 is 'I-b' behind 'B-a'" in fault.text
+    _, (fault,) = names.check_row({"tokens": ["x", "y"], "tags": [1, 0]})
+    assert "1, which is no tag of mine.jsonl; those are: 0, 1" in fault.text
 
 
 def test_order_of_tags_and_faults_of_a_task_that_are_told_together() -> None:
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(SettingsError, match="label_names.*tokens_field.*validation_splits"):
         TokenTask("bad", ("O", "O"), tokens_field="x", tags_field="x", validation_splits=())
-    assert all(word in str(caught.value) for word in ("label_names", "tokens_field", "validation_splits"))
     assert tags_in_order({"I-loc", "O", "B-per", "I-per", "B-loc"}) == ["O", "B-loc", "I-loc", "B-per", "I-per"]
 
 
-def test_the_corpus_is_read_whole(ner_folder: Any) -> None:
+def test_the_corpus_is_read_whole_with_as_many_diseases_as_it_has(ner_folder: Any) -> None:
     rows = find_task("ncbi_disease").load_rows(ner_folder)
-    assert rows.task is find_task("ncbi_disease")
     assert (len(rows.train), len(rows.validation["validation"])) == (5432, 923)
-    entities = sum(row["tags"].count(1) for row in rows.train)
-    assert entities == 5145, "diseases in the training set, as the corpus has them"
+    assert sum(row["tags"].count(1) for row in rows.train) == 5145
 
 
 # ---- predictions ----
@@ -131,40 +109,30 @@ def test_a_model_that_knows_all_is_right_with_the_loss_of_first_pieces(tokenizer
     evaluated = TASK.evaluate(Inference(model, tokenizer), data)
     assert data.notices == ()
     assert evaluated.metrics["entity_f1"] == evaluated.metrics["token_accuracy"] == 1.0
-    assert evaluated.predictions is not None
-    assert [row["predicted"] for row in evaluated.predictions] == [row["tags"] for row in SENTENCES]
-    assert [row["row"] for row in evaluated.predictions] == [0, 1, 2]
+    predicted = [(row["row"], row["predicted"]) for row in evaluated.predictions or ()]
+    assert predicted == [(index, row["tags"]) for index, row in enumerate(SENTENCES)]
     expected = -torch.tensor([10.0, 0.0, 0.0]).double().log_softmax(0)[0].item()
     assert TASK.validate(Inference(model, tokenizer), data).metrics["loss"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_tokens_that_do_not_fit_are_missed(tokenizer: Any, model: Knowing) -> None:
     data = TASK.encode(ROWS, tokenizer, max_length=5)
-    assert data.notices == (
-        "2 of the 3 rows of toy.jsonl are longer than max_length 5: 4 tokens are not seen by the model, and count as "
-        "not found",
-    )
+    (notice,) = data.notices
+    assert notice.startswith("2 of the 3 rows of toy.jsonl are longer than max_length 5: 4 tokens are not seen by the")
     evaluated = TASK.evaluate(Inference(model, tokenizer), data)
-    assert evaluated.predictions is not None
-    assert evaluated.predictions[0]["predicted"] == ["O", "B-town", "I-town", "O", "O"]
-    assert evaluated.predictions[1]["predicted"] == ["B-town", "O", "O"]
+    predicted = [row["predicted"] for row in evaluated.predictions or ()]
+    assert predicted[:2] == [["O", "B-town", "I-town", "O", "O"], ["B-town", "O", "O"]]
     # Right: New York in the first row, Rome in the last; Škofja alone is no match, the second Rome is not seen.
     assert evaluated.metrics["entity_recall"] == pytest.approx(2 / 4)
     assert evaluated.metrics["entity_precision"] == pytest.approx(2 / 3)
     assert evaluated.metrics["token_accuracy"] == pytest.approx(8 / 10)
 
 
-def test_without_a_tag_for_outside_what_is_not_seen_is_wrong(tokenizer: Any) -> None:
-    task = TokenTask("speech", ("NOUN", "VERB", "X"))
+def test_without_a_tag_for_outside_what_is_not_seen_is_wrong_and_a_model_may_find_nothing(tokenizer: Any) -> None:
+    task, inference = TokenTask("speech", ("NOUN", "VERB", "X")), Inference(Knowing({}), tokenizer)
     rows = check_rows([(1, {"tokens": ["to"] * 6, "tags": ["NOUN"] * 6})], task, source="toy", split="validation")
-    data = task.encode(rows, tokenizer, max_length=5)
-    evaluated = task.evaluate(Inference(Knowing({}), tokenizer), data)
+    evaluated = task.evaluate(inference, task.encode(rows, tokenizer, max_length=5))
     assert evaluated.metrics["token_accuracy"] == pytest.approx(3 / 6)
-
-
-def test_a_model_that_finds_nothing(tokenizer: Any) -> None:
-    data = TASK.encode(ROWS, tokenizer, max_length=16)
     with pytest.warns(UndefinedMetricWarning, match="entity_precision"):
-        evaluated = TASK.validate(Inference(Knowing({}), tokenizer), data).metrics
-    assert evaluated["entity_f1"] == 0.0
-    assert TASK.watched.metric == "entity_f1"
+        evaluated = TASK.validate(inference, TASK.encode(ROWS, tokenizer, max_length=16))
+    assert (TASK.watched.metric, evaluated.metrics["entity_f1"]) == ("entity_f1", 0.0)
