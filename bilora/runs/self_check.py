@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bilora.engines.callbacks.callback import Callback
-from bilora.errors import SelfCheckError
+from bilora.errors import CheckpointError, DataError, SelfCheckError
 from bilora.models.pretrained import Tokenizer
 from bilora.processes.devices import choose_device
 from bilora.runs.description import adapters_of
@@ -76,7 +76,10 @@ class SelfCheck(Callback):
     def _verdict(self, adapter: Path) -> Verdict:
         assert self._wanted is not None  # the run has ended
         # A model of its own: in the trained one, what was not saved would be there all the same.
-        fresh = load_adapter(adapter, self.tokenizer, self.task).to(self.device)
+        try:
+            fresh = load_adapter(adapter, self.tokenizer, self.task).to(self.device)
+        except (DataError, CheckpointError) as error:
+            raise SelfCheckError(f"{error}; do not use it, and report this with the run's config.yaml") from error
         difference = float((self._outputs(fresh, [self._batch]) - self._wanted).abs().max())
         return Verdict(adapter, difference, self._allowed)
 

@@ -115,6 +115,8 @@ def test_row_05_no_part_of_the_state_can_be_left_out(rich: Any) -> None:
 def test_row_05_nothing_inside_a_part_can_be_left_out(rich: Any) -> None:
     """Every key of every mapping at the first two depths, lists by their first item."""
     ways = [(name, *way) for name, state in rich.states().items() for way in _ways(state)]
+    # Earlier versions wrote no terms, and between two steps their checkpoints go on all the same.
+    ways = [way for way in ways if way[-1] != "terms"]
     assert len(ways) > 50
     for *before, last in ways:
         parts = rich.states()
