@@ -29,13 +29,13 @@ def check_schedule(
         )
     # Betty counts the warm-up in micro-batches.
     warmup = lower.config.warmup_steps // lower.gas
-    # An upper micro-batch at every multiple of unroll_steps after the warm-up, a step when they are enough.
-    first = (warmup // unroll + upper.gas) * unroll
+    # An upper step at every multiple of unroll_steps after the warm-up.
+    first = (warmup // unroll + 1) * unroll
     if steps < first:
         raise SettingsError(
-            f"steps is {steps}, but with unroll_steps={unroll}, warmup_steps={lower.config.warmup_steps} and "
-            f"gradient_accumulation={upper.gas} above, the upper level steps for the first time at step {first}: "
-            "it would never be trained; raise steps or lower unroll_steps"
+            f"steps is {steps}, but with unroll_steps={unroll} and warmup_steps={lower.config.warmup_steps} the upper "
+            f"level steps for the first time at step {first}: it would never be trained; raise steps or lower "
+            "unroll_steps"
         )
 
 

@@ -117,7 +117,7 @@ def upper_step_count(settings: FitSettings) -> int:
     """Return how many optimizer steps the upper level makes in a run."""
     # Betty starts an upper pass after each whole unroll, and passes those over that end within the warm-up.
     in_warmup = settings.warmup_steps // settings.unroll_steps
-    return max(0, settings.lower_steps // settings.unroll_steps - in_warmup) // settings.upper.accumulation
+    return max(0, settings.lower_steps // settings.unroll_steps - in_warmup)
 
 
 def _moving_at_once(scheduler: Any) -> Any:

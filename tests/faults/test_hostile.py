@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import string
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,14 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import pandas
+import pytest
 import yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import bilora_command
+from bilora.commands import exit_codes
+from bilora.errors import BiloraError
 
 COUNT = int(os.environ.get("BILORA_HOSTILE", "200"))
 SEED = 20261129
@@ -228,7 +232,9 @@ def watched() -> Iterator[None]:
 def ended(words: list[str]) -> int:
     """Return the exit code of the command; whatever it raises is what a user would see as a traceback."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), watched():
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), watched(), warnings.catch_warnings():
+        # As outside of the tests, where a warning ends nothing.
+        warnings.simplefilter("default")
         try:
             code = bilora_command.main(words)
         except SystemExit as exit_:
@@ -272,3 +278,27 @@ def hostile(count: int, good: Good, root: Path) -> dict[str, int]:
 
     tried()
     return codes
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory, command_run: Any, tiny_encoder: Path, review_file: Path) -> Good:
+    """A run that has ended, and one that was cut off after a checkpoint."""
+    cut = tmp_path_factory.mktemp("hostile") / "interrupted"
+    words = ["--model", str(tiny_encoder), "--train-file", str(review_file), *QUICK, "--save-every", "1"]
+    assert bilora_command.main(["train", *words, "--output", str(cut)]) == 0
+    (cut / "finished.json").write_text('{"finished": false}')
+    return Good(tiny_encoder, review_file, command_run.folder, cut)
+
+
+def test_what_is_broken_ends_in_one_line(good: Good, tmp_path: Path) -> None:
+    codes = hostile(COUNT, good, tmp_path)
+    print(json.dumps(codes, indent=1, sort_keys=True))
+    assert sum(codes.values()) >= COUNT
+    # Both ends were seen: inputs that are all refused, or all taken, would show nothing.
+    assert {code.rsplit(" ", 1)[-1] for code in codes} >= {"0", "2"}
+
+
+def test_a_handler_that_is_gone_is_noticed(good: Good, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exit_codes, "CODES", {})
+    with pytest.raises(BiloraError):
+        hostile(20, good, tmp_path)

@@ -49,7 +49,13 @@ def weights(level: LowerProblem) -> Tensor:
 
 
 @pytest.mark.parametrize("clipping", [0.0, 0.05])
-def test_accumulated_gradient_is_the_full_batch_gradient(batches: list[Batch], train: Train, clipping: float) -> None:
+@pytest.mark.parametrize("sizes", [(6, 6, 6, 6), (1, 6, 2, 5)])
+def test_accumulated_gradient_is_the_full_batch_gradient(
+    batches: list[Batch], train: Train, clipping: float, sizes: tuple[int, ...]
+) -> None:
+    batches = [
+        {key: rows[:size] for key, rows in batch.items()} for batch, size in zip(batches, 2 * sizes, strict=True)
+    ]
     small = make(batches, gradient_accumulation=4, gradient_clipping=clipping)
     halves = (batches[:4], batches[4:])
     whole = [{key: torch.cat([batch[key] for batch in half]) for key in ("x", "y")} for half in halves]

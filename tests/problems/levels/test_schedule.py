@@ -39,7 +39,7 @@ def upper_steps(ridge: Any) -> list[int]:
 
 
 def rule(unroll: int, warmup: int, below: int, above: int) -> list[int]:
-    """At every (unroll * below)-th micro-batch past the warm-up an upper batch; every above-th one a step."""
+    """At every (unroll * below)-th micro-batch past the warm-up an upper step; Betty's at every above-th of them."""
     turns = [micro for micro in range(1, MICRO_BATCHES + 1) if micro % (unroll * below) == 0 and micro > warmup]
     return [micro // below for micro in turns[above - 1 :: above]]
 
@@ -52,7 +52,9 @@ def test_upper_steps_when_the_rule_says(
     below, above = configs(*schedule)
     above.retain_graph = kinds is STOCK  # without it Betty cannot have a direct gradient
     ridge = make_ridge(lower_config=below, upper_config=above, kinds=kinds)
-    assert upper_steps(ridge) == rule(*schedule)
+    *below_alone, accumulation = schedule
+    assert upper_steps(ridge) == rule(*below_alone, accumulation if kinds is STOCK else 1)
+    assert kinds is STOCK or ridge.upper.count == accumulation * len(rule(*below_alone, 1))
     assert ridge.lower.count == MICRO_BATCHES
 
 
@@ -65,6 +67,8 @@ def exact(vector: Tensors, lower: LowerProblem) -> Tensors:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_same_parameters_as_betty(make_ridge: MakeRidge, stub: Any, schedule: tuple[int, int, int, int]) -> None:
     """L1 is quadratic in V, so Betty's central difference is exact but for rounding."""
+    if schedule[3] > 1:
+        pytest.skip("Betty takes the micro-batches of an upper step at several answers of the lower level")
     below, above = configs(*schedule)
     ours = make_ridge(lower_config=below, upper_config=above, hypergradient=stub(answer=exact))
     theirs = make_ridge(lower_config=below, upper_config=replace(above, retain_graph=True), kinds=STOCK)
