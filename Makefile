@@ -5,6 +5,7 @@
 #   make test                       the whole test suite (PYTEST_ARGS="-m 'not slow'" ..., WORKERS=2 processes)
 #   make check                      everything that CI checks
 #   make docs                       the pages of docs/ as a site in build/site
+#   make conformance                PEFT's own tests against BiLoRA (SUITE=all for more of them)
 #   make walk                       the walk of one row and of one singular value through the rooms, from a real run
 #   make help-texts                 write what `bilora --help` shows, after an option has changed
 #   make setup PYTHON=python3.12    another Python (TORCH="torch --index-url ..." for another build of torch)
@@ -24,7 +25,7 @@ READY = $(VENV)/.ready
 LINKS = build/types/bilora
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint layers types doctests wheel check clean links help-texts docs walk
+.PHONY: help setup demo test lint layers types doctests wheel check clean links help-texts docs walk conformance
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -87,10 +88,14 @@ docs: $(READY) links
 help-texts: $(READY)
 	@$(BIN)/python .ci/write_help_texts.py
 
+# PEFT's own tests against BiLoRA, from the source of the installed version (SUITE=all for those of whole models too).
+conformance: $(READY)
+	@WORK=$(abspath build/peft) PYTHON=$(abspath $(BIN)/python) tests/peft_conformance/run.sh bilora
+
 walk: $(READY)
 	@HF_HUB_OFFLINE=1 $(BIN)/python .ci/walk.py
 
-check: lint layers types doctests docs wheel test
+check: lint layers types doctests docs wheel conformance test
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
