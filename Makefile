@@ -50,8 +50,10 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 demo: $(READY)
 	@$(BIN)/python benchmarks/run_glue.py $(ARGS)
 
+# A file of tests stays in one process, which makes the runs that its tests share once. In the order of the folders, since
+# the longest files are not among the last there.
 test: $(READY)
-	@$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -36,24 +36,11 @@ LIMIT = 1500
 EQUIVALENT: dict[str, str] = {}
 """``file: before -> after``: why nobody can tell the two apart."""
 
-SWAPS: dict[type[ast.AST], type[ast.AST]] = {
-    ast.Lt: ast.LtE,
-    ast.LtE: ast.Lt,
-    ast.Gt: ast.GtE,
-    ast.GtE: ast.Gt,
-    ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot,
-    ast.IsNot: ast.Is,
-    ast.In: ast.NotIn,
-    ast.NotIn: ast.In,
-    ast.Add: ast.Sub,
-    ast.Sub: ast.Add,
-    ast.Mult: ast.Div,
-    ast.Div: ast.Mult,
-    ast.And: ast.Or,
-    ast.Or: ast.And,
-}
+PAIRS: tuple[tuple[type[ast.AST], type[ast.AST]], ...] = (
+    *((ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.Is, ast.IsNot), (ast.In, ast.NotIn)),
+    *((ast.Add, ast.Sub), (ast.Mult, ast.Div), (ast.And, ast.Or)),
+)
+SWAPS = dict(PAIRS) | {after: before for before, after in PAIRS}
 
 
 @dataclass(frozen=True)
@@ -101,8 +88,7 @@ def mutants_of(path: str) -> Iterator[Mutant]:
 
 def _unseen(node: ast.AST) -> Iterator[ast.AST]:
     """Yield what is no code that runs: annotations, and the texts of f-strings and errors."""
-    fields = ("annotation", "returns")
-    for field in fields:
+    for field in ("annotation", "returns"):
         part = getattr(node, field, None)
         if isinstance(part, ast.AST):
             yield from ast.walk(part)

@@ -95,7 +95,7 @@ class Walks:
 
 
 def main() -> None:
-    """Train for four steps on 48 rows, follow both, and print."""
+    """Train for six steps on 48 rows, follow both, and print."""
     walks = Walks()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.csv"

@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import bilora_command
 
@@ -29,16 +30,10 @@ def verbs() -> dict[str, Any]:
 
 def help_of(verb: Any) -> str:
     """Return what a verb's own parser says, at a fixed width."""
-    said, before = io.StringIO(), os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = WIDTH
-    try:
-        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-            verb.run(["--help"])
-    finally:
-        if before is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = before
+    said = io.StringIO()
+    columns = patch.dict(os.environ, COLUMNS=WIDTH)
+    with columns, contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        verb.run(["--help"])
     return said.getvalue()
 
 

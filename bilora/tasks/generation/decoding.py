@@ -46,16 +46,14 @@ class Decoding:
 def decode(inference: Inference, sources: Sequence[str], decoding: Decoding) -> list[str]:
     """Return the text that a causal model gives for each input, on one line."""
     prompts = Prompts(inference.tokenizer)
-    ids = [prompts.prompt(source) for source in sources]
-    _check_positions(inference.model, longest=max(map(len, ids)), new=decoding.max_new_tokens)
-    # The rows are only sorted as examples; their batches are padded on the left.
-    encoded = [{"input_ids": row} for row in ids]
+    encoded = [{"input_ids": prompts.prompt(source)} for source in sources]
+    _check_positions(inference.model, max(len(row["input_ids"]) for row in encoded), new=decoding.max_new_tokens)
     # Rows of one length need no padding; results depend on the rows that share a batch by rounding alone.
     order = length_order(encoded)
     with evaluating(inference) as one_batch:
         texts_of_batches = taken_in_turn(
             [order[start : start + decoding.batch_size] for start in range(0, len(order), decoding.batch_size)],
-            lambda rows: _search(inference, [ids[row] for row in rows], decoding, one_batch),
+            lambda rows: _search(inference, [encoded[row]["input_ids"] for row in rows], decoding, one_batch),
             # A sharded model answers when all processes ask, so each searches everything.
             ONE_PROCESS if is_sharded(inference.model) else inference.processes,
         )
@@ -86,7 +84,7 @@ def _search(inference: Inference, prompts: list[list[int]], decoding: Decoding, 
     return [" ".join(text.split()) for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
 
-def _check_positions(model: Any, *, longest: int, new: int) -> None:
+def _check_positions(model: Any, longest: int, *, new: int) -> None:
     # Models with relative positions have no such entry, and no limit.
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and longest + new > positions:

@@ -17,18 +17,15 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return has
 
 
-@pytest.mark.parametrize(
-    ("has", "best"), [({}, "cpu"), ({"mps": 1}, "mps"), ({"cuda": 1}, "cuda"), ({"cuda": 2, "mps": 1}, "cuda")]
-)
-def test_auto_takes_the_best_there_is(machine: dict[str, int], has: dict[str, int], best: str) -> None:
+ALL = {"cuda": 2, "mps": 1}
+AUTO = [({}, "auto", "cpu"), ({"mps": 1}, "auto", "mps"), ({"cuda": 1}, "auto", "cuda"), (ALL, "auto", "cuda")]
+NAMED = [(ALL, name, name) for name in ("cpu", "cuda", "cuda:1", "mps")]
+
+
+@pytest.mark.parametrize(("has", "name", "device"), [*AUTO, *NAMED])
+def test_a_device_that_is_there(machine: dict[str, int], has: dict[str, int], name: str, device: str) -> None:
     machine |= has
-    assert choose_device("auto") == torch.device(best)
-
-
-@pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1", "mps"])
-def test_a_device_that_is_there(machine: dict[str, int], name: str) -> None:
-    machine |= {"cuda": 2, "mps": 1}
-    assert choose_device(name) == torch.device(name)
+    assert choose_device(name) == torch.device(device)
 
 
 @pytest.mark.parametrize(

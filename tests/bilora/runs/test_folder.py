@@ -120,9 +120,7 @@ def test_overwriting_removes_an_earlier_run_and_nothing_else(
         ("config.yaml", True, "is not empty and holds no earlier run"),
     ],
 )
-def test_a_folder_that_holds_something_else_is_refused(
-    tmp_path: Path, name: str, overwrite: bool, message: str
-) -> None:
+def test_a_folder_of_something_else_is_refused(tmp_path: Path, name: str, overwrite: bool, message: str) -> None:
     write(tmp_path / name)
     with pytest.raises(SettingsError, match=f"output folder {tmp_path} {message}"):
         make_output_folder(str(tmp_path), task="mrpc", overwrite=overwrite)

@@ -56,9 +56,7 @@ def test_prepares_what_all_runs_share(reviews: TaskRows) -> None:
         ({"model": "org/model"}, DataError, "no model can be loaded"),
     ],
 )
-def test_refuses_before_a_model_is_loaded(
-    reviews: TaskRows, settings: dict[str, Any], error: type, message: str
-) -> None:
+def test_refuses_before_a_model_is_read(reviews: TaskRows, settings: Any, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         prepare([plan_run(RunConfig(**settings), reviews)])
 

@@ -44,18 +44,12 @@ def test_auto_is_what_scikit_learn_calls_balanced_others_by_name() -> None:
     assert resolve_class_weights("none", {"a": 1, "b": 1}) is None
 
 
-UNKNOWN = r"class_weights names 'spma', which is no class; known: ham, spam\. Did you mean 'spam'\?"
-
-
-@pytest.mark.parametrize(
-    ("setting", "text"), [({"spma": 2.0}, UNKNOWN), ("auto", "no training row has the class 'ham'")]
-)
-def test_classes_that_are_not_there(setting: Any, text: str) -> None:
-    with pytest.raises(SettingsError, match=text):
-        resolve_class_weights(setting, {"ham": 0, "spam": 3})
-
-
-def test_weights_are_positive() -> None:
+def test_classes_that_are_not_there_and_weights_that_are_not_positive() -> None:
+    unknown = r"class_weights names 'spma', which is no class; known: ham, spam\. Did you mean 'spam'\?"
+    with pytest.raises(SettingsError, match=unknown):
+        resolve_class_weights({"spma": 2.0}, {"ham": 0, "spam": 3})
+    with pytest.raises(SettingsError, match="no training row has the class 'ham'"):
+        resolve_class_weights("auto", {"ham": 0, "spam": 3})
     for weight in (0.0, -1.0, float("inf"), float("nan")):
         text = f"class_weights: the weight of 'a' is {weight}, it must be positive"
         assert check_class_weights({"a": weight, "b": 1.0}) == [text]

@@ -137,8 +137,6 @@ def test_task_types_and_settings_that_are_none() -> None:
         EXAMPLES["text"].task.with_settings({"beams": 4})
 
 
-# ---- the file beside an adapter ----
-
 OWN = Task("mail", ("subject", "body"), ("ham", "spam"), label_field="kind", labels_from="mail.csv")
 
 

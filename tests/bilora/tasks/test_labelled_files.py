@@ -39,9 +39,6 @@ def labelled(labels: list[Any]) -> list[dict[str, Any]]:
     return [{"text": f"text {place}", "y": label} for place, label in enumerate(labels)]
 
 
-# ---- what the labels make of the task ----
-
-
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
 @pytest.mark.parametrize(
     ("labels", "names"),
@@ -95,16 +92,12 @@ def test_lists_of_tags_make_a_task_of_tokens(load: Load, tokens: str, tags: str)
     assert rows.train.labels == (None,) * 9
 
 
-# ---- validation ----
-
-
-def test_classes_of_two_rows_stay_in_training_and_one_of_one_row_is_named(load: Load) -> None:
+def test_rare_classes_and_texts_in_both_files_are_told_and_a_label_that_training_has_not_is_named(
+    load: Load, tmp_path: Path
+) -> None:
     rows = load(labelled(["a"] * 30 + ["b", "b", "c"]), validation_share=0.5)
-    assert rows.train.labels.count(1) == 2
+    assert rows.train.labels.count(1) == 2, "classes of two rows stay in training"
     assert "class 2, 'c', has 1 training rows, and a bi-level method needs 2" in rows.notices
-
-
-def test_texts_in_both_files_are_counted_and_a_label_that_training_has_not_is_named(load: Load, tmp_path: Path) -> None:
     other = tmp_path / "other.csv"
     other.write_text("text,y\ntext 0,a\nnew,b\n", encoding="utf-8")
     notices = load(labelled(["a", "b"] * 10), validation=str(other)).notices
@@ -115,9 +108,6 @@ def test_texts_in_both_files_are_counted_and_a_label_that_training_has_not_is_na
     cure = f"which is no label of {tmp_path / 'mine.jsonl'}; those are: a, b"
     faults = [f"  {other}:4 field 'y': is 'c', {cure}", f"  {other}:5 field 'y': is 1, {cure}"]
     assert str(caught.value).split("\n")[1:] == faults
-
-
-# ---- what is refused ----
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])

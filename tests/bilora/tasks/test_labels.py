@@ -27,8 +27,8 @@ def test_others_are_told_by_what_they_hold(rows: list[dict[str, Any]], columns: 
     assert guess_text_columns(rows, label_columns=["kind"], source="a.jsonl") == columns
 
 
-@pytest.mark.parametrize("texts", [[], ["a", "b", "c"]])
-def test_none_or_more_than_two_are_not_guessed(texts: list[str]) -> None:
+@pytest.mark.parametrize("texts", ["", "abc"])
+def test_none_or_more_than_two_are_not_guessed(texts: str) -> None:
     row = dict.fromkeys(texts, "some text") | {"label": 1}
     with pytest.raises(DataError, match="a.jsonl: .* name one or two with --text-columns"):
         guess_text_columns([row], label_columns=["label"], source="a.jsonl")

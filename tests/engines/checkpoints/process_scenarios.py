@@ -208,16 +208,11 @@ def masks(processes: Processes) -> dict[str, Any]:
     return {"masks": processes.gathered(model.masks)}
 
 
-def stopping(processes: Processes) -> dict[str, Any]:
-    """Ask the second process alone to stop."""
-    result = trained(processes, callbacks=[InTheSecond(5, lambda engine: engine.stop("asked"))])[2]
-    return {"steps": processes.gathered(result.steps), "reasons": processes.gathered(result.stop_reason)}
-
-
-def metrics(processes: Processes) -> dict[str, Any]:
-    """Validate with numbers that differ between the processes."""
-    result = trained(processes, steps=4, validate=lambda: {"score": float(processes.rank)})[2]
-    return {"scores": processes.gathered(result.metrics["score"])}
+def decisions(processes: Processes) -> Any:
+    """Ask the second process alone to stop, and validate with numbers that differ between the processes."""
+    stop = InTheSecond(5, lambda engine: engine.stop("asked"))
+    result = trained(processes, callbacks=[stop], validate=lambda: {"score": float(processes.rank)})[2]
+    return processes.gathered([result.steps, result.stop_reason, result.metrics["score"]])
 
 
 def divergence(processes: Processes) -> dict[str, Any]:
@@ -389,7 +384,7 @@ def train_command(processes: Processes) -> dict[str, Any]:
 
 
 SCENARIOS = (
-    *(equality, rows_read, masks, stopping, metrics, divergence, refusals, validation, sharded_base, saving),
+    *(equality, rows_read, masks, decisions, divergence, refusals, validation, sharded_base, saving),
     train_command,
 )
 

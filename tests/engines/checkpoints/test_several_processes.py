@@ -80,12 +80,11 @@ def test_masks_differ_between_processes_and_not_within_a_hypergradient(outcome: 
 @pytest.mark.parametrize(
     ("scenario", "expected"),
     [
-        ("stopping", {"steps": [5, 5], "reasons": ["asked", "asked"]}),  # one process alone was asked to
-        ("metrics", {"scores": [0.0, 0.0]}),  # all decide by the numbers of the first
+        ("decisions", [[5, "asked", 0.0]] * 2),  # one alone was asked to stop; the score is that of the first
         ("validation", {"same": [True, True], "passes": [2, 2]}),  # of three batches, with the numbers of one process
     ],
 )
-def test_what_one_decides_or_does_is_for_all(outcome: Outcome, scenario: str, expected: dict[str, Any]) -> None:
+def test_what_one_decides_or_does_is_for_all(outcome: Outcome, scenario: str, expected: Any) -> None:
     assert outcome(scenario) == expected
 
 
@@ -152,8 +151,7 @@ def test_a_sharded_base_halves_and_trains_as_a_whole_one(outcome: Outcome) -> No
     sharded = outcome("sharded_base")
     assert sharded["cut"] == [sharded["whole"] // 2] * 2
     assert sharded["moved"] > 0.1
-    assert sharded["apart"] < 1e-12
-    assert sharded["logits_apart"] < 1e-12
+    assert max(sharded["apart"], sharded["logits_apart"]) < 1e-12
     assert sharded["labels"]
 
 

@@ -217,20 +217,20 @@ def test_early_stopping_callbacks_stop_and_go_on_counting(make: Making) -> None:
     assert early("part").train(resume_from_checkpoint=True).global_step == 6
 
 
+def halved(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+    return 0.5 * functional.cross_entropy(outputs.logits, labels)
+
+
 class Halved(BilevelTrainer):
     """A user's own loss, which takes the labels off its batch, as many do."""
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **given: Any) -> Any:
         labels = inputs.pop("labels")
         outputs = model(**inputs)
-        loss = 0.5 * functional.cross_entropy(outputs.logits, labels)
-        return (loss, outputs) if return_outputs else loss
+        return (halved(outputs, labels), outputs) if return_outputs else halved(outputs, labels)
 
 
 def test_a_loss_of_the_users_own_is_that_of_both_levels(make: Making) -> None:
-    def halved(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        return 0.5 * functional.cross_entropy(outputs.logits, labels)
-
     plain, overridden, by_function = make("a"), make("b", kind=Halved), make("c", compute_loss_func=halved)
     overridden.train(), by_function.train(), plain.train()
     before, after = metrics_of(make, "a"), metrics_of(make, "b")
@@ -244,22 +244,16 @@ def test_a_loss_of_the_users_own_is_that_of_both_levels(make: Making) -> None:
 
 
 def test_what_two_levels_do_not_call_is_refused_by_name(make: Making) -> None:
-    class Own(BilevelTrainer):
-        def create_optimizer(self, model: Any = None) -> Any:
-            return super().create_optimizer()
-
-    class Late(TrainerCallback):
-        def on_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            pass
-
+    own = type("Own", (BilevelTrainer,), {"create_optimizer": lambda self, model=None: None})
+    late = type("Late", (TrainerCallback,), {"on_optimizer_step": lambda self, args, state, control, **given: None})
     with pytest.raises(SettingsError, match="Own overrides create_optimizer, which is not called"):
-        make("a", kind=Own)
+        make("a", kind=own)
     with pytest.raises(SettingsError, match="takes no optimizers: each level"):
         make("b", optimizers=(None, None))
     with pytest.raises(TypeError, match="unexpected argument 'train_data'"):
         make("c", train_data=[])
     with pytest.raises(SettingsError, match="callback Late has on_optimizer_step"):
-        make("d", callbacks=[Late()]).train()
+        make("d", callbacks=[late()]).train()
     with pytest.raises(SettingsError, match="no hyperparameter_search; bilora compare"):
         make("e").hyperparameter_search()
     with pytest.raises(SettingsError, match="args is a TrainingArguments"):

@@ -115,9 +115,6 @@ def test_bad_settings_are_refused() -> None:
             Decoding(**{name: value})
 
 
-# ---- the loss ----
-
-
 def examples() -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(0)
     texts = [torch.randint(1, 40, (length,), generator=generator).tolist() for length in (9, 4, 12, 6, 7)]

@@ -36,9 +36,6 @@ def test_a_begin_token_that_the_tokenizer_puts_first_stays_first() -> None:
     assert (prompts.prompt("a"), prompts.answer("b")) == ([1, 197, 1], [132, 198, 2])
 
 
-# ---- lines ----
-
-
 E2E_FILES = ("e2e/train.jsonl.gz", "e2e/validation.jsonl", "e2e/test.jsonl")
 
 
@@ -54,18 +51,13 @@ def test_real_inputs_become_the_lines_of_the_lora_papers_code(real_data: Path, f
         assert checked["label"] is None
 
 
-def test_triples_are_joined_and_only_dart_puts_properties_in_lower_case() -> None:
+def test_triples_are_joined_only_dart_puts_properties_in_lower_case_and_slots_have_brackets() -> None:
     row = {"triples": [["Zizzi", "eatType", "pub"]], "references": ["Zizzi is a pub."]}
     sources = {name: task.check_row(row)[0]["source"] for name, task in GENERATION_TASKS.items()}
     assert sources["webnlg"] == "Zizzi : eatType : pub"
     assert sources["dart"] == "Zizzi : eattype : pub"
     triples = [("A", "b", "C"), ("D", "e", "F, G")]
     assert linearize_triples(triples, lowercase_properties=False) == "A : b : C | D : e : F, G"
-
-
-@pytest.mark.parametrize(
-    ("text", "character"), [("name", 1), ("name[Zizzi", 1), ("name[Zizzi] food[x]", 1), ("a[b], c", 6)]
-)
-def test_what_is_no_list_of_slots_is_refused(text: str, character: int) -> None:
-    with pytest.raises(ValueError, match=f"from character {character} on"):
-        linearize_slots(text)
+    for text, character in (("name", 1), ("name[Zizzi", 1), ("name[Zizzi] food[x]", 1), ("a[b], c", 6)):
+        with pytest.raises(ValueError, match=f"is no list of slots .* from character {character} on"):
+            linearize_slots(text)

@@ -31,8 +31,10 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def predicted(adapter: Path, rows: Path, *options: str) -> list[dict[str, Any]]:
+    output = rows.with_name(f"{adapter.name}.jsonl")
+    assert PREDICT.run([str(adapter), "--file", str(rows), "--output", str(output), *options]) == 0
+    return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +108,7 @@ def test_predict_names_labels_and_an_export_says_the_same(run: Path, tmp_path: P
     bare = tmp_path / "bare.csv"
     bare.write_text("text\na fine and dull film\na plain film\n", encoding="utf-8")
     assert EXPORT.run([str(run), "--output", str(tmp_path / "lora")]) == 0
-    for adapter, output in ((run, "one.jsonl"), (tmp_path / "lora", "two.jsonl")):
-        assert PREDICT.run([str(adapter), "--file", str(bare), "--output", str(tmp_path / output)]) == 0
-    one, two = read_lines(tmp_path / "one.jsonl"), read_lines(tmp_path / "two.jsonl")
+    one, two = (predicted(adapter, bare) for adapter in (run, tmp_path / "lora"))
     assert {"bad", "good"} <= set(one[0]["prediction"])
     assert one[1]["prediction"] == []
     for first, second in zip(one, two, strict=True):
@@ -135,6 +135,5 @@ def test_the_trainer_saves_a_folder_that_predicts(tiny_encoder: Path, tmp_path: 
     trainer.save_model(str(tmp_path / "saved"))
     bare = tmp_path / "bare.jsonl"
     bare.write_text('{"text": "a fine film"}\n', encoding="utf-8")
-    words = [str(tmp_path / "saved"), "--file", str(bare), "--output", str(tmp_path / "out.jsonl")]
-    assert PREDICT.run([*words, "--model", str(tiny_encoder)]) == 0
-    assert set(read_lines(tmp_path / "out.jsonl")[0]["probabilities"]) == {"bad", "good"}
+    (row,) = predicted(tmp_path / "saved", bare, "--model", str(tiny_encoder))
+    assert set(row["probabilities"]) == {"bad", "good"}

@@ -92,8 +92,6 @@ def test_no_label_at_all_is_told_and_weights_are_of_labels(data: EncodedRows, to
     assert TASK.class_counts(data.rows) == {"big": 2, "red": 2}
 
 
-# ---- files ----
-
 Load = Callable[..., TaskRows]
 
 

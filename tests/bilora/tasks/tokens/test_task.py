@@ -74,8 +74,6 @@ def test_the_corpus_is_read_whole_with_as_many_diseases_as_it_has(ner_folder: An
     assert sum(row["tags"].count(1) for row in rows.train) == 5145
 
 
-# ---- predictions ----
-
 SENTENCES = [
     {"tokens": ["from", "New", "York", "to", "Rome"], "tags": ["O", "B-town", "I-town", "O", "B-town"]},
     {"tokens": ["Škofja", "Loka", "to"], "tags": ["B-town", "I-town", "O"]},
