@@ -31,6 +31,10 @@ class Script:
         """Return the exit code, or None while it runs."""
         return self.process.exitcode
 
+    def send_signal(self, number: int) -> None:
+        assert self.process.pid is not None  # it has been started
+        os.kill(self.process.pid, number)
+
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Wait for its end and return what it printed."""
         self.process.join(timeout)
