@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Script
 from tracked_files import ROOT
 
 KEYS = {
@@ -73,7 +74,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+def wait_for(path: Path, process: subprocess.Popen[str] | Script) -> None:
     """Wait until a process has begun to write a file."""
     end = time.monotonic() + 120
     while not (path.exists() and path.stat().st_size > 0):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tracked_files import ROOT, loaded, setup_cfg
+from tracked_files import CURE, ROOT, loaded, setup_cfg
 
 command = loaded(ROOT / "bilora_command.py")
 writer = loaded(ROOT / ".ci" / "write_help_texts.py")
@@ -60,19 +60,44 @@ def test_help_takes_less_than_half_a_second_and_imports_no_torch(verb: str, site
     assert spent.ru_utime + spent.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
-def test_a_verb_runs_as_installed(site: Path) -> None:
-    done = installed(site, "init", "--task", "mrpc", "--method", "lora", after="import bilora; print(bilora.__file__)")
-    assert done.returncode == 0, done.stderr
-    assert "\ntask: mrpc\n" in done.stdout
-    assert done.stdout.splitlines()[-1] == str(site / "bilora" / "__init__.py")
+LATER = """
+import importlib, bilora
+for name in ("bilora.problems", "bilora.engines"):
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        print(error)
+del sys.modules["betty"]
+sys.argv[1:] = ["init", "--task", "mrpc", "--method", "lora"]
+print(main(), bilora.__file__)
+"""
 
 
-def test_a_missing_betty_is_told_in_one_line(site: Path) -> None:
-    done = installed(site, "train", before="sys.modules['betty'] = None")
-    assert done.returncode == 2
-    assert done.stderr.startswith("bilora: error: ")
-    assert "pip install" in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.fixture(scope="module")
+def without_betty(site: Path) -> subprocess.CompletedProcess[str]:
+    """One process, which takes seconds to start: a verb without Betty, the library without it, and a verb with it."""
+    return installed(site, "train", before="sys.modules['betty'] = None", after=LATER)
+
+
+def test_a_missing_betty_is_told_in_one_line(without_betty: subprocess.CompletedProcess[str]) -> None:
+    assert without_betty.returncode == 2
+    assert without_betty.stderr.startswith("bilora: error: ")
+    assert without_betty.stderr.rstrip().endswith(CURE)
+    assert "Traceback" not in without_betty.stderr
+
+
+def test_the_library_works_without_betty_and_names_the_cure_where_it_does_not(
+    without_betty: subprocess.CompletedProcess[str],
+) -> None:
+    line, again = without_betty.stdout.splitlines()[:2]
+    assert line == again
+    assert line.startswith("bilora.problems needs Betty")
+    assert line.endswith(CURE)
+
+
+def test_a_verb_runs_as_installed(site: Path, without_betty: subprocess.CompletedProcess[str]) -> None:
+    assert "\ntask: mrpc\n" in without_betty.stdout
+    assert without_betty.stdout.splitlines()[-1] == f"0 {site / 'bilora' / '__init__.py'}"
 
 
 @pytest.mark.parametrize(

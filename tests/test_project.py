@@ -8,12 +8,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from tracked_files import ROOT, pinned_versions, setup_cfg, tracked_files
+from tracked_files import CURE, ROOT, pinned_versions, setup_cfg, tracked_files
 
 import bilora
 
 FOLDERS = ("bilora", "problems", "engines")
-CURE = "pip install --no-deps --ignore-requires-python betty-ml==0.2.1"
 # Where it is not the name of the import.
 DISTRIBUTION = {"jinja2": "Jinja2", "sklearn": "scikit-learn", "yaml": "PyYAML"}
 
@@ -83,27 +82,6 @@ def test_betty_is_the_same_everywhere() -> None:
     assert "BETTY = betty-ml==0.2.1" in (ROOT / "Makefile").read_text(encoding="utf-8")
     assert pinned_versions()["betty-ml"] == "0.2.1"
     assert not any("betty" in requirement for requirement in metadata.requires("bilora") or ())
-
-
-WITHOUT_BETTY = """
-import importlib, sys
-sys.modules["betty"] = None
-import bilora
-for name in ("bilora.problems", "bilora.engines"):
-    try:
-        importlib.import_module(name)
-    except ImportError as error:
-        print(error)
-"""
-
-
-def test_the_library_works_without_betty_and_names_the_cure_where_it_does_not(tmp_path: Path) -> None:
-    finished = run(WITHOUT_BETTY, folder=tmp_path)
-    assert finished.returncode == 0, finished.stderr
-    (line,) = set(finished.stdout.splitlines())
-    assert finished.stdout.count(line) == 2
-    assert line.startswith("bilora.problems needs Betty")
-    assert line.endswith(CURE)
 
 
 def test_another_missing_module_is_not_taken_for_betty(tmp_path: Path) -> None:

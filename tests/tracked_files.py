@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
+# Where Betty is missing.
+CURE = "pip install --no-deps --ignore-requires-python betty-ml==0.2.1"
 
 
 def tracked_files(*patterns: str) -> list[Path]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked import two_scripts
 from programs import results, run_glue, wait_for
 from tracked_files import ROOT
 
@@ -15,6 +16,7 @@ from bilora.artifacts.adapter_files import FINGERPRINT
 from bilora.engines.checkpoints.files import checkpoints
 
 pytestmark = pytest.mark.slow
+PROGRAM = ROOT / "benchmarks" / "run_glue.py"
 # Two processes have 40 rows.
 BATCHES = ["--lower.batch-size", "4", "--upper.batch-size", "4"]
 # With a checkpoint at each, long enough to be ended in the middle.
@@ -38,24 +40,28 @@ def words(small: list[str], tiny_encoder: Path, tmp_path_factory: pytest.TempPat
 
 
 def torchrun(*words: str) -> subprocess.Popen[str]:
+    """Start the launcher itself, which also hands signals on."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(ROOT / "benchmarks" / "run_glue.py"), *words]
+    command = [*launcher, str(PROGRAM), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def printed(process: subprocess.Popen[str]) -> str:
-    """Wait until it has ended well, and return what it printed."""
-    out, errors = process.communicate(timeout=500)
-    assert process.returncode == 0, errors[-3000:]
-    return out
+def printed_by_two(*words: str) -> str:
+    """Return what two processes printed, after both have ended well."""
+    scripts, printed = two_scripts(PROGRAM, *words), ""
+    for script in scripts:
+        out, errors = script.communicate(timeout=500)
+        assert script.poll() == 0, errors[-3000:]
+        printed += out
+    return printed
 
 
 @pytest.fixture(scope="module")
 def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run from its start to its end, which the others are held against."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    out = printed(torchrun(*words, *BATCHES, "--output", str(folder)))
+    out = printed_by_two(*words, *BATCHES, "--output", str(folder))
     assert out.count("results, plots and adapters") == 1
     assert out.count("training") == 1
     return folder
@@ -96,7 +102,7 @@ def test_a_run_that_is_ended_goes_on_to_the_same_bits(words: list[str], whole: P
     assert "SIGTERM: stopped after step" in errors
     assert f"go on with --resume {ended}" in errors
     assert 0 < checkpoints(ended / "bilora-seed0")[0][0] < STEPS
-    printed(torchrun("--resume", str(ended)))
+    printed_by_two("--resume", str(ended))
     for line, other in zip(numbers(ended), numbers(whole), strict=True):
         assert line == pytest.approx(other, abs=1e-5)
     for name in ("adapter_model.safetensors", FINGERPRINT):

@@ -3,14 +3,13 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from forked import Script
 from programs import results, run_glue, wait_for
 from tracked_files import ROOT
 
@@ -44,17 +43,14 @@ def whole(finished: Path, in_tmp_path: None, tmp_path: Path) -> Path:
 # SIGTERM to two processes is in test_run_glue_processes.py; a second SIGINT in tests/faults/test_saving.py.
 def test_an_interrupt_ends_the_run_after_a_whole_step(small: list[str], tmp_path: Path) -> None:
     long = [*small, "--method", "bilora", "--seeds", "0", "--steps", "80"]
-    # A process of its own, with the packages of this one.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-P", str(ROOT / "benchmarks" / "run_glue.py"), *long, "--output", "out"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    script = Script(ROOT / "benchmarks" / "run_glue.py", *long, "--output", "out")
     runs = [tmp_path / name / "bilora-seed0" for name in ("out", "whole")]
-    wait_for(runs[0] / "metrics.jsonl", process)
-    process.send_signal(signal.SIGINT)
+    wait_for(runs[0] / "metrics.jsonl", script)
+    script.send_signal(signal.SIGINT)
     sent = time.monotonic()
-    _, errors = process.communicate(timeout=60)
+    _, errors = script.communicate(timeout=60)
     assert time.monotonic() - sent < 10
-    assert process.returncode == 130
+    assert script.poll() == 130
     ((step, folder),) = checkpoints(runs[0])
     assert errors.splitlines()[-1] == (
         f"run_glue.py: error: SIGINT: stopped after step {step}; out/bilora-seed0/{folder.name} is the newest "

@@ -12,6 +12,7 @@ import torch
 from small_runs import At, Run
 from torch import nn
 
+import bilora
 from bilora.engines.callbacks.files import MetricsFile
 from bilora.engines.settings import FitSettings
 from bilora.engines.training.fit import fit
@@ -40,8 +41,11 @@ def test_row_09_checkpoints_of_an_earlier_run_are_not_written_over(run: Run) -> 
 
 # ---- rows 30 and 34: while it runs ------------------------------------------------------------
 
-HOLDER = """
-import pathlib, sys
+# A bare package in the place of bilora, whose own imports take seconds.
+HOLDER = f"""
+import pathlib, sys, types
+sys.modules["bilora"] = package = types.ModuleType("bilora")
+package.__path__ = {list(bilora.__path__)!r}
 from bilora.files.lock import locked
 for _ in range(2):
     with locked(pathlib.Path(sys.argv[1])):

@@ -171,9 +171,9 @@ def equality(processes: Processes) -> dict[str, Any]:
     """Train by every approximation and product, together and alone, with and without accumulation."""
     outcome = {}
     for index, ((name, chosen), accumulation) in enumerate(itertools.product(COMBINATIONS.items(), (1, 2))):
-        # 20 upper steps, whatever the accumulation of both levels; only unrolling needs two lower steps for each.
+        # 12 upper steps, whatever the accumulation of both levels; only unrolling needs two lower steps for each.
         unroll = 2 if name.startswith("unrolled") else 1
-        options = {"accumulation": accumulation, "steps": 20 * unroll * accumulation, "unroll_steps": unroll}
+        options = {"accumulation": accumulation, "steps": 12 * unroll * accumulation, "unroll_steps": unroll}
         together, records, result = trained(processes, chosen, **options)
         others = processes.gathered(vector(together))
         # Each trains alone in half of the cases.

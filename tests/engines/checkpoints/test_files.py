@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+import bilora.engines
 from bilora.engines.checkpoints import files as checkpoint_files
 from bilora.engines.checkpoints.files import (
     checkpoints,
@@ -28,10 +29,15 @@ from bilora.files.state import pack, unpack
 
 KILLS = 48
 
-WRITER = textwrap.dedent(
+# Bare packages in the place of those whose own imports take seconds.
+PATHS = {package.__name__: list(package.__path__) for package in (bilora, bilora.engines)}
+WRITER = f"PATHS = {PATHS}" + textwrap.dedent(
     """
-    import os, pathlib, random, signal, sys, time
+    import os, pathlib, random, signal, sys, time, types
     import torch
+    for name, paths in PATHS.items():
+        sys.modules[name] = package = types.ModuleType(name)
+        package.__path__ = paths
     from bilora.engines.checkpoints.files import checkpoints, prune, write_checkpoint
     from bilora.files.state import pack
 
