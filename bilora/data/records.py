@@ -4,9 +4,10 @@ import codecs
 import csv
 import gzip
 import io
+import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,26 @@ def _parquet(path: Path) -> list[Record]:
     from pyarrow import ArrowException, parquet
 
     try:
-        rows = parquet.read_table(path).to_pylist()
-    except (OSError, ArrowException) as error:
+        table = parquet.read_table(path)
+        rows = table.to_pylist()
+    except (OSError, ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
+    for column, names in _class_names(table.schema.metadata).items():
+        for row in rows:
+            # -1 is the mark of a row without a label.
+            if type(row.get(column)) is int and 0 <= row[column] < len(names):
+                row[column] = names[row[column]]
     return [(number, row, []) for number, row in enumerate(rows, start=1)]
+
+
+def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+    """Return the names of the classes of each column that the library datasets has written as a ClassLabel."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        labels = {name: column["names"] for name, column in features.items() if column.get("_type") == "ClassLabel"}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}  # written by another program
+    return {name: list(map(str, names)) for name, names in labels.items() if isinstance(names, list)}
 
 
 READERS: dict[str, Callable[[Path], list[Record]]] = {

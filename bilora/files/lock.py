@@ -13,14 +13,14 @@ from bilora.errors import SettingsError
 LOCK, HOLDER = NAMES = (".lock", ".lock-holder")
 
 
-# The folders that this process holds: what a command does in one may hold it again.
+# The folders that this process holds.
 _HELD: set[Path] = set()
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; the system lets go of it when the process ends, however it ends."""
-    if folder.resolve() in _HELD:
+def locked(folder: Path, *, again: bool = False) -> Iterator[None]:
+    """Hold a folder for this process, ``again`` where a command holds it already, until it ends in whatever way."""
+    if again and folder.resolve() in _HELD:
         yield
         return
     refuse_links(folder)

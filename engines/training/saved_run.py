@@ -46,7 +46,7 @@ def open_run_folder(folder: Path | None, *, resume: bool | Path) -> Iterator[Che
         yield None
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with locked(folder, again=True):
         remove_unfinished(folder)
         if not resume and checkpoints(folder):
             raise SettingsError(f"{folder} holds checkpoints of an earlier run; resume it, or name another folder")

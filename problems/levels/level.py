@@ -20,6 +20,9 @@ from bilora.problems.levels.report import LevelReport, SkippedSteps
 from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.tensors import Tensors, gradient_norm, laid_out_like, to_device
 
+# Steps without any gradient, from the first one on, after which a level is refused.
+IDLE_STEPS = 10
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -262,12 +265,12 @@ class Level(BettyProblem):
             scheduler.step()
 
     def _refuse_idleness(self) -> None:
-        """Refuse to go on where no gradient came in two whole unrolls: nothing would be trained."""
+        """Refuse to go on where no gradient has come in ten steps and two whole unrolls: nothing would be trained."""
         # Two: lower vectors get none before the first upper step where the singular values start at zero. Only at the
         # start, since later on a loss may have become zero.
         self._moved = self._moved or self.report.gradient_norm != 0.0
         steps = self._count // self.gas
-        if not self._moved and steps == 2 * self.config.unroll_steps:
+        if not self._moved and steps == max(IDLE_STEPS, 2 * self.config.unroll_steps):
             raise SettingsError(
                 f"level {self.name!r} has had a gradient of zero, or none, in its first {steps} steps: nothing is "
                 "trained. Look for what cuts the loss off from its parameters, such as torch.no_grad() or .detach(), "

@@ -188,8 +188,22 @@ class TextTask(BaseTask):
         # First: a label at fault may be a list, which no set can hold.
         if text or any(isinstance(label, bool) for label in given):
             return "classification"
+        numbers = {label for label in given if isinstance(label, int | float)}
+        # pandas writes the whole numbers of a column so where one is missing: classes of 0 and 1 become 0.0 and 1.0.
+        if (
+            fractions
+            and all(float(number).is_integer() for number in numbers)
+            and len(numbers) <= MOST_NUMBERED_CLASSES
+        ):
+            if len(numbers) == 2:
+                return "classification"
+            raise DataError(
+                f"{files.train}: the labels in {files.label_field!r} are {len(numbers)} whole numbers with a point, "
+                f"such as {min(numbers)}: --task-type classification takes them for classes, --task-type regression "
+                "for quantities"
+            )
         # Ratings, ids and years are written as whole numbers too.
-        return "regression" if fractions or len(set(given)) > MOST_NUMBERED_CLASSES else "classification"
+        return "regression" if fractions or len(numbers) > MOST_NUMBERED_CLASSES else "classification"
 
     @classmethod
     def from_rows(cls, rows: Sequence[Row], files: LabelledFiles, task_type: str) -> AnyTask:
@@ -216,6 +230,8 @@ def _class_names(labels: Sequence[Any], files: LabelledFiles) -> set[str]:
             raise DataError(
                 f"{where} {before!r} and {after!r} in {files.label_field!r} differ in spaces only; make them one"
             )
+    if files.task_type is None:
+        _refuse_two_readings(names, where, files.label_field)
     # A column of ids or of texts, taken for labels.
     if len(names) > 2 and len(names) > len(labels) / 2:
         raise DataError(
@@ -223,3 +239,24 @@ def _class_names(labels: Sequence[Any], files: LabelledFiles) -> set[str]:
             "many to learn; name another --label-column"
         )
     return names
+
+
+# What tables write for a value that is missing.
+MISSING = frozenset(("NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null"))
+
+
+def _refuse_two_readings(names: set[str], where: str, column: str) -> None:
+    """Refuse names that may be a missing label, or one class in two spellings, unless the user has named the type."""
+    if missing := sorted(names & MISSING):
+        raise DataError(
+            f"{where} in {column!r} have {missing[0]!r}, by which tables mark a missing value: take out those rows, or "
+            "--task-type classification takes it for a class"
+        )
+    spelt: dict[str, str] = {}
+    for name in sorted(names):
+        other = spelt.setdefault(name.casefold(), name)
+        if other != name:
+            raise DataError(
+                f"{where} {other!r} and {name!r} in {column!r} differ in capitals only: make them one, or "
+                "--task-type classification takes them for two classes"
+            )

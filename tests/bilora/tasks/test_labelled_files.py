@@ -176,3 +176,39 @@ def test_a_file_without_rows_and_broken_lines_among_others(tmp_path: Path) -> No
 def test_settings_that_do_not_fit(options: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         LabelledFiles("a.csv", **{"text_columns": ("text",), "label_column": "y", **options})
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_zero_and_one_with_a_point_are_classes(load: Load, form: str) -> None:
+    task = load(labelled([0.0, 1.0] * 10), form).task
+    assert isinstance(task, Task)
+    assert task.label_names == ("0.0", "1.0")
+
+
+@pytest.mark.parametrize(
+    ("labels", "read_as", "cure"),
+    [
+        ([1.0, 2.0, 3.0] * 10, ("1.0", "2.0", "3.0"), "--task-type regression for quantities"),
+        (["yes", "no", "NA"] * 10, ("NA", "no", "yes"), "tables mark a missing value"),
+        (["Positive", "positive", "x"] * 10, ("Positive", "positive", "x"), "differ in capitals only"),
+    ],
+)
+def test_labels_with_two_readings_name_both(load: Load, labels: list[Any], read_as: Any, cure: str) -> None:
+    with pytest.raises(DataError, match=f"(?s)--task-type classification.*|{cure}") as caught:
+        load(labelled(labels))
+    assert cure in str(caught.value)
+    task = load(labelled(labels), task_type="classification").task
+    assert isinstance(task, Task)
+    assert task.label_names == read_as
+
+
+def test_parquet_keeps_the_names_of_its_classes(tmp_path: Path) -> None:
+    features = datasets.Features({"text": datasets.Value("string"), "y": datasets.ClassLabel(names=["spam", "ham"])})
+    rows = [{"text": f"text {place}", "y": place % 2} for place in range(20)]
+    path = tmp_path / "mine.parquet"
+    datasets.Dataset.from_list(rows, features=features).to_parquet(path)
+    loaded = load_labelled_files(LabelledFiles(str(path), ("text",), "y"))
+    assert isinstance(loaded.task, Task)
+    assert loaded.task.label_names == ("ham", "spam")
+    by_text = {row["text"]: row["label"] for row in (*loaded.train, *loaded.validation["validation"])}
+    assert (by_text["text 0"], by_text["text 1"]) == (1, 0)
