@@ -98,6 +98,9 @@ class Level(BettyProblem):
     # The engine sets the processes of its run.
     processes: Processes = ONE_PROCESS
 
+    # Set by a problem whose gradient is zero on purpose.
+    may_idle: bool = False
+
     # Whoever knows the loss better than its labels tell sets this, as where classes are weighted.
     count_terms: Callable[[Any], float] | None = None
 
@@ -270,7 +273,7 @@ class Level(BettyProblem):
         # start, since later on a loss may have become zero.
         self._moved = self._moved or self.report.gradient_norm != 0.0
         steps = self._count // self.gas
-        if not self._moved and steps == max(IDLE_STEPS, 2 * self.config.unroll_steps):
+        if not self.may_idle and not self._moved and steps == max(IDLE_STEPS, 2 * self.config.unroll_steps):
             raise SettingsError(
                 f"level {self.name!r} has had a gradient of zero, or none, in its first {steps} steps: nothing is "
                 "trained. Look for what cuts the loss off from its parameters, such as torch.no_grad() or .detach(), "

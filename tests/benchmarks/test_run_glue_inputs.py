@@ -12,6 +12,8 @@ import pytest
 from programs import program, results, run_glue
 from tracked_files import ROOT
 
+from bilora.tasks.kinds import read_task
+
 
 @pytest.mark.parametrize(
     ("given", "demo"),
