@@ -1,11 +1,11 @@
-"""Which columns are taken for text."""
+"""Which columns are taken for text, and which for lists."""
 
 from typing import Any
 
 import pytest
 
 from bilora.errors import DataError
-from bilora.tasks.labels import KNOWN_COLUMNS, guess_text_columns
+from bilora.tasks.labels import KNOWN_COLUMNS, are_lists, guess_text_columns
 
 
 @pytest.mark.parametrize("columns", KNOWN_COLUMNS)
@@ -32,3 +32,11 @@ def test_none_or_more_than_two_are_not_guessed(texts: str) -> None:
     row = dict.fromkeys(texts, "some text") | {"label": 1}
     with pytest.raises(DataError, match="a.jsonl: .* name one or two with --text-columns"):
         guess_text_columns([row], label_columns=["label"], source="a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [([["a"], ["b"]], True), ([["a"], "b"], True), ([["a"], "b", "c"], False), (["a"], False)]
+)
+def test_half_of_the_values_make_a_column_one_of_lists(values: list[Any], expected: bool) -> None:
+    rows = [{"label": value} for value in [*values, None, ""]]
+    assert are_lists(rows, "label") is expected
