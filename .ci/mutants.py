@@ -169,7 +169,7 @@ def fate(mutant: Mutant, *, quick: bool) -> tuple[str, str]:
         target.write_bytes(source[: mutant.start] + mutant.after.encode() + source[mutant.end :])
         first = tests_of(mutant.room)
         # Whole runs go through all rooms, and notice most of what a room's own tests have not.
-        runs = [path for path in ("tests/bilora/runs", "tests/engines/training") if path not in first]
+        runs = [path for path in ("tests/bilora/runs", "tests/engines/training", "tests/faults") if path not in first]
         others = ["tests", *(f"--ignore={path}" for path in (*first, *runs))]
         for selected in [first] if quick else [first, runs, others]:
             noticed = _pytest(folder, links.parent, selected)
