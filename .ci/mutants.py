@@ -34,7 +34,8 @@ LIMIT = 1500
 """Seconds for one run of pytest; an endless loop counts as noticed."""
 
 EQUIVALENT: dict[str, str] = {
-    "bilora/files/formats.py: 2 -> (3)": "the indentation of JSON, which every reader passes over"
+    "bilora/files/formats.py: 2 -> (3)": "the indentation of JSON, which every reader passes over",
+    "engines/callbacks/progress.py: 2 -> (3)": "which of the engine's own lines a warning names",
 }
 """``file: before -> after``: why nobody can tell the two apart."""
 
