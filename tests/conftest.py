@@ -1,6 +1,7 @@
 """What holds for every test: the library is there, no network, one thread."""
 
 import contextlib
+import functools
 import gc
 import importlib
 import io
@@ -36,6 +37,13 @@ def pytest_configure(config: pytest.Config) -> None:
     # The models of the tests are too small to share out over threads. With one, float sums also add up in the same
     # order on every machine, whatever its number of cores.
     torch.set_num_threads(1)
+    import jinja2
+
+    patch = pytest.MonkeyPatch()
+    # Nothing here loses its power: no waiting for the disk.
+    patch.setattr(os, "fsync", lambda _: None)
+    # PEFT writes a model card with every checkpoint, for which Jinja compiles the same template anew.
+    patch.setattr(jinja2.Environment, "compile", functools.lru_cache(jinja2.Environment.compile))
 
 
 def pytest_collection_finish() -> None:

@@ -1,4 +1,4 @@
-"""A run in a folder of the test's own, without any waiting."""
+"""A run in a folder of the test's own."""
 
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,11 @@ from small_runs import BATCHES, ROWS, Adapted, Ended, Run, collate
 from bilora.engines.callbacks.files import MetricsFile
 from bilora.engines.settings import FitSettings
 from bilora.engines.training.fit import fit
-from bilora.files import whole_folders
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No waiting for the disk, and nothing written but here."""
-    monkeypatch.setattr(whole_folders, "flush", lambda _: None)
+def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing is written but here."""
     monkeypatch.chdir(tmp_path)
 
 

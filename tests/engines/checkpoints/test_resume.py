@@ -15,7 +15,6 @@ from bilora.engines.checkpoints.files import checkpoints, read_parts
 from bilora.engines.checkpoints.run_state import RunState
 from bilora.engines.settings import LevelSettings
 from bilora.errors import CheckpointError
-from bilora.files import whole_folders
 from bilora.files.formats import load_json, read_lines
 from bilora.files.state import pack, unpack
 from bilora.files.whole_folders import MANIFEST
@@ -56,12 +55,6 @@ EVERY = ("plain", "accumulation", "refresh")
 
 def drawn() -> dict[str, float | None]:
     return {"drawn": float(torch.rand(1))}
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting for the disk: nothing here loses its power."""
-    monkeypatch.setattr(whole_folders, "flush", lambda _: None)
 
 
 @pytest.fixture

@@ -39,9 +39,10 @@ def tokenizer(tiny_encoder: Path) -> Any:
     return transformers.AutoTokenizer.from_pretrained(tiny_encoder)
 
 
-@pytest.fixture
-def rows(review_file: Path, tokenizer: Any) -> Dataset:
-    reviews = read_lines(review_file)
+@pytest.fixture(scope="module")
+def rows(review_file: Path, tiny_encoder: Path) -> Dataset:
+    """The reviews with their tokens, once for all tests: to map is to hash a whole tokenizer."""
+    tokenizer, reviews = transformers.AutoTokenizer.from_pretrained(tiny_encoder), read_lines(review_file)
     data = Dataset.from_list([{"text": row["text"], "label": int(row["label"] == "positive")} for row in reviews])
     return data.map(lambda row: tokenizer(row["text"], truncation=True, max_length=32))
 
