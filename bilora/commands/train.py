@@ -93,7 +93,8 @@ def plan_of(config: TrainConfig, processes: Processes = ONE_PROCESS) -> tuple[Ru
     columns, records = _text_columns(config)
     rows = load_run_rows(config, records, text_columns=columns)
     count = len(rows.train) if config.train_rows is None else config.train_rows
-    run = config.run_config(steps=config.steps_for(count, processes=processes.count), text_columns=columns)
+    steps = config.steps_for(count, processes=processes.count)
+    run = config.run_config(steps=steps, text_columns=columns, upper_given=rows.upper is not None)
     return plan_run(run, rows, processes=processes), columns if config.text_columns is None else None
 
 

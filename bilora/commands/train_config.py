@@ -111,16 +111,19 @@ class TrainConfig(RunConfig):
         batch = self.lower.batch_size * self.lower.accumulation * processes
         return max(LEAST_STEPS, round(self.epochs * self.split_ratio * rows / batch))
 
-    def run_config(self, *, steps: int | None = None, text_columns: tuple[str, ...] | None = None) -> RunConfig:
+    def run_config(
+        self, *, steps: int | None = None, text_columns: tuple[str, ...] | None = None, upper_given: bool = False
+    ) -> RunConfig:
         """Return the config of the run, with what this one leaves open; None takes steps and columns of this one."""
         # While the steps are not known yet, 1 lets everything else be checked.
         watches, steps = self.watches_upper, (self.steps or 1) if steps is None else steps
         decided = {
             "validation_share": self.held_out,
-            "refresh": 0 if watches else 1,
+            "refresh": 0 if watches or upper_given else 1,
             "validate_every": max(1, steps // VALIDATIONS),
-            "early_stopping": PATIENCE,
-            "keep_best": True,
+            # Where a validation set of its own is D2, the one set that is left gives the score, and chooses nothing.
+            "early_stopping": 0 if upper_given else PATIENCE,
+            "keep_best": not upper_given,
         }
         changed: dict[str, Any] = {name: value for name, value in decided.items() if getattr(self, name) is None}
         if text_columns is not None:
