@@ -121,3 +121,32 @@ def test_no_pickle_of_weights_is_read(copy: Path, capsys: Any, review_file: Path
     base = Path(shutil.copytree(tiny_encoder, "base"))
     (base / "model.safetensors").rename(base / "pytorch_model.bin")
     refused(["train", "--train-file", str(review_file), "--model", "base", "--max-length", "32"], capsys, why=".bin")
+
+
+def test_a_flipped_bit_in_the_weights_is_seen(copy: Path, capsys: Any, review_file: Path) -> None:
+    for folder in ("adapter", "lora"):
+        path = copy / folder / "adapter_model.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1
+        path.write_bytes(bytes(content))
+        words = ["predict", str(copy / folder), "--file", str(review_file), "--output", "out.jsonl"]
+        assert bilora_command.main(words) == 2
+        assert f"{path} is not as it was written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [".lock", "metrics.jsonl", "adapter/README.md"])
+def test_nothing_is_written_through_a_link(name: str, copy: Path, capsys: Any) -> None:
+    """By resuming, nor by a report or an answer whose file is a link."""
+    mine = copy.parent / "mine"
+    mine.write_text("mine")
+    for path in (copy / name, copy / "report.html", Path("answers.jsonl")):
+        path.unlink(missing_ok=True)
+        path.symlink_to(mine)
+    rows = str(copy.parent / "rows.jsonl")
+    for words in (
+        ["train", "--resume", str(copy)],
+        ["report", str(copy)],
+        ["predict", str(copy), "--file", rows, "--output", "answers.jsonl"],
+    ):
+        assert bilora_command.main(words) == 2
+    assert mine.read_text() == "mine"

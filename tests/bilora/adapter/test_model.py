@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bilora.adapter.config import BiloraConfig
 from bilora.adapter.layer import BiloraLinear
+from bilora.adapter.level_parameters import level_parameters
 from bilora.adapter.singular_values import FORMULATIONS
 from bilora.errors import SettingsError
 
@@ -211,3 +212,54 @@ def test_whole_model_compiles_without_graph_breaks(tiny: Any) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(model.base_model.model, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(input_ids=tiny.tokens).logits, model(input_ids=tiny.tokens).logits)
+
+
+@pytest.mark.parametrize(
+    ("bias", "kept"), [("all", {"query", "key", "dense", "LayerNorm"}), ("bilora_only", {"query"})]
+)
+def test_biases_are_trained_below_saved_and_loaded(tiny: Any, tmp_path: Path, bias: str, kept: set[str]) -> None:
+    model = tiny.trained("bert", bias=bias)
+    trained = tiny.logits(model)
+    lower = level_parameters(model).lower
+    owners = {name.split(".")[-2] for name in lower if name.endswith(".bias")} - {"base_layer", "default"}
+    assert owners >= kept - {"query"}
+    assert any(name.endswith("query.base_layer.bias") for name in lower)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(tiny.logits(tiny.loaded(tmp_path, "bert")), trained)
+
+
+def test_each_row_gets_its_own_adapter(tiny: Any) -> None:
+    model = tiny.trained("gpt2")
+    model.add_adapter("other", model.peft_config["default"])
+    model.set_adapter("other")
+    tiny.train(model)
+    own = {}
+    for name in ("default", "other"):
+        model.set_adapter(name)
+        own[name] = tiny.logits(model.eval())
+    with model.disable_adapter():
+        own["__base__"] = tiny.logits(model)
+    names = ["other", "__base__", "default", "other"]
+    with torch.no_grad():
+        mixed = model(input_ids=tiny.tokens, adapter_names=names).logits
+    expected = torch.stack([own[name][row] for row, name in enumerate(names)])
+    torch.testing.assert_close(mixed, expected, rtol=1e-5, atol=1e-5)
+    # The hooks are gone.
+    assert torch.equal(tiny.logits(model), own["other"])
+    with pytest.raises(ValueError, match="has stranger, of which the model has no adapter"):
+        model(input_ids=tiny.tokens, adapter_names=["stranger"] * 4)
+    with pytest.raises(ValueError, match=r"call model.eval\(\)"):
+        model.train()(input_ids=tiny.tokens, adapter_names=names)
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_a_target_that_is_tied_is_untied_before_it_is_merged(tiny: Any, tmp_path: Path) -> None:
+    model = tiny.trained("llama", target_modules=["q_proj", "lm_head"])
+    trained = tiny.logits(model)
+    assert model.get_base_model().lm_head.get_base_layer().weight is model.get_input_embeddings().weight
+    merged = model.merge_and_unload()
+    torch.testing.assert_close(tiny.logits(merged), trained, rtol=1e-5, atol=1e-5)
+    merged.save_pretrained(tmp_path)
+    again = type(merged).from_pretrained(tmp_path, attn_implementation="eager").eval()
+    assert not again.config.tie_word_embeddings
+    torch.testing.assert_close(tiny.logits(again), trained, rtol=1e-5, atol=1e-5)
