@@ -34,7 +34,8 @@ LIMIT = 1500
 """Seconds for one run of pytest; an endless loop counts as noticed."""
 
 EQUIVALENT: dict[str, str] = {
-    "bilora/files/formats.py: 2 -> (3)": "the indentation of JSON, which every reader passes over"
+    "bilora/files/formats.py: 2 -> (3)": "the indentation of JSON, which every reader passes over",
+    "engines/callbacks/progress.py: 2 -> (3)": "which of the engine's own lines a warning names",
 }
 """``file: before -> after``: why nobody can tell the two apart."""
 
@@ -169,7 +170,7 @@ def fate(mutant: Mutant, *, quick: bool) -> tuple[str, str]:
         target.write_bytes(source[: mutant.start] + mutant.after.encode() + source[mutant.end :])
         first = tests_of(mutant.room)
         # Whole runs go through all rooms, and notice most of what a room's own tests have not.
-        runs = [path for path in ("tests/bilora/runs", "tests/engines/training") if path not in first]
+        runs = [path for path in ("tests/bilora/runs", "tests/engines/training", "tests/faults") if path not in first]
         others = ["tests", *(f"--ignore={path}" for path in (*first, *runs))]
         for selected in [first] if quick else [first, runs, others]:
             noticed = _pytest(folder, links.parent, selected)
