@@ -183,7 +183,18 @@ def _pytest(folder: Path, packages: Path, selected: list[str]) -> str | None:
     """Return the first test that fails, or None where all pass."""
     environment = {**os.environ, "PYTHONPATH": f"{packages}{os.pathsep}{folder}", "HF_HUB_OFFLINE": "1"}
     environment["OMP_NUM_THREADS"] = "1"
-    words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *selected]
+    # Not `python -m pytest`, which looks in the current folder first: there `bilora` has no engines and no problems,
+    # and those of the installed checkout would be tested instead of the copy's.
+    words = [
+        str(Path(sys.executable).with_name("pytest")),
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not slow",
+        *selected,
+    ]
     try:
         done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT)
     except subprocess.TimeoutExpired:

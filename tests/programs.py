@@ -10,11 +10,13 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from forked import Script
 from tracked_files import ROOT
+
+if TYPE_CHECKING:
+    from forked import Script
 
 KEYS = {
     *("task", "method", "formulation", "hypergradient", "seed", "metric", "score", "train_loss", "scored_on"),
@@ -74,7 +76,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def wait_for(path: Path, process: subprocess.Popen[str] | Script) -> None:
+def wait_for(path: Path, process: "subprocess.Popen[str] | Script") -> None:
     """Wait until a process has begun to write a file."""
     end = time.monotonic() + 120
     while not (path.exists() and path.stat().st_size > 0):
