@@ -579,6 +579,12 @@ def test_the_defaults_are_those_of_fit() -> None:
     assert (settings.hypergradient, settings.lower.warmup) == ({"name": "neumann"}, pytest.approx(0.25))
 
 
+@pytest.mark.parametrize(("warmup_steps", "share"), [(0.5, 0.5), (1, 0.05), (3, 0.25)])
+def test_a_warm_up_below_one_is_a_share_of_the_steps(warmup_steps: float, share: float) -> None:
+    args = BilevelTrainingArguments("out", use_cpu=True, warmup_steps=warmup_steps, max_steps=10)
+    assert args.fit_settings(rows=100, splits=True).lower.warmup == pytest.approx(share)
+
+
 @pytest.mark.parametrize("name", ["accuracy", "loss"])
 def test_names_with_and_without_the_prefix_are_one_metric(name: str) -> None:
     args = {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": f"eval_{name}"}
