@@ -12,6 +12,8 @@ import pytest
 import torch
 from small_runs import MONITOR, Adapted, At, Run, tiny_base
 
+from bilora.engines.bilevel import BilevelEngine
+from bilora.engines.callbacks.callback import Callback
 from bilora.engines.checkpoints import files as checkpoint_files
 from bilora.engines.checkpoints.files import checkpoints, fault, newest_checkpoint, open_checkpoint, write_checkpoint
 from bilora.engines.settings import LevelSettings
@@ -229,3 +231,21 @@ def test_row_11_other_versions_are_told(run: Run, monkeypatch: pytest.MonkeyPatc
     said = r"other versions \(torch .* -> 9.9\); the run goes on, but not to the same bits"
     with pytest.warns(RuntimeWarning, match=said):
         run(save_every=4, resume=True)
+
+
+@pytest.mark.parametrize("save_every", [0, 4])
+def test_row_02_a_signal_after_the_last_step_keeps_the_training(run: Run, save_every: int) -> None:
+    class Signal(Callback):
+        def on_run_end(self, engine: BilevelEngine) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def interrupted(number: int, frame: Any) -> None:
+        raise InterruptedRun("told", number=number)
+
+    before = signal.signal(signal.SIGTERM, interrupted)
+    try:
+        with pytest.raises(InterruptedRun):
+            run(save_every=save_every, callbacks=[Signal()])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    run(save_every=save_every, resume=True).check_same(run("whole"))

@@ -19,6 +19,7 @@ from bilora.commands.command_line import parse_config
 from bilora.commands.train import TRAIN
 from bilora.commands.train_config import TrainConfig
 from bilora.errors import DataError
+from bilora.files.lock import locked
 from bilora.runs.config import RunConfig
 from bilora.runs.self_check import SelfCheck, Verdict
 from bilora.tasks.kinds import read_task
@@ -226,3 +227,32 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     assert TRAIN.run(["--resume", str(part)]) == 0
     assert "finished before" in capsys.readouterr().out
     assert TRAIN.run(["--resume", str(tmp_path)]) == 2
+
+
+def test_what_was_cut_off_after_the_training_is_done_again(
+    command_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever came last: here the export, of which a killed process has left its scratch folder."""
+    folder = Path(shutil.copytree(command_run.folder, tmp_path / "run"))
+    (folder / "finished.json").write_text('{"finished": false}')
+    shutil.rmtree(folder / "lora")
+    (folder / "lora" / ".tmp-left").mkdir(parents=True)
+    assert TRAIN.run(["--resume", str(folder)]) == 0
+    assert read_json(folder / "finished.json")["self_check"].keys() == {"adapter", "lora"}
+    for name in ("metrics.jsonl", "lora/adapter_model.safetensors", "adapter/adapter_model.safetensors"):
+        assert (folder / name).read_bytes() == (command_run.folder / name).read_bytes()
+    capsys.readouterr()
+    assert TRAIN.run(["--resume", str(folder)]) == 0
+    assert "finished before" in capsys.readouterr().out
+
+
+def test_the_folder_of_a_run_that_is_alive_is_left_alone(
+    command_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(command_run.folder, tmp_path / "run"))
+    (folder / "finished.json").write_text('{"finished": false}')
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with locked(folder):
+        assert TRAIN.run(["--resume", str(folder)]) == 2
+    assert "is in use by process" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
