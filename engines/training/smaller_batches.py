@@ -198,16 +198,16 @@ def _hindrance(states: Mapping[str, Any], level: Level, settings: FitSettings) -
     """Return why a level that stepped with larger batches is not where smaller ones would be; empty if it is."""
     # It is there if each step took the rows that it would have taken, and if no larger batch is left to be replayed.
     progress, [loader] = states[f"{level.name}.progress"], states[f"{level.name}.loaders"]
-    rows, size = len(level.train_data_loader[0].dataset), getattr(settings, level.section).batch_size
+    rows, size = len(level.train_data_loader[0].dataset), settings.lower.batch_size
     if progress["count"] == 0:
         return ""
+    if level.section == "upper":
+        return "the upper level has stepped with its larger batches"
     if settings.group_by_length:
         return "the order of rows that are grouped by length depends on the size of a batch"
-    if level.section == "lower" and states["lower.recorded"]["steps"] and not progress["at_unroll_start"]:
+    if states["lower.recorded"]["steps"] and not progress["at_unroll_start"]:
         return "the next upper step comes back to the larger batches"
     # The rows of a last, smaller batch divide into other means; a new split may have another number of rows.
     if loader["read"] * size > rows or (loader["epoch"] and (rows % size or settings.refresh)):
-        return (
-            f"an epoch of {'D2' if level.section == 'upper' else 'D1'} may have ended with a batch that does not divide"
-        )
+        return "an epoch of D1 may have ended with a batch that does not divide"
     return ""

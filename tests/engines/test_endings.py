@@ -59,7 +59,8 @@ def test_pruning_cuts_and_trains_no_further(fit_adapter: Fit) -> None:
     for name, values in before.items():
         largest = values.sort(descending=True).values[: spectrum.kept[name]]
         left = after[name].sort(descending=True).values
-        assert torch.equal(left[: len(largest)], largest)
+        # To the last digit but one: the share of each of fewer values is worked out anew.
+        torch.testing.assert_close(left[: len(largest)], largest, rtol=1e-14, atol=0.0)
         assert left[len(largest) :].sum() == 0
     assert cut.result.metrics == {"rank": float(sum(map(len, after.values())))}
     assert [(stage.name, stage.steps) for stage in cut.result.stages] == [("bilevel", 4), ("prune", 0)]

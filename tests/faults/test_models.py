@@ -32,6 +32,8 @@ WEIGHTS = "adapter_model.safetensors"
 def adapter(run: Run, tmp_path: Path) -> Path:
     """A trained adapter on the disk."""
     save_adapter(run().model, tmp_path / "adapter")
+    # By the hash in it every change would be told alike.
+    (tmp_path / "adapter" / "base_fingerprint.json").unlink()
     return tmp_path / "adapter"
 
 

@@ -18,6 +18,7 @@ from bilora.adapter.config import BiloraConfig
 from bilora.adapter.export import check_folder, export_lora, write_export
 from bilora.adapter.layer import BiloraLinear
 from bilora.errors import SettingsError
+from bilora.files.whole_folders import sha256_of
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
 VALUE = "bert.encoder.layer.0.attention.self.value"
@@ -81,7 +82,8 @@ def test_a_larger_tolerance_drops_more_and_says_so(trained: PeftModel, tmp_path:
         sigma = torch.linalg.svdvals(_layer(trained, name).get_delta_weight("default").detach())
         assert kept == int((sigma > 0.5 * sigma[0]).sum())
     report = json.loads((tmp_path / "rough" / "bilora_export.json").read_text())
-    assert report == {"ranks": rough.ranks, "dropped": rough.dropped}
+    digest = sha256_of(tmp_path / "rough" / "adapter_model.safetensors")
+    assert report == {"ranks": rough.ranks, "dropped": rough.dropped, "weights_sha256": digest}
 
 
 def test_an_untrained_adapter_exports_as_the_base_model(tiny: Any, tmp_path: Path) -> None:

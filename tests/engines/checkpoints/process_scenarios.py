@@ -173,7 +173,7 @@ def equality(processes: Processes) -> dict[str, Any]:
     for index, ((name, chosen), accumulation) in enumerate(itertools.product(COMBINATIONS.items(), (1, 2))):
         # 12 upper steps, whatever the accumulation of both levels; only unrolling needs two lower steps for each.
         unroll = 2 if name.startswith("unrolled") else 1
-        options = {"accumulation": accumulation, "steps": 12 * unroll * accumulation, "unroll_steps": unroll}
+        options = {"accumulation": accumulation, "steps": 12 * unroll, "unroll_steps": unroll}
         together, records, result = trained(processes, chosen, **options)
         others = processes.gathered(vector(together))
         # Each trains alone in half of the cases.

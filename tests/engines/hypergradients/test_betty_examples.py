@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bilora.engines.bilevel import BilevelEngine
+from bilora.errors import SettingsError
 from bilora.problems import LowerProblem, UpperProblem
 
 Array = NDArray[np.float64]
@@ -131,8 +132,9 @@ def test_learnt_regularisation_comes_close_to_the_best_there_is(logistic: Any, r
     assert learnt[INFORMATIVE:].mean() - learnt[:INFORMATIVE].mean() >= 4.0
 
 
-def test_without_the_implicit_term_nothing_is_learnt() -> None:
-    assert (learn_regularisation(LogisticData(), {"name": "first_order"}) == START).all()
+def test_without_the_implicit_term_nothing_is_learnt_and_that_is_told() -> None:
+    with pytest.raises(SettingsError, match="level 'upper' has had a gradient of zero"):
+        learn_regularisation(LogisticData(), {"name": "first_order"})
 
 
 NOISY_ROWS, CLEAN_ROWS, SHARE_CORRUPTED = 80, 40, 0.4

@@ -97,9 +97,9 @@ def test_accumulated_micro_batches_are_one_batch(method: str, fit_adapter: Fit) 
 def test_accumulation_above_counts_optimizer_steps(fit_pair: Fit) -> None:
     fitted = fit_pair(steps=12, unroll_steps=2, upper=LevelSettings(batch_size=4, accumulation=2))
     steps = [(record.step, record.upper.step) for record in fitted.records.steps if record.upper]
-    assert steps == [(4, 1), (8, 2), (12, 3)]
-    assert fitted.result.upper_steps == 3
-    assert len(fitted.model.seen["upper"]) == 6
+    assert steps == [(2, 1), (4, 2), (6, 3), (8, 4), (10, 5), (12, 6)]
+    assert fitted.result.upper_steps == 6
+    assert len(fitted.model.seen["upper"]) == 12
 
 
 def test_accumulation_below_counts_optimizer_steps(fit_pair: Fit) -> None:

@@ -40,8 +40,11 @@ def test_learning_rates_are_those_of_a_plain_loop(
     below = [record.learning_rates for record in fitted.records.steps]
     above = [record.upper.learning_rates for record in fitted.records.steps if record.upper]
     plain = "constant_with_warmup" if schedule == "constant" else schedule
-    for rates, peak, steps in ((below, 0.25, 24), (above, 0.5, 8 // accumulation)):
-        assert rates == [(rate,) for rate in rates_of_a_plain_loop(plain, rate=peak, steps=steps, warmup=warmup)]
+    expected = rates_of_a_plain_loop(plain, rate=0.25, steps=24, warmup=warmup)
+    assert below == [(rate,) for rate in expected]
+    first, second, *others = rates_of_a_plain_loop(plain, rate=0.5, steps=8, warmup=warmup)
+    # Of the few upper steps none is lost to a rate of zero.
+    assert above == [(rate,) for rate in (first or second, second, *others)]
 
 
 def test_levels_take_their_own_settings(fit_pair: Fit) -> None:

@@ -39,7 +39,9 @@ class Letters:
 
     bos_token_id = eos_token_id = pad_token_id = 0
 
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+    def __call__(
+        self, text: str, add_special_tokens: bool = True, split_special_tokens: bool = False
+    ) -> dict[str, list[int]]:
         return {"input_ids": ["_abc".index(letter) for letter in text]}
 
     def batch_decode(self, ids: Any, skip_special_tokens: bool) -> list[str]:

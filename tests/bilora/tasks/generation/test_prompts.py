@@ -28,7 +28,9 @@ def test_a_begin_token_that_the_tokenizer_puts_first_stays_first() -> None:
     class Llama:
         bos_token_id, eos_token_id = 1, 2
 
-        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        def __call__(
+            self, text: str, add_special_tokens: bool = True, split_special_tokens: bool = False
+        ) -> dict[str, list[int]]:
             ids = [100 + ord(letter) for letter in text]
             return {"input_ids": [1, *ids] if add_special_tokens else ids}
 

@@ -50,11 +50,14 @@ def test_a_length_without_room_for_text_and_a_text_without_a_token(tokenizer: An
         assert len(TASKS[name].encode(rows, tokenizer, max_length=special + 1).encoded) == len(rows)
 
     class Deaf:
+        unk_token_id, all_special_ids = None, ()
+
         def num_special_tokens_to_add(self, *, pair: bool) -> int:
             return 0
 
         def __call__(self, texts: list[str], **settings: Any) -> dict[str, list[list[int]]]:
-            return {"input_ids": [[] if index == 4 else [1] for index in range(len(texts))]}
+            ids: list[list[int]] = [[] if index == 4 else [1] for index in range(len(texts))]
+            return {"input_ids": ids, "special_tokens_mask": [[0] * len(row) for row in ids]}
 
     with pytest.raises(DataError, match=r"toy:5: the tokenizer finds no token in the text; 1 such rows"):
         TASKS["sst2"].encode(SINGLES, Deaf(), max_length=128)
