@@ -24,6 +24,8 @@ FINGERPRINT = "base_fingerprint.json"
 
 def save_adapter(model: PeftModel, folder: Path, *, fingerprint: str | None = None) -> Path:
     """Write an adapter with the fingerprint of its base, read it back, and return where the active adapter is."""
+    # PEFT reads a card that is there, whatever is in it; a new one is written where there is one to write.
+    (folder / "README.md").unlink(missing_ok=True)
     with quiet_peft():
         model.save_pretrained(str(folder))
     name = str(model.active_adapter)
@@ -72,8 +74,8 @@ def load_adapter(base: nn.Module, folder: Path, *, base_name: str) -> PeftModel:
                 # PEFT has rounded the numbers of the file to the type of the base.
                 set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
             weights = get_peft_model_state_dict(model, save_embedding_layers=False)
-    except SettingsError as error:  # of our own part of it
-        raise DataError(f"the adapter in {folder}: {error}") from error
+    except SettingsError as error:  # of our own part of it, with its cure
+        raise DataError(f"the adapter in {folder} does not fit the model {base_name}: {error}") from error
     except (UserWarning, RuntimeError, OSError, ValueError, KeyError) as error:
         # PEFT looks a head's weights up in the file, and says no more of one that is missing.
         reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]

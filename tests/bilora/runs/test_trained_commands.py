@@ -115,7 +115,7 @@ def test_an_export(command_run: Any, review_file: Path, tmp_path: Path, predicti
 def test_one_rank_changes_no_output(command_run: Any, review_file: Path, tmp_path: Path, capsys: Captured) -> None:
     configs, answers = {}, {}
     for name, more in (("several", ()), ("one", ("--uniform-rank",))):
-        rule = ("--ranks", "{name: energy, share: 0.6}")
+        rule = ("--ranks", "{name: energy, share: 0.8}")
         assert ran(EXPORT, command_run.folder, "--output", tmp_path / name, *rule, *more) == 0
         configs[name] = load_json(tmp_path / name / "adapter_config.json")
         assert ("--uniform-rank pads with zeros" in capsys.readouterr().out) is (name == "several")

@@ -157,7 +157,7 @@ def test_the_schedules_meet_what_they_are_named_after(whole_run: Fit, tmp_path: 
     assert [part("plain", step, "lower.loaders")[0]["read"] for step in (3, 4, 5)] == [3, 4, 1]
     assert [part("plain", step, "lower.progress")["at_unroll_start"] for step in (3, 4)] == [False, True]
     assert part("accumulation", 2, "upper.progress")["gradients"] == {}  # all its micro-batches are of one step
-    assert [part("accumulation", step, "upper.progress")["count"] for step in (2, 4, 6)] == [2, 4, 6]
+    assert [part("accumulation", step, "upper.progress")["count"] for step in (2, 4, 6)] == [3, 6, 9]
     assert [part("refresh", step, "split")["draws"] for step in (4, 5, 9)] == [1, 2, 3]
     assert [len(part("long unroll", step, "lower.recorded")["steps"]) for step in (2, 3, 4)] == [0, 1, 2]
 
