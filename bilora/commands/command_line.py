@@ -79,7 +79,10 @@ def parse_config(
     # Of the two names of one setting, words take the one that files of today have: then what stands later wins.
     seed = "--seed" if naming is ONE_RUN else "--seeds"
     words = [re.sub(r"^--seeds?(?==|$)", seed, word) for word in words]
-    values = parser.parse_args(_with_whole_sections(parser, words))
+    try:
+        values = parser.parse_args(_with_whole_sections(parser, words))
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"config: the file is no text in UTF-8: {error}") from error
     del values["config"]
     return _built(kind, parser, values, named=bool(naming))
 
