@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, is_offline_mode
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
@@ -128,9 +128,10 @@ def quiet_peft() -> Iterator[None]:
 def _named_failure(place: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, SafetensorError, StrictDataclassError) as error:
         # Of transformers' errors the first line names the fault; the rest is advice for its own users.
-        reason = str(error).strip().splitlines()[0]
+        first, *more = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+        reason = " ".join([first, *more[:1]]) if first.endswith(":") else first
         what = "folder" if Path(place).is_dir() else "hub id (or missing folder)"
         cure = (
             "give --model a folder saved with save_pretrained, or a hub id that this machine can reach or has in its "
