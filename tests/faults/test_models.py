@@ -15,13 +15,13 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from small_runs import Run, tiny_base
+from small_runs import Adapted, Run, tiny_base
 from tracked_files import tracked_files
 
 from bilora.adapter.export import export_lora
 from bilora.artifacts.adapter_files import load_adapter, save_adapter
 from bilora.engines.checkpoints.files import fault, manifest_sha256
-from bilora.errors import CheckpointError, DataError
+from bilora.errors import CheckpointError, DataError, SettingsError
 from bilora.models import pretrained
 
 WEIGHTS = "adapter_model.safetensors"
@@ -159,3 +159,12 @@ def test_row_28_a_hub_id_without_a_network_is_told_at_once(monkeypatch: pytest.M
     assert pretrained.only_local("nobody/no-such-model")
     assert time.monotonic() - started < 5
     pretrained.only_local.cache_clear()
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+def test_reentrant_checkpointing_is_refused_with_the_cure(run: Run) -> None:
+    """The layers would get no gradient, and stay as they are without a word."""
+    on = Adapted()
+    on.model.get_base_model().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    with pytest.raises(SettingsError, match=r"gradient_checkpointing_enable\(\{'use_reentrant': False\}\)"):
+        run(on=on)

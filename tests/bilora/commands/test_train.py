@@ -256,3 +256,10 @@ def test_the_folder_of_a_run_that_is_alive_is_left_alone(
         assert TRAIN.run(["--resume", str(folder)]) == 2
     assert "is in use by process" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_where_a_validation_set_is_d2_nothing_is_drawn_anew_or_chosen_by_the_scored_set() -> None:
+    run = TrainConfig(task="e2e").run_config(steps=40, upper_given=True)
+    assert (run.refresh, run.early_stopping, run.keep_best) == (0, 0, False)
+    # What the user says stays said.
+    assert TrainConfig(task="e2e", refresh=1).run_config(steps=40, upper_given=True).refresh == 1
