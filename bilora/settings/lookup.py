@@ -39,6 +39,7 @@ def told_by(words: Sequence[str]) -> Iterator[None]:
 def is_told(option: str) -> bool:
     """Return whether the user has given an option on this command line, or trusts all files."""
     words = _WORDS.get()
+    # Options may be written with underscores.
     given = None if words is None else {word.partition("=")[0].replace("_", "-") for word in words}
     return given is None or TRUST in given or option in given
 
@@ -50,8 +51,7 @@ def names_code(settings: Any) -> bool:
 
 def may_import(name: str) -> bool:
     """Return whether code of that name may be imported."""
-    words = _WORDS.get()
-    return words is None or TRUST in words or any(name in word for word in words)
+    return is_told(TRUST) or any(name in word for word in _WORDS.get() or ())
 
 
 def find(table: Mapping[str, T], name: str, *, kind: str) -> T:

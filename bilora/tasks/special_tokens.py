@@ -27,7 +27,8 @@ def tokenized(rows: Rows, tokenizer: Any, *texts: Sequence[Any], max_length: int
     # Tokenizers whose vocabulary holds the sign as a piece (T5's) give its id all the same.
     for index, (ids, mask) in enumerate(zip(tokens["input_ids"], added, strict=True)):
         for place in [place for place, token in enumerate(ids) if token in own and not mask[place]]:
-            if unknown is None or unknown in tokenizer.all_special_ids and unknown == tokenizer.eos_token_id:
+            # GPT-2's unknown token is its end-of-text token, and no stand-in for it.
+            if unknown in (None, tokenizer.eos_token_id):
                 sign = tokenizer.convert_ids_to_tokens(ids[place])
                 raise DataError(
                     f"{rows.origin(index)}: the text has {sign!r}, which the tokenizer takes for its own sign; take it "

@@ -69,7 +69,7 @@ def test_a_config_imports_nothing(field: str, value: Any, copy: Path, capsys: An
 
 def test_what_the_command_line_names_is_imported(copy: Path, capsys: Any) -> None:
     changed(copy / "train.yaml", formulation="evil_module:NAME")
-    for more in (["--trust-code"], ["--formulation", "evil_module:NAME"]):
+    for more in (["--trust-code"], ["--trust_code"], ["--formulation", "evil_module:NAME"]):
         Path("ran").unlink(missing_ok=True)
         sys.modules.pop("evil_module", None)
         assert bilora_command.main(["train", "--config", str(copy / "train.yaml"), *more]) == 2
