@@ -3,14 +3,18 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any, Literal
 
 from peft import PeftConfig
 
 from bilora.adapter.peft_type import BILORA
 from bilora.adapter.singular_values import find_formulation, raw_start, starts_at_zero, starts_faulty
-from bilora.errors import SettingsError
+from bilora.errors import SHORT, SettingsError
 from bilora.settings.lookup import told_by
+
+# A layer of as many inputs would not fit into memory; PyTorch would be asked for it all the same.
+LARGEST_RANK = 2**20
 
 # A value of s small enough to start from with unit-length directions. A formulation that cannot give it to
 # all its values at once (softmax: their sum is fixed) cannot start near the base model.
@@ -79,7 +83,9 @@ class BiloraConfig(PeftConfig):
     bias: Literal["none", "all", "bilora_only"] = "none"
 
     def __post_init__(self) -> None:
-        faults = []
+        # First: what comes below calls methods of the types that it expects.
+        if faults := list(self._type_faults()):
+            raise SettingsError("BiloraConfig cannot be used:\n  " + "\n  ".join(faults))
         try:
             super().__post_init__()  # type: ignore[no-untyped-call]
         except ValueError as error:  # an unknown task_type
@@ -117,21 +123,46 @@ class BiloraConfig(PeftConfig):
         settings: dict[str, Any] = super().to_dict()
         return {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
 
+    def _type_faults(self) -> Iterator[str]:
+        """Yield the settings of a wrong type: a file may hold anything."""
+        pattern, word, listed = (dict, NoneType), (str, NoneType), (list, tuple, set, NoneType)
+        for kinds, allowed, names in (
+            ((str,), "a name", ("formulation",)),
+            (word, "a name, or null", ("base_model_name_or_path", "revision", "task_type")),
+            ((bool, NoneType), "true, false or null", ("normalized",)),
+            (pattern, "a mapping", ("rank_pattern", "alpha_pattern")),
+            (listed, "a list of names, or null", ("modules_to_save",)),
+            (
+                (str, *listed),
+                "a name, a list of names, or null",
+                ("target_modules", "exclude_modules", "layers_pattern"),
+            ),
+            ((int, *listed), "an index, a list of indices, or null", ("layers_to_transform",)),
+        ):
+            item = int if int in kinds else str
+            for name in names:
+                value = getattr(self, name)
+                items = value if isinstance(value, list | tuple | set) else ()
+                if not isinstance(value, kinds) or not all(isinstance(part, item) for part in items):
+                    yield f"{name} is {SHORT.repr(value)}; give {allowed}"
+
     def _number_faults(self) -> Iterator[str]:
         if not _is_number(self.dropout) or not 0.0 <= self.dropout < 1.0:
-            yield f"dropout is {self.dropout!r}; give a probability in [0, 1)"
+            yield f"dropout is {SHORT.repr(self.dropout)}; give a probability in [0, 1)"
         if self.start_value is not None and not _is_number(self.start_value):
-            yield f"start_value is {self.start_value!r}; give a number, or null for the default"
+            yield f"start_value is {SHORT.repr(self.start_value)}; give a number, or null for the default"
         for name, rank in _named("r", self.r, self.rank_pattern, "rank_pattern"):
             if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-                yield f"{name} is {rank!r}; give a whole number of at least 1"
+                yield f"{name} is {SHORT.repr(rank)}; give a whole number of at least 1"
+            elif rank > LARGEST_RANK:
+                yield f"{name} is {SHORT.repr(rank)}; no layer has more than {LARGEST_RANK:,} directions"
         for name, alpha in _named("alpha", self.alpha, self.alpha_pattern, "alpha_pattern"):
             if not _is_number(alpha) or not 0 < alpha < float("inf"):
-                yield f"{name} is {alpha!r}; give a number above 0"
+                yield f"{name} is {SHORT.repr(alpha)}; give a number above 0"
 
     def _target_faults(self) -> Iterator[str]:
         if self.bias not in ("none", "all", "bilora_only"):
-            yield f"bias is {self.bias!r}; known: 'none', 'all', 'bilora_only'"
+            yield f"bias is {SHORT.repr(self.bias)}; known: 'none', 'all', 'bilora_only'"
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             yield "layers_to_transform needs target_modules as a list of names, not as one string"
         if self.layers_pattern and self.layers_to_transform is None:
@@ -139,7 +170,7 @@ class BiloraConfig(PeftConfig):
 
     def _start_faults(self) -> Iterator[str]:
         if not isinstance(self.init_weights, bool) and self.init_weights != "adalora":
-            yield f"init_weights is {self.init_weights!r}; known: True, False, 'adalora'"
+            yield f"init_weights is {SHORT.repr(self.init_weights)}; known: True, False, 'adalora'"
             return
         if self.init_weights == "adalora" and (self.normalized or self.start_value not in (None, 0.0)):
             yield "init_weights='adalora' starts at s = 0 without normalized; leave those two out"

@@ -1,22 +1,17 @@
 """Checks of single lines and rows: what is wrong with them, field by field, before a model is loaded."""
 
 import json
-import reprlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Never
 
-from bilora.errors import DataError
+from bilora.errors import SHORT, DataError
 
 SHOWN = 5
 
 # What is done with rows that cannot be used: all are refused together, or they are left out.
 OnBadRow = Literal["error", "skip"]
-
-# A row may hold a megabyte of text, of which a fault shows the ends.
-SHORT = reprlib.Repr()
-SHORT.maxstring = SHORT.maxother = 60
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bilora.data.faults import SHORT, BadNumber, Fault
+from bilora.data.faults import BadNumber, Fault
+from bilora.errors import SHORT
 from bilora.settings.lookup import did_you_mean
 
 if TYPE_CHECKING:
