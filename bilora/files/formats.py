@@ -33,8 +33,8 @@ def load_yaml(path: Path) -> Any:
     """Return the content of a file; raise OSError or ValueError, in one line, where it is not YAML."""
     try:
         return without_halves(yaml.safe_load(read_text(path)))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(_in_one_line(error)) from error
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise ValueError(in_one_line(error)) from error
 
 
 def load_object(path: Path, what: str = "") -> dict[str, Any]:
@@ -50,16 +50,18 @@ def load_object(path: Path, what: str = "") -> dict[str, Any]:
 
 def _strict_json(text: str) -> Any:
     try:
-        value = json.loads(
-            text, parse_constant=_refuse_constant, parse_int=whole_number, object_pairs_hook=_without_doubles
-        )
-    except RecursionError as error:
-        raise ValueError(_in_one_line(error)) from error
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_without_doubles)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(in_one_line(error)) from error
     return without_halves(value) if _HALF.search(text) else value
 
 
-def _in_one_line(error: Exception) -> str:
-    return "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+def in_one_line(error: Exception) -> str:
+    """Return what a reader of JSON or YAML says, without line breaks and advice to programmers."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    # Of a number of more than 4,300 digits.
+    return " ".join(str(error).split()).removesuffix("; use sys.set_int_max_str_digits() to increase the limit")
 
 
 # The escape of one half of a pair of UTF-16, which alone is no character.
@@ -78,14 +80,6 @@ def without_halves(value: Any) -> Any:
             seen.add(id(item))
             left += [*item, *item.values()] if isinstance(item, dict) else item
     return value
-
-
-def whole_number(digits: str) -> int:
-    """Return the number that digits write; raise ValueError, as Python does in words of its own, above 4,300."""
-    try:
-        return int(digits)
-    except ValueError:
-        raise ValueError(f"a number in it has {len(digits):,} digits") from None
 
 
 def _refuse_constant(constant: str) -> NoReturn:

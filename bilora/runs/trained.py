@@ -45,7 +45,7 @@ def open_trained(
         task, max_length = read_task(adapter, task_type=task_type)
         # The settings of decoding and scoring stand in the run's config alone.
         task = task.with_settings(_task_settings(adapter.parent))
-        tokenizer = load_tokenizer(model or _base_of(adapter), task, max_length=max_length)
+        tokenizer = _tokenizer_of(adapter, model, task, max_length=max_length)
         trained = load_adapter(adapter, tokenizer, task)
     # In eval mode: dropout would make every answer another one.
     return Trained(adapter, task, tokenizer, trained.to(choose_device(device)).eval(), max_length)
@@ -85,8 +85,14 @@ def _task_settings(run: Path) -> dict[str, Any]:
     return settings
 
 
-def _base_of(adapter: Path) -> str:
+def _tokenizer_of(adapter: Path, model: str | None, task: AnyTask, *, max_length: int) -> Tokenizer:
+    """Return the tokenizer of the base model that is given, or else of the one that the adapter names."""
+    if model is not None:
+        return load_tokenizer(model, task, max_length=max_length)
     base = adapter_files.read_config(adapter).base_model_name_or_path
     if not base:
         raise DataError(f"{adapter / ADAPTER_FILE} names no base model; give --model")
-    return base
+    try:
+        return load_tokenizer(base, task, max_length=max_length)
+    except DataError as error:
+        raise DataError(f"{adapter / ADAPTER_FILE}: {error}") from error
