@@ -117,7 +117,7 @@ def load_adapter(base: nn.Module, folder: Path, *, base_name: str) -> PeftModel:
     # The embeddings of a larger vocabulary are weights of the base that stand in the file.
     left_over = load_peft_weights(str(folder)).keys() - weights.keys() - model.state_dict().keys()
     if left_over:
-        raise DataError(f"{folder / WEIGHTS} has weights that nothing takes, {SHORT.repr(min(left_over))} among them")
+        raise DataError(f"{folder / WEIGHTS} has weights that nothing takes, {min(left_over)[:300]} among them")
     # A copy into a parameter would make other numbers of them.
     odd = [
         name

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -110,9 +111,10 @@ def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
     # By their resolved folder: one that is named twice, or is in another one, is shown once.
     runs: dict[Path, ReadRun] = {}
     for folder in folders:
+        run_folders = _run_folders(folder)
         rows = read_lines(folder / "results.jsonl")
         order = list(dict.fromkeys(str(row.get("label", row.get("method"))) for row in rows))
-        inside = [read_run(path) for path in _run_folders(folder)]
+        inside = [read_run(path) for path in run_folders]
         inside.sort(key=lambda run: (order.index(run.label) if run.label in order else len(order), run.label, run.seed))
         runs |= {run.folder.resolve(): run for run in inside}
     return _told_apart(list(runs.values()))
@@ -181,10 +183,11 @@ def _spectrum(path: Path) -> pandas.DataFrame:
 
 
 def _run_folders(folder: Path) -> list[Path]:
+    # Not the path's own method, which raises for a name that is too long.
+    if not os.path.isdir(folder):
+        raise DataError(f"there is no folder {folder}")
     if (folder / "metrics.jsonl").is_file():
         return [folder]
-    if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}")
     below = sorted(path.parent for pattern in ("*", "runs/*") for path in folder.glob(f"{pattern}/metrics.jsonl"))
     # The trials of a comparison, among which its settings were chosen, are no result.
     reported = [path for path in below if _read_json(path / "comparison.json", kind=dict).get("purpose") != "choose"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,7 +84,8 @@ def make_output_folder(output: str | None, *, task: str, root: Path = Path("runs
         return next(folder for number in itertools.count(1) if (folder := _made(root / f"{task}-{number}")) is not None)
     folder = Path(output)
     # A process that was killed leaves the files of its lock, which are nobody's results.
-    if folder.is_dir() and any(path.name not in LOCKS for path in folder.iterdir()):
+    # Not the path's own method, which raises for a name that is too long: what makes the folder tells of that.
+    if os.path.isdir(folder) and any(path.name not in LOCKS for path in folder.iterdir()):
         if not overwrite:
             raise SettingsError(
                 f"output folder {folder} is not empty; name another one, move what is in it away, or go on in it with "

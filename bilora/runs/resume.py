@@ -1,6 +1,7 @@
 """The output folder of a command: a new one, or that of an earlier command that goes on in it."""
 
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def resumed_folder(argv: Sequence[str]) -> Path | None:
     if not names or names[-1] in ("", "auto") or names[-1].startswith("--"):
         return None
     folder = Path(names[-1])
-    if not (folder / CONFIG).is_file():
+    # Not the path's own method, which raises for a name that is too long.
+    if not os.path.isfile(folder / CONFIG):
         raise SettingsError(f"resume: {folder} is not the output folder of an earlier command (no {CONFIG} in it)")
     return folder
 

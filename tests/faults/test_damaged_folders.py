@@ -76,6 +76,8 @@ TEXTS: dict[str, Damage] = {
     }.items()
 }
 
+FEW = {name: TEXTS[name] for name in ("empty", "cut", "list", "not UTF-8", "nested", "digits")}
+
 # ---- one value of an object: what JSON or YAML writes there ----
 
 VALUES = {
@@ -276,18 +278,18 @@ FILES: dict[str, dict[str, Damage]] = {
     },
     "lora/adapter_config.json": {**PLACES, **TEXTS},
     "config.yaml": {**PLACES, **TEXTS, **_fields(*RUN_FIELDS, "unknown")},
-    "train.yaml": {**PLACES, **TEXTS, **_fields(*RUN_FIELDS, "epochs", "self_check", "unknown")},
-    "finished.json": {**PLACES, **TEXTS, **_fields("finished")},
+    "train.yaml": {**PLACES, **FEW, **_fields(*RUN_FIELDS, "self_check", "unknown")},
+    "finished.json": {**PLACES, **FEW, **_fields("finished")},
     "all_results.json": {
         **PLACES,
         **TEXTS,
         **_fields("task", "method", "seed", "metric", "score", "metrics", "scored_on", "versions", "steps", "seconds"),
     },
     "spectrum.json": {**PLACES, **TEXTS},
-    "split.json": {**PLACES, **TEXTS},
-    "trainer_state.json": {**PLACES, **TEXTS},
-    **{name: {**PLACES, **TEXTS, **LINES} for name in ("metrics.jsonl", "times.jsonl", "values.jsonl")},
-    "predictions-d2.jsonl": {**PLACES, **TEXTS, **LINES},
+    "split.json": FEW,
+    "trainer_state.json": FEW,
+    **{name: {**PLACES, **FEW, **LINES} for name in ("metrics.jsonl", "times.jsonl", "values.jsonl")},
+    "predictions-d2.jsonl": {**PLACES, **FEW, **LINES},
     "checkpoint-2/manifest.json": {
         **PLACES,
         **TEXTS,
