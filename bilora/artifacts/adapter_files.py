@@ -66,9 +66,10 @@ def read_config(folder: Path) -> PeftConfig:
     if missing := [name for name in DECISIVE if kind == BILORA and name not in content]:
         raise DataError(f"{path} lacks {', '.join(missing)}; copy the file again")
     try:
-        return PeftConfig.from_pretrained(str(folder))
+        config: PeftConfig = PeftConfig.from_pretrained(str(folder))
     except (TypeError, ValueError) as error:  # PEFT's and ours, of values that the method does not take
         raise DataError(f"{path} cannot be used: {error}; copy the file again") from error
+    return config
 
 
 # What safetensors calls the types of numbers that can be trained.

@@ -278,7 +278,6 @@ FILES: dict[str, dict[str, Damage]] = {
     },
     "lora/adapter_config.json": {**PLACES, **TEXTS},
     "config.yaml": {**PLACES, **TEXTS, **_fields(*RUN_FIELDS, "unknown")},
-    "train.yaml": {**PLACES, **FEW, **_fields(*RUN_FIELDS, "self_check", "unknown")},
     "finished.json": {**PLACES, **FEW, **_fields("finished")},
     "all_results.json": {
         **PLACES,
@@ -306,8 +305,7 @@ TRAINED = ("predict", "export", "evaluate", "merge")
 VERBS = {
     "adapter": TRAINED,
     "lora": ("predict lora",),
-    "config.yaml": ("evaluate own", "report", "resume", "predict"),
-    "train.yaml": ("resume",),
+    "config.yaml": ("report", "resume", "predict"),
     "finished.json": ("resume",),
     "checkpoint-2": ("resume",),
     "trainer_state.json": ("resume",),
