@@ -41,6 +41,7 @@ from bilora.runs.results import (
     write_predictions,
 )
 from bilora.tasks.class_weights import weigh_classes
+from bilora.tasks.targets import standardise
 from bilora.tasks.task import EncodedRows, Inference
 
 
@@ -91,10 +92,10 @@ def run_once(
     )
     # From before the model is loaded, which is a part of what a run needs.
     memory = PeakMemory(choose_device(config.device))
-    model = _adapted(plan, prepared)
+    model, changed = _adapted(plan, prepared)
     train = task.encode(plan.train, tokenizer, max_length=config.max_length)
     if processes.is_first:
-        print("".join(f"note: {notice}\n" for notice in train.notices), end="")
+        print("".join(f"note: {notice}\n" for notice in (*changed, *train.notices)), end="")
     inference = Inference(model, tokenizer, PRECISIONS[config.precision], processes)
     evaluation = Evaluation(inference, task=task, train=train, validation=prepared.validation)
     scored_on = set_kind(next(iter(prepared.validation)))
@@ -134,8 +135,8 @@ def run_once(
     return finite_or_null(row)  # type: ignore[no-any-return]
 
 
-def _adapted(plan: RunPlan, prepared: Prepared) -> PeftModel:
-    """Return the model, with the adapter on it and the loss that the class weights ask for."""
+def _adapted(plan: RunPlan, prepared: Prepared) -> tuple[PeftModel, tuple[str, ...]]:
+    """Return the model, with the adapter on it and the loss that the labels ask for, and notices of its head."""
     weights = plan.class_weights()
     # Right before the model is loaded, whose head is drawn then.
     set_seed(plan.config.seed)
@@ -145,9 +146,12 @@ def _adapted(plan: RunPlan, prepared: Prepared) -> PeftModel:
     # In the model's own loss, since that is what both levels train on; validation computes its own.
     if weights is not None:
         weigh_classes(model, plan.task.loss, weights)
+    notices = loaded.notices
+    if plan.target_scale is not None:
+        notices = (*notices, standardise(model, plan.target_scale, drawn=loaded.new_modules))
     if plan.config.shard_base:
         shard_base(model, processes=plan.processes)
-    return model
+    return model, notices
 
 
 def _write(plan: RunPlan, prepared: Prepared, folder: Path, *, scores: Scores, row: dict[str, Any]) -> None:
@@ -160,7 +164,7 @@ def _write(plan: RunPlan, prepared: Prepared, folder: Path, *, scores: Scores, r
     describe_run(
         folder,
         task=plan.task,
-        base=prepared.tokenizer.place,
+        tokenizer=prepared.tokenizer,
         train=plan.train,
         validation=plan.rows.validation,
         max_length=plan.config.max_length,
