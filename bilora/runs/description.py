@@ -45,4 +45,5 @@ def _facts(adapter: Path, *, task: AnyTask, base: str, sizes: dict[str, int], re
         is_plain_lora=load_json(adapter / "adapter_config.json")["peft_type"] != "BILORA",
         labels=int(task.model_settings.get("num_labels", 0)),
         scored_on=results["scored_on"],
+        has_tokenizer=(adapter / "tokenizer_config.json").is_file(),
     )

@@ -174,7 +174,9 @@ def test_a_run_answers_in_the_units_of_its_file(prices: Path, tiny_encoder: Path
     model = PeftModel.from_pretrained(model, str(run / "lora")).eval()
     (answers,) = run.glob("predictions-*.jsonl")
     lines = read_lines(answers)
-    texts = {round(float(price), 6): text for text, price in list(csv.reader(prices.open(encoding="utf-8")))[1:]}
+    texts = {
+        round(float(price), 6): text for text, price in list(csv.reader(prices.read_text("utf-8").splitlines()))[1:]
+    }
     for line in lines:
         assert line["prediction"] == pytest.approx(1000, abs=60), "untrained on them it would be near 0"
         logits = model(**tokenizer(texts[round(line["label"], 6)], return_tensors="pt")).logits
