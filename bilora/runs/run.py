@@ -30,7 +30,7 @@ from bilora.runs.adapted_model import put_adapter
 from bilora.runs.description import describe_run
 from bilora.runs.evaluation import Evaluation, Scores
 from bilora.runs.folder import enter_run_folder
-from bilora.runs.plan import RunPlan, shared_by_levels
+from bilora.runs.plan import RunPlan, flipped_labels, shared_by_levels
 from bilora.runs.results import (
     PeakMemory,
     has_values,
@@ -62,7 +62,7 @@ def prepare(plans: Sequence[RunPlan]) -> Prepared:
     sets = rows.validation if rows.upper is None else {**rows.validation, UPPER: rows.upper}
     encoded = {name: task.encode(part, tokenizer.own, max_length=config.max_length) for name, part in sets.items()}
     of_sets = (notice for part in encoded.values() for notice in part.notices)
-    notices = (*shared_by_levels(plans), *tokenizer.notices, *of_sets)
+    notices = (*flipped_labels(plans), *shared_by_levels(plans), *tokenizer.notices, *of_sets)
     upper = None if rows.upper is None else encoded.pop(UPPER)
     return Prepared(tokenizer, encoded, upper, notices)
 
@@ -92,10 +92,10 @@ def run_once(
     )
     # From before the model is loaded, which is a part of what a run needs.
     memory = PeakMemory(choose_device(config.device))
-    model, changed = _adapted(plan, prepared)
+    model = adapted(plan, prepared)
     train = task.encode(plan.train, tokenizer, max_length=config.max_length)
     if processes.is_first:
-        print("".join(f"note: {notice}\n" for notice in (*changed, *train.notices)), end="")
+        print("".join(f"note: {notice}\n" for notice in train.notices), end="")
     inference = Inference(model, tokenizer, PRECISIONS[config.precision], processes)
     evaluation = Evaluation(inference, task=task, train=train, validation=prepared.validation)
     scored_on = set_kind(next(iter(prepared.validation)))
@@ -135,8 +135,8 @@ def run_once(
     return finite_or_null(row)  # type: ignore[no-any-return]
 
 
-def _adapted(plan: RunPlan, prepared: Prepared) -> tuple[PeftModel, tuple[str, ...]]:
-    """Return the model, with the adapter on it and the loss that the labels ask for, and notices of its head."""
+def adapted(plan: RunPlan, prepared: Prepared) -> PeftModel:
+    """Return the model, with the adapter on it and the loss that the labels ask for, and say what is new in it."""
     weights = plan.class_weights()
     # Right before the model is loaded, whose head is drawn then.
     set_seed(plan.config.seed)
@@ -151,7 +151,9 @@ def _adapted(plan: RunPlan, prepared: Prepared) -> tuple[PeftModel, tuple[str, .
         notices = (*notices, standardise(model, plan.target_scale, drawn=loaded.new_modules))
     if plan.config.shard_base:
         shard_base(model, processes=plan.processes)
-    return model, notices
+    if plan.processes.is_first:
+        print("".join(f"note: {notice}\n" for notice in notices), end="")
+    return model
 
 
 def _write(plan: RunPlan, prepared: Prepared, folder: Path, *, scores: Scores, row: dict[str, Any]) -> None:
