@@ -37,14 +37,14 @@ def load_yaml(path: Path) -> Any:
         raise ValueError(in_one_line(error)) from error
 
 
-def load_object(path: Path, what: str = "") -> dict[str, Any]:
-    """Return the JSON object in a file; raise DataError, with ``what`` the file is for, where there is none."""
+def load_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; raise DataError where there is none."""
     try:
         content = load_json(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}{what} cannot be read: {error}; copy it again, or make it anew") from error
+        raise DataError(f"{path} cannot be read: {error}; copy it again, or make it anew") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path}{what} holds {type(content).__name__}, and must hold an object; copy it again")
+        raise DataError(f"{path} holds {type(content).__name__}, and must hold an object; copy it again")
     return content
 
 
