@@ -22,6 +22,7 @@ from bilora.errors import SHORT, CheckpointError, DataError, SettingsError
 from bilora.files.formats import dump_json, load_object
 from bilora.files.whole_folders import sha256_of
 from bilora.models.pretrained import quiet_peft
+from bilora.tasks.kinds import TASK_FILE
 
 WEIGHTS = "adapter_model.safetensors"
 FINGERPRINT = "base_fingerprint.json"
@@ -97,7 +98,7 @@ def load_adapter(base: nn.Module, folder: Path, *, base_name: str) -> PeftModel:
         if content.get(WEIGHTS_DIGEST) not in (None, sha256_of(folder / WEIGHTS)):
             raise DataError(f"{folder / WEIGHTS} is not as it was written (its SHA-256 is not that in {name})")
     types = _types_of(folder / WEIGHTS)
-    what = f"{folder / WEIGHTS}, read by its {CONFIG_NAME}, does not fit the model {base_name}"
+    what = f"{folder / WEIGHTS}, read by {CONFIG_NAME} and {TASK_FILE} beside it, does not fit the model {base_name}"
     try:
         with quiet_peft(), warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")

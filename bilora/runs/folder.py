@@ -151,7 +151,7 @@ def enter_run_folder(folder: Path, config: RunConfig, *, processes: int = 1) -> 
         # A run that was killed before it had written its settings has nothing to compare.
         check_changes(before or settings, settings, allow=config.allow_config_change)
     except CheckpointError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+        raise CheckpointError(f"{folder / 'config.yaml'}: {error}") from error
     write_yaml(folder / "config.yaml", settings)
     if not checkpoints(folder):
         # A run that was interrupted before its first checkpoint begins again; what it had measured goes.
