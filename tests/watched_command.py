@@ -38,10 +38,11 @@ def watched() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Ended:
-    """The exit code, and all that stood on stderr."""
+    """The exit code, all that stood on stderr, and what was printed."""
 
     code: int
     said: str
+    printed: str
 
 
 def ended(words: list[str]) -> Ended:
@@ -59,4 +60,4 @@ def ended(words: list[str]) -> Ended:
     if code:
         lines = [line for line in said.splitlines() if ": error: " in line]
         assert len(lines) == 1, f"exit {code} after {said!r}"
-    return Ended(code, said)
+    return Ended(code, said, out.getvalue())

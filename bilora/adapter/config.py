@@ -114,8 +114,10 @@ class BiloraConfig(PeftConfig):
     @property
     def first_value(self) -> float | None:
         """The s_j that a new adapter starts at; ``None`` for the formulation's own."""
-        if self.start_value is not None or self.init_weights is False:
-            return self.start_value
+        if self.start_value is not None:
+            return float(self.start_value)  # PyTorch takes no whole number beyond 64 bits
+        if self.init_weights is False:
+            return None
         return 0.0 if self.normalized or self.init_weights == "adalora" else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -157,7 +159,7 @@ class BiloraConfig(PeftConfig):
             elif rank > LARGEST_RANK:
                 yield f"{name} is {SHORT.repr(rank)}; no layer has more than {LARGEST_RANK:,} directions"
         for name, alpha in _named("alpha", self.alpha, self.alpha_pattern, "alpha_pattern"):
-            if not _is_number(alpha) or not 0 < alpha < float("inf"):
+            if not _is_number(alpha) or not 0 < alpha < 1e300:
                 yield f"{name} is {SHORT.repr(alpha)}; give a number above 0"
 
     def _target_faults(self) -> Iterator[str]:
@@ -195,7 +197,8 @@ class BiloraConfig(PeftConfig):
 
 def _is_number(value: object) -> bool:
     # True and False are whole numbers to Python, and yes and no are easily typed into a YAML file.
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    # And no float holds a whole number of 400 digits.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _as_set(names: list[str] | set[str] | str | None) -> set[str] | str | None:

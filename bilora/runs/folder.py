@@ -165,6 +165,6 @@ def _processes(folder: Path) -> int | None:
     for _, checkpoint in checkpoints(folder):
         try:
             return int(load_json(checkpoint / MANIFEST)["processes"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             continue  # it is damaged, and will be skipped
     return None
