@@ -14,7 +14,7 @@ from torch import nn
 
 from bilora.engines.callbacks.callback import Callback, CallbackGuard
 from bilora.engines.callbacks.records import StagePlace, StepRecord, UpperRecord, ValidationRecord
-from bilora.engines.checks import check_checkpointing, check_disjoint, check_equal_start, check_schedule
+from bilora.engines.checks import check_checkpointing, check_disjoint, check_equal_start, check_schedule, warn_of_scale
 from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.hypergradients.quality_meter import QualityMeter
 from bilora.engines.settings import CompileMode
@@ -78,6 +78,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
     ) -> None:
         if upper is not None:
             approximation = build_hypergradient(hypergradient)
+            warn_of_scale(approximation, processes)
             upper.hypergradient = QualityMeter(approximation, every=meter) if meter else approximation
             # Before the first step: the lower level records only what it was asked for.
             lower.needs = upper.needs
