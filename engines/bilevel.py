@@ -26,6 +26,7 @@ from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.replay.random_state import RandomState
 from bilora.processes.devices import choose_device
 from bilora.processes.processes import ONE_PROCESS, Processes
+from bilora.settings.arguments import check_arguments
 
 Metrics = Mapping[str, float | None]
 
@@ -76,6 +77,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         place: StagePlace | None = None,
         processes: Processes = ONE_PROCESS,
     ) -> None:
+        check_arguments(BilevelEngine, locals())
         if upper is not None:
             approximation = build_hypergradient(hypergradient)
             warn_of_scale(approximation, processes)

@@ -11,6 +11,7 @@ from bilora.engines.endings import build_ending
 from bilora.engines.hypergradients.catalog import build_hypergradient, explicit, named
 from bilora.engines.hypergradients.implicit import ProductSettings
 from bilora.problems.levels.hypergradient import Hypergradient
+from bilora.settings.arguments import check_fields
 from bilora.settings.sections import refuse_faults
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -51,6 +52,7 @@ class LevelSettings:
     gradient_clipping: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self, "level")
         # Each is written so that nan fails it.
         checks = (
             ("learning_rate", "it must not be negative", 0 <= (self.learning_rate or 0) < math.inf),
@@ -150,6 +152,8 @@ class FitSettings:
     )
 
     def __post_init__(self) -> None:
+        # An object is none of the types of a config, and is told of where it is built.
+        check_fields(self, "settings", leave_out=("hypergradient",))
         # Before the checks, and for good: a checkpoint and a config hold what the run was trained with.
         self._fill_in()
         if self.ending is not None:

@@ -85,10 +85,11 @@ def named(hypergradient: str | Mapping[str, Any] | Hypergradient) -> str | dict[
         return hypergradient
     if isinstance(hypergradient, Mapping):
         return dict(hypergradient)
-    built, kind = build_hypergradient(hypergradient), type(hypergradient)
+    built: Any = build_hypergradient(hypergradient)
+    kind = type(built)
     rows = {row: name for name, row in HYPERGRADIENTS.items()}
     choice: dict[str, Any] = {"name": rows.get(kind, f"{kind.__module__}:{kind.__qualname__}")}
-    for field in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
+    for field in dataclasses.fields(built) if dataclasses.is_dataclass(built) else ():
         if (value := getattr(built, field.name)) != field.default:
             choice[field.name] = value
     try:
