@@ -1,9 +1,11 @@
 """Does the adapter hold whatever is trained and changes the model's answer?"""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from bilora.engines.bilevel import BilevelEngine
@@ -25,11 +27,15 @@ def check_kept(engine: BilevelEngine, model: nn.Module, *, method: str) -> None:
     # A module of the user's own is saved by nobody here.
     if not isinstance(model, PeftModel):
         return
-    saved = get_peft_model_state_dict(model, adapter_name=str(model.active_adapter), save_embedding_layers=False)
-    # By their memory: names in files are not those in the model.
-    held = {tensor.data_ptr() for tensor in saved.values()}
+    held = {id(weight) for part in _parts_of_adapters(model) for weight in part.parameters()}
     trained = {name: weight for level in engine.levels for name, weight in level.named_level_parameters().items()}
-    unsaved = {name: weight for name, weight in trained.items() if weight.data_ptr() not in held}
+    unsaved = {name: weight for name, weight in trained.items() if id(weight) not in held}
+    if not unsaved:
+        return
+    # Biases and whatever else PEFT saves, by their memory: names in files are not those in the model.
+    file = get_peft_model_state_dict(model, adapter_name=str(model.active_adapter), save_embedding_layers=False)
+    pointers = {tensor.data_ptr() for tensor in file.values()}
+    unsaved = {name: weight for name, weight in unsaved.items() if weight.data_ptr() not in pointers}
     inside = {id(weight) for weight in model.parameters()}
     lost = [name for name, weight in unsaved.items() if id(weight) in inside]
     outside = {name: weight for name, weight in unsaved.items() if id(weight) not in inside}
@@ -39,6 +45,15 @@ def check_kept(engine: BilevelEngine, model: nn.Module, *, method: str) -> None:
             "loaded, it would answer without. Have adapt() put them into the adapter or into modules_to_save; where "
             "they weigh a penalty alone, return the loss without it as 'task_loss' beside 'loss'"
         )
+
+
+def _parts_of_adapters(model: nn.Module) -> Iterator[nn.Module]:
+    for module in model.modules():
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            yield module
+        elif isinstance(module, BaseTunerLayer):
+            parts = (getattr(module, name, None) for name in module.adapter_layer_names)
+            yield from (part for part in parts if isinstance(part, nn.Module))
 
 
 def _used(engine: BilevelEngine, parameters: dict[str, nn.Parameter]) -> list[str]:
