@@ -42,7 +42,8 @@ Callable[[], None] | None
 def check_fields(settings: Any, what: str, *, leave_out: Collection[str] = ()) -> None:
     """Refuse a dataclass with fields that are not of the annotated types; ``leave_out`` names some not to look at."""
     values = {name: value for name, value in vars(settings).items() if name not in leave_out}
-    if faults := type_faults(values, hints_of(type(settings))):
+    kind: Any = type(settings)
+    if faults := type_faults(values, hints_of(kind)):
         raise SettingsError(f"{what}: " + "; ".join(faults))
 
 

@@ -57,7 +57,7 @@ def check_labels(rows: Iterable[Mapping[str, Any]], model: PeftModel, what: str)
     outputs = int(model.config.num_labels) if task_type in ("SEQ_CLS", "TOKEN_CLS") else 0
     bounded = outputs > 1 and model.config.problem_type != "regression"
     for number, row in enumerate(rows):
-        labels = next((value for name, value in row.items() if name in LABELS), None)
+        labels: Any = next((value for name, value in row.items() if name in LABELS), None)
         labels = labels.tolist() if hasattr(labels, "tolist") else labels
         fault = next((fault for label in _each(labels) if (fault := _fault(label, outputs if bounded else 0))), None)
         if fault is None and bounded and task_type == "SEQ_CLS":

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -320,9 +320,10 @@ class BilevelTrainer(Trainer):
     def _check_evaluated(self, dataset: Any) -> None:
         named: Any = self.eval_dataset
         dataset = named[dataset] if isinstance(dataset, str) else dataset
-        for part in dataset.values() if isinstance(dataset, dict) else (dataset,):
+        parts: Iterable[Any] = dataset.values() if isinstance(dataset, dict) else (dataset,)
+        for part in parts:
             # Once: a training comes back to the same rows again and again.
-            if has_length(part) and id(part) not in self._checked:
+            if id(part) not in self._checked and hasattr(part, "__len__"):
                 check_labels(part, self.model, "eval_dataset")
                 self._checked.add(id(part))
 

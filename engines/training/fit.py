@@ -84,8 +84,6 @@ def fit(
         ResourceError: There is too little memory or disk space.
         ProcessesError: A process is lost, or was given something else than the others.
     """
-    # A folder is often given as a string.
-    folder, resume = (Path(given) if isinstance(given, str) else given for given in (folder, resume))
     check_arguments(fit, locals(), model=nn.Module)
     settings = settings or FitSettings()
     variant = find_variant(variant) if isinstance(variant, str) else variant
@@ -106,8 +104,8 @@ def fit(
         validate=validate,
         monitor=monitor,
         callbacks=callbacks,
-        folder=folder,
-        resume=resume,
+        folder=None if folder is None else Path(folder),
+        resume=Path(resume) if isinstance(resume, str) else resume,
         allow_config_change=allow_config_change,
     )
 
