@@ -92,9 +92,8 @@ class BiloraConfig(PeftConfig):
             super().__post_init__()  # type: ignore[no-untyped-call]
         except ValueError as error:  # an unknown task_type
             faults.append(str(error))
-        faults += self._type_faults()
-        if faults:
-            raise SettingsError("BiloraConfig cannot be used:\n  " + "\n  ".join(faults))
+        if wrong := self._type_faults():
+            raise SettingsError("BiloraConfig cannot be used:\n  " + "\n  ".join([*faults, *wrong]))
         self._refuse_foreign_code()
         self.peft_type = BILORA
         # Resolved here, not in the layers, so that the file of an adapter says how it was trained.

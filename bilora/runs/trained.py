@@ -40,8 +40,8 @@ def open_trained(
     folder: str | Path, *, model: str | None = None, device: str = "auto", task_type: str | None = None
 ) -> Trained:
     """Return the trained model in the folder of a run or of an adapter; ``model`` says where its base is now."""
-    adapter = _find_adapter(Path(folder))
     check_arguments(open_trained, locals())
+    adapter = _find_adapter(Path(folder))
     # The folder may come from somebody else, also where no command line says what is trusted.
     with told_by([] if task_type is None else [task_type]):
         task, max_length = read_task(adapter, task_type=task_type)

@@ -134,7 +134,7 @@ def test_bad_vector_is_refused_before_anything_moves(make_ridge: Make, choice: A
         ("no.such.module:NAME", "cannot import module 'no.such.module'"),
         (3, "hypergradient is 3; give a name .*, a mapping .* or an object with needs and implicit_term"),
         (Darts, "hypergradient is <class .*Darts'>; give a name"),
-        ("builtins:dict", r"hypergradient 'builtins:dict' is \{\}; give a name"),
+        ("bilora.engines:LevelSettings", "hypergradient 'bilora.engines:LevelSettings' is LevelS.*; give a name"),
     ],
 )
 def test_bad_settings_are_refused(settings: Any, words: str) -> None:
