@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import NoneType
 from typing import Any, Literal
 
 from peft import PeftConfig
@@ -11,6 +10,7 @@ from peft import PeftConfig
 from bilora.adapter.peft_type import BILORA
 from bilora.adapter.singular_values import find_formulation, raw_start, starts_at_zero, starts_faulty
 from bilora.errors import SHORT, SettingsError
+from bilora.settings.arguments import hints_of, type_faults
 from bilora.settings.lookup import told_by
 
 # A layer of as many inputs would not fit into memory; PyTorch would be asked for it all the same.
@@ -22,6 +22,13 @@ _SMALL = 1e-3
 _ONLY_SMALL = (
     "; with normalized=True only a small s starts near the base model: use formulation 'real', "
     "or 'binary' with a small start_value such as 0.01"
+)
+
+
+# Settings that name layers, or are by the name of a layer.
+NAMES = (
+    *("normalized", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern"),
+    *("layers_to_transform", "layers_pattern", "modules_to_save"),
 )
 
 
@@ -83,13 +90,13 @@ class BiloraConfig(PeftConfig):
     bias: Literal["none", "all", "bilora_only"] = "none"
 
     def __post_init__(self) -> None:
-        # First: what comes below calls methods of the types that it expects.
-        if faults := list(self._type_faults()):
-            raise SettingsError("BiloraConfig cannot be used:\n  " + "\n  ".join(faults))
+        faults = []
         try:
             super().__post_init__()  # type: ignore[no-untyped-call]
         except ValueError as error:  # an unknown task_type
             faults.append(str(error))
+        if wrong := self._type_faults():
+            raise SettingsError("BiloraConfig cannot be used:\n  " + "\n  ".join([*faults, *wrong]))
         self._refuse_foreign_code()
         self.peft_type = BILORA
         # Resolved here, not in the layers, so that the file of an adapter says how it was trained.
@@ -125,28 +132,12 @@ class BiloraConfig(PeftConfig):
         settings: dict[str, Any] = super().to_dict()
         return {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
 
-    def _type_faults(self) -> Iterator[str]:
-        """Yield the settings of a wrong type: a file may hold anything."""
-        pattern, word, listed = (dict, NoneType), (str, NoneType), (list, tuple, set, NoneType)
-        for kinds, allowed, names in (
-            ((str,), "a name", ("formulation",)),
-            (word, "a name, or null", ("base_model_name_or_path", "revision", "task_type")),
-            ((bool, NoneType), "true, false or null", ("normalized",)),
-            (pattern, "a mapping", ("rank_pattern", "alpha_pattern")),
-            (listed, "a list of names, or null", ("modules_to_save",)),
-            (
-                (str, *listed),
-                "a name, a list of names, or null",
-                ("target_modules", "exclude_modules", "layers_pattern"),
-            ),
-            ((int, *listed), "an index, a list of indices, or null", ("layers_to_transform",)),
-        ):
-            item = int if int in kinds else str
-            for name in names:
-                value = getattr(self, name)
-                items = value if isinstance(value, list | tuple | set) else ()
-                if not isinstance(value, kinds) or not all(isinstance(part, item) for part in items):
-                    yield f"{name} is {SHORT.repr(value)}; give {allowed}"
+    def _type_faults(self) -> list[str]:
+        # Of what the checks below, and PEFT, would fail at. Files have null, and callers sets, for what is left out and
+        # for lists.
+        values = {name: getattr(self, name) for name in NAMES}
+        given = {name: value for name, value in values.items() if value is not None and not isinstance(value, set)}
+        return type_faults({"formulation": self.formulation, **given}, hints_of(BiloraConfig))
 
     def _number_faults(self) -> Iterator[str]:
         if not _is_number(self.dropout) or not 0.0 <= self.dropout < 1.0:

@@ -12,6 +12,7 @@ from bilora.errors import DataError
 from bilora.files.formats import load_yaml
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
 from bilora.processes.devices import choose_device
+from bilora.settings.arguments import check_arguments
 from bilora.settings.lookup import told_by
 from bilora.tasks.kinds import read_task
 from bilora.tasks.task import AnyTask, Inference
@@ -36,9 +37,10 @@ class Trained:
 
 
 def open_trained(
-    folder: str, *, model: str | None = None, device: str = "auto", task_type: str | None = None
+    folder: str | Path, *, model: str | None = None, device: str = "auto", task_type: str | None = None
 ) -> Trained:
     """Return the trained model in the folder of a run or of an adapter; ``model`` says where its base is now."""
+    check_arguments(open_trained, locals())
     adapter = _find_adapter(Path(folder))
     # The folder may come from somebody else, also where no command line says what is trusted.
     with told_by([] if task_type is None else [task_type]):
@@ -90,7 +92,7 @@ def _tokenizer_of(adapter: Path, model: str | None, task: AnyTask, *, max_length
     if model is not None:
         return load_tokenizer(model, task, max_length=max_length)
     base = adapter_files.read_config(adapter).base_model_name_or_path
-    if not base:
+    if not base or not isinstance(base, str):
         raise DataError(f"{adapter / ADAPTER_FILE} names no base model; give --model")
     try:
         return load_tokenizer(base, task, max_length=max_length)
