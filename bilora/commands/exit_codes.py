@@ -1,6 +1,5 @@
 """What every program that runs a config has in common: its words, its errors, its exit code."""
 
-import errno
 import os
 import shlex
 import sys
@@ -18,6 +17,7 @@ from bilora.compare.comparison import compare_methods
 from bilora.engines.checkpoints.stop_signals import end_at_once_when_told_again, sigterm_raised
 from bilora.errors import BiloraError, DivergedError, InterruptedRun, ProcessesError, ResourceError, SelfCheckError
 from bilora.files.formats import read_yaml
+from bilora.files.whole_folders import is_full
 from bilora.models.pretrained import quiet_transformers
 from bilora.problems.levels.out_of_memory import is_out_of_memory
 from bilora.processes.group import join_processes
@@ -98,7 +98,9 @@ def exit_code(work: Callable[[Sequence[str]], object], argv: Sequence[str] = (),
     except Exception as error:
         if (code := code_of(error)) is None:
             raise
-        return _fail(program, error, code, debug=debug)
+        # The system's words name the file at most.
+        cure = "" if isinstance(error, BiloraError) or not is_full(error) else "; make room, and start it again"
+        return _fail(program, f"{error}{cure}", code, debug=debug)
     return 0
 
 
@@ -107,8 +109,7 @@ def code_of(error: Exception) -> int | None:
     # As a shell does: 128 and the signal's number, 130 for SIGINT and 143 for SIGTERM.
     if isinstance(error, InterruptedRun):
         return 128 + error.number
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or is_out_of_memory(error):
+    if is_full(error) or is_out_of_memory(error):
         return NO_ROOM
     return next((code for kind, code in CODES.items() if isinstance(error, kind)), None)
 

@@ -108,10 +108,20 @@ def finite_or_null(value: Any) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON, with null in place of numbers that it cannot hold."""
-    # Whole or not at all, and in the place of a link, not through it.
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_text(json.dumps(finite_or_null(value), allow_nan=False, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(path, json.dumps(finite_or_null(value), allow_nan=False, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that stays as it is, or is not there, until the whole of its new text is written."""
+    # In the place of a link, not through it.
+    unfinished = path.with_name(f".{path.name[:200]}.tmp")
+    try:
+        # The same bytes on Windows too.
+        unfinished.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(unfinished, path)
+    finally:
+        # What a full disk has left of it takes room.
+        unfinished.unlink(missing_ok=True)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -152,4 +162,4 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def write_yaml(path: Path, value: Any) -> None:
     """Write YAML with the keys in the order given."""
-    path.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_whole(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))

@@ -1,5 +1,6 @@
 """Folders and files that are written whole or not at all."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bilora.errors import DataError, SettingsError
+from bilora.errors import BiloraError, DataError, SettingsError
 from bilora.files.formats import dump_json
 
 CACHE_VARIABLE = "BILORA_CACHE"
@@ -68,13 +69,28 @@ def _put(unfinished: Path, folder: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def write_files(folder: Path, write: Callable[[Path], None], *, first: str) -> None:
+def write_files(folder: Path, write: Callable[[Path], None], *, first: str = "") -> None:
     """Write files into a folder that may hold others: each appears whole or not at all, ``first`` before the rest."""
     with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as scratch:
         write(Path(scratch))
         for path in sorted(Path(scratch).iterdir(), key=lambda path: (path.name != first, path.name)):
             flush(path)
             os.replace(path, folder / path.name)
+
+
+# No room on the disk, none left of the user's share of it, or none for so large a file.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Return whether an error, or the one that it was raised from, says that the disk has no room."""
+    if error is None:
+        return False
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    # safetensors and tokenizers raise errors of their own, with the system's words in them.
+    foreign = not isinstance(error, BiloraError) and any(os.strerror(number) in str(error) for number in FULL)
+    return foreign or is_full(error.__cause__)
 
 
 def flush(path: Path) -> None:
@@ -152,6 +168,9 @@ def new_folder(name: str) -> Path:
     """Return the path of an empty folder, made where there is none; raise SettingsError where it holds something."""
     path = Path(name)
     try:
+        # What was killed may have left the folder in which it wrote.
+        for unfinished in path.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(unfinished)
         if path.is_dir() and any(path.iterdir()):
             raise SettingsError(f"output {name} is not empty; name another folder, or move its files away")
         path.mkdir(parents=True, exist_ok=True)

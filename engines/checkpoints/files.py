@@ -1,6 +1,5 @@
 """A checkpoint on the disk: written whole or not at all."""
 
-import errno
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from bilora.errors import CheckpointError, ResourceError
 from bilora.files.formats import dump_json, load_json
 from bilora.files.state import Packed
-from bilora.files.whole_folders import MANIFEST, REPLACED, UNFINISHED, sha256_of, write_folder
+from bilora.files.whole_folders import MANIFEST, REPLACED, UNFINISHED, is_full, sha256_of, write_folder
 
 FORMAT = 1
 TREES, TENSORS = "state.json", "state.safetensors"
@@ -57,8 +56,7 @@ def write_checkpoint(
     try:
         write_folder(final, write, manifest=manifest)
     except (OSError, SafetensorError) as error:
-        # safetensors raises a class of its own, with the system's words in it.
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        if is_full(error):
             raise _full(run_folder, needed) from error
         raise
     return final
