@@ -1,20 +1,23 @@
 """From a command line to a config: YAML files with dotted overrides, strict keys, one-line errors."""
 
 import dataclasses
+import itertools
 import json
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-import yaml
 from jsonargparse import ArgumentParser
 
 from bilora.errors import SettingsError
+from bilora.files.formats import read_yaml
 from bilora.runs.config import RunConfig, SeveralRuns
 from bilora.settings.lookup import TRUST, did_you_mean
-from bilora.settings.sections import one_line, refuse_nulls
+from bilora.settings.sections import one_line, refuse_nulls, refuse_plain_sections
+from bilora.settings.strict_yaml import STRICT, TooMuchError, refuse_too_much, strict_yaml
 
 Config = TypeVar("Config")
 
@@ -62,7 +65,13 @@ def parse_config(
     # names settings that are no options, by the field whose dataclass has them.
     # An abbreviated option would be taken without a word, and could mean another one tomorrow.
     parser = OneLineParser(
-        prog=prog, usage=usage, description=description, epilog=EPILOG, default_env=False, allow_abbrev=False
+        prog=prog,
+        usage=usage,
+        description=description,
+        epilog=EPILOG,
+        default_env=False,
+        allow_abbrev=False,
+        parser_mode=STRICT,
     )
     parser.add_argument("--config", action="config", help="A YAML file of settings; later words override it.")
     naming = ONE_RUN if issubclass(kind, RunConfig) else SEVERAL_RUNS if issubclass(kind, SeveralRuns) else {}
@@ -79,12 +88,33 @@ def parse_config(
     # Of the two names of one setting, words take the one that files of today have: then what stands later wins.
     seed = "--seed" if naming is ONE_RUN else "--seeds"
     words = [re.sub(r"^--seeds?(?==|$)", seed, word) for word in words]
-    try:
-        values = parser.parse_args(_with_whole_sections(parser, words))
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"config: the file is no text in UTF-8: {error}") from error
+    for word in words:
+        try:
+            refuse_too_much(word.partition("=")[2] or word)
+        except TooMuchError as error:
+            raise SettingsError(f"the settings cannot be read: {word}: {error}") from error
+    _check_files(flat, words)
+    values = parser.parse_args(_with_whole_sections(parser, words))
     del values["config"]
+    refuse_plain_sections(flat, values.as_dict(), what="config")
     return _built(kind, parser, values, named=bool(naming))
+
+
+def _check_files(kind: type, words: Sequence[str]) -> None:
+    """Raise with a file's name what is wrong with it as a whole, which jsonargparse would tell without the name."""
+    following = itertools.pairwise([*words, ""])
+    names = [after if word == "--config" else word.partition("=")[2] for word, after in following if _is_config(word)]
+    for path in map(Path, filter(None, names)):
+        if not path.exists():
+            raise SettingsError(f"config: there is no file {path}; bilora init --output {path} writes one")
+        settings = read_yaml(path)
+        if not settings:
+            raise SettingsError(f"config: {path} holds no settings; bilora init writes a file with all of them")
+        refuse_plain_sections(kind, settings, what=f"config: {path}")
+
+
+def _is_config(word: str) -> bool:
+    return word == "--config" or word.startswith("--config=")
 
 
 EPILOG = (
@@ -161,7 +191,7 @@ def _plain_value(word: str) -> Any:
         # JSON first: to PyYAML 5e-4 is a string.
         return json.loads(word)
     except ValueError:
-        return yaml.safe_load(word)
+        return strict_yaml(word)
 
 
 # Options that may stand without a value, and the value they then have.

@@ -23,6 +23,7 @@ from bilora.processes.group import join_processes
 from bilora.runs.config import SeveralRuns
 from bilora.runs.resume import CONFIG, resumed_folder
 from bilora.settings.lookup import TRUST, told_by
+from bilora.settings.sections import shortened
 
 DIVERGED, NO_ROOM, INTERRUPTED = 3, 4, 130
 # The first row that fits counts: the root of all stands last.
@@ -35,6 +36,9 @@ CODES: dict[type[Exception], int] = {
     ResourceError: NO_ROOM,
     BiloraError: BAD_INPUT,
 }
+
+# A name that is too long, goes through a file, into a folder or in a circle, or is not ours to read or write.
+NO_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS)
 
 # How long another process waits before it prints an error; the launcher ends it as soon as the first has ended.
 SECONDS_FOR_FIRST = 10.0
@@ -109,6 +113,9 @@ def code_of(error: Exception) -> int | None:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or is_out_of_memory(error):
         return NO_ROOM
+    # Of a path that the user gave; the error names it.
+    if isinstance(error, OSError) and error.errno in NO_PATH:
+        return BAD_INPUT
     return next((code for kind, code in CODES.items() if isinstance(error, kind)), None)
 
 
@@ -120,7 +127,7 @@ def _fail(program: str, error: object, code: int, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     process = "" if rank == 0 else f"process {rank}: "
-    print(f"{program}: error: {process}{error}", file=sys.stderr)
+    print(f"{program}: error: {process}{shortened(str(error), most=10_000)}", file=sys.stderr)
     return code
 
 

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import yaml
 
 from bilora.errors import CheckpointError, DataError
+from bilora.settings.strict_yaml import strict_yaml
 
 
 def dump_json(value: Any) -> str:
@@ -18,7 +19,10 @@ def dump_json(value: Any) -> str:
 def load_json(path: Path) -> Any:
     """Return the content of a file; raise ValueError where it is not strict JSON."""
     text = path.read_text(encoding="utf-8")
-    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_without_doubles)
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_without_doubles)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
 
 
 def _refuse_constant(constant: str) -> NoReturn:
@@ -66,23 +70,30 @@ def parse_json(text: str, where: str, *, kind: type) -> Any:
     """Return the value of a JSON text, of the type ``kind``; raise DataError, with ``where``, if it is none."""
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: is not JSON: {error}") from error
     if not isinstance(value, kind):
         raise DataError(f"{where}: holds {type(value).__name__}, and must hold {kind.__name__}")
     return value
 
 
+def plain_file(path: Path) -> Path:
+    """Return the path; raise DataError where it is a folder, a pipe or a device, which may have no end."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is a {'folder' if path.is_dir() else 'pipe or a device'}; give a plain file")
+    return path
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file, an empty one without a file; raise CheckpointError where it is none."""
-    if not path.exists():
+    if not plain_file(path).exists():
         return {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = strict_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict | None):
-        raise CheckpointError(f"{path} holds no settings")
+        raise CheckpointError(f"{path} holds no settings by name, but a {type(content).__name__}")
     return content or {}
 
 

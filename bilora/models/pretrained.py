@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import HfApi, is_offline_mode
-from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
-from safetensors import SafetensorError
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
-from bilora.errors import DataError
+from bilora.errors import BiloraError, DataError
 from bilora.models.embedded import embedded_model_folder, smollm2_folder
 from bilora.settings.lookup import TRUST, is_told
 from bilora.tasks.task import AnyTask
@@ -124,17 +124,26 @@ def quiet_peft() -> Iterator[None]:
         yield
 
 
+def first_line(error: Exception) -> str:
+    """Return what an error of a library says first; the rest is advice for the library's own users."""
+    first, *more = [line.strip() for line in str(error).strip().splitlines()] or [""]
+    words = " ".join([first, *more[:1]]) if first.endswith(":") else first
+    # A missing key, or an attribute, is all that some of them say.
+    return words if " " in words else f"{type(error).__name__} {words}".strip()
+
+
 @contextmanager
 def _named_failure(place: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, TypeError, SafetensorError, StrictDataclassError) as error:
-        # Of transformers' errors the first line names the fault; the rest is advice for its own users.
-        first, *more = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
-        reason = " ".join([first, *more[:1]]) if first.endswith(":") else first
+    # Whatever the files of others make of transformers: its tokenizers alone raise bare Exceptions. Memory is no fault
+    # of theirs, and a lack of it is told by code.
+    except Exception as error:
+        if isinstance(error, (BiloraError, MemoryError, torch.OutOfMemoryError)) or "alloc" in str(error):
+            raise
         what = "folder" if Path(place).is_dir() else "hub id (or missing folder)"
         cure = (
             "give --model a folder saved with save_pretrained, or a hub id that this machine can reach or has in its "
             f"cache; where its weights are in .bin files alone, {TRUST} reads them"
         )
-        raise DataError(f"no model can be loaded from the {what} {place!r}: {reason}; {cure}") from error
+        raise DataError(f"no model can be loaded from the {what} {place!r}: {first_line(error)}; {cure}") from error

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas
-import yaml
 
 from bilora.artifacts.scored_on import UPPER, VALIDATION
 from bilora.errors import DataError
-from bilora.files.formats import parse_json, read_lines
+from bilora.files.formats import parse_json, read_lines, read_yaml
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def read_run(folder: Path) -> ReadRun:
     except DataError:
         raise
     # Whatever a damaged or foreign file makes of the reading below.
-    except (AttributeError, LookupError, NotImplementedError, OSError, TypeError, ValueError, yaml.YAMLError) as error:
+    except (AttributeError, LookupError, NotImplementedError, OSError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise DataError(f"{folder} cannot be read as a run: {type(error).__name__}: {text}") from error
 
@@ -74,7 +73,7 @@ def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
 
 
 def _read_run(folder: Path) -> ReadRun:
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    config = read_yaml(folder / "config.yaml")
     method = config["method"]
     comparison = _read_json(folder / "comparison.json", kind=dict)
     # Earlier versions wrote a method and a seed as a list of one.

@@ -9,10 +9,11 @@ import yaml
 from peft import PeftModel
 
 from bilora.artifacts import adapter_files
-from bilora.errors import DataError
+from bilora.errors import DataError, first_ten
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
 from bilora.processes.devices import choose_device
 from bilora.settings.lookup import told_by
+from bilora.settings.strict_yaml import strict_yaml
 from bilora.tasks.kinds import read_task
 from bilora.tasks.task import AnyTask, Inference
 
@@ -39,16 +40,19 @@ def open_trained(
     folder: str, *, model: str | None = None, device: str = "auto", task_type: str | None = None
 ) -> Trained:
     """Return the trained model in the folder of a run or of an adapter; ``model`` says where its base is now."""
+    # Before anything is read, which takes longer.
+    on = choose_device(device)
     adapter = _find_adapter(Path(folder))
     # The folder may come from somebody else, also where no command line says what is trusted.
     with told_by([] if task_type is None else [task_type]):
         task, max_length = read_task(adapter, task_type=task_type)
         # The settings of decoding and scoring stand in the run's config alone.
         task = task.with_settings(_task_settings(adapter.parent))
-        tokenizer = load_tokenizer(model or _base_of(adapter), task, max_length=max_length)
+        base = _base_of(adapter) if model is None else model
+        tokenizer = load_tokenizer(base, task, max_length=max_length)
         trained = load_adapter(adapter, tokenizer, task)
     # In eval mode: dropout would make every answer another one.
-    return Trained(adapter, task, tokenizer, trained.to(choose_device(device)).eval(), max_length)
+    return Trained(adapter, task, tokenizer, trained.to(on).eval(), max_length)
 
 
 def load_adapter(adapter: Path, tokenizer: Tokenizer, task: AnyTask) -> PeftModel:
@@ -63,7 +67,7 @@ def _find_adapter(folder: Path) -> Path:
         if (adapter / ADAPTER_FILE).is_file():
             return adapter
     runs = sorted({path.parent.parent.name for path in folder.glob(f"*/adapter/{ADAPTER_FILE}")})
-    cure = f"it has the runs {', '.join(runs)}: name one of them" if runs else "give the folder of a run or an adapter"
+    cure = f"it has the runs {first_ten(runs)}: name one of them" if runs else "give the folder of a run or an adapter"
     what = "has neither adapter/ nor adapter_config.json" if folder.is_dir() else "is no folder"
     raise DataError(f"{folder} {what}; {cure}")
 
@@ -74,7 +78,7 @@ def _task_settings(run: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = strict_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     # A file of another program, beside an adapter that was moved there, may hold anything.
