@@ -86,10 +86,10 @@ def plain_file(path: Path) -> Path:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file, an empty one without a file; raise CheckpointError where it is none."""
-    if not plain_file(path).exists():
+    if not path.exists():
         return {}
     try:
-        content = strict_yaml(path.read_text(encoding="utf-8"))
+        content = strict_yaml(plain_file(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict | None):

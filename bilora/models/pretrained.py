@@ -49,10 +49,11 @@ def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Toke
         options = {"local_files_only": local, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(place, **options, **task.tokenizer_settings)
         config = AutoConfig.from_pretrained(place, **options)
-    tokenizer.padding_side = "left" if config.model_type in READ_AT_THE_END else "right"
-    notices = _fill_pad_token(tokenizer)
-    _set_pad_token(config, tokenizer)
-    check_fits(tokenizer, config, max_length=max_length)
+        tokenizer.padding_side = "left" if config.model_type in READ_AT_THE_END else "right"
+        notices = _fill_pad_token(tokenizer)
+        # A model of pictures alone has no vocabulary to ask for.
+        _set_pad_token(config, tokenizer)
+        check_fits(tokenizer, config, max_length=max_length)
     return Tokenizer(place, tokenizer, notices)
 
 

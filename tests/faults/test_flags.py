@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import pytest
 
@@ -106,7 +105,7 @@ def test_a_value_of_any_type_is_taken_or_refused_in_a_line(
         if code:
             assert len(said.splitlines()) == 1
             assert len(said) < 3_000
-            assert last in said or kind == "huge"
+            assert last[:4] in said or kind == "huge"  # of entries, one is an entry
             assert "functools" not in said
 
 
@@ -114,7 +113,7 @@ TEXTS = [
     (verb, field.name)
     for verb in VERBS
     for field in dataclasses.fields(verb.config)
-    if {str, type(None)} >= set(get_args(hint := get_type_hints(verb.config)[field.name]) or {hint})
+    if get_type_hints(verb.config)[field.name] in (str, str | None)
 ]
 
 
@@ -143,7 +142,7 @@ ADAPTER = "--method-settings.bilora."
         (["--seed", "1e3"], "Expected a <class 'int'>"),
         (["--seed", DIGITS], "seed"),
         (["--steps", str(10**12)], "steps is 1000000000000, it must be below 4,294,967,296"),
-        (["--epochs", "1e300"], "steps"),
+        (["--epochs", "1e300"], "epochs is 1e+300, it must be positive, and below"),
         (["--lower.batch-size", str(10**9)], "fewer than a batch of 1000000000"),
         (["--lower.accumulation", str(10**30)], "accumulation is"),
         (["--max-length", str(10**9)], "max_length is 1000000000, but the bert model has 64 positions"),
@@ -202,7 +201,7 @@ MERGED = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [" + f"*a{i - 1}, " * 
         ("lower: [learning_rate]", "lower is ['learning_rate'], and holds settings by name"),
         ("lower: other.yaml", "lower is 'other.yaml', and holds settings by name"),
         ("upper: 3\nlower: x", "lower is 'x', and holds settings by name, as learning_rate: VALUE; upper is 3"),
-        ("lower: {lower: {}}", "lower"),
+        ("lower: {lower: {lower: 1}}", "lower"),
         ("[1, 2]", "holds no settings by name, but a list"),
         ("just words", "holds no settings by name, but a str"),
         ("", "holds no settings; bilora init writes a file"),
@@ -225,7 +224,7 @@ MERGED = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [" + f"*a{i - 1}, " * 
         ("task_settings:\n" + "".join(f"  {line}\n" for line in MERGED.splitlines()), "stands for more"),
         ("a: " + "[" * 100_000, "100 levels"),
         ("a: " + "[" * 100_000 + "]" * 100_000, "100 levels"),
-        ("steps: '" + "[" * 100_000 + "'", "steps"),
+        ("steps: '" + "[" * 100_000 + "'", "100 levels"),
         ("a: " * 50_000, "cannot be read"),
         ("steps: [", "cannot be read"),
         ("\t- x", "cannot be read"),
@@ -264,4 +263,3 @@ def test_ten_faults_are_told_and_the_others_counted(tmp_path: Path, capsys: pyte
     assert "and 123 more" in line
     assert "class 9" in line
     assert "class 10" not in line
-    assert not math.isinf(len(line))
