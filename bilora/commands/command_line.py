@@ -10,14 +10,15 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
+import yaml
 from jsonargparse import ArgumentParser
 
-from bilora.errors import SettingsError
+from bilora.errors import BiloraError, SettingsError
 from bilora.files.formats import read_yaml
 from bilora.runs.config import RunConfig, SeveralRuns
 from bilora.settings.lookup import TRUST, did_you_mean
 from bilora.settings.sections import one_line, refuse_nulls, refuse_plain_sections
-from bilora.settings.strict_yaml import STRICT, TooMuchError, refuse_too_much, strict_yaml
+from bilora.settings.strict_yaml import STRICT, refuse_too_much, strict_yaml
 
 Config = TypeVar("Config")
 
@@ -88,12 +89,10 @@ def parse_config(
     # Of the two names of one setting, words take the one that files of today have: then what stands later wins.
     seed = "--seed" if naming is ONE_RUN else "--seeds"
     words = [re.sub(r"^--seeds?(?==|$)", seed, word) for word in words]
-    for word in words:
-        try:
-            refuse_too_much(word.partition("=")[2] or word)
-        except TooMuchError as error:
-            raise SettingsError(f"the settings cannot be read: {word}: {error}") from error
-    _check_files(flat, words)
+    try:
+        _check_files(flat, words)
+    except (BiloraError, yaml.YAMLError) as error:
+        parser.error(f"config: {error}")
     values = parser.parse_args(_with_whole_sections(parser, words))
     del values["config"]
     refuse_plain_sections(flat, values.as_dict(), what="config")
@@ -102,15 +101,17 @@ def parse_config(
 
 def _check_files(kind: type, words: Sequence[str]) -> None:
     """Raise with a file's name what is wrong with it as a whole, which jsonargparse would tell without the name."""
+    for word in words:
+        refuse_too_much(word.partition("=")[2] or word)
     following = itertools.pairwise([*words, ""])
     names = [after if word == "--config" else word.partition("=")[2] for word, after in following if _is_config(word)]
     for path in map(Path, filter(None, names)):
         if not path.exists():
-            raise SettingsError(f"config: there is no file {path}; bilora init --output {path} writes one")
+            raise SettingsError(f"there is no file {path}; bilora init --output {path} writes one")
         settings = read_yaml(path)
         if not settings:
-            raise SettingsError(f"config: {path} holds no settings; bilora init writes a file with all of them")
-        refuse_plain_sections(kind, settings, what=f"config: {path}")
+            raise SettingsError(f"{path} holds no settings; bilora init writes a file with all of them")
+        refuse_plain_sections(kind, settings, what=str(path))
 
 
 def _is_config(word: str) -> bool:

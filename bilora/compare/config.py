@@ -154,7 +154,7 @@ class ComparisonConfig:
         """Check everything that can be checked before any file is read, with the candidates of all entries."""
         # Before they are counted one by one.
         if isinstance(self.seeds, int) and not 1 <= self.seeds <= MOST_SEEDS:
-            raise SettingsError(f"comparison: seeds is {self.seeds}; as a count it must be from 1 to {MOST_SEEDS:,}")
+            raise SettingsError(f"comparison: seeds is {self.seeds}, give at least one, and at most {MOST_SEEDS:,}")
         rates, count = self.learning_rates, len(self.seed_list)
         checks = (
             ("methods", "give at least one", bool(self.methods)),

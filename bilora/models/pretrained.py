@@ -49,6 +49,9 @@ def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Toke
         options = {"local_files_only": local, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(place, **options, **task.tokenizer_settings)
         config = AutoConfig.from_pretrained(place, **options)
+        # Without its files transformers makes a tokenizer that knows no word.
+        if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+            raise ValueError("there are no files of a tokenizer; save it there with save_pretrained")
         tokenizer.padding_side = "left" if config.model_type in READ_AT_THE_END else "right"
         notices = _fill_pad_token(tokenizer)
         # A model of pictures alone has no vocabulary to ask for.

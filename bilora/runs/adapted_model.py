@@ -29,10 +29,7 @@ def put_adapter(loaded: Loaded, method: str, settings: Any, *, task_type: str, s
             model = find_variant(method).adapt(loaded.model, settings, task_type=task_type, steps=steps)
     # PEFT's, such as target modules that the model does not have, or that are no layers for it.
     except (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
-        raise SettingsError(
-            f"method {method!r} cannot be put on the model: {first_line(error)}; linear layers of the model: "
-            f"{first_ten(layers)}; name some as target_modules of the method, or all-linear"
-        ) from error
+        raise _misfit(method, first_line(error), layers) from error
     config: Any = model.peft_config[model.active_adapter]
     if config.modules_to_save:
         # PEFT adds its heads to those given, so that some would stand twice in what is saved with the adapter.
@@ -49,6 +46,13 @@ def put_adapter(loaded: Loaded, method: str, settings: Any, *, task_type: str, s
     return model
 
 
+def _misfit(method: str, reason: str, layers: list[str]) -> SettingsError:
+    return SettingsError(
+        f"method {method!r} cannot be put on the model: {reason}; linear layers of the model: {first_ten(layers)}; name "
+        "some as target_modules of the method, or all-linear"
+    )
+
+
 def _refuse_names(model: nn.Module, method: str, settings: Any) -> None:
     """Refuse names that no module has, which PEFT passes over, and a rank that no layer has, which fills the memory."""
     if not isinstance(settings, AdapterSettings):
@@ -59,10 +63,7 @@ def _refuse_names(model: nn.Module, method: str, settings: Any) -> None:
         nowhere = [name for name in names or () if not any(f".{module}".endswith(f".{name}") for module in modules)]
         # A text is a regular expression, of which PEFT tells that nothing matches.
         if nowhere and isinstance(names, list):
-            raise SettingsError(
-                f"method {method!r}: {field} names {first_ten(nowhere)}, and the model has no such module; linear "
-                f"layers of the model: {first_ten(linear_layers(model))}; name some, or all-linear"
-            )
+            raise _misfit(method, f"{field} names {first_ten(nowhere)}, which it has not", linear_layers(model))
     sizes = [min(module.weight.shape) for module in model.modules() if isinstance(module, nn.Linear | Conv1D)]
     if sizes and settings.rank > max(sizes):
         raise SettingsError(

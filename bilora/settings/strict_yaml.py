@@ -60,24 +60,28 @@ def _refuse_odd(text: str) -> None:
         values += 1
         if isinstance(event, yaml.AliasEvent):
             # One that stands inside of what it names has no size yet.
-            values += sizes.get(event.anchor, MOST_VALUES)
+            values += sizes.get(event.anchor or "", MOST_VALUES)
         elif isinstance(event, yaml.CollectionStartEvent):
             within.append(_Collection(event.anchor, values, isinstance(event, yaml.MappingStartEvent)))
-        else:
+        elif isinstance(event, yaml.ScalarEvent):
             _refuse_scalar(event)
             if event.anchor is not None:
                 sizes[event.anchor] = 1
         if values > MOST_VALUES or len(within) > DEEPEST:
             raise TooMuchError(
-                f"line {event.start_mark.line + 1}: this stands for more than {MOST_VALUES:,} values or {DEEPEST} "
+                f"line {_line(event)}: this stands for more than {MOST_VALUES:,} values or {DEEPEST} "
                 "levels; write plain settings"
             )
+
+
+def _line(event: yaml.Event) -> int:
+    return 0 if event.start_mark is None else event.start_mark.line + 1
 
 
 def _refuse_scalar(event: yaml.ScalarEvent) -> None:
     # Here, where its line is known. Python refuses more than 4,300 digits; between quotes it is a text.
     if len(event.value) > MOST_DIGITS and not event.style and event.value.lstrip("+-").isdigit():
-        raise yaml.YAMLError(f"line {event.start_mark.line + 1}: a number of {len(event.value):,} digits")
+        raise yaml.YAMLError(f"line {_line(event)}: a number of {len(event.value):,} digits")
     if event.style:
         refuse_too_much(event.value)
 
@@ -98,7 +102,7 @@ def _refuse_double(event: yaml.NodeEvent, around: _Collection) -> None:
     around.children += 1
     if not (around.is_mapping and around.children % 2 and isinstance(event, yaml.ScalarEvent)):
         return
-    line = event.start_mark.line + 1
+    line = _line(event)
     # PyYAML keeps the last of two; which one was meant nobody knows.
     if (first := around.lines.get(event.value)) is not None:
         raise yaml.YAMLError(f"{event.value!r} is given on line {first} and again on line {line}; leave one out")

@@ -137,18 +137,18 @@ def test_a_model_that_cannot_be_read(
     monkeypatch.chdir(tmp_path)
     model = Path(shutil.copytree(tiny_encoder, tmp_path / "model"))
     BROKEN_MODELS[name](model)
-    assert bilora_command.main(train("--steps", "1", rows=review_file, model=model)) == 2
+    assert bilora_command.main(train("--steps", "4", rows=review_file, model=model)) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert str(model) in line
     assert "--model" in line
 
 
 ADAPTERS = {
-    "target_modules: [nowhere]": "target_modules names nowhere, and the model has no such module; linear layers",
-    "target_modules: [query, nowhere]": "target_modules names nowhere, and the model has no such module",
+    "target_modules: [nowhere]": "target_modules names nowhere, which it has not; linear layers",
+    "target_modules: [query, nowhere]": "target_modules names nowhere, which it has not",
     "target_modules: nowhere": "cannot be put on the model",
     "target_modules: [LayerNorm]": "cannot be put on the model",
-    "modules_to_save: [nowhere]": "modules_to_save names nowhere, and the model has no such module",
+    "modules_to_save: [nowhere]": "modules_to_save names nowhere, which it has not",
     "rank: 1000000": "rank is 1,000,000, and the layers of this model have 16 at most",
 }
 
@@ -162,7 +162,7 @@ def test_an_adapter_that_does_not_fit(
     path = tmp_path / "config.yaml"
     path.write_text(f"method: {method}\nmethod_settings: {{{method}: {{{text}}}}}\n")
     began = time.monotonic()
-    words = train("--config", str(path), "--steps", "1", rows=review_file, model=tiny_encoder)
+    words = train("--config", str(path), "--steps", "4", rows=review_file, model=tiny_encoder)
     assert bilora_command.main(words) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert ADAPTERS[text] in line
