@@ -48,8 +48,8 @@ def put_adapter(loaded: Loaded, method: str, settings: Any, *, task_type: str, s
 
 def _misfit(method: str, reason: str, layers: list[str]) -> SettingsError:
     return SettingsError(
-        f"method {method!r} cannot be put on the model: {reason}; linear layers of the model: {first_ten(layers)}; name "
-        "some as target_modules of the method, or all-linear"
+        f"method {method!r} cannot be put on the model: {reason}; linear layers of the model: {first_ten(layers)}; "
+        "name some as target_modules of the method, or all-linear"
     )
 
 
