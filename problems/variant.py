@@ -8,6 +8,7 @@ from typing import Any
 from peft import PeftModel
 from torch import nn
 
+from bilora.adapter.config import pattern_fault
 from bilora.adapter.pruning import Cut
 from bilora.errors import SettingsError
 from bilora.problems.levels.betty_problem import Companion
@@ -67,6 +68,10 @@ class AdapterSettings:
             faults.append(f"alpha is {self.alpha}, it must be positive")
         if not 0 <= self.dropout < 1:
             faults.append(f"dropout is {self.dropout}, it must be in [0, 1)")
+        if isinstance(self.target_modules, str) and (fault := pattern_fault(self.target_modules)):
+            faults.append(f"target_modules is {fault}")
+        if self.target_modules == []:
+            faults.append("target_modules is [], name at least one layer, or leave it out")
         return faults
 
     def negative_faults(self, *names: str) -> list[str]:

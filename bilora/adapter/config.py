@@ -1,5 +1,6 @@
 """The settings of one BiLoRA adapter, as PEFT stores them in ``adapter_config.json``."""
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from peft import PeftConfig
 
 from bilora.adapter.peft_type import BILORA
 from bilora.adapter.singular_values import find_formulation, raw_start, starts_at_zero, starts_faulty
-from bilora.errors import SHORT, SettingsError
+from bilora.errors import SHORT, SettingsError, first_ten
 from bilora.settings.arguments import hints_of, type_faults
 from bilora.settings.lookup import told_by
 
@@ -108,7 +109,7 @@ class BiloraConfig(PeftConfig):
         # The start is worked out from the ranks, which must be in order for that.
         faults += self._start_faults() if not faults else []
         if faults:
-            raise SettingsError("BiloraConfig cannot be used:\n  " + "\n  ".join(faults))
+            raise SettingsError("BiloraConfig cannot be used:\n  " + first_ten(faults, "\n  "))
 
     def _refuse_foreign_code(self) -> None:
         """Refuse a file that names code, unless the user's program has imported it or the command line names it."""
@@ -156,6 +157,12 @@ class BiloraConfig(PeftConfig):
     def _target_faults(self) -> Iterator[str]:
         if self.bias not in ("none", "all", "bilora_only"):
             yield f"bias is {SHORT.repr(self.bias)}; known: 'none', 'all', 'bilora_only'"
+        # PEFT reads a text as a regular expression, and so the names in the patterns.
+        texts = {name: getattr(self, name) for name in ("target_modules", "exclude_modules")}
+        patterns = [(name, text) for name, text in texts.items() if isinstance(text, str)]
+        patterns += [("rank_pattern", name) for name in self.rank_pattern or ()]
+        patterns += [("alpha_pattern", name) for name in self.alpha_pattern or ()]
+        yield from (f"{name} is {fault}" for name, text in patterns if (fault := pattern_fault(text)))
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             yield "layers_to_transform needs target_modules as a list of names, not as one string"
         if self.layers_pattern and self.layers_to_transform is None:
@@ -184,6 +191,15 @@ class BiloraConfig(PeftConfig):
         except SettingsError as error:
             adalora = "; use formulation 'real' with init_weights='adalora'" if self.init_weights == "adalora" else ""
             yield f"{error}{_ONLY_SMALL if self.normalized else adalora}"
+
+
+def pattern_fault(pattern: str) -> str | None:
+    """Return what is wrong with a regular expression, None where nothing is."""
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        return f"{pattern!r}, which is no regular expression: {error}; give names of layers, or mend it"
+    return None
 
 
 def _is_number(value: object) -> bool:

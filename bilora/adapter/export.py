@@ -22,7 +22,7 @@ from bilora.adapter.low_rank import low_rank_factors, pad_rank
 from bilora.adapter.pruning import checked_ranks
 from bilora.adapter.ranks import RankRule
 from bilora.adapter.spectrum import adapted_layers, magnitudes
-from bilora.errors import SettingsError
+from bilora.errors import SettingsError, first_ten
 from bilora.files.lock import refuse_links
 from bilora.files.whole_folders import UNFINISHED, sha256_of, write_files
 from bilora.settings.arguments import check_arguments
@@ -51,7 +51,7 @@ def check_folder(folder: str | Path) -> Path:
     held = sorted(file.name for file in path.iterdir())
     if held and REPORT_NAME not in held:
         raise SettingsError(
-            f"folder {str(folder)!r} holds {', '.join(held[:5])} and is not an earlier export; "
+            f"folder {str(folder)!r} holds {first_ten(held)} and is not an earlier export; "
             "give a new or an empty folder"
         )
     return path

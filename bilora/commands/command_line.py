@@ -1,20 +1,24 @@
 """From a command line to a config: YAML files with dotted overrides, strict keys, one-line errors."""
 
 import dataclasses
+import itertools
 import json
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
 
-from bilora.errors import SettingsError
+from bilora.errors import BiloraError, SettingsError
+from bilora.files.formats import read_yaml
 from bilora.runs.config import RunConfig, SeveralRuns
 from bilora.settings.lookup import TRUST, did_you_mean
-from bilora.settings.sections import one_line, refuse_nulls
+from bilora.settings.sections import one_line, refuse_nulls, refuse_plain_sections
+from bilora.settings.strict_yaml import STRICT, refuse_too_much, strict_yaml
 
 Config = TypeVar("Config")
 
@@ -62,7 +66,13 @@ def parse_config(
     # names settings that are no options, by the field whose dataclass has them.
     # An abbreviated option would be taken without a word, and could mean another one tomorrow.
     parser = OneLineParser(
-        prog=prog, usage=usage, description=description, epilog=EPILOG, default_env=False, allow_abbrev=False
+        prog=prog,
+        usage=usage,
+        description=description,
+        epilog=EPILOG,
+        default_env=False,
+        allow_abbrev=False,
+        parser_mode=STRICT,
     )
     parser.add_argument("--config", action="config", help="A YAML file of settings; later words override it.")
     naming = ONE_RUN if issubclass(kind, RunConfig) else SEVERAL_RUNS if issubclass(kind, SeveralRuns) else {}
@@ -82,11 +92,32 @@ def parse_config(
         seed = "--seed" if naming is ONE_RUN else "--seeds"
         words = [re.sub(r"^--seeds?(?==|$)", seed, word) for word in words]
     try:
-        values = parser.parse_args(_with_whole_sections(parser, words))
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"config: the file is no text in UTF-8: {error}") from error
+        _check_files(flat, words)
+    except (BiloraError, yaml.YAMLError) as error:
+        parser.error(f"config: {error}")
+    values = parser.parse_args(_with_whole_sections(parser, words))
     del values["config"]
+    refuse_plain_sections(flat, values.as_dict(), what="config")
     return _built(kind, parser, values, named=bool(naming))
+
+
+def _check_files(kind: type, words: Sequence[str]) -> None:
+    """Raise with a file's name what is wrong with it as a whole, which jsonargparse would tell without the name."""
+    for word in words:
+        refuse_too_much(word.partition("=")[2] or word)
+    following = itertools.pairwise([*words, ""])
+    names = [after if word == "--config" else word.partition("=")[2] for word, after in following if _is_config(word)]
+    for path in map(Path, filter(None, names)):
+        if not path.exists():
+            raise SettingsError(f"there is no file {path}; bilora init --output {path} writes one")
+        settings = read_yaml(path)
+        if not settings:
+            raise SettingsError(f"{path} holds no settings; bilora init writes a file with all of them")
+        refuse_plain_sections(kind, settings, what=str(path))
+
+
+def _is_config(word: str) -> bool:
+    return word == "--config" or word.startswith("--config=")
 
 
 EPILOG = (
@@ -163,7 +194,7 @@ def _plain_value(word: str) -> Any:
         # JSON first: to PyYAML 5e-4 is a string.
         return json.loads(word)
     except ValueError:
-        return yaml.safe_load(word)
+        return strict_yaml(word)
 
 
 # Options that may stand without a value, and the value they then have.

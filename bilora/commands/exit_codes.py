@@ -1,5 +1,6 @@
 """What every program that runs a config has in common: its words, its errors, its exit code."""
 
+import errno
 import os
 import shlex
 import sys
@@ -24,6 +25,7 @@ from bilora.processes.group import join_processes
 from bilora.runs.config import SeveralRuns
 from bilora.runs.resume import CONFIG, resumed_folder, words_of_then
 from bilora.settings.lookup import TRUST, told_by
+from bilora.settings.sections import shortened
 
 DIVERGED, NO_ROOM, INTERRUPTED = 3, 4, 130
 # The first row that fits counts: the root of all stands last.
@@ -36,6 +38,9 @@ CODES: dict[type[Exception], int] = {
     ResourceError: NO_ROOM,
     BiloraError: BAD_INPUT,
 }
+
+# A name that is too long, goes through a file, into a folder or in a circle, or is not ours to read or write.
+NO_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS)
 
 # How long another process waits before it prints an error; the launcher ends it as soon as the first has ended.
 SECONDS_FOR_FIRST = 10.0
@@ -111,6 +116,9 @@ def code_of(error: Exception) -> int | None:
         return 128 + error.number
     if is_full(error) or is_out_of_memory(error):
         return NO_ROOM
+    # Of a path that the user gave; the error names it.
+    if isinstance(error, OSError) and error.errno in NO_PATH:
+        return BAD_INPUT
     return next((code for kind, code in CODES.items() if isinstance(error, kind)), None)
 
 
@@ -122,7 +130,7 @@ def _fail(program: str, error: object, code: int, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     process = "" if rank == 0 else f"process {rank}: "
-    print(f"{program}: error: {process}{error}", file=sys.stderr)
+    print(f"{program}: error: {process}{shortened(str(error), most=10_000)}", file=sys.stderr)
     return code
 
 

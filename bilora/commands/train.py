@@ -16,10 +16,11 @@ from bilora.errors import InterruptedRun, SettingsError
 from bilora.files.formats import read_yaml, write_json
 from bilora.files.lock import locked
 from bilora.metrics.monitor import Monitor
+from bilora.processes.devices import choose_device
 from bilora.processes.group import join_processes
 from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.runs.plan import RunPlan, load_run_rows, plan_run
-from bilora.runs.resume import command_folder, keep_config, resumed_folder, words_of_then
+from bilora.runs.resume import check_folder, command_folder, keep_config, resumed_folder, words_of_then
 from bilora.runs.run import Prepared, prepare, run_once
 from bilora.runs.self_check import SelfCheck, require_passed
 from bilora.runs.table import print_table
@@ -42,7 +43,7 @@ TRAIN_FILE = "train.yaml"
 
 def train(config: TrainConfig) -> Path:
     """Train, write the run's folder, check what was written, and return the folder."""
-    refuse_sending(config)
+    check_words(config)
     # Of the processes that torchrun has started all train, and the first alone writes, checks and prints.
     processes = join_processes(device=config.device)
     # Everything that can fail for the user's words comes before the folder, which --overwrite empties.
@@ -74,6 +75,13 @@ def is_finished(folder: Path) -> bool:
 def _begin(config: TrainConfig, folder: Path) -> None:
     write_json(folder / FINISHED, {"finished": False})
     keep_config(folder / TRAIN_FILE, config)
+
+
+def check_words(config: TrainConfig) -> None:
+    """Refuse what can be refused before a row is read: what would be sent away, the device, the folder."""
+    refuse_sending(config)
+    choose_device(config.device)
+    check_folder(config)
 
 
 def refuse_sending(config: TrainConfig) -> None:

@@ -1,6 +1,7 @@
 """The configuration of a comparison: what a YAML file or the words of ``bilora compare`` may say."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,13 +13,15 @@ from bilora.errors import SettingsError
 from bilora.problems.catalog import find_variant
 from bilora.runs.config import RunConfig
 from bilora.settings.lookup import did_you_mean
-from bilora.settings.sections import build_section, refuse_faults, resolved
+from bilora.settings.sections import BEYOND, build_section, refuse_faults, resolved
 
 LEVELS = ("lower", "upper")
 # A name, or a mapping of a name and its settings.
 NAMED = ("hypergradient", "ending")
 # What differs from run to run, or is one for all of them.
 DECIDED = ("method", "seed", "output", "resume")
+# Each is a training of every method.
+MOST_SEEDS = 1_000
 # Decided by the comparison, refused, or of no use: no options of it.
 NO_OPTIONS = (*DECIDED, "early_stopping", "keep_best", "shard_base", "allow_config_change", "debug")
 
@@ -149,14 +152,25 @@ class ComparisonConfig:
 
     def __post_init__(self) -> None:
         """Check everything that can be checked before any file is read, with the candidates of all entries."""
+        # Before they are counted one by one.
+        if isinstance(self.seeds, int) and not 1 <= self.seeds <= MOST_SEEDS:
+            raise SettingsError(f"comparison: seeds is {self.seeds}, give at least one, and at most {MOST_SEEDS:,}")
         rates, count = self.learning_rates, len(self.seed_list)
         checks = (
             ("methods", "give at least one", bool(self.methods)),
             ("methods", "each may stand once; give it labels in entries", len(set(self.methods)) == len(self.methods)),
             ("baseline", f"it must be one of the methods: {', '.join(self.methods)}", self.baseline in self.methods),
             ("seeds", "give at least one, each once", count > 0 and len(set(self.seed_list)) == count),
-            ("seeds", "none may be negative", all(seed >= 0 for seed in self.seed_list)),
-            ("learning_rates", "give at least one, all above 0", bool(rates) and all(rate > 0 for rate in rates)),
+            (
+                "seeds",
+                f"none may be negative, or above {BEYOND - 1:,}",
+                all(0 <= seed < BEYOND for seed in self.seed_list),
+            ),
+            (
+                "learning_rates",
+                "give at least one, all above 0 and finite",
+                bool(rates) and all(0 < rate < math.inf for rate in rates),
+            ),
             ("choose_share", "it must be above 0 and below 1", 0 < self.choose_share < 1),
             ("choose_seeds", "it must be 1 to the number of seeds", 1 <= self.choose_seeds <= count),
             ("jobs", "it must be at least 1", self.jobs >= 1),

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import yaml
 
 from bilora.errors import CheckpointError, DataError
+from bilora.settings.strict_yaml import strict_yaml
 
 
 def dump_json(value: Any) -> str:
@@ -32,7 +33,7 @@ def load_json(path: Path) -> Any:
 def load_yaml(path: Path) -> Any:
     """Return the content of a file; raise OSError or ValueError, in one line, where it is not YAML."""
     try:
-        return without_halves(yaml.safe_load(read_text(path)))
+        return without_halves(strict_yaml(read_text(path)))
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(in_one_line(error)) from error
 
@@ -147,6 +148,13 @@ def parse_json(text: str, where: str, *, kind: type) -> Any:
     return value
 
 
+def plain_file(path: Path) -> Path:
+    """Return the path; raise DataError where it is a folder, a pipe or a device, which may have no end."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is a {'folder' if path.is_dir() else 'pipe or a device'}; give a plain file")
+    return path
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file, an empty one without a file; raise CheckpointError where it is none."""
     if not path.exists():
@@ -156,7 +164,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict | None):
-        raise CheckpointError(f"{path} holds no settings")
+        raise CheckpointError(f"{path} holds no settings by name, but a {type(content).__name__}")
     return content or {}
 
 

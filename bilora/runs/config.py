@@ -16,7 +16,7 @@ from bilora.engines.endings import Keep, build_ending
 from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.settings import FitSettings
 from bilora.engines.training.stages import run_stages
-from bilora.errors import SettingsError
+from bilora.errors import SettingsError, first_ten
 from bilora.problems.catalog import find_variant
 from bilora.problems.stage import Stage
 from bilora.problems.variant import Variant
@@ -119,7 +119,7 @@ class RunConfig(FitSettings):
             find_kind(self.task_type)
         refuse_faults("config", self, self._checks())
         if weight_faults := check_class_weights(self.class_weights):
-            raise SettingsError("config: " + "; ".join(weight_faults))
+            raise SettingsError(f"config: {first_ten(weight_faults, '; ')}")
         # Built for the checks of their own, and once more with the columns that are found in the file.
         self.labelled_files()
         self._check_method()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bilora.engines.checkpoints.config_change import LEVELS, check_changes
 from bilora.engines.checkpoints.files import checkpoints
-from bilora.errors import CheckpointError, SettingsError
+from bilora.errors import CheckpointError, SettingsError, first_ten
 from bilora.files.formats import load_json, read_yaml, write_yaml
 from bilora.files.lock import NAMES as LOCKS
 from bilora.files.lock import locked
@@ -83,15 +83,8 @@ def make_output_folder(output: str | None, *, task: str, root: Path = Path("runs
     """Create and return the output folder; None takes the next free ``root/<task>-N``."""
     if output is None:
         return next(folder for number in itertools.count(1) if (folder := _made(root / f"{task}-{number}")) is not None)
-    folder = Path(output)
-    # A process that was killed leaves the files of its lock, which are nobody's results.
-    # Not the path's own method, which raises for a name that is too long: what makes the folder tells of that.
-    if os.path.isdir(folder) and any(path.name not in LOCKS for path in folder.iterdir()):
-        if not overwrite:
-            raise SettingsError(
-                f"output folder {folder} is not empty; name another one, move what is in it away, or go on in it with "
-                f"--resume {folder}; --overwrite removes an earlier run's files from it"
-            )
+    folder = check_output_folder(output, overwrite=overwrite)
+    if folder.is_dir() and overwrite:
         _clear(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,20 +93,47 @@ def make_output_folder(output: str | None, *, task: str, root: Path = Path("runs
     return folder
 
 
-def _clear(folder: Path) -> None:
-    """Remove the earlier run in a folder, and say what stays."""
+def check_output_folder(output: str, *, overwrite: bool = False) -> Path:
+    """Return the output folder, and touch nothing; raise SettingsError where it cannot be made, or holds something."""
+    folder = Path(output)
+    try:
+        above = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+    except OSError as error:  # a name that is too long, or a folder that is closed to us
+        raise SettingsError(f"output folder {folder} cannot be created: {error}; give --output elsewhere") from error
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        why = "is not ours to write in" if above.is_dir() else "is no folder"
+        raise SettingsError(f"output folder {folder} cannot be created: {above} {why}; give --output elsewhere")
+    if not _holds_something(folder):
+        return folder
+    if not overwrite:
+        raise SettingsError(
+            f"output folder {folder} is not empty; name another one, move what is in it away, or go on in it with "
+            f"--resume {folder}; --overwrite removes an earlier run's files from it"
+        )
     if not is_run(folder):
         raise SettingsError(
             f"output folder {folder} is not empty and holds no earlier run (no config.yaml of one), and --overwrite "
             "removes a run's files only; name another folder"
         )
+    return folder
+
+
+def _holds_something(folder: Path) -> bool:
+    # A process that was killed leaves the files of its lock, which are nobody's results.
+    return folder.is_dir() and any(path.name not in LOCKS for path in folder.iterdir())
+
+
+def _clear(folder: Path) -> None:
+    """Remove the earlier run in a folder, and say what stays."""
+    if not _holds_something(folder):
+        return
     # A run that is still going on holds the lock, and must not lose its files.
     with locked(folder):
         try:
             left = [path.name for path in remove_run(folder) if path.name not in LOCKS]
         except OSError as error:
             raise SettingsError(f"output folder {folder}: the earlier run cannot be removed: {error}") from error
-    stays = f"; not of a run, and still there: {', '.join(left)}" if left else ""
+    stays = f"; not of a run, and still there: {first_ten(left)}" if left else ""
     print(f"note: the earlier run in {folder} is removed{stays}")
 
 

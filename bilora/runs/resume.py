@@ -9,7 +9,7 @@ from typing import Any
 from bilora.errors import SettingsError
 from bilora.files.formats import write_yaml
 from bilora.runs.config import RunConfig, SeveralRuns
-from bilora.runs.folder import make_output_folder
+from bilora.runs.folder import check_output_folder, make_output_folder
 from bilora.settings.sections import resolved
 
 CONFIG = "config.yaml"
@@ -30,6 +30,13 @@ def command_folder(config: RunConfig, *, task: str) -> Path:
     if config.output is not None and Path(config.output) != folder:
         raise SettingsError(f"output is {config.output}, but the run goes on in {folder}; leave --output out")
     return folder
+
+
+def check_folder(config: RunConfig) -> None:
+    """Refuse an output folder that :func:`command_folder` would refuse, before anything is read."""
+    goes_on = config.resume is not None and (config.resume != "auto" or (Path(config.output or "") / CONFIG).is_file())
+    if config.output is not None and not goes_on:
+        check_output_folder(config.output, overwrite=config.overwrite)
 
 
 def resumed_folder(argv: Sequence[str]) -> Path | None:

@@ -58,7 +58,8 @@ class Prepared:
 def prepare(plans: Sequence[RunPlan]) -> Prepared:
     """Return what the runs share, which differ in method, seed and settings of training; no weights are read for it."""
     config, rows, task = plans[0].config, plans[0].rows, plans[0].task
-    tokenizer = load_tokenizer(config.model or task.default_model, task, max_length=config.max_length)
+    model = task.default_model if config.model is None else config.model
+    tokenizer = load_tokenizer(model, task, max_length=config.max_length)
     sets = rows.validation if rows.upper is None else {**rows.validation, UPPER: rows.upper}
     encoded = {name: task.encode(part, tokenizer.own, max_length=config.max_length) for name, part in sets.items()}
     of_sets = (notice for part in encoded.values() for notice in part.notices)

@@ -8,7 +8,7 @@ from typing import Any
 from peft import PeftModel
 
 from bilora.artifacts import adapter_files
-from bilora.errors import DataError
+from bilora.errors import DataError, first_ten
 from bilora.files.formats import load_yaml
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
 from bilora.processes.devices import choose_device
@@ -41,6 +41,8 @@ def open_trained(
 ) -> Trained:
     """Return the trained model in the folder of a run or of an adapter; ``model`` says where its base is now."""
     check_arguments(open_trained, locals())
+    # Before anything is read, which takes longer.
+    on = choose_device(device)
     adapter = _find_adapter(Path(folder))
     # The folder may come from somebody else, also where no command line says what is trusted.
     with told_by([] if task_type is None else [task_type]):
@@ -50,7 +52,7 @@ def open_trained(
         tokenizer = _tokenizer_of(adapter, model, task, max_length=max_length)
         trained = load_adapter(adapter, tokenizer, task)
     # In eval mode: dropout would make every answer another one.
-    return Trained(adapter, task, tokenizer, trained.to(choose_device(device)).eval(), max_length)
+    return Trained(adapter, task, tokenizer, trained.to(on).eval(), max_length)
 
 
 def load_adapter(adapter: Path, tokenizer: Tokenizer, task: AnyTask) -> PeftModel:
@@ -68,7 +70,7 @@ def _find_adapter(folder: Path) -> Path:
         raise DataError(f"{folder / 'adapter' / ADAPTER_FILE} is missing, or is no file; copy the run again")
     is_folder = os.path.isdir(folder)
     runs = sorted({path.parent.parent.name for path in folder.glob(f"*/adapter/{ADAPTER_FILE}")}) if is_folder else []
-    cure = f"it has the runs {', '.join(runs)}: name one of them" if runs else "give the folder of a run or an adapter"
+    cure = f"it has the runs {first_ten(runs)}: name one of them" if runs else "give the folder of a run or an adapter"
     what = "has neither adapter/ nor adapter_config.json" if is_folder else "is no folder"
     raise DataError(f"{folder} {what}; {cure}")
 

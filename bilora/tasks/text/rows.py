@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bilora.data.faults import BadNumber, Fault
-from bilora.errors import SHORT
+from bilora.errors import SHORT, first_ten
 from bilora.settings.lookup import did_you_mean
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def field_faults(text_fields: Sequence[str], label_field: str) -> tuple[tuple[bo
 
 def missing(row: Mapping[str, Any], name: str) -> Fault:
     """Return the fault of a row without a field."""
-    return Fault(name, f"is missing; the row has {', '.join(row) or 'no field'}.{did_you_mean(name, row)}")
+    return Fault(name, f"is missing; the row has {first_ten(row) or 'no field'}.{did_you_mean(name, row)}")
 
 
 def text_faults(row: Mapping[str, Any], name: str) -> list[Fault]:
@@ -64,7 +64,7 @@ def _class_index(label: Any, task: TextTask) -> tuple[int | None, str | None]:
     # True is an int, and no index.
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
         return label, None
-    allowed = f"allowed: 0 to {len(names) - 1}, or one of {', '.join(names)}"
+    allowed = f"allowed: 0 to {len(names) - 1}, or one of {first_ten(names)}"
     return None, f"is {SHORT.repr(label)} ({type(label).__name__}); {allowed}{_unlabelled(label)}"
 
 
@@ -87,9 +87,7 @@ def _named_class(label: Any, names: Sequence[str], source: str) -> tuple[int | N
     if name is None:
         longest = f" of at most {LONGEST_NAME:,} characters" if isinstance(label, str | int) and label else ""
         return None, f"is {SHORT.repr(label)}; every row needs a label{longest}"
-    # A column of ids may have thousands of names.
-    first = f"{', '.join(names[:10])}{f' and {len(names) - 10} more' if len(names) > 10 else ''}"
-    return None, f"is {SHORT.repr(label)}, which is no label of {source}; those are: {first}"
+    return None, f"is {SHORT.repr(label)}, which is no label of {source}; those are: {first_ten(names)}"
 
 
 def _number(label: Any, task: TextTask) -> tuple[float | None, str | None]:

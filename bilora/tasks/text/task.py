@@ -14,7 +14,7 @@ from bilora.data.faults import Fault
 from bilora.data.rows import Row, Rows
 from bilora.errors import SHORT, DataError, SettingsError
 from bilora.metrics.classes import MEASURES, compute_metrics
-from bilora.tasks.labels import LabelledFiles, are_lists, given_values, in_order, label_settings
+from bilora.tasks.labels import MOST_CLASSES, LabelledFiles, are_lists, given_values, in_order, label_settings
 from bilora.tasks.scoring import by_rows, in_row_order, one_class, ordered_loader, predict, predicted_batches
 from bilora.tasks.targets import TargetScale
 from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, Inference
@@ -240,9 +240,9 @@ def _class_names(labels: Sequence[Any], files: LabelledFiles) -> set[str]:
     if files.task_type is None:
         _refuse_two_readings(names, where, files.label_field)
     # A column of ids or of texts, taken for labels.
-    if len(names) > 2 and len(names) > len(labels) / 2:
+    if len(names) > MOST_CLASSES or (len(names) > 2 and len(names) > len(labels) / 2):
         raise DataError(
-            f"{files.train}: {len(names)} different labels in {files.label_field!r} for {len(labels)} rows are too "
+            f"{files.train}: {len(names):,} different labels in {files.label_field!r} for {len(labels):,} rows are too "
             "many to learn; name another --label-column"
         )
     return names
