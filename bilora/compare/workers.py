@@ -151,6 +151,7 @@ def _in_processes(jobs: Sequence[Job], folder: RecordFolder, at_once: int) -> It
             for ready in wait(list(busy)):
                 worker = busy.pop(ready)
                 job, worker.job = worker.job, None
+                assert job is not None  # it was busy
                 yield job, worker.outcome()
     finally:
         # Also on an interrupt, and on the GeneratorExit of a caller who wants no more.
