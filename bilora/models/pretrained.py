@@ -146,7 +146,8 @@ def quiet_peft() -> Iterator[None]:
 def _named_failure(place: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, TypeError, SafetensorError, StrictDataclassError) as error:
+    # ImportError: of a quantised model whose quantiser is not installed.
+    except (OSError, ValueError, TypeError, ImportError, SafetensorError, StrictDataclassError) as error:
         # Of transformers' errors the first line names the fault; the rest is advice for its own users.
         first, *more = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
         reason = " ".join([first, *more[:1]]) if first.endswith(":") else first
