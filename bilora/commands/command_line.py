@@ -4,13 +4,14 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
 
+from bilora.engines.settings import RATES, LevelSettings
 from bilora.errors import SettingsError
 from bilora.runs.config import RunConfig, SeveralRuns
 from bilora.settings.lookup import TRUST, did_you_mean
@@ -75,6 +76,7 @@ def parse_config(
         parser.add_argument(f"--{name}", type=types, default=default, help=text)
     for name, names in (left_out or {}).items():
         parser.add_class_arguments(get_type_hints(kind)[name], name, skip=set(names))
+    parser.set_defaults(_open_settings(flat, left_out or {}))
     words = _normal_form([*before, *argv], _list_options(flat) | {f"--{name}": True for name in naming})
     # Of the two names of one setting, words take the one that files of today have: then what stands later wins.
     seed = "--seed" if naming is ONE_RUN else "--seeds"
@@ -85,6 +87,15 @@ def parse_config(
         raise SettingsError(f"config: the file is no text in UTF-8: {error}") from error
     del values["config"]
     return _built(kind, parser, values, named=bool(naming))
+
+
+def _open_settings(kind: type, fields: Iterable[str]) -> dict[str, None]:
+    """Return the options of the two levels that are open until the method is known, with None for a default."""
+    # jsonargparse takes the defaults of a nested dataclass from an object of it, in which they are decided already.
+    prefixes = [f"{name}." for name in fields] + ([""] if issubclass(kind, RunConfig) else [])
+    return {
+        f"{prefix}{level}.{name}": None for prefix in prefixes for level in RATES for name in LevelSettings.DEFAULTS
+    }
 
 
 EPILOG = (

@@ -30,6 +30,8 @@ class ReadRun:
     values: pandas.DataFrame
     # A row per term at the end: layer, term, value (its magnitude), and kept (terms of the layer).
     spectrum: pandas.DataFrame
+    # What it has learned beside its adapter, with `words` where they are for people.
+    learned: dict[str, Any]
     per_class: list[dict[str, Any]]
     # label, prediction: a row per validation row, if the kind of task keeps both.
     predictions: pandas.DataFrame
@@ -105,6 +107,7 @@ def _read_run(folder: Path) -> ReadRun:
         metrics=metrics.assign(run=str(folder), label=label, seconds=metrics["step"].map(seconds)),
         values=pandas.DataFrame(terms),
         spectrum=pandas.DataFrame(spectrum),
+        learned=_read_json(folder / "learned.json", kind=dict),
         per_class=_read_json(folder / "labels.json", kind=list),
         predictions=_predictions(folder),
     )

@@ -182,6 +182,8 @@ def _save(model: PeftModel, plan: RunPlan, result: FitResult, folder: Path, *, b
     # Where ranks were cut, the spectrum by which they were, which has the terms that went too.
     if spectrum := result.spectrum or (Spectrum.of(magnitudes(model)) if of_bilora else None):
         write_json(folder / "spectrum.json", spectrum.to_json())
+    if words := result.learned.get("words"):
+        print(f"learned: {words}")
     if result.learned:
         write_json(folder / "learned.json", result.learned)
     if result.splits:

@@ -82,8 +82,8 @@ def fit(
         ResourceError: There is too little memory or disk space.
         ProcessesError: A process is lost, or was given something else than the others.
     """
-    settings = settings or FitSettings()
     variant = find_variant(variant) if isinstance(variant, str) else variant
+    settings = (settings or FitSettings()).of_variant(variant)
     if variant_settings is None:
         variant_settings = settings_of_adapter(model, variant)
     plan = Plan(

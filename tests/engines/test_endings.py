@@ -17,12 +17,12 @@ from bilora.problems import VARIANTS, LowerProblem, Variant
 Fit = Callable[..., Any]
 
 # The stages of each variant that ends as it is.
-BILEVEL = ("bilora", "learned_decay", "learned_decay_bilora", "autolora", "bidora", "alternating")
+BILEVEL = ("bilora", "self_tuned", "learned_decay", "learned_decay_bilora", "autolora", "bidora", "alternating")
 KEEP = {name: ["bilevel"] for name in BILEVEL}
 KEEP |= {name: ["single"] for name in ("lora", "dora", "adalora", "pseudo_svd")}
 KEEP |= {"two_stage": ["vectors", "values"], "lora_d1": ["d1"], "lora_early_stopping": ["d1"]}
-RETRAINED = ("learned_decay", "learned_decay_bilora", "autolora", "bidora")
-WITH_VALUES = ("bilora", "learned_decay_bilora", "autolora", "pseudo_svd", "alternating", "two_stage")
+RETRAINED = ("self_tuned", "learned_decay", "learned_decay_bilora", "autolora", "bidora")
+WITH_VALUES = ("bilora", "self_tuned", "learned_decay_bilora", "autolora", "pseudo_svd", "alternating", "two_stage")
 
 
 def names(variant: str, ending: Any) -> list[str]:
