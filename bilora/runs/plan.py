@@ -1,10 +1,12 @@
 """The plan of a run: method, stages, task, rows and their first D1 and D2, checked before a model is read."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bilora.artifacts.scored_on import UPPER
+from bilora.data.flipped_labels import flip_labels
 from bilora.data.loaders import check_batch
 from bilora.data.records import Record
 from bilora.data.rows import Rows
@@ -21,6 +23,7 @@ from bilora.tasks.catalog import find_task
 from bilora.tasks.class_weights import resolve_class_weights
 from bilora.tasks.labelled_files import load_labelled_files
 from bilora.tasks.sources import EMBEDDED_TASK, take_rows
+from bilora.tasks.targets import TargetScale
 from bilora.tasks.task import AnyTask
 
 
@@ -45,6 +48,8 @@ class RunPlan(Plan):
             )
         if config.shard_base and self.processes.count == 1:
             raise SettingsError(ALONE)
+        # Refuses labels that are all the same.
+        self.target_scale  # noqa: B018
         # Refuses a class that is to be weighted and has no row.
         self.class_weights()
 
@@ -52,6 +57,16 @@ class RunPlan(Plan):
     def task(self) -> AnyTask:
         """How the rows are read, trained on and scored."""
         return self.rows.task
+
+    @functools.cached_property
+    def target_scale(self) -> TargetScale | None:
+        """Mean and deviation of the labels, where those are numbers."""
+        return self.task.target_scale(self.train)
+
+    @property
+    def targets(self) -> Mapping[str, float] | None:
+        """The same for the manifest of a checkpoint."""
+        return None if self.target_scale is None else dataclasses.asdict(self.target_scale)
 
     def class_weights(self) -> tuple[float, ...] | None:
         """Return the weight of each class in the losses, or None where all weigh the same."""
@@ -84,7 +99,7 @@ def plan_run(config: RunConfig, rows: TaskRows, *, processes: Processes = ONE_PR
     """Return the plan of a run on the rows of its config, checked; no model is read for it."""
     # Refuses a device that is not there, before a model is loaded.
     choose_device(config.device)
-    train = training_rows(config, rows.train)
+    train = training_rows(config, rows.train, rows.task)
     split = _first_split(config, rows, train)
     return RunPlan(
         variant=config.variant,
@@ -111,15 +126,31 @@ def load_run_rows(
     return dataclasses.replace(rows, task=rows.task.with_settings(config.task_settings))
 
 
-def training_rows(config: RunConfig, rows: Rows) -> Rows:
-    """Return the training rows of a run."""
-    return rows if config.train_rows is None else take_rows(rows, config.train_rows, seed=config.seed)
+def training_rows(config: RunConfig, rows: Rows, task: AnyTask) -> Rows:
+    """Return the training rows of a run, with the labels that it trains on."""
+    drawn = rows if config.train_rows is None else take_rows(rows, config.train_rows, seed=config.seed)
+    if not config.flip_labels:
+        return drawn
+    return flip_labels(drawn, config.flip_labels, task=task, seed=config.seed)
+
+
+def flipped_labels(plans: Iterable[RunPlan]) -> tuple[str, ...]:
+    """Return a notice of the training labels that were flipped on purpose, for each seed that had some flipped."""
+    notices = []
+    for plan in {plan.config.seed: plan for plan in plans if plan.config.flip_labels}.values():
+        given = dict(zip(plan.rows.train.ids, plan.rows.train.labels, strict=True))
+        flips = sum(given[name] != label for name, label in zip(plan.train.ids, plan.train.labels, strict=True))
+        notices.append(
+            f"{flips:,} of {len(plan.train):,} training labels are wrong on purpose: flip_labels is "
+            f"{plan.config.flip_labels:g}, seed {plan.config.seed}"
+        )
+    return tuple(notices)
 
 
 def scored_sets(config: RunConfig) -> dict[str, Rows]:
     """Return the rows that a run was scored on, by the name of the set."""
     rows = load_run_rows(config)
-    train = training_rows(config, rows.train)
+    train = training_rows(config, rows.train, rows.task)
     return rows.validation or _with_upper_watched(config, rows, train, _first_split(config, rows, train)).validation
 
 

@@ -30,7 +30,7 @@ from bilora.runs.adapted_model import put_adapter
 from bilora.runs.description import describe_run
 from bilora.runs.evaluation import Evaluation, Scores
 from bilora.runs.folder import enter_run_folder
-from bilora.runs.plan import RunPlan, shared_by_levels
+from bilora.runs.plan import RunPlan, flipped_labels, shared_by_levels
 from bilora.runs.results import (
     PeakMemory,
     has_values,
@@ -41,6 +41,7 @@ from bilora.runs.results import (
     write_predictions,
 )
 from bilora.tasks.class_weights import weigh_classes
+from bilora.tasks.targets import standardise
 from bilora.tasks.task import EncodedRows, Inference
 
 
@@ -61,7 +62,7 @@ def prepare(plans: Sequence[RunPlan]) -> Prepared:
     sets = rows.validation if rows.upper is None else {**rows.validation, UPPER: rows.upper}
     encoded = {name: task.encode(part, tokenizer.own, max_length=config.max_length) for name, part in sets.items()}
     of_sets = (notice for part in encoded.values() for notice in part.notices)
-    notices = (*shared_by_levels(plans), *tokenizer.notices, *of_sets)
+    notices = (*flipped_labels(plans), *shared_by_levels(plans), *tokenizer.notices, *of_sets)
     upper = None if rows.upper is None else encoded.pop(UPPER)
     return Prepared(tokenizer, encoded, upper, notices)
 
@@ -91,7 +92,7 @@ def run_once(
     )
     # From before the model is loaded, which is a part of what a run needs.
     memory = PeakMemory(choose_device(config.device))
-    model = _adapted(plan, prepared)
+    model = adapted(plan, prepared)
     train = task.encode(plan.train, tokenizer, max_length=config.max_length)
     if processes.is_first:
         print("".join(f"note: {notice}\n" for notice in train.notices), end="")
@@ -134,8 +135,8 @@ def run_once(
     return finite_or_null(row)  # type: ignore[no-any-return]
 
 
-def _adapted(plan: RunPlan, prepared: Prepared) -> PeftModel:
-    """Return the model, with the adapter on it and the loss that the class weights ask for."""
+def adapted(plan: RunPlan, prepared: Prepared) -> PeftModel:
+    """Return the model, with the adapter on it and the loss that the labels ask for, and say what is new in it."""
     weights = plan.class_weights()
     # Right before the model is loaded, whose head is drawn then.
     set_seed(plan.config.seed)
@@ -145,8 +146,13 @@ def _adapted(plan: RunPlan, prepared: Prepared) -> PeftModel:
     # In the model's own loss, since that is what both levels train on; validation computes its own.
     if weights is not None:
         weigh_classes(model, plan.task.loss, weights)
+    notices = loaded.notices
+    if plan.target_scale is not None:
+        notices = (*notices, standardise(model, plan.target_scale, drawn=loaded.new_modules))
     if plan.config.shard_base:
         shard_base(model, processes=plan.processes)
+    if plan.processes.is_first:
+        print("".join(f"note: {notice}\n" for notice in notices), end="")
     return model
 
 
@@ -160,7 +166,7 @@ def _write(plan: RunPlan, prepared: Prepared, folder: Path, *, scores: Scores, r
     describe_run(
         folder,
         task=plan.task,
-        base=prepared.tokenizer.place,
+        tokenizer=prepared.tokenizer,
         train=plan.train,
         validation=plan.rows.validation,
         max_length=plan.config.max_length,
