@@ -77,8 +77,9 @@ def build_levels(
 
     loaders = None
     if stage.splits:
-        more = {"processes": processes, "split": split, "small_upper": stage.small_upper}
-        loaders = SplitLoaders(rows, settings, collate=collate, **more)
+        loaders = SplitLoaders(
+            rows, settings, collate=collate, processes=processes, split=split, small_upper=stage.small_upper
+        )
     steps = stage_steps(stage, settings)
     if stage.upper is None:
         options = settings.upper if stage.rows == "upper" else settings.lower
