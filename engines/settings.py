@@ -267,8 +267,8 @@ class FitSettings:
         """Return the settings with the variant's own values for what the user has left out."""
         if not variant.defaults:
             return self
-        own = {name: value for name, value in variant.defaults.items() if name in self.left_open}
-        return dataclasses.replace(self, **own, **self._levels(variant.defaults))
+        own: dict[str, Any] = {name: value for name, value in variant.defaults.items() if name in self.left_open}
+        return dataclasses.replace(self, **(own | self._levels(variant.defaults)))
 
     @property
     def method_defaults(self) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """Learn on D2 how strongly to regularise, then train from the start on all rows: one run, and nothing to tune."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -20,16 +20,16 @@ from bilora.problems.variants.learned_decay_bilora import DecayedBiloraLower
 
 # A decay below it is none in any run that ends.
 FLOOR = 1e-3
-Values = list[Tensor]
+Values = Sequence[Tensor]
 
 
 def _whole(values: Values) -> Tensor:
-    return torch.cat(values)
+    return torch.cat(list(values))
 
 
 def _shuffled(values: Values) -> Values:
     order = torch.randperm(sum(map(len, values)), generator=torch.Generator().manual_seed(0))
-    return list(_whole(values)[order.to(values[0].device)].split(list(map(len, values))))
+    return torch.split(_whole(values)[order.to(values[0].device)], list(map(len, values)))
 
 
 KEPT: dict[str, Callable[[Values], Values]] = {
