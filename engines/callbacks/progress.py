@@ -36,8 +36,8 @@ class Progress(Callback):
         self._bar = tqdm(total=total, initial=engine.step, desc=self.title, unit="step", disable=None, leave=False)
 
     def on_stage_start(self, engine: BilevelEngine) -> None:
-        title = ": ".join(filter(None, (self.title, engine.place.title)))
-        self._bar.set_description(title, refresh=False)
+        if engine.place.title:
+            self._bar.set_description(": ".join(filter(None, (self.title, engine.place.title))))
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
         if self._bar.disable:
