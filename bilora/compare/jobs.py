@@ -117,10 +117,10 @@ def _plan(job: Job) -> RunPlan:
     config, rows = job.config, read_rows(job.config)
     if job.held_out is None:
         return plan_run(config, rows)
-    train, held_out = take_validation(training_rows(config, rows.train), job.held_out)
+    train, held_out = take_validation(training_rows(config, rows.train, rows.task), job.held_out)
     halves = dataclasses.replace(rows, train=train, validation={"held_out": held_out})
-    # They are drawn already: a second draw would take other rows.
-    return plan_run(dataclasses.replace(config, train_rows=None), halves)
+    # They are drawn and flipped already: a second draw would take other rows.
+    return plan_run(dataclasses.replace(config, train_rows=None, flip_labels=0.0), halves)
 
 
 def read_rows(config: RunConfig) -> TaskRows:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bilora.artifacts.scored_on import UPPER
+from bilora.data.flipped_labels import flip_labels
 from bilora.data.loaders import check_batch
 from bilora.data.records import Record
 from bilora.data.rows import Rows
@@ -81,7 +82,7 @@ def plan_run(config: RunConfig, rows: TaskRows, *, processes: Processes = ONE_PR
     """Return the plan of a run on the rows of its config, checked; no model is read for it."""
     # Refuses a device that is not there, before a model is loaded.
     choose_device(config.device)
-    train = training_rows(config, rows.train)
+    train = training_rows(config, rows.train, rows.task)
     split = _first_split(config, rows, train)
     return RunPlan(
         variant=config.variant,
@@ -108,15 +109,31 @@ def load_run_rows(
     return dataclasses.replace(rows, task=rows.task.with_settings(config.task_settings))
 
 
-def training_rows(config: RunConfig, rows: Rows) -> Rows:
-    """Return the training rows of a run."""
-    return rows if config.train_rows is None else take_rows(rows, config.train_rows, seed=config.seed)
+def training_rows(config: RunConfig, rows: Rows, task: AnyTask) -> Rows:
+    """Return the training rows of a run, with the labels that it trains on."""
+    drawn = rows if config.train_rows is None else take_rows(rows, config.train_rows, seed=config.seed)
+    if not config.flip_labels:
+        return drawn
+    return flip_labels(drawn, config.flip_labels, task=task, seed=config.seed)
+
+
+def flipped_labels(plans: Iterable[RunPlan]) -> tuple[str, ...]:
+    """Return a notice of the training labels that were flipped on purpose, for each seed that had some flipped."""
+    notices = []
+    for plan in {plan.config.seed: plan for plan in plans if plan.config.flip_labels}.values():
+        given = dict(zip(plan.rows.train.ids, plan.rows.train.labels, strict=True))
+        flips = sum(given[name] != label for name, label in zip(plan.train.ids, plan.train.labels, strict=True))
+        notices.append(
+            f"{flips:,} of {len(plan.train):,} training labels are wrong on purpose: flip_labels is "
+            f"{plan.config.flip_labels:g}, seed {plan.config.seed}"
+        )
+    return tuple(notices)
 
 
 def scored_sets(config: RunConfig) -> dict[str, Rows]:
     """Return the rows that a run was scored on, by the name of the set."""
     rows = load_run_rows(config)
-    train = training_rows(config, rows.train)
+    train = training_rows(config, rows.train, rows.task)
     return rows.validation or _with_upper_watched(config, rows, train, _first_split(config, rows, train)).validation
 
 

@@ -33,7 +33,7 @@ from bilora.runs.adapted_model import put_adapter
 from bilora.runs.description import describe_run
 from bilora.runs.evaluation import Evaluation, Scores
 from bilora.runs.folder import enter_run_folder
-from bilora.runs.plan import RunPlan, shared_by_levels
+from bilora.runs.plan import RunPlan, flipped_labels, shared_by_levels
 from bilora.runs.results import (
     PeakMemory,
     has_values,
@@ -64,7 +64,7 @@ def prepare(plans: Sequence[RunPlan]) -> Prepared:
     sets = rows.validation if rows.upper is None else {**rows.validation, UPPER: rows.upper}
     encoded = {name: task.encode(part, tokenizer.own, max_length=config.max_length) for name, part in sets.items()}
     of_sets = (notice for part in encoded.values() for notice in part.notices)
-    notices = (*shared_by_levels(plans), *tokenizer.notices, *of_sets)
+    notices = (*flipped_labels(plans), *shared_by_levels(plans), *tokenizer.notices, *of_sets)
     upper = None if rows.upper is None else encoded.pop(UPPER)
     return Prepared(tokenizer, encoded, upper, notices)
 
@@ -94,7 +94,7 @@ def run_once(
     )
     # From before the model is loaded, which is a part of what a run needs.
     memory = PeakMemory(choose_device(config.device))
-    model = _adapted(plan, prepared)
+    model = adapted(plan, prepared)
     train = task.encode(plan.train, tokenizer, max_length=config.max_length)
     if processes.is_first:
         print("".join(f"note: {notice}\n" for notice in train.notices), end="")
@@ -141,7 +141,7 @@ def run_once(
     return finite_or_null(row)  # type: ignore[no-any-return]
 
 
-def _adapted(plan: RunPlan, prepared: Prepared) -> PeftModel:
+def adapted(plan: RunPlan, prepared: Prepared) -> PeftModel:
     """Return the model, with the adapter on it and the loss that the class weights ask for."""
     weights = plan.class_weights()
     # Right before the model is loaded, whose head is drawn then.

@@ -10,7 +10,7 @@ from bilora.engines.settings import LevelSettings
 from bilora.errors import DataError, SettingsError
 from bilora.files.formats import write_json, write_yaml
 from bilora.runs.config import RunConfig
-from bilora.runs.plan import load_run_rows, plan_run
+from bilora.runs.plan import flipped_labels, load_run_rows, plan_run
 from bilora.runs.run import prepare
 
 
@@ -41,6 +41,17 @@ def test_prepares_what_all_runs_share(reviews: TaskRows) -> None:
     encoded = prepared.validation["validation"].encoded
     assert len(encoded) == 20
     assert max(len(row["input_ids"]) for row in encoded) == 16
+
+
+def test_labels_are_flipped_for_training_alone_and_a_line_says_how_many(reviews: TaskRows) -> None:
+    plan, clean = (plan_run(RunConfig(train_rows=100, flip_labels=share, seed=1), reviews) for share in (0.2, 0.0))
+    assert plan.train.ids == clean.train.ids
+    flips = sum(new != old for new, old in zip(plan.train.labels, clean.train.labels, strict=True))
+    assert 8 <= flips <= 32
+    assert plan.rows is reviews
+    (notice,) = flipped_labels([clean, plan, plan])
+    assert notice == f"{flips} of 100 training labels are wrong on purpose: flip_labels is 0.2, seed 1"
+    assert notice in prepare([plan]).notices
 
 
 @pytest.mark.parametrize(
