@@ -42,6 +42,7 @@ import bilora_command
 from bilora.engines.checkpoints.files import checkpoints, fault
 from bilora.files.formats import load_json, read_yaml
 from bilora.models.embedded import embedded_model_folder, embedded_reviews
+from bilora.tasks import take_rows
 
 LIMIT = 120.0
 """Seconds after which a start hangs."""
@@ -364,8 +365,8 @@ def make_inputs(root: Path) -> None:
     BertModel(config).save_pretrained(root / "model")
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
         shutil.copy(embedded_model_folder() / name, root / "model")
-    rows = embedded_reviews()
-    lines = [json.dumps({"text": rows[i]["text"], "label": ["bad", "good"][rows[i]["label"]]}) for i in range(60)]
+    rows = take_rows(embedded_reviews(), 60, seed=0)
+    lines = [json.dumps({"text": row["text"], "label": ["bad", "good"][row["label"]]}) for row in rows]
     (root / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

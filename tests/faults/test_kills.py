@@ -113,7 +113,7 @@ def test_a_folder_without_settings_is_as_good_as_a_new_one(names: tuple[str, ...
 def test_so_it_is_for_a_comparison(names: tuple[str, ...], begun: Callable[..., Path], command_run: Any) -> None:
     folder = begun(*names)
     words = (*command_run.words[:4], "--text-columns", "text", "--output", folder, "--learning-rates", 0.01)
-    words = (*words, "--methods", "lora", "--baseline", "lora", "--seeds", 1, "--steps", 2, "--device", "cpu")
+    words = (*words, "--methods", "lora", "--baseline", "lora", "--seeds", 1, "--steps", 2, "--max-length", 32)
     assert ran(COMPARE, *words) == 0
     assert not list(folder.glob(".*"))
 
