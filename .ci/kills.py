@@ -127,9 +127,9 @@ class Child:
             _wait(lambda: self.poll() or time.monotonic() - self.began > moment.seconds)
         else:
             # The child writes a byte there, and sends the signal itself where it is to come before the write.
-            os.read(self._reader, 1)
+            there = os.read(self._reader, 1)
             if not moment.after:
-                return True
+                return bool(there)
         if self.poll():
             return False
         os.kill(self.pid, moment.number)
