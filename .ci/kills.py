@@ -50,7 +50,7 @@ LIMIT = 120.0
 WRITES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 """Events of the interpreter at which a file changes."""
 
-TIMES = re.compile(r"seconds|peak_memory|command|sha256|size|parts")
+TIMES = re.compile(r"seconds|reach|peak_memory|command|sha256|size|parts")
 """Keys of what no two runs have in common, and of hashes over it."""
 
 TABLES = ("comparison.md", "summary.csv", "results.csv", "times.jsonl", "manifest.json")
@@ -72,17 +72,17 @@ TRAIN = (
     *("--lower.batch-size", "8", "--upper.batch-size", "4", "--method-settings.bilora.dropout", "0.1"),
 )
 COMPARE = (
-    *("compare", *TRAINING, "--output", "out", "--methods", "bilora", "lora", "--baseline", "lora", "--seeds", "1"),
-    *("--learning-rates", "0.01", "--text-columns", "text", "--steps", "6"),
-    *("--save-every", "3", "--lower.batch-size", "8"),
+    *("compare", *TRAINING, "--output", "compared", "--methods", "bilora", "lora", "--baseline", "lora"),
+    *("--seeds", "1", "--learning-rates", "0.01", "--text-columns", "text", "--steps", "6", "--unroll-steps", "2"),
+    *("--save-every", "3", "--lower.batch-size", "8", "--upper.batch-size", "4"),
 )
 COMMANDS = {
     "train": Command((*TRAIN, "--save-every", "4"), 5),
     "train, nothing saved": Command((*TRAIN, "--save-every", "0"), 3),
     "train --resume auto": Command((*TRAIN, "--save-every", "4", "--resume", "auto"), 3),
     "train --resume": Command(("train", "--resume", "run"), 5, given="stopped"),
-    "export": Command(("export", "run", "--output", "out", "--rank", "2"), 3, given="trained"),
-    "merge": Command(("merge", "run", "--output", "out"), 3, given="trained"),
+    "export": Command(("export", "run", "--output", "exported", "--rank", "2"), 3, given="trained"),
+    "merge": Command(("merge", "run", "--output", "merged"), 3, given="trained"),
     "report": Command(("report", "run"), 3, given="trained"),
     "compare": Command(COMPARE, 4),
 }
@@ -224,6 +224,9 @@ def contents(folder: Path) -> dict[str, Any]:
         if path.is_dir():
             if not any(path.iterdir()):
                 found[name] = "an empty folder"
+        elif path.name == "config.yaml":
+            # It says of this call where it writes, and from where it goes on.
+            found[name] = {key: value for key, value in read_yaml(path).items() if key not in ("output", "resume")}
         elif path.name in TABLES:
             found[name] = "there"
         elif path.suffix == ".safetensors":
@@ -347,9 +350,10 @@ def _differences(whole: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     for name in sorted(whole.keys() | now.keys()):
         if name not in now:
             yield f"missing: {name}"
-        elif name not in whole:
+        # A signal leaves a checkpoint of its own.
+        elif name not in whole and "/checkpoint-" not in name:
             yield f"left over: {name}"
-        elif now[name] != whole[name]:
+        elif name in whole and now[name] != whole[name]:
             yield f"differs: {name}"
 
 
@@ -381,7 +385,7 @@ def warm_up(root: Path) -> None:
         ]
     if any(codes):
         sys.exit(said.getvalue())
-    for name in ("out", "run/report.html", "run/report-figures"):
+    for name in ("exported", "merged", "compared", "run/report.html", "run/report-figures"):
         shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
 
 
