@@ -10,6 +10,7 @@ from peft import PeftConfig
 from bilora.adapter.peft_type import BILORA
 from bilora.adapter.singular_values import find_formulation, raw_start, starts_at_zero, starts_faulty
 from bilora.errors import SettingsError
+from bilora.settings.arguments import hints_of, type_faults
 from bilora.settings.lookup import told_by
 
 # A value of s small enough to start from with unit-length directions. A formulation that cannot give it to
@@ -18,6 +19,13 @@ _SMALL = 1e-3
 _ONLY_SMALL = (
     "; with normalized=True only a small s starts near the base model: use formulation 'real', "
     "or 'binary' with a small start_value such as 0.01"
+)
+
+
+# Settings that name layers, or are by the name of a layer.
+NAMES = (
+    *("normalized", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern"),
+    *("layers_to_transform", "layers_pattern", "modules_to_save"),
 )
 
 
@@ -84,6 +92,8 @@ class BiloraConfig(PeftConfig):
             super().__post_init__()  # type: ignore[no-untyped-call]
         except ValueError as error:  # an unknown task_type
             faults.append(str(error))
+        if wrong := self._type_faults():
+            raise SettingsError("BiloraConfig cannot be used:\n  " + "\n  ".join([*faults, *wrong]))
         self._refuse_foreign_code()
         self.peft_type = BILORA
         # Resolved here, not in the layers, so that the file of an adapter says how it was trained.
@@ -116,6 +126,13 @@ class BiloraConfig(PeftConfig):
         """Return the settings, sets as sorted lists, so that equal settings give equal files."""
         settings: dict[str, Any] = super().to_dict()
         return {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
+
+    def _type_faults(self) -> list[str]:
+        # Of what the checks below, and PEFT, would fail at. Files have null, and callers sets, for what is left out and
+        # for lists.
+        values = {name: getattr(self, name) for name in NAMES}
+        given = {name: value for name, value in values.items() if value is not None and not isinstance(value, set)}
+        return type_faults({"formulation": self.formulation, **given}, hints_of(BiloraConfig))
 
     def _number_faults(self) -> Iterator[str]:
         if not _is_number(self.dropout) or not 0.0 <= self.dropout < 1.0:

@@ -24,6 +24,7 @@ from bilora.adapter.spectrum import adapted_layers, magnitudes
 from bilora.errors import SettingsError
 from bilora.files.lock import refuse_links
 from bilora.files.whole_folders import UNFINISHED, sha256_of, write_files
+from bilora.settings.arguments import check_arguments
 
 # Marks a folder as written by an export, so that a later one may replace it.
 REPORT_NAME = "bilora_export.json"
@@ -129,6 +130,7 @@ def export_lora(
         ...     export_lora(model, folder).ranks
         {'0': 2}
     """
+    check_arguments(export_lora, locals(), model=nn.Module)
     config = _bilora_config(model, adapter_name)
     if not 0.0 <= tolerance < 1.0:
         raise SettingsError(f"tolerance is {tolerance}; give a fraction of the largest value, in [0, 1)")

@@ -1,8 +1,9 @@
 """The output folder of a command: a new one, or that of an earlier command that goes on in it."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bilora.errors import SettingsError
 from bilora.files.formats import write_yaml
@@ -45,6 +46,14 @@ def resumed_folder(argv: Sequence[str]) -> Path | None:
 
 def _is_begun(folder: Path) -> bool:
     return any((folder / name).is_file() for name in CONFIGS)
+
+
+def words_of_then(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the options for what an earlier version's file of settings leaves out, and had another default then."""
+    entry = settings.get("hypergradient")
+    choice = {"name": entry} if isinstance(entry, str) else entry
+    if isinstance(choice, dict) and choice.get("name") == "darts" and "scale" not in choice:
+        yield "--hypergradient.scale=one"
 
 
 def keep_config(path: Path, config: RunConfig | SeveralRuns) -> None:

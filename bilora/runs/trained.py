@@ -12,6 +12,7 @@ from bilora.artifacts import adapter_files
 from bilora.errors import DataError
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
 from bilora.processes.devices import choose_device
+from bilora.settings.arguments import check_arguments
 from bilora.settings.lookup import told_by
 from bilora.tasks.kinds import read_task
 from bilora.tasks.task import AnyTask, Inference
@@ -36,9 +37,10 @@ class Trained:
 
 
 def open_trained(
-    folder: str, *, model: str | None = None, device: str = "auto", task_type: str | None = None
+    folder: str | Path, *, model: str | None = None, device: str = "auto", task_type: str | None = None
 ) -> Trained:
     """Return the trained model in the folder of a run or of an adapter; ``model`` says where its base is now."""
+    check_arguments(open_trained, locals())
     adapter = _find_adapter(Path(folder))
     # The folder may come from somebody else, also where no command line says what is trusted.
     with told_by([] if task_type is None else [task_type]):

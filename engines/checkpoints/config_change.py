@@ -53,9 +53,10 @@ def _as_today(settings: Mapping[str, Any]) -> dict[str, Any]:
             run[name] = value[0]
     entry = run.get("hypergradient")
     hypergradient = {"name": entry} if isinstance(entry, str) else dict(entry or {})
-    if hypergradient.get("name") == "darts" and hypergradient.get("products") != "exact":
-        # Saved without a scheme, it was the one that was the default then.
-        run["hypergradient"] = {"finite_difference": "central", **hypergradient}
+    # Saved without them, they were the ones that were the defaults then.
+    if hypergradient.get("name") == "darts":
+        then = {} if hypergradient.get("products") == "exact" else {"finite_difference": "central"}
+        run["hypergradient"] = {**then, "scale": "one", **hypergradient}
     return run
 
 

@@ -1,9 +1,11 @@
 """The tokenizer and the model of a run, from a folder or the hub."""
 
+import json
 import os
 import shutil
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +16,10 @@ import pytest
 import tokenizers
 import torch
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2Model, GPT2Tokenizer
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, GPT2Config, GPT2Model, GPT2Tokenizer
 
 from bilora.errors import DataError
+from bilora.files.formats import load_json, write_json
 from bilora.models import pretrained
 from bilora.models.embedded import embedded_model_folder
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer, only_local, quiet_peft
@@ -75,6 +78,22 @@ def test_the_head_comes_from_the_random_state(folder: Path) -> None:
     assert not torch.equal(heads[0], heads[2])
 
 
+def test_a_head_of_another_task_is_drawn_anew_and_told(folder: Path) -> None:
+    tokenizer = load_tokenizer(str(folder), MRPC, max_length=32)
+    assert load_model(tokenizer, MRPC).notices == (), "its two classes fit"
+    loaded = load_model(tokenizer, TASKS["stsb"])
+    (notice,) = loaded.notices
+    assert "saved classifier is of another task: it has 2 outputs, and 1 are needed" in notice
+    assert loaded.new_modules == ("classifier",)
+
+
+def test_a_config_that_transformers_would_not_save_is_refused(folder: Path) -> None:
+    config = load_json(folder / "config.json")
+    write_json(folder / "config.json", config | {"output_attentions": True})
+    with pytest.raises(DataError, match="its config.json has output_attentions true.*; set it to false; give --model"):
+        load_tokenizer(str(folder), MRPC, max_length=32)
+
+
 END = "<|endoftext|>"
 BYTES = {token: index for index, token in enumerate([*tokenizers.pre_tokenizers.ByteLevel.alphabet(), END])}
 
@@ -101,6 +120,14 @@ def test_the_end_of_text_token_pads_where_there_is_no_other(decoder: Path) -> No
     batches = [tokenizer.own.pad({"input_ids": ids}, return_tensors="pt") for ids in ([[65, 66]], [[65, 66], [65] * 4])]
     alone, padded = (model(**batch).logits[0] for batch in batches)
     torch.testing.assert_close(alone, padded)
+
+
+def test_a_tokenizer_is_written_where_something_was_filled_in(decoder: Path) -> None:
+    place = decoder / "adapter"
+    load_tokenizer(None, MRPC, max_length=32).save_filled_in(place)
+    assert not place.exists(), "the base's own tokenizer is whole"
+    load_tokenizer(str(decoder), MRPC, max_length=32).save_filled_in(place)
+    assert AutoTokenizer.from_pretrained(place).pad_token == END
 
 
 def test_tokens_stand_as_in_running_text(decoder: Path) -> None:
@@ -171,3 +198,24 @@ def test_only_the_one_warning_of_peft_is_kept_from_the_user() -> None:
         warnings.warn("`is_gradient_checkpointing` is deprecated, ...", FutureWarning, stacklevel=1)
         with pytest.raises(FutureWarning, match="something else"):
             warnings.warn("something else is deprecated", FutureWarning, stacklevel=1)
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "package"),
+    [
+        ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}}, "torchao"),
+        ({"quant_method": "gptq", "bits": 4}, "optimum"),
+        ({"quant_method": "hqq"}, "hqq"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bitsandbytes"),
+    ],
+)
+def test_a_base_whose_quantiser_is_not_installed_is_told_by_name(
+    folder: Path, quantisation: dict[str, Any], package: str
+) -> None:
+    if find_spec(package) is not None:
+        pytest.skip(f"{package} is installed")
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    text = json.dumps({**settings, "quantization_config": quantisation})
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=f"no model can be loaded from the folder '{folder}': .*{package}"):
+        load_model(load_tokenizer(str(folder), MRPC, max_length=32), MRPC)
