@@ -36,7 +36,11 @@ WEIGHTS_DIGEST = "weights_sha256"
 def check_folder(folder: str | Path) -> Path:
     """Return the folder of an export as a path, after a look that nothing in it would be lost."""
     path = Path(folder)
-    if path.exists() and not path.is_dir():
+    try:
+        is_file = path.exists() and not path.is_dir()
+    except OSError as error:  # of a name that is too long
+        raise SettingsError(f"folder {str(folder)!r} cannot be made: {error.strerror}; name another one") from error
+    if is_file:
         raise SettingsError(f"folder {str(folder)!r} is a file; give the name of a folder to write the adapter to")
     path.mkdir(parents=True, exist_ok=True)
     refuse_links(path)

@@ -1,6 +1,7 @@
 """The output folder of a command: a new one, or that of an earlier command that goes on in it."""
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ def resumed_folder(argv: Sequence[str]) -> Path | None:
 
 
 def _is_begun(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in CONFIGS)
+    # Not the path's own method, which raises for a name that is too long.
+    return any(os.path.isfile(folder / name) for name in CONFIGS)
 
 
 def words_of_then(settings: Mapping[str, Any]) -> Iterator[str]:
