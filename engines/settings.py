@@ -9,11 +9,12 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from bilora.engines.endings import build_ending
-from bilora.engines.hypergradients.catalog import build_hypergradient, explicit
+from bilora.engines.hypergradients.catalog import build_hypergradient, explicit, named
 from bilora.engines.hypergradients.implicit import ProductSettings
 from bilora.errors import SettingsError
 from bilora.problems.levels.hypergradient import Hypergradient
 from bilora.problems.variant import Variant
+from bilora.settings.arguments import check_fields
 from bilora.settings.sections import refuse_faults
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -67,6 +68,7 @@ class LevelSettings:
 
     def __post_init__(self) -> None:
         _close(self)
+        check_fields(self, "level")
         # Each is written so that nan fails it.
         checks = (
             ("learning_rate", "it must not be negative", 0 <= (self.learning_rate or 0) < math.inf),
@@ -130,8 +132,8 @@ class FitSettings:
             (``unrolled`` goes further back), so with rows in a fixed order some would never be seen by the upper level;
             the loaders here shuffle.
         warmup_steps: Lower steps before the upper level may step.
-        hypergradient: Name, or mapping with ``name`` and that approximation's own settings; without a name it is
-            ``darts``, and left out it is ``darts`` or what the method has.
+        hypergradient: Name, mapping with ``name`` and that approximation's own settings, without a name ``darts``, or
+            an object, which is kept as such a mapping; left out it is ``darts``, or what the method has.
         meter: Upper steps between two readings of the hypergradient's quality; 0 takes none.
         lower: Settings of the lower level, or of the only one.
         upper: Settings of the upper level.
@@ -165,13 +167,13 @@ class FitSettings:
     Example:
         >>> settings = FitSettings(upper=LevelSettings(batch_size=4), unroll_steps=2)
         >>> settings.hypergradient, settings.upper.learning_rate, settings.steps
-        ({'name': 'darts', 'finite_difference': 'forward'}, 0.1, 300)
+        ({'name': 'darts', 'finite_difference': 'forward', 'scale': 'learning_rate'}, 0.1, 300)
     """
 
     steps: int | None = None
     unroll_steps: int = OPEN
     warmup_steps: int = 0
-    hypergradient: str | dict[str, Any] = OPEN
+    hypergradient: str | dict[str, Any] | Hypergradient = OPEN
     meter: int = 0
     lower: LevelSettings = field(default_factory=lambda: LevelSettings(learning_rate=RATES["lower"]))
     upper: LevelSettings = field(default_factory=lambda: LevelSettings(learning_rate=RATES["upper"]))
@@ -201,6 +203,9 @@ class FitSettings:
     left_open: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
+        _close(self)
+        # An object is none of the types of a config, and is told of where it is built.
+        check_fields(self, "settings", leave_out=("hypergradient",))
         # Before the checks, and for good: a checkpoint and a config hold what the run was trained with.
         self._fill_in()
         if self.ending is not None:
@@ -277,10 +282,9 @@ class FitSettings:
 
     def _fill_in(self) -> None:
         defaults = self.method_defaults
-        _close(self)
         _put(self, {name: value for name, value in defaults.items() if name in self.left_open})
         _put(self, self._levels(defaults))
-        _put(self, {"hypergradient": explicit(self.hypergradient, self.approximation)})
+        _put(self, {"hypergradient": explicit(named(self.hypergradient), self.approximation)})
         _put(self, {name: value for name, value in self.UNSAID.items() if getattr(self, name) is None})
 
     def _levels(self, defaults: Mapping[str, Any]) -> dict[str, LevelSettings]:
