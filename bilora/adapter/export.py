@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -37,14 +36,16 @@ WEIGHTS_DIGEST = "weights_sha256"
 def check_folder(folder: str | Path) -> Path:
     """Return the folder of an export as a path, after a look that nothing in it would be lost."""
     path = Path(folder)
-    if path.exists() and not path.is_dir():
+    try:
+        is_file = path.exists() and not path.is_dir()
+    except OSError as error:  # of a name that is too long
+        raise SettingsError(f"folder {str(folder)!r} cannot be made: {error.strerror}; name another one") from error
+    if is_file:
         raise SettingsError(f"folder {str(folder)!r} is a file; give the name of a folder to write the adapter to")
     path.mkdir(parents=True, exist_ok=True)
     refuse_links(path)
     # An export that was killed may have left the folder in which it wrote.
-    for unfinished in path.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(unfinished)
-    held = sorted(file.name for file in path.iterdir())
+    held = sorted(file.name for file in path.iterdir() if not file.name.startswith(UNFINISHED))
     if held and REPORT_NAME not in held:
         raise SettingsError(
             f"folder {str(folder)!r} holds {', '.join(held[:5])} and is not an earlier export; "

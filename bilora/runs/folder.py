@@ -2,13 +2,14 @@
 
 import contextlib
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from bilora.engines.checkpoints.config_change import LEVELS, check_changes
 from bilora.engines.checkpoints.files import checkpoints
 from bilora.errors import CheckpointError, SettingsError
-from bilora.files.formats import load_json, read_yaml, write_yaml
+from bilora.files.formats import load_json, read_yaml, unfinished_name, write_yaml
 from bilora.files.lock import NAMES as LOCKS
 from bilora.files.lock import locked
 from bilora.files.whole_folders import MANIFEST
@@ -83,8 +84,8 @@ def make_output_folder(output: str | None, *, task: str, root: Path = Path("runs
     if output is None:
         return next(folder for number in itertools.count(1) if (folder := _made(root / f"{task}-{number}")) is not None)
     folder = Path(output)
-    # A process that was killed leaves the files of its lock, which are nobody's results.
-    if folder.is_dir() and any(path.name not in LOCKS for path in folder.iterdir()):
+    # Not the path's own method, which raises for a name that is too long: what makes the folder tells of that.
+    if os.path.isdir(folder) and not is_unused(folder):
         if not overwrite:
             raise SettingsError(
                 f"output folder {folder} is not empty; name another one, move what is in it away, or go on in it with "
@@ -96,6 +97,12 @@ def make_output_folder(output: str | None, *, task: str, root: Path = Path("runs
     except OSError as error:
         raise SettingsError(f"output folder {folder} cannot be created: {error}") from error
     return folder
+
+
+def is_unused(folder: Path) -> bool:
+    """Return whether a folder holds nothing, or what a process that was killed at its start leaves."""
+    left = {*LOCKS, *(unfinished_name(folder / name).name for name in CONFIGS)}
+    return all(path.name in left for path in folder.iterdir())
 
 
 def _clear(folder: Path) -> None:
@@ -149,7 +156,7 @@ def enter_run_folder(folder: Path, config: RunConfig, *, processes: int = 1) -> 
         # A run that was killed before it had written its settings has nothing to compare.
         check_changes(before or settings, settings, allow=config.allow_config_change)
     except CheckpointError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+        raise CheckpointError(f"{folder / 'config.yaml'}: {error}") from error
     write_yaml(folder / "config.yaml", settings)
     if not checkpoints(folder):
         # A run that was interrupted before its first checkpoint begins again; what it had measured goes.
@@ -163,6 +170,6 @@ def _processes(folder: Path) -> int | None:
     for _, checkpoint in checkpoints(folder):
         try:
             return int(load_json(checkpoint / MANIFEST)["processes"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             continue  # it is damaged, and will be skipped
     return None
