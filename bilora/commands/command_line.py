@@ -77,8 +77,10 @@ def parse_config(
         parser.add_class_arguments(get_type_hints(kind)[name], name, skip=set(names))
     words = _normal_form([*before, *argv], _list_options(flat) | {f"--{name}": True for name in naming})
     # Of the two names of one setting, words take the one that files of today have: then what stands later wins.
-    seed = "--seed" if naming is ONE_RUN else "--seeds"
-    words = [re.sub(r"^--seeds?(?==|$)", seed, word) for word in words]
+    # Not in a comparison, where 5 is a number of seeds.
+    if naming:
+        seed = "--seed" if naming is ONE_RUN else "--seeds"
+        words = [re.sub(r"^--seeds?(?==|$)", seed, word) for word in words]
     try:
         values = parser.parse_args(_with_whole_sections(parser, words))
     except UnicodeDecodeError as error:

@@ -1,6 +1,9 @@
 """The folder of a run, read back as tables."""
 
-from collections.abc import Iterable
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +12,12 @@ import pandas
 import yaml
 
 from bilora.artifacts.scored_on import UPPER, VALIDATION
+from bilora.engines.checkpoints.config_change import deciding_settings
 from bilora.errors import DataError
 from bilora.files.formats import parse_json, read_lines
+
+# Letters of settings in a label: a row and the name of a picture have room for so many.
+LONGEST = 80
 
 
 @dataclass(frozen=True)
@@ -18,10 +25,12 @@ class ReadRun:
     """What a run has written; tables of files that it has not are empty."""
 
     folder: Path
-    # Its label in a comparison, or its method.
+    # Its label in a comparison, or its method; with settings where runs of one label differ in more than the seed.
     label: str
     seed: int
     config: dict[str, Any]
+    # Those of the config that decide its numbers, beside the seed, by dotted name; None is as good as nothing.
+    settings: dict[str, str]
     results: dict[str, Any]
     # A row per line of metrics.jsonl, of a step or of a validation: run (the folder), label, step, seconds since the
     # start, and the numbers under their keys (lower_loss, validation.accuracy).
@@ -70,7 +79,32 @@ def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
         inside = [read_run(path) for path in _run_folders(folder)]
         inside.sort(key=lambda run: (order.index(run.label) if run.label in order else len(order), run.label, run.seed))
         runs |= {run.folder.resolve(): run for run in inside}
-    return list(runs.values())
+    return _told_apart(list(runs.values()))
+
+
+def _told_apart(runs: Sequence[ReadRun]) -> list[ReadRun]:
+    """Return the runs, with labels that two share only where they are seeds of one and the same run."""
+    made: collections.Counter[tuple[str, int, frozenset[tuple[str, str]]]] = collections.Counter()
+    of_label: dict[str, list[dict[str, str]]] = {}
+    for run in runs:
+        made[key := (run.label, run.seed, frozenset(run.settings.items()))] += 1
+        # A run that was made again is no further seed, and would be averaged with itself.
+        of_label.setdefault(run.label, []).append({**run.settings, "copy": str(made[key])})
+    settings = {label: iter(of_runs) for label, of_runs in of_label.items()}
+    return [_labelled(run, next(settings[run.label]), of_label[run.label]) for run in runs]
+
+
+def _labelled(run: ReadRun, settings: dict[str, str], of_label: Sequence[dict[str, str]]) -> ReadRun:
+    names = dict.fromkeys(name for other in of_label for name in other)
+    differing = [name for name in names if len({other.get(name) for other in of_label}) > 1]
+    if not differing:
+        return run
+    words = ", ".join(f"{name} {settings.get(name)}" for name in differing)
+    if len(words) > LONGEST:
+        # The hash keeps two apart that are alike so far.
+        words = f"{words[:LONGEST]}…{hashlib.sha256(words.encode()).hexdigest()[:6]}"
+    label = f"{run.label} ({words})"
+    return dataclasses.replace(run, label=label, metrics=run.metrics.assign(label=label))
 
 
 def _read_run(folder: Path) -> ReadRun:
@@ -80,6 +114,7 @@ def _read_run(folder: Path) -> ReadRun:
     # Earlier versions wrote a method and a seed as a list of one.
     label = str(comparison.get("label", method if isinstance(method, str) else method[0]))
     seed = int(config["seed"] if "seed" in config else config["seeds"][0])
+    decided = deciding_settings(config)
     # Of two lines of one step the later one counts: a run that was cut off repeats the steps after its checkpoint.
     seconds = {line["step"]: line["seconds"] for line in read_lines(folder / "times.jsonl")}
     readings = {line["step"]: line["layers"] for line in read_lines(folder / "values.jsonl")}
@@ -101,6 +136,7 @@ def _read_run(folder: Path) -> ReadRun:
         label=label,
         seed=seed,
         config=config,
+        settings={name: str(value) for name, value in decided.items() if value is not None and name != "seed"},
         results=_read_json(folder / "all_results.json", kind=dict),
         metrics=metrics.assign(run=str(folder), label=label, seconds=metrics["step"].map(seconds)),
         values=pandas.DataFrame(terms),

@@ -24,7 +24,7 @@ ALLOWED = frozenset(
 
 def check_changes(before: Mapping[str, Any], after: Mapping[str, Any], *, allow: bool) -> list[str]:
     """Return how a run's settings differ from a checkpoint's; refuse what may not differ, or not without ``allow``."""
-    old, new = dict(_flat(_as_today(before))), dict(_flat(after))
+    old, new = deciding_settings(before), dict(_flat(after))
     # In the order in which the settings stand, which a set would lose.
     names = [name for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)]
     differing = {name: f"{name}: {old.get(name)!r} -> {new.get(name)!r}" for name in names}
@@ -38,6 +38,11 @@ def check_changes(before: Mapping[str, Any], after: Mapping[str, Any], *, allow:
             f"{fault}: {'; '.join(changes)}; say --allow-config-change (allow_config_change=True) if that is meant"
         )
     return changes
+
+
+def deciding_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run, of this version or an earlier one, that decide its numbers, by dotted name."""
+    return dict(_flat(_as_today(settings)))
 
 
 def _as_today(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,4 +67,4 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield prefix + name, value
+            yield f"{prefix}{name}", value

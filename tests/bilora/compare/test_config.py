@@ -117,6 +117,12 @@ def test_the_words_of_the_verb(words: str, setting: str, value: Any) -> None:
     assert operator.attrgetter(setting)(COMPARE.parse(words.split())) == value
 
 
+def test_a_seed_is_not_taken_for_a_number_of_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        COMPARE.parse(["--seed", "5"])
+    assert "unrecognized arguments: --seed 5 Did you mean '--seeds'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", NO_OPTIONS)
 def test_what_a_comparison_decides_is_no_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither listed nor taken, though it be the default."""

@@ -214,10 +214,48 @@ def test_means_end_where_a_seed_stopped(tmp_path: Path) -> None:
     assert numbers(right.lines[0]) == [pytest.approx([2.0, 0.55])]
 
 
-def test_runs_of_one_method_and_seed_are_lines_of_their_own(tmp_path: Path) -> None:
+def test_a_run_that_was_made_twice_is_no_further_seed(tmp_path: Path) -> None:
     for name in ("a", "b"):
         toy_run(tmp_path / name, method="lora")
-    assert len(drawings(tmp_path)["losses-over-steps"].axes[0].lines) == 4
+    runs = read_runs([tmp_path])
+    assert [run.label for run in runs] == ["lora (copy 1)", "lora (copy 2)"]
+    assert [len(axes.lines) for axes in drawings(tmp_path)["losses-over-steps"].axes] == [2, 2]
+    assert report.page(runs, drawings=[]).count("<td>1</td>") == 2
+
+
+OTHER_SETTINGS: list[tuple[dict[str, Any], str]] = [
+    ({"steps": 9}, "steps 9"),
+    ({"lower": {"learning_rate": 0.5, "batch_size": 4}}, "lower.learning_rate 0.5"),
+    ({"train_file": "other.csv"}, "train_file other.csv"),
+    ({"model": "other/base"}, "model other/base"),
+    ({"task": "rte"}, "task rte"),
+]
+
+
+@pytest.mark.parametrize(("changed", "words"), OTHER_SETTINGS)
+def test_runs_of_other_settings_are_no_seeds_of_one_row(tmp_path: Path, changed: dict[str, Any], words: str) -> None:
+    common = {"method": "lora", "steps": 8, "lower": {"learning_rate": 0.1, "batch_size": 4}, "task": "mrpc"}
+    for seed, config in enumerate((common, common | {"output": "b", "save_every": 4}, common | changed)):
+        folder = toy_run(tmp_path / f"a{seed}", method="lora", seed=seed)
+        (folder / "config.yaml").write_text(yaml.safe_dump(config | {"seed": seed}))
+    one, two, other = read_runs([tmp_path / f"a{seed}" for seed in range(3)])
+    # Where it writes, and when it saves, makes no other run.
+    assert one.label == two.label != other.label == f"lora ({words})"
+    assert set(other.metrics["label"]) == {other.label}
+    rows = re.findall(r"<td>(lora [^<]*)</td><td>(\d)</td>", report.page([one, two, other], drawings=[]))
+    assert rows == [(one.label, "2"), (other.label, "1")]
+
+
+def test_labels_of_many_settings_are_cut_and_stay_apart(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        config = {"method": "bilora", "seed": seed, **dict.fromkeys(map(str, range(40)), 9), "task": name}
+        config |= {"lower": {"schedule": 200 * "x" + name}}
+        (toy_run(tmp_path / name, seed=seed) / "config.yaml").write_text(yaml.safe_dump(config))
+    write_report(ReportConfig([str(tmp_path)]))
+    assert len(list((tmp_path / "report-figures").glob("spectrum-*.png"))) == 2
+    one, other = read_runs([tmp_path])
+    assert one.label != other.label
+    assert max(len(one.label), len(other.label)) < 100
 
 
 def test_a_method_has_one_colour_in_all_figures(tmp_path: Path) -> None:
