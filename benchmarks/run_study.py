@@ -11,6 +11,7 @@ run in several processes, also of several calls. Examples::
 
 import argparse
 import multiprocessing
+import shlex
 import subprocess
 import sys
 import time
@@ -20,10 +21,12 @@ from pathlib import Path
 import torch
 from study_jobs import jobs
 from study_protocol import Job, Protocol, read_protocol
+from study_report import Findings, section, write_curve
 from study_results import Results
 from study_runs import Study
 
 from bilora.artifacts.fingerprint import versions
+from bilora.compare.written import write_section
 from bilora.errors import BiloraError
 from bilora.models.pretrained import quiet_transformers
 from bilora.problems.catalog import VARIANTS
@@ -45,6 +48,8 @@ def main(argv: Sequence[str]) -> int:
     except BiloraError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
+    if options.report:
+        return report(protocol, path, options.document, shlex.join(["python", f"benchmarks/{PROGRAM}", *argv]))
     print(f"protocol {options.protocol.name}, sha256 {protocol.sha256}; results: {path}", flush=True)
     # Spawned, not forked: a fork of a process with torch's threads may hang.
     context = multiprocessing.get_context("spawn")
@@ -59,6 +64,19 @@ def main(argv: Sequence[str]) -> int:
         for helper in helpers:
             helper.terminate()
     return max([abs(helper.exitcode or 0) for helper in helpers], default=0)
+
+
+def report(protocol: Protocol, path: Path, document: Path | None, command: str) -> int:
+    """Print what was found so far, write it into the document, and the curve beside the results."""
+    findings = Findings(protocol, Results(path, protocol).lines())
+    text = section(findings, command)
+    print(text)
+    if document is not None:
+        write_section(document, text, name=protocol.name)
+    figure = path.with_suffix(".png")
+    if write_curve(findings, figure):
+        print(f"curve: {figure}")
+    return 0
 
 
 def work(options: argparse.Namespace, protocol: Protocol, path: Path) -> None:
@@ -115,6 +133,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="folder with glue/ and text/")
     parser.add_argument("--models", type=_model, nargs="*", default=[], help="NAME=DIR; settings without are left out")
     parser.add_argument("--output", type=Path, help="file of results; results/<protocol>.jsonl")
+    parser.add_argument("--report", action="store_true", help="train nothing; print the tables of what is there")
+    parser.add_argument("--document", type=Path, help="Markdown file into which the report goes too")
     parser.add_argument("--development", action="store_true", help="with the seeds for trials, in a file of their own")
     parser.add_argument("--methods", nargs="+", choices=sorted(VARIANTS), help="the variants to run now")
     parser.add_argument("--settings", nargs="+", help="the settings to run now")
@@ -122,7 +142,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.jobs < 1:
         parser.error("--jobs must be at least 1")
-    if options.data_dir is None:
+    if options.data_dir is None and not options.report:
         parser.error("--data-dir is needed to train")
     return options
 
