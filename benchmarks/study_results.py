@@ -23,8 +23,9 @@ class Results:
     def __init__(self, path: Path, protocol: Protocol) -> None:
         self.path, self.protocol = path, protocol
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Kept open: a process loses all its locks on a file with the first copy of it that it closes.
-        self._locks = path.with_suffix(".lock").open("ab")
+        # A number, which nothing closes before the process ends: it loses all its locks on a file with the first copy of
+        # the file that it closes.
+        self._locks = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
 
     def lines(self) -> list[dict[str, Any]]:
         """Return what is there; lines of another protocol are refused."""
