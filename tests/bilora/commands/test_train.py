@@ -170,8 +170,9 @@ def test_the_rounding_of_a_type_or_of_depth_is_no_fault(
         base = base_of(tiny_encoder, tmp_path / "base", dtype=getattr(torch, kind))
     strong = """{"bilora": {"target_modules": "all-linear", "rank": 16, "alpha": 64.0}}"""
     words = short_words(command_run, tmp_path / "run", "--model", str(base), "--method-settings", strong)
-    assert TRAIN.run(words) == 0, capsys.readouterr().err
-    assert capsys.readouterr().out.count(": ok") == 2
+    code, printed = TRAIN.run(words), capsys.readouterr()
+    assert code == 0, printed
+    assert printed.out.count(": ok") == 2
     weights = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
