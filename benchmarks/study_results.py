@@ -23,8 +23,8 @@ class Results:
     def __init__(self, path: Path, protocol: Protocol) -> None:
         self.path, self.protocol = path, protocol
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A number, which nothing closes before the process ends: it loses all its locks on a file with the first copy of
-        # the file that it closes.
+        # A number, which nothing closes before the process ends: it loses its locks on a file with the first copy of
+        # it that is closed.
         self._locks = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
 
     def lines(self) -> list[dict[str, Any]]:
