@@ -84,6 +84,8 @@ def work(options: argparse.Namespace, protocol: Protocol, path: Path) -> None:
     quiet_transformers()
     torch.set_num_threads(1)
     study = Study(protocol, options.data_dir, dict(options.models))
+    # Of a helper: where the call that started it has gone, it ends behind the training that it is at.
+    parent = multiprocessing.parent_process()
     results, about = Results(path, protocol), {"commit": _commit(), "versions": versions()}
     while (job := next_job(results, options)) is not None:
         started = time.perf_counter()
@@ -94,6 +96,8 @@ def work(options: argparse.Namespace, protocol: Protocol, path: Path) -> None:
         results.release(job)
         score = line["failed"] or " ".join(f"{key} {value:.4f}" for key, value in line["test"]["metrics"].items())
         print(f"{time.strftime('%H:%M:%S')} {job.name}: {score}, CPU {line['cpu']['fit']:.1f} s", flush=True)
+        if parent is not None and not parent.is_alive():
+            return
 
 
 def next_job(results: Results, options: argparse.Namespace) -> Job | None:
