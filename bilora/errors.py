@@ -1,7 +1,12 @@
 """Every error this library raises on purpose; all share one root, so that one ``except`` catches them."""
 
 import functools
+import reprlib
 from typing import Any
+
+# A value may be a megabyte of text, of which an error shows the ends.
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = 60
 
 
 class BiloraError(Exception):

@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from bilora.engines.endings import build_ending
-from bilora.engines.hypergradients.catalog import build_hypergradient, explicit
+from bilora.engines.hypergradients.catalog import build_hypergradient, explicit, named
 from bilora.engines.hypergradients.implicit import ProductSettings
 from bilora.problems.levels.hypergradient import Hypergradient
+from bilora.settings.arguments import check_fields
 from bilora.settings.sections import refuse_faults
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -51,6 +52,7 @@ class LevelSettings:
     gradient_clipping: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self, "level")
         # Each is written so that nan fails it.
         checks = (
             ("learning_rate", "it must not be negative", 0 <= (self.learning_rate or 0) < math.inf),
@@ -82,8 +84,8 @@ class FitSettings:
         unroll_steps: Lower steps per upper step. Only the last of them is differentiated (``unrolled`` goes further
             back), so with rows in a fixed order some would never be seen by the upper level; the loaders here shuffle.
         warmup_steps: Lower steps before the upper level may step.
-        hypergradient: Name, or mapping with ``name`` and that approximation's own settings; without a name it is
-            ``darts``.
+        hypergradient: Name, mapping with ``name`` and that approximation's own settings, without a name ``darts``, or
+            an object, which is kept as such a mapping.
         meter: Upper steps between two readings of the hypergradient's quality; 0 takes none.
         lower: Settings of the lower level, or of the only one.
         upper: Settings of the upper level.
@@ -117,13 +119,13 @@ class FitSettings:
     Example:
         >>> settings = FitSettings(upper=LevelSettings(batch_size=4), unroll_steps=2)
         >>> settings.hypergradient, settings.upper.learning_rate, settings.steps
-        ({'name': 'darts', 'finite_difference': 'forward'}, 0.1, 300)
+        ({'name': 'darts', 'finite_difference': 'forward', 'scale': 'learning_rate'}, 0.1, 300)
     """
 
     steps: int | None = None
     unroll_steps: int = 4
     warmup_steps: int = 0
-    hypergradient: str | dict[str, Any] = "darts"
+    hypergradient: str | dict[str, Any] | Hypergradient = "darts"
     meter: int = 0
     lower: LevelSettings = field(default_factory=lambda: LevelSettings(learning_rate=RATES["lower"]))
     upper: LevelSettings = field(default_factory=lambda: LevelSettings(learning_rate=RATES["upper"]))
@@ -150,6 +152,8 @@ class FitSettings:
     )
 
     def __post_init__(self) -> None:
+        # An object is none of the types of a config, and is told of where it is built.
+        check_fields(self, "settings", leave_out=("hypergradient",))
         # Before the checks, and for good: a checkpoint and a config hold what the run was trained with.
         self._fill_in()
         if self.ending is not None:
@@ -213,7 +217,7 @@ class FitSettings:
         return settings
 
     def _fill_in(self) -> None:
-        object.__setattr__(self, "hypergradient", explicit(self.hypergradient, self.approximation))
+        object.__setattr__(self, "hypergradient", explicit(named(self.hypergradient), self.approximation))
         for name, rate in RATES.items():
             level = getattr(self, name)
             if level.learning_rate is None:

@@ -14,6 +14,7 @@ from bilora.problems.levels.betty_problem import Companion
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.stage import Stage
+from bilora.settings.arguments import check_fields
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class AdapterSettings:
     modules_to_save: list[str] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, "adapter")
         faults = self.faults()
         if faults:
             raise SettingsError("adapter: " + "; ".join(faults))
@@ -112,10 +114,20 @@ class Variant:
 
     def stages(self, settings: Any) -> tuple[Stage, ...]:
         """Return the variant's own stages, without those that its ending adds."""
+        self.check_settings(settings)
         # Asked with the settings, on which the length of a stage or its patience may depend.
         if self.plan is not None:
             return self.plan(settings)
         return (Stage("single" if self.upper is None else "bilevel", self.lower, self.upper),)
+
+    def check_settings(self, settings: Any) -> None:
+        """Refuse settings of another class than the variant's; None stands for its defaults."""
+        # A user's own may make them by a function.
+        if settings is not None and isinstance(self.settings, type) and not isinstance(settings, self.settings):
+            raise SettingsError(
+                f"variant_settings is {settings!r}; method {self.name!r} takes {self.settings.__name__}(...), or None "
+                "for its defaults"
+            )
 
     def splits_rows(self, settings: Any) -> bool:
         """Return whether one of the variant's own stages needs the rows divided into D1 and D2."""

@@ -9,8 +9,12 @@ from peft import PeftConfig
 
 from bilora.adapter.peft_type import BILORA
 from bilora.adapter.singular_values import find_formulation, raw_start, starts_at_zero, starts_faulty
-from bilora.errors import SettingsError
+from bilora.errors import SHORT, SettingsError
+from bilora.settings.arguments import hints_of, type_faults
 from bilora.settings.lookup import told_by
+
+# A layer of as many inputs would not fit into memory; PyTorch would be asked for it all the same.
+LARGEST_RANK = 2**20
 
 # A value of s small enough to start from with unit-length directions. A formulation that cannot give it to
 # all its values at once (softmax: their sum is fixed) cannot start near the base model.
@@ -18,6 +22,13 @@ _SMALL = 1e-3
 _ONLY_SMALL = (
     "; with normalized=True only a small s starts near the base model: use formulation 'real', "
     "or 'binary' with a small start_value such as 0.01"
+)
+
+
+# Settings that name layers, or are by the name of a layer.
+NAMES = (
+    *("normalized", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern"),
+    *("layers_to_transform", "layers_pattern", "modules_to_save"),
 )
 
 
@@ -84,6 +95,8 @@ class BiloraConfig(PeftConfig):
             super().__post_init__()  # type: ignore[no-untyped-call]
         except ValueError as error:  # an unknown task_type
             faults.append(str(error))
+        if wrong := self._type_faults():
+            raise SettingsError("BiloraConfig cannot be used:\n  " + "\n  ".join([*faults, *wrong]))
         self._refuse_foreign_code()
         self.peft_type = BILORA
         # Resolved here, not in the layers, so that the file of an adapter says how it was trained.
@@ -108,8 +121,10 @@ class BiloraConfig(PeftConfig):
     @property
     def first_value(self) -> float | None:
         """The s_j that a new adapter starts at; ``None`` for the formulation's own."""
-        if self.start_value is not None or self.init_weights is False:
-            return self.start_value
+        if self.start_value is not None:
+            return float(self.start_value)  # PyTorch takes no whole number beyond 64 bits
+        if self.init_weights is False:
+            return None
         return 0.0 if self.normalized or self.init_weights == "adalora" else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -117,21 +132,30 @@ class BiloraConfig(PeftConfig):
         settings: dict[str, Any] = super().to_dict()
         return {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
 
+    def _type_faults(self) -> list[str]:
+        # Of what the checks below, and PEFT, would fail at. Files have null, and callers sets, for what is left out and
+        # for lists.
+        values = {name: getattr(self, name) for name in NAMES}
+        given = {name: value for name, value in values.items() if value is not None and not isinstance(value, set)}
+        return type_faults({"formulation": self.formulation, **given}, hints_of(BiloraConfig))
+
     def _number_faults(self) -> Iterator[str]:
         if not _is_number(self.dropout) or not 0.0 <= self.dropout < 1.0:
-            yield f"dropout is {self.dropout!r}; give a probability in [0, 1)"
+            yield f"dropout is {SHORT.repr(self.dropout)}; give a probability in [0, 1)"
         if self.start_value is not None and not _is_number(self.start_value):
-            yield f"start_value is {self.start_value!r}; give a number, or null for the default"
+            yield f"start_value is {SHORT.repr(self.start_value)}; give a number, or null for the default"
         for name, rank in _named("r", self.r, self.rank_pattern, "rank_pattern"):
             if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-                yield f"{name} is {rank!r}; give a whole number of at least 1"
+                yield f"{name} is {SHORT.repr(rank)}; give a whole number of at least 1"
+            elif rank > LARGEST_RANK:
+                yield f"{name} is {SHORT.repr(rank)}; no layer has more than {LARGEST_RANK:,} directions"
         for name, alpha in _named("alpha", self.alpha, self.alpha_pattern, "alpha_pattern"):
-            if not _is_number(alpha) or not 0 < alpha < float("inf"):
-                yield f"{name} is {alpha!r}; give a number above 0"
+            if not _is_number(alpha) or not 0 < alpha < 1e300:
+                yield f"{name} is {SHORT.repr(alpha)}; give a number above 0"
 
     def _target_faults(self) -> Iterator[str]:
         if self.bias not in ("none", "all", "bilora_only"):
-            yield f"bias is {self.bias!r}; known: 'none', 'all', 'bilora_only'"
+            yield f"bias is {SHORT.repr(self.bias)}; known: 'none', 'all', 'bilora_only'"
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             yield "layers_to_transform needs target_modules as a list of names, not as one string"
         if self.layers_pattern and self.layers_to_transform is None:
@@ -139,7 +163,7 @@ class BiloraConfig(PeftConfig):
 
     def _start_faults(self) -> Iterator[str]:
         if not isinstance(self.init_weights, bool) and self.init_weights != "adalora":
-            yield f"init_weights is {self.init_weights!r}; known: True, False, 'adalora'"
+            yield f"init_weights is {SHORT.repr(self.init_weights)}; known: True, False, 'adalora'"
             return
         if self.init_weights == "adalora" and (self.normalized or self.start_value not in (None, 0.0)):
             yield "init_weights='adalora' starts at s = 0 without normalized; leave those two out"
@@ -164,7 +188,8 @@ class BiloraConfig(PeftConfig):
 
 def _is_number(value: object) -> bool:
     # True and False are whole numbers to Python, and yes and no are easily typed into a YAML file.
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    # And no float holds a whole number of 400 digits.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _as_set(names: list[str] | set[str] | str | None) -> set[str] | str | None:

@@ -106,7 +106,10 @@ def check_attention(hypergradient: str | Mapping[str, Any], implementation: str)
 def check_disk(folder: Path) -> Finding:
     """Return whether there is room where the run will be written."""
     # The run makes its folder itself: the nearest one that is there is on the same disk.
-    parent = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    try:
+        parent = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    except OSError as error:  # of a name that is too long
+        return Finding("fault", "disk", f"{folder} cannot be made: {error.strerror}; give another --output")
     free = shutil.disk_usage(parent).free
     text = f"{free / 2**30:.1f} GiB free at {parent}"
     if free < LEAST_FREE:

@@ -17,11 +17,12 @@ from bilora.commands.command_line import BAD_INPUT, parse_config
 from bilora.compare.comparison import compare_methods
 from bilora.engines.checkpoints.stop_signals import end_at_once_when_told_again, sigterm_raised
 from bilora.errors import BiloraError, DivergedError, InterruptedRun, ProcessesError, ResourceError, SelfCheckError
+from bilora.files.formats import read_yaml
 from bilora.models.pretrained import quiet_transformers
 from bilora.problems.levels.out_of_memory import is_out_of_memory
 from bilora.processes.group import join_processes
 from bilora.runs.config import SeveralRuns
-from bilora.runs.resume import CONFIG, resumed_folder
+from bilora.runs.resume import CONFIG, resumed_folder, words_of_then
 from bilora.settings.lookup import TRUST, told_by
 
 DIVERGED, NO_ROOM, INTERRUPTED = 3, 4, 130
@@ -59,7 +60,7 @@ class Program:
     def default_words(self, argv: Sequence[str]) -> list[str]:
         """Return the words that read the default config, unless the user's name a config or where the rows are."""
         if (folder := resumed_folder(argv)) is not None:
-            return ["--config", str(folder / CONFIG)]
+            return ["--config", str(folder / CONFIG), *words_of_then(read_yaml(folder / CONFIG))]
         # Its settings are for its own rows: they are not mixed with those for the user's.
         named = any(word.split("=")[0] in self.naming for word in argv)
         return [] if named else ["--config", str(self.default_config)]

@@ -19,7 +19,7 @@ from bilora.metrics.monitor import Monitor
 from bilora.processes.group import join_processes
 from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.runs.plan import RunPlan, load_run_rows, plan_run
-from bilora.runs.resume import command_folder, keep_config, resumed_folder
+from bilora.runs.resume import command_folder, keep_config, resumed_folder, words_of_then
 from bilora.runs.run import Prepared, prepare, run_once
 from bilora.runs.self_check import SelfCheck, require_passed
 from bilora.runs.table import print_table
@@ -137,8 +137,9 @@ def resumed_words(argv: Sequence[str]) -> Sequence[str]:
     if not (folder / TRAIN_FILE).is_file():
         raise SettingsError(f"resume: {folder} is no run of bilora train (no {TRAIN_FILE} in it)")
     # Earlier versions wrote -1 for what is left open.
-    left_open = [name for name, value in read_yaml(folder / TRAIN_FILE).items() if name in OPEN and value == -1]
-    return ("--config", str(folder / TRAIN_FILE), *(f"--{name}=null" for name in left_open))
+    settings = read_yaml(folder / TRAIN_FILE)
+    left_open = (f"--{name}=null" for name, value in settings.items() if name in OPEN and value == -1)
+    return ("--config", str(folder / TRAIN_FILE), *left_open, *words_of_then(settings))
 
 
 def _text_columns(config: TrainConfig) -> tuple[tuple[str, ...] | None, list[Record] | None]:

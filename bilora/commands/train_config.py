@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from bilora.engines.callbacks.trackers import check_loggers
 from bilora.errors import SettingsError
 from bilora.runs.config import HELD_OUT, RunConfig
+from bilora.settings.arguments import check_fields
 from bilora.settings.sections import refuse_faults
 from bilora.tasks.labels import LabelledFiles
 
@@ -61,6 +62,7 @@ class TrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         """Check everything that can be checked before any file is read."""
+        check_fields(self, "config", leave_out=("hypergradient",))
         share = self.validation_share
         checks = (
             ("steps", "it must be at least 1, or null to go by epochs", self.steps is None or self.steps >= 1),

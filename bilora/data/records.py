@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bilora.data.faults import Fault, parse_line
+from bilora.data.faults import BadNumber, Fault, parse_line
 from bilora.errors import DataError
 
 # Line (of Parquet: row) counted from 1, fields by name, faults of the form.
@@ -110,7 +110,9 @@ def _parquet(path: Path) -> list[Record]:
     try:
         table = parquet.read_table(path)
         rows = table.to_pylist()
-    except (OSError, ArrowException, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        return [_cell_by_cell(number, cells) for number, cells in enumerate(_cells_of(table), start=1)]
+    except (OSError, ArrowException) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     for column, names in _class_names(table.schema.metadata).items():
         for row in rows:
@@ -118,6 +120,23 @@ def _parquet(path: Path) -> list[Record]:
             if type(row.get(column)) is int and 0 <= row[column] < len(names):
                 row[column] = names[row[column]]
     return [(number, row, []) for number, row in enumerate(rows, start=1)]
+
+
+def _cells_of(table: Any) -> Iterator[dict[str, Any]]:
+    for cells in zip(*table.columns, strict=True):
+        yield dict(zip(table.column_names, cells, strict=True))
+
+
+def _cell_by_cell(number: int, cells: Mapping[str, Any]) -> Record:
+    """Return a record of a table in which some text is none; its cells are not read before they are asked."""
+    row, faults = dict[str, Any](), list[Fault]()
+    for name, cell in cells.items():
+        try:
+            row[name] = cell.as_py()
+        except UnicodeDecodeError as error:
+            row[name] = BadNumber()
+            faults.append(Fault(name, f"byte {error.start + 1} is not UTF-8; write the file again, from text"))
+    return number, row, faults
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:

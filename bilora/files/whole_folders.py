@@ -138,19 +138,22 @@ def new_file(name: str) -> Path:
     """Return the path of a file that does not exist yet, in a folder that does; raise SettingsError otherwise."""
     path = Path(name)
     # A link that leads nowhere yet is one too: what is written through it lands elsewhere.
-    if path.exists() or path.is_symlink():
-        raise SettingsError(f"output {name} is there already; name another file, or move it away")
-    if not path.parent.is_dir():
-        raise SettingsError(f"output {name}: there is no folder {path.parent}; make it first")
+    try:
+        if path.exists() or path.is_symlink():
+            raise SettingsError(f"output {name} is there already; name another file, or move it away")
+        if not path.parent.is_dir():
+            raise SettingsError(f"output {name}: there is no folder {path.parent}; make it first")
+    except OSError as error:  # a name that is too long, or a folder that nobody may look into
+        raise SettingsError(f"output {name} cannot be written: {error.strerror}; name another file") from error
     return path
 
 
 def new_folder(name: str) -> Path:
     """Return the path of an empty folder, made where there is none; raise SettingsError where it holds something."""
     path = Path(name)
-    if path.is_dir() and any(path.iterdir()):
-        raise SettingsError(f"output {name} is not empty; name another folder, or move its files away")
     try:
+        if path.is_dir() and any(path.iterdir()):
+            raise SettingsError(f"output {name} is not empty; name another folder, or move its files away")
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"output {name} cannot be made: {error}") from error

@@ -1,6 +1,7 @@
 """The tokenizer and the model of a run."""
 
 import functools
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,7 +115,8 @@ def _set_pad_token(config: Any, tokenizer: Any) -> None:
 @functools.cache
 def only_local(place: str) -> bool:
     """Return whether a model must be on this machine: it is a folder, or the hub does not answer."""
-    if Path(place).is_dir() or is_offline_mode():
+    # Not Path, which raises for names that are too long for one.
+    if os.path.isdir(place) or is_offline_mode():
         return True
     try:
         # from_pretrained tries for 23 s a file before it gives up; one short question tells sooner.
@@ -146,11 +148,12 @@ def quiet_peft() -> Iterator[None]:
 def _named_failure(place: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, TypeError, SafetensorError, StrictDataclassError) as error:
+    # ImportError: of a quantised model whose quantiser is not installed.
+    except (OSError, ValueError, TypeError, ImportError, SafetensorError, StrictDataclassError) as error:
         # Of transformers' errors the first line names the fault; the rest is advice for its own users.
         first, *more = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
         reason = " ".join([first, *more[:1]]) if first.endswith(":") else first
-        what = "folder" if Path(place).is_dir() else "hub id (or missing folder)"
+        what = "folder" if os.path.isdir(place) else "hub id (or missing folder)"
         cure = (
             "give --model a folder saved with save_pretrained, or a hub id that this machine can reach or has in its "
             f"cache; where its weights are in .bin files alone, {TRUST} reads them"

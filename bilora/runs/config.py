@@ -80,6 +80,8 @@ class RunConfig(FitSettings):
         'rotten_tomatoes'
     """
 
+    # A file or a command line gives no object.
+    hypergradient: str | dict[str, Any] = "darts"
     task: str | None = None
     train_file: str | None = None
     text_columns: list[str] | None = None
@@ -271,15 +273,17 @@ class RunConfig(FitSettings):
         return isinstance(ending, Keep) or bool(ending.stages(find_variant(method), self.settings_of(method)))
 
 
+THEN = {"finite_difference": "central", "scale": "one"}
+
+
 def short_hypergradient(hypergradient: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return a hypergradient's name, and those of its settings that are not its defaults, or those of earlier runs."""
     name = hypergradient if isinstance(hypergradient, str) else str(hypergradient["name"])
     plain, built = resolved(build_hypergradient(name)), resolved(build_hypergradient(hypergradient))
     if not isinstance(built, dict):  # a user's own that is no dataclass
         return name, {}
-    if "finite_difference" in plain:
-        # The default of earlier versions: names and hashes of runs must go on meaning what they meant then.
-        plain["finite_difference"] = "central"
+    # The defaults of earlier versions: names and hashes of runs must go on meaning what they meant then.
+    plain |= {key: then for key, then in THEN.items() if key in plain}
     return name, {key: value for key, value in built.items() if value not in (plain[key], None)}
 
 

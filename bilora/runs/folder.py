@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,7 +85,8 @@ def make_output_folder(output: str | None, *, task: str, root: Path = Path("runs
         return next(folder for number in itertools.count(1) if (folder := _made(root / f"{task}-{number}")) is not None)
     folder = Path(output)
     # A process that was killed leaves the files of its lock, which are nobody's results.
-    if folder.is_dir() and any(path.name not in LOCKS for path in folder.iterdir()):
+    # Not the path's own method, which raises for a name that is too long: what makes the folder tells of that.
+    if os.path.isdir(folder) and any(path.name not in LOCKS for path in folder.iterdir()):
         if not overwrite:
             raise SettingsError(
                 f"output folder {folder} is not empty; name another one, move what is in it away, or go on in it with "
@@ -149,7 +151,7 @@ def enter_run_folder(folder: Path, config: RunConfig, *, processes: int = 1) -> 
         # A run that was killed before it had written its settings has nothing to compare.
         check_changes(before or settings, settings, allow=config.allow_config_change)
     except CheckpointError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+        raise CheckpointError(f"{folder / 'config.yaml'}: {error}") from error
     write_yaml(folder / "config.yaml", settings)
     if not checkpoints(folder):
         # A run that was interrupted before its first checkpoint begins again; what it had measured goes.
@@ -163,6 +165,6 @@ def _processes(folder: Path) -> int | None:
     for _, checkpoint in checkpoints(folder):
         try:
             return int(load_json(checkpoint / MANIFEST)["processes"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             continue  # it is damaged, and will be skipped
     return None

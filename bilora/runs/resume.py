@@ -1,8 +1,10 @@
 """The output folder of a command: a new one, or that of an earlier command that goes on in it."""
 
 import itertools
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bilora.errors import SettingsError
 from bilora.files.formats import write_yaml
@@ -39,9 +41,18 @@ def resumed_folder(argv: Sequence[str]) -> Path | None:
     if not names or names[-1] in ("", "auto") or names[-1].startswith("--"):
         return None
     folder = Path(names[-1])
-    if not (folder / CONFIG).is_file():
+    # Not the path's own method, which raises for a name that is too long.
+    if not os.path.isfile(folder / CONFIG):
         raise SettingsError(f"resume: {folder} is not the output folder of an earlier command (no {CONFIG} in it)")
     return folder
+
+
+def words_of_then(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the options for what an earlier version's file of settings leaves out, and had another default then."""
+    entry = settings.get("hypergradient")
+    choice = {"name": entry} if isinstance(entry, str) else entry
+    if isinstance(choice, dict) and choice.get("name") == "darts" and "scale" not in choice:
+        yield "--hypergradient.scale=one"
 
 
 def keep_config(path: Path, config: RunConfig | SeveralRuns) -> None:

@@ -13,8 +13,9 @@ from bilora.errors import DataError, SettingsError
 from bilora.settings.lookup import did_you_mean
 
 # Without leading zeros: 007 is a code, and as a number it would not read back.
-_WHOLE = re.compile(r"0|-?[1-9]\d*")
-_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")  # as in JSON
+# Above 300 digits it would not be read back either: Python reads no number of 5,000, and no float holds one of 310.
+_WHOLE = re.compile(r"0|-?[1-9]\d{0,299}")
+_NUMBER = re.compile(r"-?(0|[1-9]\d{0,299})(\.\d+)?([eE][+-]?\d+)?")  # as in JSON
 
 # What a column of one label may hold; False and True are 0 and 1, and hash alike.
 MARKS = {"0": False, "1": True, 0: False, 1: True}

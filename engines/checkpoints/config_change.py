@@ -52,10 +52,12 @@ def _as_today(settings: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, list) and len(value) == 1:
             run[name] = value[0]
     entry = run.get("hypergradient")
-    hypergradient = {"name": entry} if isinstance(entry, str) else dict(entry or {})
-    if hypergradient.get("name") == "darts" and hypergradient.get("products") != "exact":
-        # Saved without a scheme, it was the one that was the default then.
-        run["hypergradient"] = {"finite_difference": "central", **hypergradient}
+    # Of another type, in a file that was damaged, it differs from that of today as it stands.
+    hypergradient = {"name": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, Mapping) else {}
+    # Saved without them, they were the ones that were the defaults then.
+    if hypergradient.get("name") == "darts":
+        then = {} if hypergradient.get("products") == "exact" else {"finite_difference": "central"}
+        run["hypergradient"] = {**then, "scale": "one", **hypergradient}
     return run
 
 

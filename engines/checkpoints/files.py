@@ -178,7 +178,7 @@ def fault(folder: Path) -> str | None:
         files = {str(name): dict(entry) for name, entry in manifest["files"].items()}
         digests = {str(name): str(digest) for name, digest in manifest["parts"].items()}
         format_, _, sealed = manifest["format"], int(manifest["step"]), manifest["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return f"{MANIFEST} cannot be read"
     if format_ != FORMAT:
         return f"it is of format {format_!r}, and this version reads format {FORMAT}"

@@ -11,9 +11,11 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SaveStrategy
 
+from bilora.engines.hypergradients.catalog import named
 from bilora.engines.settings import RATES, FitSettings, LevelSettings, Schedule
 from bilora.errors import SettingsError
 from bilora.metrics.monitor import Monitor
+from bilora.problems.levels.hypergradient import Hypergradient
 from bilora.settings.lookup import did_you_mean
 from bilora.settings.sections import refuse_faults
 
@@ -65,7 +67,8 @@ class BilevelTrainingArguments(TrainingArguments):
         warmup_ratio: Share of a level's steps over which its learning rate rises, where ``warmup_steps`` is 0.
         warmup_steps: The same as a number of lower steps, or below 1 as a share.
         unroll_steps: Lower steps per upper step.
-        hypergradient: Name, or mapping with ``name`` and that approximation's own settings; None takes the default.
+        hypergradient: Name, mapping with ``name`` and that approximation's own settings, or an object; None takes the
+            default.
         split_ratio: Share of the training rows that go to the lower level.
         split_refresh: Draw a new split every so many epochs of the lower level; 0 keeps the first.
         logging_steps: Lower steps per entry of ``log_history``; ``metrics.jsonl`` has every step.
@@ -102,7 +105,9 @@ class BilevelTrainingArguments(TrainingArguments):
     warmup_ratio: float = FIT.lower.warmup
     unroll_steps: int = FIT.unroll_steps
     # In this order HfArgumentParser takes it for a string, which may be JSON.
-    hypergradient: dict[str, Any] | str | None = field(default_factory=lambda: FitSettings().hypergradient)
+    hypergradient: dict[str, Any] | str | Hypergradient | None = field(
+        default_factory=lambda: FitSettings().hypergradient
+    )
     split_ratio: float = FIT.split_ratio
     split_refresh: int = 0
     early_stopping_patience: int = 0
@@ -111,6 +116,8 @@ class BilevelTrainingArguments(TrainingArguments):
         watched = self.load_best_model_at_end or self.early_stopping_patience > 0
         sees = "load_best_model_at_end and early_stopping_patience look at evaluations; set steps or epoch"
         limit, orders = self.save_total_limit, ("random", "group_by_length")
+        # transformers writes its arguments as JSON.
+        self.hypergradient = named(self.hypergradient or FIT.hypergradient)
         checks = (
             ("max_steps", "it must be at least 1, or -1", self.max_steps >= 1 or self.max_steps == -1),
             ("num_train_epochs", "it must be positive", 0 < self.num_train_epochs < math.inf),
@@ -182,7 +189,7 @@ class BilevelTrainingArguments(TrainingArguments):
         return FitSettings(
             steps=steps,
             unroll_steps=self.unroll_steps,
-            hypergradient=self.hypergradient or FIT.hypergradient,
+            hypergradient=named(self.hypergradient or FIT.hypergradient),
             lower=self._level("lower", steps),
             upper=self._level("upper", steps),
             split_ratio=self.split_ratio,

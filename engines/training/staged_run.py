@@ -22,6 +22,7 @@ from bilora.engines.callbacks.keep_best import KeepBest
 from bilora.engines.checkpoints.files import remove_later
 from bilora.engines.checks import sample_of
 from bilora.engines.training.diverged import SkippedBatches, divergence_told
+from bilora.engines.training.kept_parameters import check_kept
 from bilora.engines.training.levels import Levels, build_levels, stage_steps
 from bilora.engines.training.plan import Plan
 from bilora.engines.training.result import FitResult, StageResult
@@ -226,7 +227,7 @@ class StagedRun:
         self.watchers = self._watchers(stage, self.levels)
         # From here on only masks are drawn, and every process draws its own.
         self.processes.fork_random_state(settings.seed)
-        return BilevelEngine(
+        engine = BilevelEngine(
             self.levels.lower,
             self.levels.upper,
             steps=stage_steps(stage, settings),
@@ -240,6 +241,8 @@ class StagedRun:
             place=place_of(self.stages, index, self.done, settings),
             processes=self.processes,
         )
+        check_kept(engine, self.model, method=self.variant.name)
+        return engine
 
     def _watchers(self, stage: Stage, levels: Levels) -> tuple[Callback, ...]:
         """Return fresh watchers: the best of one stage is not the best of another."""

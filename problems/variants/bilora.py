@@ -12,6 +12,7 @@ from bilora.problems.levels.level import Level
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.variant import AdapterSettings, Variant
+from bilora.settings.arguments import check_fields
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ in [0, 1]; leave it out
 
     def __post_init__(self) -> None:
         """Fill in what depends on the formulation, and check the values."""
+        check_fields(self, "adapter")
         # A frozen dataclass lets its fields be set in no other way.
         if self.normalized is None:
             object.__setattr__(self, "normalized", starts_at_zero(self.formulation))

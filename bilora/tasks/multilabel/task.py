@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bilora.data.faults import SHORT, Fault
+from bilora.data.faults import Fault
 from bilora.data.rows import Row, Rows
-from bilora.errors import DataError, SettingsError
+from bilora.errors import SHORT, DataError, SettingsError
 from bilora.metrics.multilabel import MULTILABEL_MEASURES, compute_multilabel, label_table
 from bilora.settings.lookup import did_you_mean
 from bilora.settings.sections import build_section

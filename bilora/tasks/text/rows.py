@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bilora.data.faults import SHORT, BadNumber, Fault
+from bilora.data.faults import BadNumber, Fault
+from bilora.errors import SHORT
 from bilora.settings.lookup import did_you_mean
 
 if TYPE_CHECKING:
@@ -67,11 +68,16 @@ def _class_index(label: Any, task: TextTask) -> tuple[int | None, str | None]:
     return None, f"is {SHORT.repr(label)} ({type(label).__name__}); {allowed}{_unlabelled(label)}"
 
 
+# Of a class. Longer ones are texts, or numbers that no float can hold.
+LONGEST_NAME = 1_000
+
+
 def class_name(label: Any) -> str | None:
     """Return what a label of a file is called as a class: text as it is, numbers and truth values as written."""
     if isinstance(label, float) and not math.isfinite(label):
         return None
-    return str(label) or None if isinstance(label, str | int | float) else None
+    name = str(label) if isinstance(label, str | int | float) else ""
+    return name if 0 < len(name) <= LONGEST_NAME else None
 
 
 def _named_class(label: Any, names: Sequence[str], source: str) -> tuple[int | None, str | None]:
@@ -79,7 +85,8 @@ def _named_class(label: Any, names: Sequence[str], source: str) -> tuple[int | N
     if name in names:
         return names.index(name), None
     if name is None:
-        return None, f"is {SHORT.repr(label)}; every row needs a label"
+        longest = f" of at most {LONGEST_NAME:,} characters" if isinstance(label, str | int) and label else ""
+        return None, f"is {SHORT.repr(label)}; every row needs a label{longest}"
     # A column of ids may have thousands of names.
     first = f"{', '.join(names[:10])}{f' and {len(names) - 10} more' if len(names) > 10 else ''}"
     return None, f"is {SHORT.repr(label)}, which is no label of {source}; those are: {first}"

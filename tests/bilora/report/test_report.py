@@ -308,9 +308,9 @@ def test_trials_of_a_comparison_are_left_out_and_methods_stand_in_its_order(runs
         ({"metrics.jsonl": ""}, "is not the folder of a run: it has no config.yaml"),
         ({"metrics.jsonl": "{\n", "config.yaml": "method: a\nseed: 0\n"}, r"metrics.jsonl:1: is not JSON"),
         ({"metrics.jsonl": "3\n", "config.yaml": "method: a\nseed: 0\n"}, r"metrics.jsonl:1: holds int"),
-        ({"metrics.jsonl": "{}\n", "config.yaml": "method: a\nseed: 0\n"}, "cannot be read as a run: .*step"),
-        ({"metrics.jsonl": "", "config.yaml": "method: [\n"}, "cannot be read as a run: ParserError"),
-        ({"metrics.jsonl": "", "config.yaml": "seeds: [0]\n"}, "cannot be read as a run: .*method"),
+        ({"metrics.jsonl": "{}\n", "config.yaml": "method: a\nseed: 0\n"}, "metrics.jsonl cannot be read: .*step"),
+        ({"metrics.jsonl": "", "config.yaml": "method: [\n"}, "config.yaml cannot be read: ValueError: while parsing"),
+        ({"metrics.jsonl": "", "config.yaml": "seeds: [0]\n"}, "config.yaml cannot be read: .*method"),
     ],
 )
 def test_a_folder_without_a_run_is_refused(tmp_path: Path, files: dict[str, str], message: str) -> None:
