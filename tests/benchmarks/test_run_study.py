@@ -48,7 +48,8 @@ def small(tmp_path_factory: pytest.TempPathFactory, review_file: Path, tiny_enco
     data = folder / "text" / "reviews"
     data.mkdir(parents=True)
     rows = review_file.read_text(encoding="utf-8").splitlines(keepends=True)
-    for part, some in (("train", rows[:80]), ("test", rows[80:])):
+    # The rows of a class stand together.
+    for part, some in (("train", rows[::3] + rows[1::3]), ("test", rows[2::3])):
         with gzip.open(data / f"{part}.jsonl.gz", "wt", encoding="utf-8") as file:
             file.writelines(some)
     words = ["--protocol", str(folder / "small.yaml"), "--data-dir", str(folder), "--models", f"tiny={tiny_encoder}"]
@@ -172,6 +173,8 @@ def test_half_a_line_goes_and_lines_of_another_protocol_are_refused(tmp_path: Pa
 # ---- one training -----------------------------------------------------------------------------------
 
 
+# Four steps may teach one class only, of which no correlation is defined.
+@pytest.mark.filterwarnings("ignore:.* is undefined")
 @pytest.mark.parametrize("method", ["lora", "learned_decay"])
 def test_a_job_has_the_numbers_of_the_command_for_the_same_config(
     small: list[str], method: str, tmp_path: Path
