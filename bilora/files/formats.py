@@ -108,10 +108,21 @@ def finite_or_null(value: Any) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON, with null in place of numbers that it cannot hold."""
-    # Whole or not at all, and in the place of a link, not through it.
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_text(json.dumps(finite_or_null(value), allow_nan=False, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(finite_or_null(value), allow_nan=False, indent=2) + "\n")
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all, texts as UTF-8, and in the place of a link, not through it."""
+    unfinished = unfinished_name(path)
+    # What a killed process left, or what somebody else has put there: a link.
+    unfinished.unlink(missing_ok=True)
+    unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(unfinished, path)
+
+
+def unfinished_name(path: Path) -> Path:
+    """Return where a file is written before it gets its name; a killed process leaves it there."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -152,4 +163,4 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def write_yaml(path: Path, value: Any) -> None:
     """Write YAML with the keys in the order given."""
-    path.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_whole(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))

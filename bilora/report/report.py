@@ -9,6 +9,7 @@ import jinja2
 import yaml
 
 from bilora.errors import SettingsError
+from bilora.files.formats import write_whole
 from bilora.report import figures
 from bilora.report.figures import by_label
 from bilora.report.outcomes import answers, costs, spectrum_map, value_map
@@ -59,8 +60,7 @@ def write_report(config: ReportConfig) -> Path:
             if path.is_symlink():
                 raise SettingsError(f"report: {path} is a link, and nothing is written through links; give --output")
         pictures.mkdir(parents=True, exist_ok=True)
-        # The same bytes on Windows too.
-        target.write_text(page(runs, drawings), encoding="utf-8", newline="\n")
+        write_whole(target, page(runs, drawings))
         for drawing in drawings:
             drawing.write_png(pictures / f"{drawing.name}.png")
     except OSError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from bilora.engines.checkpoints.config_change import LEVELS, check_changes
 from bilora.engines.checkpoints.files import checkpoints
 from bilora.errors import CheckpointError, SettingsError
-from bilora.files.formats import load_json, read_yaml, write_yaml
+from bilora.files.formats import load_json, read_yaml, unfinished_name, write_yaml
 from bilora.files.lock import NAMES as LOCKS
 from bilora.files.lock import locked
 from bilora.files.whole_folders import MANIFEST
@@ -84,9 +84,8 @@ def make_output_folder(output: str | None, *, task: str, root: Path = Path("runs
     if output is None:
         return next(folder for number in itertools.count(1) if (folder := _made(root / f"{task}-{number}")) is not None)
     folder = Path(output)
-    # A process that was killed leaves the files of its lock, which are nobody's results.
     # Not the path's own method, which raises for a name that is too long: what makes the folder tells of that.
-    if os.path.isdir(folder) and any(path.name not in LOCKS for path in folder.iterdir()):
+    if os.path.isdir(folder) and not is_unused(folder):
         if not overwrite:
             raise SettingsError(
                 f"output folder {folder} is not empty; name another one, move what is in it away, or go on in it with "
@@ -98,6 +97,12 @@ def make_output_folder(output: str | None, *, task: str, root: Path = Path("runs
     except OSError as error:
         raise SettingsError(f"output folder {folder} cannot be created: {error}") from error
     return folder
+
+
+def is_unused(folder: Path) -> bool:
+    """Return whether a folder holds nothing, or what a process that was killed at its start leaves."""
+    left = {*LOCKS, *(unfinished_name(folder / name).name for name in CONFIGS)}
+    return all(path.name in left for path in folder.iterdir())
 
 
 def _clear(folder: Path) -> None:

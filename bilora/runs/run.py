@@ -1,5 +1,6 @@
 """One run: from a config, a method and a seed to an adapter folder and a row of results."""
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from bilora.artifacts.fingerprint import base_fingerprint, command
 from bilora.artifacts.scored_on import UPPER, set_kind
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.progress import Progress, SpikeWarning
+from bilora.engines.checkpoints.stop_signals import StopSignals, agreed
 from bilora.engines.training.fit import fit_plan
 from bilora.engines.training.result import FitResult
 from bilora.engines.training.split_loaders import DividedRows
-from bilora.files.formats import finite_or_null, write_json
+from bilora.files.formats import finite_or_null, write_json, write_whole
+from bilora.files.whole_folders import write_files
 from bilora.metrics.monitor import Monitor
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
 from bilora.problems.levels.betty_problem import PRECISIONS
@@ -114,8 +117,12 @@ def run_once(
     megabytes = memory.megabytes()
     # By all processes, as each may hold a part of the base.
     base = base_fingerprint(model)
-    # Saved before it is scored: what was trained must not be lost to a fault of the scoring.
-    processes.first_only(lambda: _save(model, plan, result, folder, base=base))
+    # Saved before it is scored: what was trained must not be lost to a fault of the scoring, or to a signal.
+    signals = StopSignals()
+    with signals.watched():
+        processes.first_only(lambda: _save(model, plan, result, folder, base=base))
+    if (received := agreed(signals.received, processes)) is not None:
+        signal.raise_signal(received)
     scores = evaluation.final(result)
     row = results_row(
         run_identity(config, task),
@@ -174,7 +181,7 @@ def _write(plan: RunPlan, prepared: Prepared, folder: Path, *, scores: Scores, r
     """Write what the run scored, and the descriptions that name it."""
     write_predictions(scores.predictions, folder)
     for name, text in scores.files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_whole(folder / name, text)
     more = {"processes": plan.processes.count, "skipped_rows": plan.rows.skipped, "command": command()}
     write_json(folder / "all_results.json", row | more)
     describe_run(
@@ -191,7 +198,9 @@ def _save(model: PeftModel, plan: RunPlan, result: FitResult, folder: Path, *, b
     of_bilora = has_values(model)
     if of_bilora:
         check_saved(model)
-    save_adapter(model, folder / "adapter", fingerprint=base)
+    adapter = folder / "adapter"
+    adapter.mkdir(exist_ok=True)
+    write_files(adapter, lambda scratch: save_adapter(model, scratch, fingerprint=base))
     names = plan.task.model_settings.get("label2id")
     if names is not None:
         write_json(folder / "label_map.json", names)

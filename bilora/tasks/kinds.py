@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bilora.data.rows import Row
 from bilora.errors import SHORT, DataError, SettingsError
-from bilora.files.formats import load_json
+from bilora.files.formats import load_json, write_whole
 from bilora.settings.lookup import find
 from bilora.tasks.catalog import ALL_TASKS
 from bilora.tasks.generation.task import GenerationTask
@@ -60,7 +60,7 @@ def write_task(folder: Path, task: AnyTask, *, max_length: int) -> None:
     """Write what the adapter in ``folder`` was trained for."""
     content = {"kind": kind_of(task), "max_length": max_length, "task": task.to_dict()}
     # Not in ASCII, so that names of labels in any script stay readable.
-    (folder / TASK_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(folder / TASK_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_task(folder: Path, *, task_type: str | None = None) -> tuple[AnyTask, int]:
