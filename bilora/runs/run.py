@@ -103,20 +103,16 @@ def run_once(
     evaluation = Evaluation(inference, task=task, train=train, validation=prepared.validation)
     scored_on = set_kind(next(iter(prepared.validation)))
     watchers = (Progress(f"{config.method}, seed {config.seed}"), SpikeWarning(), *callbacks)
-    weights = plan.class_weights()
-    of_class = None if weights is None else torch.tensor(weights)
-    result = fit_plan(
+    result = fit_adapted(
         model,
-        train.encoded if prepared.upper is None else DividedRows(train.encoded, prepared.upper.encoded),
+        train,
         plan,
-        collate=task.collator(tokenizer),
-        count_terms=lambda batch: task.terms(batch["labels"], of_class),
+        prepared,
         validate=evaluation.validation,
         monitor=monitor or task.watched,
         callbacks=(*run_records(model, folder, scored_on=scored_on), *watchers) if processes.is_first else (),
         folder=folder,
         resume=resumed,
-        allow_config_change=config.allow_config_change,
     )
     megabytes = memory.megabytes()
     # By all processes, as each may hold a part of the base.
@@ -140,6 +136,24 @@ def run_once(
     processes.first_only(lambda: _write(plan, prepared, folder, scores=scores, row=row | training_details(result)))
     # The caller writes it as strict JSON, which knows neither NaN nor infinity.
     return finite_or_null(row)  # type: ignore[no-any-return]
+
+
+def fit_adapted(
+    model: PeftModel, train: EncodedRows, plan: RunPlan, prepared: Prepared, *, resume: bool = False, **watched: Any
+) -> FitResult:
+    """Train the model that :func:`adapted` returns on the plan's encoded rows; ``watched`` is for ``fit_plan``."""
+    weights = plan.class_weights()
+    of_class = None if weights is None else torch.tensor(weights)
+    return fit_plan(
+        model,
+        train.encoded if prepared.upper is None else DividedRows(train.encoded, prepared.upper.encoded),
+        plan,
+        collate=plan.task.collator(prepared.tokenizer.own),
+        count_terms=lambda batch: plan.task.terms(batch["labels"], of_class),
+        resume=resume,
+        allow_config_change=plan.config.allow_config_change,
+        **watched,
+    )
 
 
 def adapted(plan: RunPlan, prepared: Prepared) -> PeftModel:
