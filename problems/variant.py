@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from peft import PeftModel
@@ -98,6 +98,8 @@ class Variant:
         companion: ``companion(model, settings)`` returns the module that is learned beside the adapter; every level of
             every stage has it as ``companion``.
         hypergradient: The only approximation that the variant runs with; None takes the run's.
+        defaults: Settings of training by name, of a level with a dot (``upper.schedule``), that the variant has where
+            the user leaves them out; see :class:`~bilora.engines.settings.FitSettings` for which they can be.
 
     Example:
         >>> from bilora.problems.catalog import VARIANTS
@@ -116,6 +118,7 @@ class Variant:
     has_values: bool = False
     companion: Callable[[nn.Module, Any], Companion] | None = None
     hypergradient: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def stages(self, settings: Any) -> tuple[Stage, ...]:
         """Return the variant's own stages, without those that its ending adds."""

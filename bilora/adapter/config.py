@@ -48,7 +48,8 @@ class BiloraConfig(PeftConfig):
         start_value: What every s_j starts at; ``None`` for 0 with ``normalized`` and otherwise for the formulation's
             own (real 1, softmax 1, binary 0.5).
         init_weights: ``True``: P = 0 and Q with orthonormal rows, so that the model starts as the base model;
-            ``"adalora"``: P, Q ~ N(0, 0.02^2) and s = 0; ``False``: a random start unlike the base model, for tests.
+            ``"lora"``: P = 0 and Q as LoRA draws its A; ``"adalora"``: P, Q ~ N(0, 0.02^2) and s = 0; ``False``: a
+            random start unlike the base model, for tests.
         target_modules: Names (or one regular expression) of the layers to adapt, or ``"all-linear"``; ``None`` for
             query and value, as in the paper, where PEFT knows the architecture.
         exclude_modules: Names, or one regular expression, of layers to leave out.
@@ -80,7 +81,7 @@ class BiloraConfig(PeftConfig):
     formulation: str = "real"
     normalized: bool | None = None
     start_value: float | None = None
-    init_weights: bool | Literal["adalora"] = True
+    init_weights: bool | Literal["lora", "adalora"] = True
     target_modules: list[str] | set[str] | str | None = None
     exclude_modules: list[str] | set[str] | str | None = None
     rank_pattern: dict[str, int] = field(default_factory=dict)
@@ -102,7 +103,7 @@ class BiloraConfig(PeftConfig):
         self.peft_type = BILORA
         # Resolved here, not in the layers, so that the file of an adapter says how it was trained.
         if self.normalized is None:
-            self.normalized = self.init_weights != "adalora" and starts_at_zero(self.formulation)
+            self.normalized = isinstance(self.init_weights, bool) and starts_at_zero(self.formulation)
         self.target_modules = _as_set(self.target_modules)
         self.exclude_modules = _as_set(self.exclude_modules)
         faults += [*self._number_faults(), *self._target_faults()]
@@ -169,12 +170,14 @@ class BiloraConfig(PeftConfig):
             yield "layers_pattern is given without layers_to_transform; give the indices to adapt there"
 
     def _start_faults(self) -> Iterator[str]:
-        if not isinstance(self.init_weights, bool) and self.init_weights != "adalora":
-            yield f"init_weights is {SHORT.repr(self.init_weights)}; known: True, False, 'adalora'"
+        if not isinstance(self.init_weights, bool) and self.init_weights not in ("lora", "adalora"):
+            yield f"init_weights is {SHORT.repr(self.init_weights)}; known: True, False, 'lora', 'adalora'"
             return
+        if self.init_weights == "lora" and self.normalized:
+            yield "init_weights='lora' starts at P = 0, which has no direction for normalized to keep; leave that out"
         if self.init_weights == "adalora" and (self.normalized or self.start_value not in (None, 0.0)):
             yield "init_weights='adalora' starts at s = 0 without normalized; leave those two out"
-        if self.init_weights is True and not self.normalized and self.start_value == 0.0:
+        if self.init_weights in (True, "lora") and not self.normalized and self.start_value == 0.0:
             yield (
                 "start_value is 0 and so is P: neither would ever get a gradient; "
                 "give another start_value, normalized=True, or init_weights='adalora'"

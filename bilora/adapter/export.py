@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -46,9 +45,7 @@ def check_folder(folder: str | Path) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     refuse_links(path)
     # An export that was killed may have left the folder in which it wrote.
-    for unfinished in path.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(unfinished)
-    held = sorted(file.name for file in path.iterdir())
+    held = sorted(file.name for file in path.iterdir() if not file.name.startswith(UNFINISHED))
     if held and REPORT_NAME not in held:
         raise SettingsError(
             f"folder {str(folder)!r} holds {first_ten(held)} and is not an earlier export; "

@@ -5,7 +5,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser
 
+from bilora.engines.settings import RATES, LevelSettings
 from bilora.errors import BiloraError, SettingsError
 from bilora.files.formats import read_yaml
 from bilora.runs.config import RunConfig, SeveralRuns
@@ -85,6 +86,7 @@ def parse_config(
         parser.add_argument(f"--{name}", type=types, default=default, help=text)
     for name, names in (left_out or {}).items():
         parser.add_class_arguments(get_type_hints(kind)[name], name, skip=set(names))
+    parser.set_defaults(_open_settings(flat, left_out or {}))
     words = _normal_form([*before, *argv], _list_options(flat) | {f"--{name}": True for name in naming})
     # Of the two names of one setting, words take the one that files of today have: then what stands later wins.
     # Not in a comparison, where 5 is a number of seeds.
@@ -118,6 +120,15 @@ def _check_files(kind: type, words: Sequence[str]) -> None:
 
 def _is_config(word: str) -> bool:
     return word == "--config" or word.startswith("--config=")
+
+
+def _open_settings(kind: type, fields: Iterable[str]) -> dict[str, None]:
+    """Return the options of the two levels that are open until the method is known, with None for a default."""
+    # jsonargparse takes the defaults of a nested dataclass from an object of it, in which they are decided already.
+    prefixes = [f"{name}." for name in fields] + ([""] if issubclass(kind, RunConfig) else [])
+    return {
+        f"{prefix}{level}.{name}": None for prefix in prefixes for level in RATES for name in LevelSettings.DEFAULTS
+    }
 
 
 EPILOG = (

@@ -127,7 +127,6 @@ def merge(config: MergeConfig) -> Path:
         merged.save_pretrained(str(scratch))
         trained.tokenizer.own.save_pretrained(str(scratch))
 
-    # With a part of it in the folder, a second start would be refused.
     write_files(folder, write)
     print(f"model and tokenizer: {folder}")
     print(f"load it with {type(merged).__name__}.from_pretrained({str(folder)!r}); neither bilora nor peft is needed")

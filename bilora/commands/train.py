@@ -73,8 +73,9 @@ def is_finished(folder: Path) -> bool:
 
 
 def _begin(config: TrainConfig, folder: Path) -> None:
-    write_json(folder / FINISHED, {"finished": False})
+    # The settings first: with them alone a run can be gone on with.
     keep_config(folder / TRAIN_FILE, config)
+    write_json(folder / FINISHED, {"finished": False})
 
 
 def check_words(config: TrainConfig) -> None:

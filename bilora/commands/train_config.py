@@ -61,7 +61,8 @@ class TrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         """Check everything that can be checked before any file is read."""
-        check_fields(self, "config", leave_out=("hypergradient",))
+        # What may be left open is decided, and looked at, by the settings of every fit.
+        check_fields(self, "config", leave_out=self.DEFAULTS)
         share = self.validation_share
         checks = (
             ("steps", "it must be at least 1, or null to go by epochs", self.steps is None or self.steps >= 1),

@@ -20,7 +20,7 @@ from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.report.figures import loss_curves
 from bilora.report.read_run import read_run
 from bilora.runs.config import SeveralRuns
-from bilora.runs.folder import plain_name
+from bilora.runs.folder import is_unused, plain_name
 from bilora.runs.plan import load_run_rows, plan_run
 from bilora.runs.resume import CONFIG, command_folder, keep_config
 from bilora.runs.run import prepare
@@ -164,7 +164,7 @@ def _in_words(job: Job, outcome: Outcome) -> str:
 
 def _comparison_folder(config: ComparisonConfig, task: str) -> Path:
     path = Path(config.output or f"runs/compare-{task}")
-    if path.is_dir() and any(path.iterdir()) and not (path / CONFIG).is_file():
+    if path.is_dir() and not is_unused(path) and not (path / CONFIG).is_file():
         raise SettingsError(f"output folder {path} holds something else than a comparison; name another one")
     try:
         path.mkdir(parents=True, exist_ok=True)

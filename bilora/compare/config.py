@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from bilora.engines.hypergradients.catalog import explicit
-from bilora.engines.settings import LevelSettings
+from bilora.engines.settings import LevelSettings, reopened
 from bilora.errors import SettingsError
 from bilora.problems.catalog import find_variant
 from bilora.runs.config import RunConfig
@@ -81,7 +81,7 @@ def with_values(run: RunConfig, values: Mapping[str, Any], *, method: str, label
         for section, changed in sections.items():
             before = plain.pop(section, getattr(run, section))
             if section in LEVELS:
-                decided[section] = build_section(LevelSettings, resolved(before) | changed, kind=section)
+                decided[section] = build_section(LevelSettings, _given(before) | changed, kind=section)
             else:
                 # The scheme that darts takes by itself need not fit what is changed: it is taken anew.
                 name = "darts" if before == explicit("darts") else before
@@ -91,11 +91,19 @@ def with_values(run: RunConfig, values: Mapping[str, Any], *, method: str, label
                 decided[section] = {**kept, **changed}
         # All types are those of a config or of a section: nothing is left to be checked.
         if not plain:
-            return dataclasses.replace(run, **decided)
+            return dataclasses.replace(run, **{**reopened(run), **decided})
         unchanged = {setting.name: getattr(run, setting.name) for setting in dataclasses.fields(run)}
-        return build_section(RunConfig, {**unchanged, **plain, **decided}, kind="run")
+        given = {name: value for name, value in unchanged.items() if name not in run.left_open}
+        levels = {level: LevelSettings(**_given(given[level])) for level in LEVELS}
+        return build_section(RunConfig, {**given, **levels, **plain, **decided}, kind="run")
     except SettingsError as error:
         raise SettingsError(f"entry {label!r}: {error}") from error
+
+
+def _given(level: Any) -> dict[str, Any]:
+    """Return the settings of a level without those that are the method's to decide."""
+    left_open = level.left_open if isinstance(level, LevelSettings) else ()
+    return {name: value for name, value in resolved(level).items() if name not in left_open}
 
 
 def _refuse_undecidable(names: Mapping[str, Any]) -> None:

@@ -150,7 +150,8 @@ def write_section(path: Path, text: str, *, name: str) -> None:
     head, tail = before + ("\n" if before else ""), ""
     if first in before and last in before:
         head, tail = before.split(first)[0], before.split(last, 1)[1].removeprefix("\n")
-    write_whole(path, head + block + tail)
+    # A document of the user's own may be a link, and shall stay one.
+    write_whole(path.resolve(), head + block + tail)
 
 
 def write_comparison(

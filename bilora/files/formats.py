@@ -112,17 +112,22 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, json.dumps(finite_or_null(value), allow_nan=False, indent=2) + "\n")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that stays as it is, or is not there, until the whole of its new text is written."""
-    # In the place of a link, not through it.
-    unfinished = path.with_name(f".{path.name[:200]}.tmp")
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all, texts as UTF-8, and in the place of a link, not through it."""
+    unfinished = unfinished_name(path)
+    # What a killed process left, or what somebody else has put there: a link.
+    unfinished.unlink(missing_ok=True)
     try:
-        # The same bytes on Windows too.
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(unfinished, path)
     finally:
         # What a full disk has left of it takes room.
         unfinished.unlink(missing_ok=True)
+
+
+def unfinished_name(path: Path) -> Path:
+    """Return where a file is written before it gets its name; a killed process leaves it there."""
+    return path.with_name(f".{path.name[:200]}.tmp")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

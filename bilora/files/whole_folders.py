@@ -69,13 +69,20 @@ def _put(unfinished: Path, folder: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def write_files(folder: Path, write: Callable[[Path], None], *, first: str = "") -> None:
+def write_files(folder: Path, write: Callable[[Path], object], *, first: str = "") -> None:
     """Write files into a folder that may hold others: each appears whole or not at all, ``first`` before the rest."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as scratch:
-        write(Path(scratch))
-        for path in sorted(Path(scratch).iterdir(), key=lambda path: (path.name != first, path.name)):
-            flush(path)
-            os.replace(path, folder / path.name)
+    scratch = Path(tempfile.mkdtemp(dir=folder, prefix=UNFINISHED))
+    try:
+        write(scratch)
+    except BaseException:
+        shutil.rmtree(scratch)
+        raise
+    # An end in here leaves the scratch folder, by which the next writer knows that what is here is not finished.
+    for path in sorted(scratch.iterdir(), key=lambda path: (path.name != first, path.name)):
+        flush(path)
+        os.replace(path, folder / path.name)
+    for unfinished in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(unfinished)
 
 
 # No room on the disk, none left of the user's share of it, or none for so large a file.
@@ -168,10 +175,8 @@ def new_folder(name: str) -> Path:
     """Return the path of an empty folder, made where there is none; raise SettingsError where it holds something."""
     path = Path(name)
     try:
-        # What was killed may have left the folder in which it wrote.
-        for unfinished in path.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(unfinished)
-        if path.is_dir() and any(path.iterdir()):
+        # What a killed process has left unfinished is nobody's, and is written again.
+        if path.is_dir() and any(path.iterdir()) and not any(path.glob(f"{UNFINISHED}*")):
             raise SettingsError(f"output {name} is not empty; name another folder, or move its files away")
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -46,6 +46,8 @@ class ReadRun:
     values: pandas.DataFrame
     # A row per term at the end: layer, term, value (its magnitude), and kept (terms of the layer).
     spectrum: pandas.DataFrame
+    # What it has learned beside its adapter, with `words` where they are for people.
+    learned: dict[str, Any]
     per_class: list[dict[str, Any]]
     # label, prediction: a row per validation row, if the kind of task keeps both.
     predictions: pandas.DataFrame
@@ -89,6 +91,7 @@ def read_run(folder: Path) -> ReadRun:
         metrics=_metrics(folder).assign(run=str(folder), label=label),
         values=_values(folder / "values.jsonl"),
         spectrum=_spectrum(folder / "spectrum.json"),
+        learned=_read_json(folder / "learned.json", kind=dict),
         per_class=_per_class(folder / "labels.json"),
         predictions=_predictions(folder),
     )

@@ -14,7 +14,7 @@ from bilora.data.faults import OnBadRow
 from bilora.engines.checkpoints.config_change import FREE
 from bilora.engines.endings import Keep, build_ending
 from bilora.engines.hypergradients.catalog import build_hypergradient
-from bilora.engines.settings import FitSettings
+from bilora.engines.settings import OPEN, FitSettings, reopened
 from bilora.engines.training.stages import run_stages
 from bilora.errors import SettingsError, first_ten
 from bilora.problems.catalog import find_variant
@@ -81,7 +81,7 @@ class RunConfig(FitSettings):
     """
 
     # A file or a command line gives no object.
-    hypergradient: str | dict[str, Any] = "darts"
+    hypergradient: str | dict[str, Any] = OPEN
     task: str | None = None
     train_file: str | None = None
     text_columns: list[str] | None = None
@@ -193,6 +193,8 @@ class RunConfig(FitSettings):
             "ending": self.ending if self._concerns("ending", method) else None,
             # A config that is written down and read again must not remove anything.
             "overwrite": False,
+            # Another method may have other defaults.
+            **(reopened(self) if method != self.method else {}),
         }
         changed = {name: value for name, value in parts.items() if value != getattr(self, name)}
         # A new config is checked anew, and works out variant and stages again.
@@ -212,6 +214,11 @@ class RunConfig(FitSettings):
         name, more = short_hypergradient(self.hypergradient)
         settings["hypergradient"] = {"name": name, **more} if more else name
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def method_defaults(self) -> Mapping[str, Any]:
+        """The values of the method for what is left out."""
+        return self.variant.defaults
 
     def _fill_in(self) -> None:
         # By object.__setattr__, the one way into a frozen dataclass.

@@ -9,7 +9,7 @@ from pathlib import Path
 from bilora.engines.checkpoints.config_change import LEVELS, check_changes
 from bilora.engines.checkpoints.files import checkpoints
 from bilora.errors import CheckpointError, SettingsError, first_ten
-from bilora.files.formats import load_json, read_yaml, write_yaml
+from bilora.files.formats import load_json, read_yaml, unfinished_name, write_yaml
 from bilora.files.lock import NAMES as LOCKS
 from bilora.files.lock import locked
 from bilora.files.whole_folders import MANIFEST
@@ -103,7 +103,7 @@ def check_output_folder(output: str, *, overwrite: bool = False) -> Path:
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
         why = "is not ours to write in" if above.is_dir() else "is no folder"
         raise SettingsError(f"output folder {folder} cannot be created: {above} {why}; give --output elsewhere")
-    if not _holds_something(folder):
+    if is_unused(folder):
         return folder
     if not overwrite:
         raise SettingsError(
@@ -118,14 +118,15 @@ def check_output_folder(output: str, *, overwrite: bool = False) -> Path:
     return folder
 
 
-def _holds_something(folder: Path) -> bool:
-    # A process that was killed leaves the files of its lock, which are nobody's results.
-    return folder.is_dir() and any(path.name not in LOCKS for path in folder.iterdir())
+def is_unused(folder: Path) -> bool:
+    """Return whether a folder is not there, or holds nothing but what a process that was killed at its start leaves."""
+    left = {*LOCKS, *(unfinished_name(folder / name).name for name in CONFIGS)}
+    return not folder.is_dir() or all(path.name in left for path in folder.iterdir())
 
 
 def _clear(folder: Path) -> None:
     """Remove the earlier run in a folder, and say what stays."""
-    if not _holds_something(folder):
+    if is_unused(folder):
         return
     # A run that is still going on holds the lock, and must not lose its files.
     with locked(folder):

@@ -9,7 +9,7 @@ from typing import Any
 from bilora.errors import SettingsError
 from bilora.files.formats import write_yaml
 from bilora.runs.config import RunConfig, SeveralRuns
-from bilora.runs.folder import check_output_folder, make_output_folder
+from bilora.runs.folder import CONFIGS, check_output_folder, make_output_folder
 from bilora.settings.sections import resolved
 
 CONFIG = "config.yaml"
@@ -23,8 +23,7 @@ def command_folder(config: RunConfig, *, task: str) -> Path:
         if config.output is None:
             raise SettingsError("resume is 'auto', which goes on in the folder that --output names; give --output")
         # The settings are written before anything else: without them no run was begun that could go on.
-        begun = (Path(config.output) / CONFIG).is_file()
-        return Path(config.output) if begun else make_output_folder(config.output, task=task)
+        return Path(config.output) if _is_begun(Path(config.output)) else make_output_folder(config.output, task=task)
     folder = resumed_folder(["--resume", config.resume])
     assert folder is not None  # neither auto nor empty
     if config.output is not None and Path(config.output) != folder:
@@ -48,10 +47,14 @@ def resumed_folder(argv: Sequence[str]) -> Path | None:
     if not names or names[-1] in ("", "auto") or names[-1].startswith("--"):
         return None
     folder = Path(names[-1])
-    # Not the path's own method, which raises for a name that is too long.
-    if not os.path.isfile(folder / CONFIG):
+    if not _is_begun(folder):
         raise SettingsError(f"resume: {folder} is not the output folder of an earlier command (no {CONFIG} in it)")
     return folder
+
+
+def _is_begun(folder: Path) -> bool:
+    # Not the path's own method, which raises for a name that is too long.
+    return any(os.path.isfile(folder / name) for name in CONFIGS)
 
 
 def words_of_then(settings: Mapping[str, Any]) -> Iterator[str]:

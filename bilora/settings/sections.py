@@ -67,9 +67,11 @@ def _nulls(factory: Callable[..., Any], settings: Mapping[str, Any]) -> list[str
         # An annotation that only a type checker can resolve: nothing is known of it.
         return []
     empty = []
+    # What None stands for where it is the default, as of settings that a method may have its own value for.
+    left_out = {name for name, argument in inspect.signature(factory).parameters.items() if argument.default is None}
     for key, hint in hints.items():
         value = settings.get(key, hint)
-        not_given = value is None and hint is not Any and NoneType not in get_args(hint)
+        not_given = value is None and hint is not Any and NoneType not in get_args(hint) and key not in left_out
         if not_given or value == "" or (isinstance(value, list) and "" in value):
             empty.append(key)
         elif dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):

@@ -202,7 +202,7 @@ class BilevelTrainer(Trainer):
         upper_rows = None if self.upper_dataset is None else self._rows(self.upper_dataset, "upper_dataset")
         splits = upper_rows is None and self.variant.splits_rows(self.variant_settings)
         folder, resume = enter_folder(Path(self.output_dir), resume_from_checkpoint)
-        settings = self.args.fit_settings(rows=len(rows), splits=splits)
+        settings = self.args.fit_settings(rows=len(rows), splits=splits, defaults=self.variant.defaults)
         steps_per_epoch = self.args.steps_per_epoch(rows=len(rows), splits=splits)
         hooks = TrainerHooks(self, steps_per_epoch=steps_per_epoch, ignore_keys=ignore_keys_for_eval)
         self.state = TrainerState()

@@ -85,8 +85,8 @@ def fit(
         ProcessesError: A process is lost, or was given something else than the others.
     """
     check_arguments(fit, locals(), model=nn.Module)
-    settings = settings or FitSettings()
     variant = find_variant(variant) if isinstance(variant, str) else variant
+    settings = (settings or FitSettings()).of_variant(variant)
     if variant_settings is None:
         variant_settings = settings_of_adapter(model, variant)
     plan = Plan(

@@ -150,8 +150,9 @@ class StagedRun:
         if index > 0:
             self.entries.append(trained_values(self.model))
         stage, settings = self.stages[index], self.variant_settings
+        spectrum = prepare_model(self.model, stage, self.start, variant_settings=settings, companion=self.companion)
         # A later stage that cuts nothing keeps the spectrum of the one that did.
-        self.spectrum = prepare_model(self.model, stage, self.start, variant_settings=settings) or self.spectrum
+        self.spectrum = spectrum or self.spectrum
 
     def enter(self, index: int) -> BilevelEngine:
         """Bring the model to where a stage starts, and return the stage's engine, ready to run."""
@@ -249,10 +250,11 @@ class StagedRun:
         settings, watchers = self.settings, list[Callback]()
         if settings.skip_diverged and self.folder is not None:
             watchers.append(SkippedBatches(self.folder))
-        if self.monitor is not None and settings.keep_best:
-            watchers.append(KeepBest(self.monitor))
-        if self.monitor is not None and settings.early_stopping:
-            watchers.append(EarlyStopping(self.monitor, patience=settings.early_stopping))
+        monitor = None if stage.is_search and stage is not self.stages[-1] else self.monitor
+        if monitor is not None and settings.keep_best:
+            watchers.append(KeepBest(monitor))
+        if monitor is not None and settings.early_stopping:
+            watchers.append(EarlyStopping(monitor, patience=settings.early_stopping))
         if stage.watch is not None and levels.held_out is not None:
             watchers.append(HeldOut(levels.held_out, stage.watch))
         return tuple(watchers)

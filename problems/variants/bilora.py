@@ -1,6 +1,7 @@
 """BiLoRA (arXiv 2403.13037): singular vectors below, singular values above."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
@@ -106,7 +107,9 @@ class BiloraUpper(ValuesLevel, UpperProblem):
     """Pseudo singular values E on D2: ``loss(D2) + gamma2 R2(E)``."""
 
 
-def adapt(model: PreTrainedModel, settings: BiloraSettings, *, task_type: str | None, steps: int) -> PeftModel:
+def adapt(
+    model: PreTrainedModel, settings: Any, *, task_type: str | None, steps: int, init_weights: bool | str = True
+) -> PeftModel:
     """Return the model with a BILORA adapter on it; ``steps`` does not enter."""
     config = BiloraConfig(
         task_type=task_type,
@@ -118,6 +121,7 @@ def adapt(model: PreTrainedModel, settings: BiloraSettings, *, task_type: str | 
         formulation=settings.formulation,
         normalized=settings.normalized,
         start_value=settings.start_value,
+        init_weights=init_weights,  # type: ignore[arg-type]  # the config checks it
     )
     return get_peft_model(model, config)
 

@@ -77,7 +77,13 @@ def test_all_wrong_arguments_are_told_together() -> None:
     assert str(raised.value) == f"fit: model is 'bert' (str), allowed: Module; {rows}"
 
 
-SETTINGS = [LevelSettings, FitSettings, RunConfig, TrainConfig, *{row.settings for row in VARIANTS.values()}]
+SETTINGS = [
+    LevelSettings,
+    FitSettings,
+    RunConfig,
+    TrainConfig,
+    *dict.fromkeys(row.settings for row in VARIANTS.values()),
+]
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_an_option_without_its_value_is_not_told_its_own_name(capsys: pytest.Cap
     ("text", "names"),
     [
         ("seeds: [0]\nmeter:\n", "meter"),
-        ("meter:\nlower:\n  batch_size:\n", "meter, lower.batch_size"),
+        ("meter:\nlower:\n  accumulation:\n", "meter, lower.accumulation"),
         ("seeds: [0]\nlower:\n", "lower"),
     ],
 )

@@ -59,6 +59,7 @@ def toy_run(
         (folder / "values.jsonl").write_text(jsonl([{"stage": "b", "step": s, "layers": layers} for s in (0, 4, 8)]))
         spectrum = [{"layer": name, "values": [2.0, 0.5], "kept": 1} for name in layers]
         (folder / "spectrum.json").write_text(json.dumps(spectrum))
+        (folder / "learned.json").write_text(json.dumps({"words": f"{NASTY}: decay 16.1"}))
     if label is not None:
         (folder / "comparison.json").write_text(json.dumps({"label": label, "purpose": "report"}))
     if predictions:
@@ -130,6 +131,7 @@ def test_texts_are_escaped_and_shown_as_they_are(page: Path) -> None:
     assert "<script" not in page.read_text(encoding="utf-8")
     assert f"{NASTY}, seed 1" in checker.texts
     assert any(f"python run {NASTY}" in shown for shown in checker.texts)
+    assert any(f"learned: {NASTY}: decay 16.1" in shown for shown in checker.texts)
 
 
 def test_every_figure_is_in_the_page_and_a_picture(page: Path) -> None:
