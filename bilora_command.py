@@ -47,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text("bilora"), end="")
         return 0 if words else BAD_INPUT
+    for word in words:
+        # The system hands over names in any bytes, and no model can be written below one that is no text.
+        if word != word.encode("utf-8", "replace").decode():
+            return _fail(f"{word!r} is not UTF-8; rename the file or folder, or write the option in UTF-8")
     verb, rest = words[0], words[1:]
     if verb == "--version":
         print(f"bilora {importlib.metadata.version('bilora')}")

@@ -37,12 +37,11 @@ def check_folder(folder: str | Path) -> Path:
     """Return the folder of an export as a path, after a look that nothing in it would be lost."""
     path = Path(folder)
     try:
-        is_file = path.exists() and not path.is_dir()
-    except OSError as error:  # of a name that is too long
+        if path.exists() and not path.is_dir():
+            raise SettingsError(f"folder {str(folder)!r} is a file; give the name of a folder to write the adapter to")
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # of a name that is too long, or that leads through a file or a link to nowhere
         raise SettingsError(f"folder {str(folder)!r} cannot be made: {error.strerror}; name another one") from error
-    if is_file:
-        raise SettingsError(f"folder {str(folder)!r} is a file; give the name of a folder to write the adapter to")
-    path.mkdir(parents=True, exist_ok=True)
     refuse_links(path)
     # An export that was killed may have left the folder in which it wrote.
     held = sorted(file.name for file in path.iterdir() if not file.name.startswith(UNFINISHED))

@@ -100,7 +100,10 @@ def parse_config(
         _check_files(flat, words)
     except (BiloraError, yaml.YAMLError) as error:
         parser.error(f"config: {error}")
-    values = parser.parse_args(_with_whole_sections(parser, words))
+    try:
+        values = parser.parse_args(_with_whole_sections(parser, words))
+    except OverflowError:  # jsonargparse makes a float of a whole number, and does not say of which
+        parser.error("a number is beyond what a setting can hold (1.8e308); write a smaller one")
     del values["config"]
     refuse_plain_sections(flat, values.as_dict(), what="config")
     return _built(kind, parser, values, named=bool(naming))

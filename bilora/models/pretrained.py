@@ -3,7 +3,7 @@
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
-from bilora.errors import BiloraError, DataError
+from bilora.errors import BiloraError, DataError, first_ten
 from bilora.models.embedded import embedded_model_folder, smollm2_folder
 from bilora.settings.lookup import TRUST, is_told
 from bilora.tasks.task import AnyTask
@@ -92,6 +92,7 @@ def load_model(tokenizer: Tokenizer, task: AnyTask, *, weights: bool = True) -> 
         options: dict[str, Any] = {"trust_remote_code": False, **({} if is_told(TRUST) else {"use_safetensors": True})}
         options |= {} if weights else {"device_map": "meta"}
         model, loading = task.load_model(tokenizer.place, local_files_only=only_local(tokenizer.place), **options)
+        _refuse_torn(f"{model.base_model_prefix}.", loading)
     _set_pad_token(model.config, tokenizer.own)
     # Mismatched: a saved head with another number of outputs, which transformers replaces by a new one.
     mismatched = {name.rpartition(".")[0]: shapes for name, *shapes in sorted(loading["mismatched_keys"])}
@@ -102,6 +103,18 @@ def load_model(tokenizer: Tokenizer, task: AnyTask, *, weights: bool = True) -> 
         for name, (before, now) in mismatched.items()
     )
     return Loaded(model, tuple(sorted(drawn)), notices)
+
+
+def _refuse_torn(base: str, loading: Mapping[str, Any]) -> None:
+    # Outside of the base is a head. Drawn anew, layers of the base itself would be trained from nothing.
+    for name, saved, needed in sorted(loading["mismatched_keys"]):
+        if name.startswith(base):
+            sizes = f"{tuple(saved)} in its weights and {tuple(needed)} by its config.json"
+            raise ValueError(f"{name} is {sizes}; they are not of one model")
+    # Of the numbered ones none is left out on purpose, as the pooler of a model for tokens is.
+    layers = [name for name in loading["missing_keys"] if name.startswith(base)]
+    if torn := sorted(name for name in layers if any(part.isdigit() for part in name.split("."))):
+        raise ValueError(f"its weights lack layers that its config.json has: {first_ten(torn)}")
 
 
 def _fill_pad_token(tokenizer: Any) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import shutil
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +40,7 @@ class Good:
     rows: Path
     run: Path
     interrupted: Path
+    comparison: Path
 
 
 @dataclass
@@ -115,7 +117,7 @@ def labelled_file(drawn: Drawn) -> Path:
 
 
 def trains_on_a_file(drawn: Drawn) -> list[str]:
-    return ["train", "--train-file", str(labelled_file(drawn)), *_trains(drawn)]
+    return [drawn.one_of(["train", "train", "doctor"]), "--train-file", str(labelled_file(drawn)), *_trains(drawn)]
 
 
 def answers_a_file(drawn: Drawn) -> list[str]:
@@ -126,16 +128,36 @@ def answers_a_file(drawn: Drawn) -> list[str]:
 
 
 def reads_a_config(drawn: Drawn) -> list[str]:
-    path = drawn.folder / "config.yaml"
-    content = yaml.safe_load((drawn.good.run / "train.yaml").read_text())
-    content |= {"output": str(drawn.folder / "run"), "report_to": []}
+    verb, content = _config(drawn)
     for _ in range(drawn.draw(st.integers(1, 3))):
         content = changed(drawn, content)
     text = yaml.safe_dump(content, allow_unicode=True).encode("utf-8", "surrogatepass")
     if drawn.draw(st.booleans()):
         text = damaged(drawn, text)
-    path.write_bytes(text)
-    return [drawn.one_of(["doctor", "train", "train"]), "--config", str(path), *_trains(drawn)]
+    return _reads(drawn, verb, text)
+
+
+# What YAML can say and no settings file should: anchors, tags, depth, a second document, several names of one value.
+ODD_YAML = (
+    *("&a [*a]", "*nowhere", "&a [1, 2]", "{<<: {steps: 3}}", "<<: 1", "!!bool x", "!own {a: 1}", "!!float 1_0"),
+    *("!!python/object/apply:os.system [ls]", "!!binary AAAA", "!!timestamp 2001-99-99", "!!set {a, b}", "0o17"),
+    *("!!omap [a: 1]", "1:20:30", "0x" + "f" * 5000, "{a: 1, a: 2}", "? [a, b]\n: c", "|\n  text", "---\n--- 1"),
+    *("...\n%YAML 9.9", "\t- a", "@", "`", "%", "\ufeff"),
+    *("[" * 2000, "[" * 2000 + "]" * 2000, "{a: " * 500 + "1" + "}" * 500, "- " * 1500 + "a"),
+    # A billion values.
+    "[&a [1, 2], " + ", ".join(f"&{n} [*{m}, *{m}, *{m}]" for m, n in pairwise("abcdefghijklmnopqrs")) + "]",
+)
+
+
+def reads_odd_yaml(drawn: Drawn) -> list[str]:
+    verb, content = _config(drawn)
+    lines = yaml.safe_dump(content).splitlines()
+    at = drawn.draw(st.integers(0, len(lines) - 1))
+    key, odd = lines[at].partition(":")[0], drawn.one_of(ODD_YAML)
+    # In place of a value, beside it (its key twice), or as a line of its own.
+    lines[at : at + 1] = drawn.one_of([[f"{key}: {odd}"], [lines[at], f"{key}: {odd}"], [odd, lines[at]]])
+    code = drawn.one_of(["utf-8", "utf-8", "utf-8", "utf-16", "utf-8-sig", "latin-1"])
+    return _reads(drawn, verb, "\n".join(lines).encode(code, "replace"))
 
 
 def has_odd_words(drawn: Drawn) -> list[str]:
@@ -175,15 +197,88 @@ def reports_a_run(drawn: Drawn) -> list[str]:
     return ["report", str(run)]
 
 
+def compares_in_a_folder(drawn: Drawn) -> list[str]:
+    """A comparison goes on in the folder of an earlier one, or in that of something else."""
+    folder = drawn.copy(drawn.one_of([drawn.good.comparison, drawn.good.comparison, drawn.good.run]))
+    _damage(drawn, drawn.one_of(path for path in sorted(folder.rglob("*")) if path.is_file()))
+    config = drawn.good.comparison / "config.yaml"
+    return ["compare", "--config", str(config), *_compares(drawn)[:-1], str(folder)]
+
+
+def writes_to_an_odd_place(drawn: Drawn) -> list[str]:
+    good, run = drawn.good, str(drawn.good.run)
+    starts = {
+        "init": ["--method", drawn.one_of(["bilora", "lora", "nowhere"])],
+        "export": [run],
+        "merge": [run],
+        "predict": [run, "--file", str(good.rows), "--device", "cpu"],
+        "evaluate": [run, "--data", str(good.rows), "--device", "cpu"],
+        "report": [run],
+        "compare": ["--config", str(good.comparison / "config.yaml"), *_compares(drawn)[:-2]],
+        **dict.fromkeys(("train", "doctor"), ["--train-file", str(good.rows), *_trains(drawn)[:-2]]),
+    }
+    verb = drawn.one_of(starts)
+    return [verb, *starts[verb], "--output", odd_place(drawn)]
+
+
+def odd_place(drawn: Drawn) -> str:
+    """Return the name of something that is there already, cannot be there, or is an odd name for a file."""
+    folder = drawn.folder
+    (folder / "file").write_text("mine")
+    (folder / "full").mkdir()
+    (folder / "full" / "notes.txt").write_text("mine")
+    (folder / "closed").mkdir(mode=0o500)
+    (folder / "link").symlink_to(folder / "gone" / "nowhere")
+    (folder / "circle").symlink_to(folder / "circle")
+    os.mkfifo(folder / "pipe")
+    names = [
+        "file",
+        "full",
+        "closed",
+        "link",
+        "circle",
+        "pipe",
+        "new",
+        "new.html",
+        "n" * 300,
+        "a/" * 2500,
+        "\udcff",
+        "\n",
+    ]
+    places = [str(folder / name) + more for name in names for more in ("", "/below", "/below/more")]
+    places += ["", " ", ".", "..", "/", "/proc/x", "/proc/self/fd/x", "/dev/null", "/dev/full", "/dev/null/x"]
+    text = drawn.draw(TEXTS).replace("\x00", "").replace("/", "-").encode("utf-8", "replace").decode()
+    return str(drawn.one_of([*places, str(folder / text)]))
+
+
 KINDS = {
     kind.__name__: kind
     for kind in (trains_on_a_file, answers_a_file, reads_a_config, has_odd_words, opens_an_adapter)
-    + (resumes_a_run, reports_a_run)
+    + (resumes_a_run, reports_a_run, reads_odd_yaml, compares_in_a_folder, writes_to_an_odd_place)
 }
 
 
 def _trains(drawn: Drawn) -> list[str]:
     return ["--model", str(drawn.good.model), *QUICK, "--output", str(drawn.folder / "run")]
+
+
+def _compares(drawn: Drawn) -> list[str]:
+    # One training for each method and candidate, in this process.
+    return ["--seeds", "1", "--jobs", "1", "--choose-seeds", "1", *_trains(drawn)]
+
+
+def _config(drawn: Drawn) -> tuple[str, dict[str, Any]]:
+    """Return a verb, and a config that it takes."""
+    verb = drawn.one_of(["doctor", "train", "train", "compare"])
+    source = drawn.good.comparison / "config.yaml" if verb == "compare" else drawn.good.run / "train.yaml"
+    content: dict[str, Any] = yaml.safe_load(source.read_text()) | {"output": str(drawn.folder / "run")}
+    return verb, content if verb == "compare" else content | {"report_to": []}
+
+
+def _reads(drawn: Drawn, verb: str, text: bytes) -> list[str]:
+    (drawn.folder / "config.yaml").write_bytes(text)
+    more = _compares(drawn) if verb == "compare" else _trains(drawn)
+    return [verb, "--config", str(drawn.folder / "config.yaml"), *more]
 
 
 def _damage(drawn: Drawn, path: Path) -> None:
@@ -237,8 +332,25 @@ def hostile(count: int, good: Good, root: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def good(command_run: Any, interrupted_run: Path, tiny_encoder: Path, review_file: Path) -> Good:
-    return Good(tiny_encoder, review_file, command_run.folder, interrupted_run)
+def good(
+    command_run: Any,
+    interrupted_run: Path,
+    tiny_encoder: Path,
+    review_file: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Good:
+    comparison = tmp_path_factory.mktemp("compared") / "comparison"
+    words = ["compare", "--train-file", str(review_file), "--model", str(tiny_encoder), *QUICK, "--seeds", "1"]
+    words += [
+        "--text-columns",
+        "[text]",
+        "--methods",
+        "[lora, b]",
+        "--entries",
+        "{b: {method: bilora, settings: {rank: 2}}}",
+    ]
+    assert bilora_command.main([*words, "--learning-rates", "[0.01]", "--output", str(comparison)]) == 0
+    return Good(tiny_encoder, review_file, command_run.folder, interrupted_run, comparison)
 
 
 def test_what_is_broken_ends_in_one_line(good: Good, tmp_path: Path) -> None:

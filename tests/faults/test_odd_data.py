@@ -140,6 +140,9 @@ BROKEN_MODELS: dict[str, Any] = {
     "another tokenizer": lambda model: (model / "tokenizer.json").write_text('{"model": {"type": "none"}}'),
     "torn weights": lambda model: (model / "model.safetensors").write_bytes(b"\x00" * 40),
     "weights in a pickle": lambda model: (model / "model.safetensors").rename(model / "pytorch_model.bin"),
+    "another vocabulary": lambda model: config_of(model, vocab_size=30_523),
+    "a layer more": lambda model: config_of(model, num_hidden_layers=2),
+    "another architecture": lambda model: config_of(model, model_type="electra"),
     "heads that do not fit": lambda model: config_of(model, num_attention_heads=7),
 }
 

@@ -134,6 +134,21 @@ def test_long_names_and_values_are_taken(form: str, tmp_path: Path) -> None:
     assert {row["text"] for row in loaded.train} <= {row["text"] for row in rows}
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["compare", "--learning-rates", f"[{'9' * 400}]"], "a number is beyond what a setting can hold (1.8e308)"),
+        (["merge", "RUN", "--output", "of \udcff"], "'of \\udcff' is not UTF-8; rename the file or folder"),
+        (["export", "RUN", "--output", "link/below"], "folder 'link/below' cannot be made: File exists"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_odd_words(words: list[str], said: str, interrupted_run: Path) -> None:
+    Path("link").symlink_to("nowhere")
+    end = ended([str(interrupted_run) if word == "RUN" else word for word in words])
+    assert (end.code, said in end.said) == (2, True), end.said
+
+
 LONG = "n" * 300
 
 
