@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
 
 from bilora.engines.hypergradients.darts import Darts
 from bilora.errors import SettingsError
@@ -85,7 +86,7 @@ def check_checkpointing(levels: Sequence[Level]) -> None:
 
 
 def check_quantised(levels: Sequence[Level]) -> None:
-    """Refuse a quantised base that cannot be trained through: by DoRA, or because it passes no gradient back."""
+    """Refuse a quantised base that cannot be trained through: by DoRA, whole modules, or for lack of a gradient."""
     # The model is the same object in most levels.
     modules = {id(level.module): level.module for level in levels}
     for name, layer in (named for module in modules.values() for named in module.named_modules()):
@@ -98,9 +99,22 @@ def check_quantised(levels: Sequence[Level]) -> None:
                     "reads it; load the base model unquantised, in 4 bits, or with torchao's Int8WeightOnlyConfig, or "
                     "choose method 'lora' or 'bilora'"
                 )
-        # By torchao's name, so that it need not be installed.
+        elif isinstance(layer, ModulesToSaveWrapper):
+            # By the original: PEFT's copy is changed already.
+            parts = list(layer.original_module.modules())
+            weights = list(layer.original_module.parameters())
+            if any(map(_of_quantiser, [*parts, *weights])):
+                raise SettingsError(
+                    f"module {name!r} is quantised and is to be trained whole; name it in the llm_int8_skip_modules of "
+                    "BitsAndBytesConfig, or the modules_to_not_convert of TorchAoConfig, as the base model is quantised"
+                )
         elif isinstance(layer, nn.Linear) and type(layer.weight).__module__.startswith("torchao"):
             _check_gradient_passes(layer, name)
+
+
+def _of_quantiser(part: nn.Module | Tensor) -> bool:
+    # By their names, so that they need not be installed: layers of bitsandbytes, and weights of torchao.
+    return type(part).__module__.startswith(("bitsandbytes", "torchao"))
 
 
 def _check_gradient_passes(layer: nn.Linear, name: str) -> None:

@@ -211,3 +211,22 @@ def test_dora_on_8_bits_on_the_cpu_is_refused_with_the_cure(run: Run, method: st
         return
     with pytest.raises(SettingsError, match=r"^layer '.*\.query' has DoRA on .* in 4 bits, .* 'lora' or 'bilora'$"):
         run(on=on)
+
+
+class Linear8bitLt(nn.Linear):
+    """A stand-in for the layers of bitsandbytes, whose weight is a plain one where the head is new."""
+
+    __module__ = "bitsandbytes.nn.modules"
+
+
+@pytest.mark.parametrize("quantiser", ["torchao", "bitsandbytes"])
+def test_a_quantised_module_that_is_trained_whole_is_refused_with_the_cure(run: Run, quantiser: str) -> None:
+    """Such as a new head on a base that was quantised without one: the error of its first pass names nothing."""
+    on = Adapted()
+    head: Any = on.model.get_submodule("base_model.model.classifier.original_module")
+    if quantiser == "torchao":
+        head.weight = Int8Tensor(head.weight.detach(), requires_grad=False)
+    else:
+        head.__class__ = Linear8bitLt
+    with pytest.raises(SettingsError, match=r"^module '.*classifier' is quantised .* llm_int8_skip_modules"):
+        run(on=on)
