@@ -29,21 +29,27 @@ def check_schedule(
         raise SettingsError(f"validate_every is {validate_every}; it must be positive, or 0 for the end only")
     if upper is None:
         return
-    unroll = lower.config.unroll_steps
-    if lower.needs.steps > unroll:
-        raise SettingsError(
-            f"the hypergradient looks {lower.needs.steps} lower steps back, but unroll_steps is {unroll}: before "
-            "that the upper level had other values; raise unroll_steps, or let it look back less far"
-        )
     # Betty counts the warm-up in micro-batches.
     warmup = lower.config.warmup_steps // lower.gas
+    check_upper_steps(steps, unroll=lower.config.unroll_steps, warmup=warmup, looks_back=lower.needs.steps)
+
+
+def check_upper_steps(steps: int, *, unroll: int, warmup: int, looks_back: int) -> None:
+    """Refuse lower steps that end before the first upper one, or an unroll shorter than the hypergradient looks back.
+
+    All are lower optimizer steps.
+    """
+    if looks_back > unroll:
+        raise SettingsError(
+            f"the hypergradient looks {looks_back} lower steps back, but unroll_steps is {unroll}: before "
+            "that the upper level had other values; raise unroll_steps, or let it look back less far"
+        )
     # An upper step at every multiple of unroll_steps after the warm-up.
     first = (warmup // unroll + 1) * unroll
     if steps < first:
         raise SettingsError(
-            f"steps is {steps}, but with unroll_steps={unroll} and warmup_steps={lower.config.warmup_steps} the upper "
-            f"level steps for the first time at step {first}: it would never be trained; raise steps or lower "
-            "unroll_steps"
+            f"steps is {steps}, but with unroll_steps={unroll} and warmup_steps={warmup} the upper level steps for the "
+            f"first time at step {first}: it would never be trained; raise steps or lower unroll_steps"
         )
 
 
