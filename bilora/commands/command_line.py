@@ -91,6 +91,9 @@ def parse_config(
     parser.add_argument("--config", action="config", help="A YAML file of settings; later words override it.")
     naming = ONE_RUN if issubclass(kind, RunConfig) else SEVERAL_RUNS if issubclass(kind, SeveralRuns) else {}
     flat = RunConfig if naming is SEVERAL_RUNS else kind
+    if not naming:
+        # One by one: of an object jsonargparse would take all that it holds for settings.
+        left_out = {name: () for name, hint in get_type_hints(kind).items() if hint is RunConfig} | dict(left_out or {})
     parser.add_class_arguments(flat, None, as_group=False, skip={*(left_out or {}), *naming} - {"seeds"})
     for name, text in naming.items():
         # Files have both forms: a run of its own is written with one method and one seed, and was written with lists.

@@ -19,10 +19,23 @@ def dump_json(value: Any) -> str:
 
 def read_text(path: Path) -> str:
     """Return the text of a file; raise OSError or ValueError where it has none."""
-    # A pipe in the place of a file would be waited for.
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no file")
+    if what := _no_plain_file(path):
+        raise ValueError(f"it {what}")
     return path.read_text(encoding="utf-8")
+
+
+def plain_file(path: Path) -> Path:
+    """Return the path; raise DataError where it is a folder, a pipe or a device."""
+    if what := _no_plain_file(path):
+        raise DataError(f"{path} {what}")
+    return path
+
+
+def _no_plain_file(path: Path) -> str | None:
+    # A pipe would be waited for, and a device may have no end.
+    if not path.exists() or path.is_file():
+        return None
+    return f"is a {'folder' if path.is_dir() else 'pipe or a device'}; give a plain file"
 
 
 def load_json(path: Path) -> Any:
@@ -151,13 +164,6 @@ def parse_json(text: str, where: str, *, kind: type) -> Any:
     if not isinstance(value, kind):
         raise DataError(f"{where}: holds {type(value).__name__}, and must hold {kind.__name__}")
     return value
-
-
-def plain_file(path: Path) -> Path:
-    """Return the path; raise DataError where it is a folder, a pipe or a device, which may have no end."""
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path} is a {'folder' if path.is_dir() else 'pipe or a device'}; give a plain file")
-    return path
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

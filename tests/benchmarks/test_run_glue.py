@@ -85,7 +85,7 @@ def test_rows_say_what_was_run(rows: Rows) -> None:
     for (method, _), row in rows.items():
         assert (row["task"], row["metric"]) == ("rotten_tomatoes", "accuracy")
         assert row["steps"] == (6 if method == "two_stage" else 8 if method in STAGES else 4)
-        assert (row["formulation"] is not None) == (method in WITH_VALUES - {"autolora"})
+        assert (row["formulation"] is not None) == (method in WITH_VALUES - {"autolora", "self_tuned"})
         assert (row["hypergradient"] is not None) == (method in BILEVEL)
         assert row["score"] == row["metrics"]["accuracy"]
         assert row["validation_loss"] == row["metrics"]["loss"]
