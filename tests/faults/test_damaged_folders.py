@@ -338,7 +338,7 @@ STRIDE = int(os.environ.get("BILORA_DAMAGE_STRIDE", "31"))
 INSTEAD = {
     "adapter/bilora_task.json": ("reviews.jsonl:1",),
     "base/config.json": ("/run/base ",),
-    "base/model.safetensors": ("/run/base ",),
+    "base/model.safetensors": ("/run/base ", "loss nan"),
     "train.yaml": ("/run/config.yaml", "abc", "xxx", "'3'", " 3: "),
 }
 
@@ -404,7 +404,8 @@ def test_damage_ends_in_one_line_that_names_the_file(
         shutil.copytree(good.base, run / "base")
     damage(run / file)
     end = ended(_words(verb, run, good))
-    assert end.code in (0, 2), end.said
+    # Of a base model with broken numbers a training diverges, which has a code of its own.
+    assert end.code in (0, 2) or (verb == "train" and end.code == 3), end.said
     if end.code:
         assert any(name in end.said for name in (Path(file).name, *INSTEAD.get(file, ()))), end.said
     elif verb == "predict" and not file.startswith("base/"):
