@@ -114,8 +114,8 @@ def load_model(tokenizer: Tokenizer, task: AnyTask, *, weights: bool = True) -> 
     mismatched = {name.rpartition(".")[0]: shapes for name, *shapes in sorted(loading["mismatched_keys"])}
     drawn = {*(name.rpartition(".")[0] for name in loading["missing_keys"]), *mismatched}
     notices = tuple(
-        f"the model's saved {name} is of another task: it has {next(iter(before), 1)} outputs, and {now[0]} are needed; a new one "
-        "is drawn, and trained whole"
+        f"the model's saved {name} is of another task: it has {next(iter(before), 1)} outputs, and {now[0]} are "
+        "needed; a new one is drawn, and trained whole"
         for name, (before, now) in mismatched.items()
     )
     return Loaded(model, tuple(sorted(drawn)), notices)
