@@ -33,6 +33,7 @@ class CardFacts:
     is_plain_lora: bool  # so that stock PEFT loads it
     labels: int = 0  # outputs of the model's head; 0 where the head is not a new one
     scored_on: str = VALIDATION
+    has_tokenizer: bool = False  # beside the adapter, where the base's own lacks the pad token
 
 
 def model_card(facts: CardFacts) -> str:

@@ -90,6 +90,7 @@ def export(config: ExportConfig) -> Path:
 def _write_rest(trained: Trained, folder: Path, *, note: str | None) -> None:
     """Write the model card, and what makes the folder one that ``bilora evaluate`` and ``predict`` take."""
     write_task(folder, trained.task, max_length=trained.max_length)
+    trained.tokenizer.save_filled_in(folder)
     # That which the run has written beside its own plain adapter; an adapter alone has none.
     source, card = trained.adapter.parent / "lora" / "README.md", folder / "README.md"
     if source.is_file():

@@ -39,6 +39,11 @@ class Tokenizer:
     own: Any
     notices: tuple[str, ...] = ()  # what was filled in
 
+    def save_filled_in(self, folder: Path) -> None:
+        """Write it beside an adapter where something was filled in, which the base's own tokenizer lacks."""
+        if self.notices:
+            self.own.save_pretrained(str(folder))
+
 
 def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Tokenizer:
     """Return a model's tokenizer, checked against the model's config before any weight is read."""
@@ -49,6 +54,12 @@ def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Toke
         options = {"local_files_only": local, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(place, **options, **task.tokenizer_settings)
         config = AutoConfig.from_pretrained(place, **options)
+        if config.get_text_config().output_attentions:
+            # transformers loads it, and refuses to save or merge what it has loaded.
+            raise ValueError(
+                "its config.json has output_attentions true, which transformers refuses with its own attention (sdpa); "
+                "set it to false"
+            )
     tokenizer.padding_side = "left" if config.model_type in READ_AT_THE_END else "right"
     notices = _fill_pad_token(tokenizer)
     _set_pad_token(config, tokenizer)
@@ -63,6 +74,7 @@ class Loaded:
     model: Any
     # Not only the head: also what stands between it and the model that was trained, such as DeBERTa's pooler.
     new_modules: tuple[str, ...]
+    notices: tuple[str, ...] = ()  # what of the saved model is not used
 
 
 def load_model(tokenizer: Tokenizer, task: AnyTask) -> Loaded:
@@ -73,8 +85,14 @@ def load_model(tokenizer: Tokenizer, task: AnyTask) -> Loaded:
         model, loading = task.load_model(tokenizer.place, local_files_only=only_local(tokenizer.place), **options)
     _set_pad_token(model.config, tokenizer.own)
     # Mismatched: a saved head with another number of outputs, which transformers replaces by a new one.
-    drawn = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
-    return Loaded(model, tuple(sorted({name.rpartition(".")[0] for name in drawn})))
+    mismatched = {name.rpartition(".")[0]: shapes for name, *shapes in sorted(loading["mismatched_keys"])}
+    drawn = {*(name.rpartition(".")[0] for name in loading["missing_keys"]), *mismatched}
+    notices = tuple(
+        f"the model's saved {name} is of another task: it has {before[0]} outputs, and {now[0]} are needed; a new one "
+        "is drawn, and trained whole"
+        for name, (before, now) in mismatched.items()
+    )
+    return Loaded(model, tuple(sorted(drawn)), notices)
 
 
 def _fill_pad_token(tokenizer: Any) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ RUN = (
 ADAPTER = (
     *("adapter_config.json", "adapter_model.safetensors", "config.json", "README.md"),
     *("base_fingerprint.json", "bilora_task.json", "bilora_export.json"),
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "chat_template.jinja"),
 )
 CHECKPOINT = ("manifest.json", "state.json", "state.safetensors", *(f"adapter/{name}" for name in ADAPTER))
 

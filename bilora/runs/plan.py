@@ -1,7 +1,8 @@
 """The plan of a run: method, stages, task, rows and their first D1 and D2, checked before a model is read."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bilora.artifacts.scored_on import UPPER
@@ -22,6 +23,7 @@ from bilora.tasks.catalog import find_task
 from bilora.tasks.class_weights import resolve_class_weights
 from bilora.tasks.labelled_files import load_labelled_files
 from bilora.tasks.sources import EMBEDDED_TASK, take_rows
+from bilora.tasks.targets import TargetScale
 from bilora.tasks.task import AnyTask
 
 
@@ -46,6 +48,8 @@ class RunPlan(Plan):
             )
         if config.shard_base and self.processes.count == 1:
             raise SettingsError(ALONE)
+        # Refuses labels that are all the same.
+        self.target_scale  # noqa: B018
         # Refuses a class that is to be weighted and has no row.
         self.class_weights()
 
@@ -53,6 +57,16 @@ class RunPlan(Plan):
     def task(self) -> AnyTask:
         """How the rows are read, trained on and scored."""
         return self.rows.task
+
+    @functools.cached_property
+    def target_scale(self) -> TargetScale | None:
+        """Mean and deviation of the labels, where those are numbers."""
+        return self.task.target_scale(self.train)
+
+    @property
+    def targets(self) -> Mapping[str, float] | None:
+        """The same for the manifest of a checkpoint."""
+        return None if self.target_scale is None else dataclasses.asdict(self.target_scale)
 
     def class_weights(self) -> tuple[float, ...] | None:
         """Return the weight of each class in the losses, or None where all weigh the same."""

@@ -41,6 +41,7 @@ from bilora.runs.results import (
     write_predictions,
 )
 from bilora.tasks.class_weights import weigh_classes
+from bilora.tasks.targets import standardise
 from bilora.tasks.task import EncodedRows, Inference
 
 
@@ -135,7 +136,7 @@ def run_once(
 
 
 def adapted(plan: RunPlan, prepared: Prepared) -> PeftModel:
-    """Return the model, with the adapter on it and the loss that the class weights ask for."""
+    """Return the model, with the adapter on it and the loss that the labels ask for, and say what is new in it."""
     weights = plan.class_weights()
     # Right before the model is loaded, whose head is drawn then.
     set_seed(plan.config.seed)
@@ -145,8 +146,13 @@ def adapted(plan: RunPlan, prepared: Prepared) -> PeftModel:
     # In the model's own loss, since that is what both levels train on; validation computes its own.
     if weights is not None:
         weigh_classes(model, plan.task.loss, weights)
+    notices = loaded.notices
+    if plan.target_scale is not None:
+        notices = (*notices, standardise(model, plan.target_scale, drawn=loaded.new_modules))
     if plan.config.shard_base:
         shard_base(model, processes=plan.processes)
+    if plan.processes.is_first:
+        print("".join(f"note: {notice}\n" for notice in notices), end="")
     return model
 
 
@@ -160,7 +166,7 @@ def _write(plan: RunPlan, prepared: Prepared, folder: Path, *, scores: Scores, r
     describe_run(
         folder,
         task=plan.task,
-        base=prepared.tokenizer.place,
+        tokenizer=prepared.tokenizer,
         train=plan.train,
         validation=plan.rows.validation,
         max_length=plan.config.max_length,

@@ -65,7 +65,8 @@ class SelfCheck(Callback):
         alone = self._outputs(
             model, [{name: part[row : row + 1] for name, part in self._batch.items()} for row in rows]
         )
-        noise = float((alone - self._wanted).abs().max())
+        others = torch.stack([alone, self._outputs_of_moved(model)])
+        noise = float((others - self._wanted).abs().max())
         # Absolute below 1: a logit near zero is a difference of larger numbers, with no more digits than they have.
         self._allowed = max(rounding(model) * max(1.0, float(self._wanted.abs().max())), 8 * noise)
 
@@ -82,6 +83,20 @@ class SelfCheck(Callback):
             raise SelfCheckError(f"{error}; do not use it, and report this with the run's config.yaml") from error
         difference = float((self._outputs(fresh, [self._batch]) - self._wanted).abs().max())
         return Verdict(adapter, difference, self._allowed)
+
+    @torch.no_grad()
+    def _outputs_of_moved(self, model: nn.Module) -> Tensor:
+        """Return the outputs with every trained parameter moved by the last digit of its type."""
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        before = [parameter.clone() for parameter in trained]
+        try:
+            for parameter in trained:
+                # The products of an export are rounded once more than the layer's: this is what the model makes of it.
+                parameter.mul_(1 + torch.finfo(parameter.dtype).eps)
+            return self._outputs(model, [self._batch])
+        finally:
+            for parameter, values in zip(trained, before, strict=True):
+                parameter.copy_(values)
 
     def _outputs(self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> Tensor:
         answers = predicted_batches(Inference(model, self.tokenizer.own), batches)

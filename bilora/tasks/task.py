@@ -25,6 +25,7 @@ from bilora.metrics.monitor import Monitor
 from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.tasks.labels import LabelledFiles, refuse_wrong
 from bilora.tasks.sources import load_sets
+from bilora.tasks.targets import TargetScale
 from bilora.tasks.text.batches import Collator
 
 Metrics = dict[str, float | None]
@@ -222,6 +223,14 @@ class AnyTask(Protocol):
             SettingsError: Tasks of this kind have no classes.
         """
         raise SettingsError(f"task {self.name!r} has no classes to count")
+
+    def target_scale(self, rows: Rows) -> TargetScale | None:
+        """Return mean and deviation of the rows' labels, by which a model is trained; None where they are no numbers.
+
+        Raises:
+            DataError: The labels are numbers that nothing can be learned from.
+        """
+        return None
 
     @abstractmethod
     def validate(self, inference: Inference, data: EncodedRows) -> Evaluated:

@@ -67,7 +67,8 @@ class BilevelTrainer(Trainer):
     Args:
         model: A model with the variant's adapter on it, or one without, and ``peft_config``.
         args: The settings.
-        train_dataset: Tokenised rows with ``labels`` or ``label``; columns that the model does not take are left out.
+        train_dataset: Tokenised rows with ``labels`` or ``label``; columns that the model does not take are left out,
+            and labels that are numbers are trained on as they are, not standardised.
         upper_dataset: Rows of D2, the part that the upper level trains on; then ``train_dataset`` is D1. None draws
             both from ``train_dataset``.
         eval_dataset: The same, for evaluation, or several by name; it is not trained on.

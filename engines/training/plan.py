@@ -1,5 +1,6 @@
 """What a fit will do, worked out and checked once: the checks, the run, the fit and the saved run are handed it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,11 @@ class Plan:
                 "on_out_of_memory is 'halve', which one process alone can do, and there are "
                 f"{self.processes.count}; set it to 'stop', and halve batch_size and double accumulation by hand"
             )
+
+    @property
+    def targets(self) -> Mapping[str, float] | None:
+        """How the labels are scaled for training, which may not change within a run; None where they are as given."""
+        return None
 
     @property
     def hypergradient(self) -> str | Hypergradient:

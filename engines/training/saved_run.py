@@ -136,7 +136,9 @@ class SavedRun:
 def describe(run: StagedRun) -> dict[str, Any]:
     """Return what a manifest says of a run as it is now: its settings and processes."""
     variant = {"method": run.variant.name, "method_settings": resolved(run.variant_settings)}
-    return {"run": {**resolved(run.settings), **variant}, "processes": run.processes.count}
+    # By it a checkpoint of parameters that were trained on other numbers is told.
+    targets = {} if run.plan.targets is None else {"targets": dict(run.plan.targets)}
+    return {"run": {**resolved(run.settings), **variant, **targets}, "processes": run.processes.count}
 
 
 def fingerprints(run: StagedRun) -> dict[str, Any]:

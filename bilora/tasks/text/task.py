@@ -16,6 +16,7 @@ from bilora.errors import DataError, SettingsError
 from bilora.metrics.classes import MEASURES, compute_metrics
 from bilora.tasks.labels import LabelledFiles, are_lists, given_values, in_order, label_settings
 from bilora.tasks.scoring import by_rows, in_row_order, one_class, ordered_loader, predict, predicted_batches
+from bilora.tasks.targets import TargetScale
 from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, Inference
 from bilora.tasks.text.batches import encode_texts
 from bilora.tasks.text.rows import check_row, class_name, field_faults
@@ -132,6 +133,10 @@ class TextTask(BaseTask):
             raise SettingsError(f"task {self.name!r} predicts a number and has no classes to count")
         counts = Counter(rows.labels)
         return {name: counts[index] for index, name in enumerate(self.label_names)}
+
+    def target_scale(self, rows: Rows) -> TargetScale | None:
+        """Return mean and deviation of the numbers of a regression task."""
+        return TargetScale.of(rows, self.label_field) if self.is_regression else None
 
     def validate(self, inference: Inference, data: EncodedRows) -> Evaluated:
         """Return loss and metrics, and the answer to every row."""

@@ -56,6 +56,15 @@ def test_the_code_in_it_is_code_and_undefined_scores_are_said() -> None:
     assert "| f1 | undefined |" in card
 
 
+def test_a_tokenizer_beside_the_adapter_is_the_one_to_load() -> None:
+    assert "AutoTokenizer.from_pretrained(base)" in model_card(FACTS)
+    card = model_card(replace(FACTS, has_tokenizer=True))
+    [code] = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    compile(code, "card", "exec")
+    assert 'AutoTokenizer.from_pretrained("FOLDER")' in code
+    assert "model.config.pad_token_id = tokenizer.pad_token_id" in code.splitlines()[-1]
+
+
 def test_names_are_no_markup() -> None:
     card = model_card(replace(FACTS, task="a|b\n# <script>`x`", scores={"a|<b>": 1.0}))
     assert "<script>" not in card

@@ -8,10 +8,11 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+import torch
 import yaml
 from peft import AutoPeftModelForSequenceClassification
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from bilora.artifacts.model_card import push_to_hub
 from bilora.commands import train as train_command
@@ -137,6 +138,78 @@ def test_nothing_is_removed_for_a_run_that_cannot_begin(
     assert TRAIN.run([*command_run.words, "--output", str(tmp_path / "run"), "--overwrite", *fault]) == 2
     assert "error: " in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def base_of(tiny_encoder: Path, folder: Path, *, dtype: torch.dtype = torch.float32) -> Path:
+    """Return the folder of a random base with the tokenizer of the tiny one."""
+    shutil.copytree(tiny_encoder, folder)
+    # Without dropout: a batch in parts has other masks than the whole one.
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    torch.manual_seed(0)
+    BertModel(BertConfig.from_pretrained(tiny_encoder, **dropout)).to(dtype).save_pretrained(folder)
+    return folder
+
+
+def deep_base(tokenizer: Any, folder: Path) -> Path:
+    """Return the folder of a decoder of sixteen layers that makes much of its own rounding."""
+    sizes = {"hidden_size": 64, "num_hidden_layers": 16, "num_attention_heads": 4, "intermediate_size": 64}
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=300, initializer_range=0.3, **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:.*is undefined")  # the predictions of a few steps are of one class
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "deep"])
+def test_the_rounding_of_a_type_or_of_depth_is_no_fault(
+    kind: str, command_run: Any, tiny_encoder: Path, causal_tokenizer: Any, tmp_path: Path, capsys: Any
+) -> None:
+    if kind == "deep":
+        base = deep_base(causal_tokenizer, tmp_path / "base")
+    else:
+        base = base_of(tiny_encoder, tmp_path / "base", dtype=getattr(torch, kind))
+    strong = """{"bilora": {"target_modules": "all-linear", "rank": 16, "alpha": 64.0}}"""
+    words = short_words(command_run, tmp_path / "run", "--model", str(base), "--method-settings", strong)
+    code, printed = TRAIN.run(words), capsys.readouterr()
+    assert code == 0, printed
+    assert printed.out.count(": ok") == 2
+    weights = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def first_steps(words: list[str], folder: Path, *batches: tuple[str, int, int]) -> list[float]:
+    """Return the losses and gradient norms of the first step of both levels, with their batches and accumulation."""
+    sizes = [
+        word
+        for level, size, count in batches
+        for word in (f"--{level}.batch-size", str(size), f"--{level}.accumulation", str(count))
+    ]
+    # No clipping, which would make every norm the same.
+    whole = ["--steps", "2", "--unroll-steps", "1", "--lower.gradient-clipping", "0", "--upper.gradient-clipping", "0"]
+    assert TRAIN.run([*words, "--output", str(folder), "--report-to", "[]", *whole, *sizes, *LAST]) == 0
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    names = ("lower_loss", "lower_gradient_norm", "upper_loss", "upper_gradient_norm")
+    return [line[name] for line in lines for name in names if line.get(name) is not None]
+
+
+@pytest.mark.filterwarnings("ignore:.*is undefined")
+@pytest.mark.parametrize("kind", ["classes", "tokens"])
+def test_micro_batches_of_unequal_weight_add_up_to_the_step_of_one_batch(
+    kind: str, command_run: Any, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    """One class in eight weighs seven times as much, and sentences are of 2 or of 25 words."""
+    rows = [{"text": f"film {n} was fine", "label": "rare" if n % 8 == 1 else "common"} for n in range(80)]
+    if kind == "tokens":
+        texts = [["film"] * (25 if n % 3 == 1 else 2) for n in range(80)]
+        rows = [{"text": text, "label": ["O"] * (len(text) - 1) + ["B-X"]} for text in texts]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    base = str(base_of(tiny_encoder, tmp_path / "base"))
+    words = [*command_run.words, "--model", base, "--train-file", str(path), "--class-weights", "auto"]
+    one = first_steps(words, tmp_path / "one", ("lower", 8, 1), ("upper", 8, 1))
+    four = first_steps(words, tmp_path / "four", ("lower", 2, 4), ("upper", 2, 4))
+    assert len(one) >= 4
+    assert four == pytest.approx(one, abs=1e-5)
 
 
 @pytest.mark.filterwarnings("always:.*left out:RuntimeWarning")

@@ -14,9 +14,10 @@ import pytest
 import tokenizers
 import torch
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2Model, GPT2Tokenizer
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, GPT2Config, GPT2Model, GPT2Tokenizer
 
 from bilora.errors import DataError
+from bilora.files.formats import load_json, write_json
 from bilora.models import pretrained
 from bilora.models.embedded import embedded_model_folder
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer, only_local, quiet_peft
@@ -75,6 +76,22 @@ def test_the_head_comes_from_the_random_state(folder: Path) -> None:
     assert not torch.equal(heads[0], heads[2])
 
 
+def test_a_head_of_another_task_is_drawn_anew_and_told(folder: Path) -> None:
+    tokenizer = load_tokenizer(str(folder), MRPC, max_length=32)
+    assert load_model(tokenizer, MRPC).notices == (), "its two classes fit"
+    loaded = load_model(tokenizer, TASKS["stsb"])
+    (notice,) = loaded.notices
+    assert "saved classifier is of another task: it has 2 outputs, and 1 are needed" in notice
+    assert loaded.new_modules == ("classifier",)
+
+
+def test_a_config_that_transformers_would_not_save_is_refused(folder: Path) -> None:
+    config = load_json(folder / "config.json")
+    write_json(folder / "config.json", config | {"output_attentions": True})
+    with pytest.raises(DataError, match="its config.json has output_attentions true.*; set it to false; give --model"):
+        load_tokenizer(str(folder), MRPC, max_length=32)
+
+
 END = "<|endoftext|>"
 BYTES = {token: index for index, token in enumerate([*tokenizers.pre_tokenizers.ByteLevel.alphabet(), END])}
 
@@ -101,6 +118,14 @@ def test_the_end_of_text_token_pads_where_there_is_no_other(decoder: Path) -> No
     batches = [tokenizer.own.pad({"input_ids": ids}, return_tensors="pt") for ids in ([[65, 66]], [[65, 66], [65] * 4])]
     alone, padded = (model(**batch).logits[0] for batch in batches)
     torch.testing.assert_close(alone, padded)
+
+
+def test_a_tokenizer_is_written_where_something_was_filled_in(decoder: Path) -> None:
+    place = decoder / "adapter"
+    load_tokenizer(None, MRPC, max_length=32).save_filled_in(place)
+    assert not place.exists(), "the base's own tokenizer is whole"
+    load_tokenizer(str(decoder), MRPC, max_length=32).save_filled_in(place)
+    assert AutoTokenizer.from_pretrained(place).pad_token == END
 
 
 def test_tokens_stand_as_in_running_text(decoder: Path) -> None:

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from bilora import export_lora, level_parameters, trainable_parameters
+from bilora.artifacts.adapter_files import load_adapter, save_adapter
 from bilora.engines import FitSettings, LevelSettings, fit
 from bilora.errors import SettingsError
 from bilora.models.pretrained import Loaded, Tokenizer, load_model
@@ -34,6 +35,7 @@ from bilora.problems.variants.bilora import BiloraSettings
 from bilora.runs import adapted_model
 from bilora.runs.adapted_model import linear_layers, put_adapter
 from bilora.tasks.catalog import Task
+from bilora.tasks.targets import TargetScale, standardise
 from bilora.tasks.tokens.task import TokenTask
 
 SIZES = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -60,6 +62,7 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
 # In peft 0.21 these have no layers that are adapted unless others are named.
 WITHOUT_DEFAULT_TARGETS = {"mpnet", "distilbert", "modernbert"}
 TASKS = {"text": Task("toy", ("text",), ("a", "b", "c")), "tokens": TokenTask("toy", ("O", "B-x", "I-x"))}
+ALL_TASKS = {**TASKS, "number": Task("toy", ("text",), None)}
 CASES = [(name, targets) for name in CONFIGS for targets in (None, "all-linear")]
 CASES = [(name, targets) for name, targets in CASES if targets or name not in WITHOUT_DEFAULT_TARGETS]
 
@@ -68,7 +71,7 @@ def rows_of(kind: str) -> list[dict[str, Any]]:
     """Eight rows of six tokens that end with the end-of-text token, which T5 reads the whole text from."""
     ids = torch.randint(3, 60, (8, 6), generator=torch.Generator().manual_seed(5))
     ids[:, -1] = 2
-    labels = [row % 3 if kind == "text" else [-100, *[row % 3] * 4, -100] for row in range(8)]
+    labels = [row % 3 if kind != "tokens" else [-100, *[row % 3] * 4, -100] for row in range(8)]
     return [{"input_ids": tokens.tolist(), "labels": label} for tokens, label in zip(ids, labels, strict=True)]
 
 
@@ -89,13 +92,13 @@ def load(tmp_path: Path) -> Load:
             torch.manual_seed(3)
             AutoModel.from_config(CONFIGS[name]()).save_pretrained(tmp_path / name)
         torch.manual_seed(seed)
-        return load_model(Tokenizer(str(tmp_path / name), SimpleNamespace(pad_token_id=0)), TASKS[kind])
+        return load_model(Tokenizer(str(tmp_path / name), SimpleNamespace(pad_token_id=0)), ALL_TASKS[kind])
 
     return save_and_load
 
 
 def adapt(loaded: Loaded, method: str, kind: str = "text", **settings: Any) -> Any:
-    task_type = TASKS[kind].hub_names.peft
+    task_type = ALL_TASKS[kind].hub_names.peft
     return put_adapter(loaded, method, find_variant(method).settings(**settings), task_type=task_type, steps=20)
 
 
@@ -187,3 +190,19 @@ def test_a_method_that_would_leave_something_untrained_is_refused(load: Load, mo
     monkeypatch.setattr(adapted_model, "find_variant", lambda _: lora)
     with pytest.raises(SettingsError, match=r"method 'lora' would leave pooler\.dense of the model as drawn at random"):
         adapt(load("deberta-v2"), "lora")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_head_of_a_regression_is_saved_for_the_labels_as_given(name: str, load: Load, tmp_path: Path) -> None:
+    loaded = load(name, "number")
+    model = adapt(loaded, "lora", "number", target_modules="all-linear")
+    before = logits(model, "number")
+    notice = standardise(model, TargetScale(mean=3.0, deviation=4.0), drawn=loaded.new_modules)
+    # Heads of decoders have no bias: 5 is the root of 3^2 + 4^2.
+    without_bias = name in ("gpt2", "llama", "qwen2")
+    assert ("not centred, as the head has no bias" in notice) is without_bias
+    expected = 5.0 * before if without_bias else 4.0 * before + 3.0
+    torch.testing.assert_close(logits(model, "number"), expected)
+    save_adapter(model, tmp_path / "adapter")
+    fresh = load_adapter(load(name, "number", seed=1).model, tmp_path / "adapter", base_name=name)
+    torch.testing.assert_close(logits(fresh, "number"), expected)

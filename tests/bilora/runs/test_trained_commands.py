@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2Model
 
 from bilora.commands.evaluate import EVALUATE
 from bilora.commands.export import EXPORT, MERGE
@@ -18,6 +18,7 @@ from bilora.commands.train import TRAIN
 from bilora.commands.verb import Verb
 from bilora.errors import CheckpointError
 from bilora.files.formats import load_json, read_lines
+from bilora.runs.folder import remove_run
 from bilora.runs.trained import open_trained
 
 Rows = list[dict[str, Any]]
@@ -208,3 +209,34 @@ def test_an_adapter_is_not_opened_on_another_base_of_the_same_shapes(command_run
     assert open_trained(str(command_run.folder), model=str(base)).model is not None
     with pytest.raises(CheckpointError, match="was trained on another base model"):
         open_trained(str(command_run.folder), model=str(other))
+
+
+def test_a_pad_token_that_was_filled_in_is_in_every_folder(
+    tmp_path: Path, causal_tokenizer: Any, review_file: Path
+) -> None:
+    base, run = tmp_path / "base", tmp_path / "run"
+    sizes = {"vocab_size": 300, "n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    GPT2Model(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0, initializer_range=0.5)).save_pretrained(base)
+    causal_tokenizer.save_pretrained(base)
+    words = ["--model", base, "--train-file", review_file, "--output", run, "--max-length", 32, "--device", "cpu"]
+    assert ran(TRAIN, *words, "--steps", 4, "--unroll-steps", 2, "--lower.learning-rate", 0.02) == 0
+    assert ran(EXPORT, run, "--output", tmp_path / "export") == 0
+    assert ran(MERGE, run, "--output", tmp_path / "merged") == 0
+    lines = write_lines(tmp_path / "two.jsonl", [{"text": "good"}, {"text": "a film that is not so good"}])
+    assert ran(PREDICT, run / "lora", "--file", lines, "--output", tmp_path / "answers.jsonl") == 0
+    wanted = [list(row["probabilities"].values()) for row in read_lines(tmp_path / "answers.jsonl")]
+    for folder in (run / "adapter", run / "lora", tmp_path / "export", tmp_path / "merged"):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        assert tokenizer.pad_token == "<|endoftext|>"
+        if folder.name == "adapter":
+            continue  # stock PEFT reads the others alone
+        if folder.name == "merged":
+            model: Any = AutoModelForSequenceClassification.from_pretrained(folder)
+            assert model.config.pad_token_id == 0
+        else:
+            model = AutoModelForSequenceClassification.from_pretrained(base, pad_token_id=tokenizer.pad_token_id)
+            model = PeftModel.from_pretrained(model, str(folder))
+        batch = tokenizer([row["text"] for row in read_lines(lines)], padding=True, return_tensors="pt")
+        with torch.no_grad():
+            torch.testing.assert_close(model.eval()(**batch).logits.softmax(-1), torch.tensor(wanted))
+    assert remove_run(run) == [], "--overwrite takes the tokenizer with it"
