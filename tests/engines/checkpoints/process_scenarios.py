@@ -29,6 +29,7 @@ from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.training.fit import fit
 from bilora.engines.training.split_loaders import DividedRows
 from bilora.errors import BiloraError, InterruptedRun, ProcessesError, SettingsError
+from bilora.problems.levels.losses import terms_of
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.variant import Variant
@@ -138,9 +139,6 @@ def level(processes: Processes, *, accumulation: int = 1, rows: int = 8) -> Leve
     return LevelSettings(learning_rate=2e-2, batch_size=batch, accumulation=accumulation, gradient_clipping=0.5)
 
 
-FIT = ("validate", "collate", "folder", "resume", "count_terms")
-
-
 def trained(
     processes: Processes, hypergradient: Any = "darts", *, model: Any = None, rows: Any = None, **options: Any
 ) -> tuple[LowRank, Records, Any]:
@@ -149,7 +147,7 @@ def trained(
     batches = level(processes, accumulation=options.pop("accumulation", 1), rows=options.pop("batch", 8))
     given = {"collate": collate, "processes": processes, "callbacks": (records, *options.pop("callbacks", ()))}
     given["variant"] = options.pop("variant", VARIANT)
-    given |= {name: options.pop(name) for name in FIT if name in options}
+    given |= {name: options.pop(name) for name in ("validate", "collate", "folder", "resume") if name in options}
     settings = {"steps": 40, "unroll_steps": 2, "hypergradient": hypergradient, "device": "cpu", "split_ratio": 0.5}
     settings = FitSettings(**{**settings, "lower": batches, "upper": batches, **options})
     return model, records, fit(model, rows or some_rows(), settings=settings, **given)
@@ -223,10 +221,18 @@ class Weighted(LowRank):
         return nn.functional.cross_entropy(answers.reshape(-1, 3), labels.reshape(-1), weight=weights)
 
     def terms(self, batch: dict[str, Tensor]) -> float:
-        return float(self.weights[batch["labels"]].sum())
+        return float(self.weights[batch["labels"]].sum()) if self.over == "classes" else terms_of(batch, self)
 
 
-class Regularized(VectorsLower):
+class WeightedUpper(ValuesUpper):
+    def terms(self, batch: Any) -> float:
+        return self.module.terms(batch)  # type: ignore[no-any-return]
+
+
+class WeightedLower(VectorsLower):
+    def terms(self, batch: Any) -> float:
+        return self.module.terms(batch)  # type: ignore[no-any-return]
+
     def penalty(self) -> Tensor:
         gram = self.module.left.T @ self.module.left
         return 0.1 * ((gram - torch.eye(2).to(gram)) ** 2).sum()
@@ -255,13 +261,12 @@ ODD_CASES = list(itertools.product(("rows", "tokens", "classes"), ODD_ROWS))
 def odd_batches(processes: Processes) -> dict[str, Any]:
     """Train on rows that leave smaller last batches, together and alone, and with half the batch twice."""
     outcome: dict[str, Any] = {}
-    variant = dataclasses.replace(VARIANT, lower=Regularized)
+    variant = dataclasses.replace(VARIANT, lower=WeightedLower, upper=WeightedUpper)
 
     def run(over: str, rows: str, joined: Processes, *, dtype: torch.dtype = torch.float64, **how: int) -> Any:
         model = Weighted(over, dtype)
         parts = DividedRows(*(weighted_rows(over, count) for count in ODD_ROWS[rows]))
-        count_terms = model.terms if over == "classes" else None
-        options: dict[str, Any] = {"rows": parts, "count_terms": count_terms, "variant": variant, "unroll_steps": 1}
+        options: dict[str, Any] = {"rows": parts, "variant": variant, "unroll_steps": 1}
         result = trained(joined, model=model, split_ratio=0.8, **{**options, "steps": 50, **how})[2]
         return vector(model), result.upper_steps
 
