@@ -120,7 +120,7 @@ def _plan(job: Job) -> RunPlan:
     train, held_out = take_validation(training_rows(config, rows.train, rows.task), job.held_out)
     halves = dataclasses.replace(rows, train=train, validation={"held_out": held_out})
     # They are drawn and flipped already: a second draw would take other rows.
-    return plan_run(dataclasses.replace(config, train_rows=None, flip_labels=0.0), halves)
+    return plan_run(dataclasses.replace(config, train_rows=None, flip_labels=None), halves)
 
 
 def read_rows(config: RunConfig) -> TaskRows:

@@ -60,8 +60,8 @@ class RunConfig(FitSettings):
         class_weights: Weights of the classes in the training loss of both levels: ``none``, ``auto`` (inverse to their
             frequency) or a mapping of names to weights. Validation losses are never weighted.
         train_rows: Training rows, drawn with the run's seed; None takes all.
-        flip_labels: Share of the training rows that get a wrong class, drawn with the run's seed, for studies of noise.
-            Rows that are held out or given for validation keep theirs.
+        flip_labels: Share of the training rows that get a wrong class, drawn with the run's seed, for studies of noise;
+            None for none. Rows that are held out or given for validation keep theirs.
         max_length: Largest number of tokens of a row.
         shard_base: Whether several processes cut the frozen base model up among them, instead of a copy in each.
         output: Folder of the results; None takes the next free ``runs/<task>-N``.
@@ -97,7 +97,7 @@ class RunConfig(FitSettings):
     task_settings: dict[str, Any] = field(default_factory=dict)
     class_weights: str | dict[str, float] = "none"
     train_rows: int | None = None
-    flip_labels: float = 0.0
+    flip_labels: float | None = None
     max_length: int = 128
     shard_base: bool = False
     output: str | None = None
@@ -231,7 +231,7 @@ class RunConfig(FitSettings):
         return (
             ("seed", "it must not be negative", self.seed >= 0),
             ("train_rows", "it must be at least 2, or none for all", self.train_rows is None or self.train_rows > 1),
-            ("flip_labels", "it is a share of the training rows, in [0, 1)", 0 <= self.flip_labels < 1),
+            ("flip_labels", "it is a share of the training rows, in [0, 1)", 0 <= (self.flip_labels or 0) < 1),
             ("max_length", "it must be at least 1", self.max_length >= 1),
             ("overwrite", "it belongs to output, which is not given", self.output is not None or not self.overwrite),
             ("overwrite", "resume goes on with what it removes; take one", self.resume is None or not self.overwrite),
