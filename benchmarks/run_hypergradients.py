@@ -39,7 +39,7 @@ FIRST_ORDER: tuple[dict[str, Any], ...] = ({"name": "first_order"},)
 """Approximations that take no products."""
 
 SETTINGS: tuple[dict[str, Any], ...] = (
-    {"name": "darts"},
+    {"name": "darts", "scale": "one"},  # as stock Betty has it
     {"name": "neumann", "terms": 5, "step_size": "power_iteration"},
     {"name": "neumann", "terms": 20, "step_size": "power_iteration"},
     {"name": "conjugate_gradient", "iterations": 5},

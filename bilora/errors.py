@@ -1,7 +1,13 @@
 """Every error this library raises on purpose; all share one root, so that one ``except`` catches them."""
 
 import functools
+import reprlib
+from collections.abc import Iterable
 from typing import Any
+
+# A value may be a megabyte of text, of which an error shows the ends.
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = 60
 
 
 class BiloraError(Exception):
@@ -50,3 +56,11 @@ class InterruptedRun(BiloraError):
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions are rebuilt from their positional arguments alone, so the keyword goes along here.
         return functools.partial(InterruptedRun, number=self.number), self.args
+
+
+def first_ten(texts: Iterable[object], between: str = ", ") -> str:
+    """Return the first ten of some texts as one, and how many more there are."""
+    # Of a hundred thousand faults a reader needs a few, and a log none of the others.
+    everything = list(texts)
+    more = [f"and {len(everything) - 10:,} more"] if len(everything) > 10 else []
+    return between.join([*map(str, everything[:10]), *more])

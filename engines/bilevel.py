@@ -14,7 +14,7 @@ from torch import nn
 
 from bilora.engines.callbacks.callback import Callback, CallbackGuard
 from bilora.engines.callbacks.records import StagePlace, StepRecord, UpperRecord, ValidationRecord
-from bilora.engines.checks import check_checkpointing, check_disjoint, check_equal_start, check_schedule
+from bilora.engines.checks import check_checkpointing, check_disjoint, check_equal_start, check_schedule, warn_of_scale
 from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.hypergradients.quality_meter import QualityMeter
 from bilora.engines.settings import CompileMode
@@ -26,6 +26,7 @@ from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.replay.random_state import RandomState
 from bilora.processes.devices import choose_device
 from bilora.processes.processes import ONE_PROCESS, Processes
+from bilora.settings.arguments import check_arguments
 
 Metrics = Mapping[str, float | None]
 
@@ -76,8 +77,10 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         place: StagePlace | None = None,
         processes: Processes = ONE_PROCESS,
     ) -> None:
+        check_arguments(BilevelEngine, locals())
         if upper is not None:
             approximation = build_hypergradient(hypergradient)
+            warn_of_scale(approximation, processes)
             upper.hypergradient = QualityMeter(approximation, every=meter) if meter else approximation
             # Before the first step: the lower level records only what it was asked for.
             lower.needs = upper.needs

@@ -1,9 +1,12 @@
 """Checks before a run: schedules that cannot work, levels that overlap, and processes that differ."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from bilora.engines.hypergradients.darts import Darts
 from bilora.errors import SettingsError
+from bilora.problems.levels.hypergradient import Hypergradient
 from bilora.problems.levels.level import Level
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
@@ -36,6 +39,18 @@ def check_schedule(
             f"steps is {steps}, but with unroll_steps={unroll} and warmup_steps={lower.config.warmup_steps} the upper "
             f"level steps for the first time at step {first}: it would never be trained; raise steps or lower "
             "unroll_steps"
+        )
+
+
+def warn_of_scale(hypergradient: Hypergradient, processes: Processes) -> None:
+    """Warn of ``darts`` with ``scale: one``, whose implicit term is too long."""
+    if isinstance(hypergradient, Darts) and hypergradient.scale == "one" and processes.is_first:
+        warnings.warn(
+            "hypergradient darts has scale 'one': its implicit term is longer, by one over the lower learning rate, "
+            "than what a lower step does (6 to 24 times the direct gradient in one run); choose 'learning_rate', the "
+            "default",
+            RuntimeWarning,
+            stacklevel=3,
         )
 
 

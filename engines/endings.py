@@ -55,7 +55,8 @@ class Retrain:
                 "ranks out"
             )
         cut = variant.cut if self.ranks is None else Cut(build_rank_rule(self.ranks))
-        return (Stage("retrain", variant.lower, steps=self.steps, fresh=True, cut=cut),)
+        title = "training on all rows"
+        return (Stage("retrain", variant.lower, steps=self.steps, fresh=True, cut=cut, title=title),)
 
 
 @dataclass(frozen=True)

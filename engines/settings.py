@@ -1,5 +1,6 @@
 """The settings of training: of one level, and of a whole fit."""
 
+import copy
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -8,29 +9,39 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from bilora.engines.endings import build_ending
-from bilora.engines.hypergradients.catalog import build_hypergradient, explicit
+from bilora.engines.hypergradients.catalog import build_hypergradient, explicit, named
 from bilora.engines.hypergradients.implicit import ProductSettings
+from bilora.errors import SettingsError
 from bilora.problems.levels.hypergradient import Hypergradient
+from bilora.problems.variant import Variant
+from bilora.settings.arguments import check_fields
 from bilora.settings.sections import refuse_faults
 
 Schedule = Literal["constant", "linear", "cosine"]
 CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
 COMPILE_MODES: tuple[CompileMode, ...] = get_args(CompileMode)
 
+# What a field that a method may have a default of its own for holds until its settings are built.
+OPEN: Any = None
+
 
 @dataclass(frozen=True)
 class LevelSettings:
     """How one level is trained: AdamW with a schedule.
 
+    Where batch size, schedule, warm-up and clipping are left out, a method may have its own, see
+    :attr:`~bilora.problems.variant.Variant.defaults`.
+
     Args:
         learning_rate: Peak learning rate; None takes that of its level in :class:`FitSettings`: 0.003 for the lower
             one and 0.1 for the upper one.
         weight_decay: Decoupled weight decay.
-        batch_size: Rows per micro-batch.
+        batch_size: Rows per micro-batch; 16.
         accumulation: Micro-batches per optimizer step.
-        schedule: What follows the warm-up: ``constant``, ``linear`` (to zero) or ``cosine`` (to zero).
-        warmup: Share of this level's steps over which the learning rate rises.
-        gradient_clipping: Largest gradient norm; 0 does not clip.
+        schedule: What follows the warm-up: ``constant``, ``linear`` (to zero; the default) or ``cosine`` (to
+            zero).
+        warmup: Share of this level's steps over which the learning rate rises; 0.06.
+        gradient_clipping: Largest gradient norm, 1; 0 does not clip.
 
     Raises:
         SettingsError: A value is out of range; all faults are told together.
@@ -44,13 +55,20 @@ class LevelSettings:
 
     learning_rate: float | None = None
     weight_decay: float = 0.0
-    batch_size: int = 16
+    batch_size: int = OPEN
     accumulation: int = 1
-    schedule: Schedule = "linear"
-    warmup: float = 0.06
-    gradient_clipping: float = 1.0
+    schedule: Schedule = OPEN
+    warmup: float = OPEN
+    gradient_clipping: float = OPEN
+
+    # What stands in for those that neither the user nor the method gives.
+    DEFAULTS: ClassVar[Mapping[str, Any]] = dict(batch_size=16, schedule="linear", warmup=0.06, gradient_clipping=1.0)
+    # Those that the user has left out. Not a field: in files and hashes a default is the same as its value given.
+    left_open: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
+        _close(self)
+        check_fields(self, "level")
         # Each is written so that nan fails it.
         checks = (
             ("learning_rate", "it must not be negative", 0 <= (self.learning_rate or 0) < math.inf),
@@ -62,6 +80,37 @@ class LevelSettings:
             ("gradient_clipping", "it must be positive, or 0 for none", 0 <= self.gradient_clipping < math.inf),
         )
         refuse_faults("level", self, checks)
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> "LevelSettings":
+        """Return the settings with these values for what the user has left out, which stays noted."""
+        settings = copy.copy(self)
+        _put(settings, {name: value for name, value in defaults.items() if name in self.left_open})
+        if settings.learning_rate is None:
+            _put(settings, {"learning_rate": defaults["learning_rate"]})
+        return settings
+
+
+def _put(settings: Any, values: Mapping[str, Any]) -> None:
+    # By object.__setattr__, the one way into a frozen dataclass.
+    for name, value in values.items():
+        object.__setattr__(settings, name, value)
+
+
+def _close(settings: Any) -> None:
+    """Give what was left out its default, and note it."""
+    left_open = frozenset(name for name in settings.DEFAULTS if getattr(settings, name) is None)
+    _put(settings, {name: settings.DEFAULTS[name] for name in left_open} | {"left_open": left_open})
+
+
+def reopened(settings: Any) -> dict[str, Any]:
+    """Return the fields that open again what the user has left out, for :func:`dataclasses.replace`."""
+    levels = {name: dataclasses.replace(level, **reopened(level)) for name, level in levels_of(settings).items()}
+    return {**dict.fromkeys(settings.left_open), **levels}
+
+
+def levels_of(settings: Any) -> dict[str, LevelSettings]:
+    """Return the settings of the levels by name; none of those of a level itself."""
+    return {name: getattr(settings, name) for name in RATES} if isinstance(settings, FitSettings) else {}
 
 
 Base = TypeVar("Base", bound="FitSettings")
@@ -79,11 +128,12 @@ class FitSettings:
 
     Args:
         steps: Lower optimizer steps; None for 300, and in ``bilora train`` for ``epochs``.
-        unroll_steps: Lower steps per upper step. Only the last of them is differentiated (``unrolled`` goes further
-            back), so with rows in a fixed order some would never be seen by the upper level; the loaders here shuffle.
+        unroll_steps: Lower steps per upper step; 4, or what the method has. Only the last of them is differentiated
+            (``unrolled`` goes further back), so with rows in a fixed order some would never be seen by the upper level;
+            the loaders here shuffle.
         warmup_steps: Lower steps before the upper level may step.
-        hypergradient: Name, or mapping with ``name`` and that approximation's own settings; without a name it is
-            ``darts``.
+        hypergradient: Name, mapping with ``name`` and that approximation's own settings, without a name ``darts``, or
+            an object, which is kept as such a mapping; left out it is ``darts``, or what the method has.
         meter: Upper steps between two readings of the hypergradient's quality; 0 takes none.
         lower: Settings of the lower level, or of the only one.
         upper: Settings of the upper level.
@@ -117,13 +167,13 @@ class FitSettings:
     Example:
         >>> settings = FitSettings(upper=LevelSettings(batch_size=4), unroll_steps=2)
         >>> settings.hypergradient, settings.upper.learning_rate, settings.steps
-        ({'name': 'darts', 'finite_difference': 'forward'}, 0.1, 300)
+        ({'name': 'darts', 'finite_difference': 'forward', 'scale': 'learning_rate'}, 0.1, 300)
     """
 
     steps: int | None = None
-    unroll_steps: int = 4
+    unroll_steps: int = OPEN
     warmup_steps: int = 0
-    hypergradient: str | dict[str, Any] = "darts"
+    hypergradient: str | dict[str, Any] | Hypergradient = OPEN
     meter: int = 0
     lower: LevelSettings = field(default_factory=lambda: LevelSettings(learning_rate=RATES["lower"]))
     upper: LevelSettings = field(default_factory=lambda: LevelSettings(learning_rate=RATES["upper"]))
@@ -149,7 +199,13 @@ class FitSettings:
         steps=300, refresh=0, validate_every=0, early_stopping=0, keep_best=False
     )
 
+    DEFAULTS: ClassVar[Mapping[str, Any]] = dict(unroll_steps=4, hypergradient="darts")
+    left_open: ClassVar[frozenset[str]] = frozenset()
+
     def __post_init__(self) -> None:
+        _close(self)
+        # An object is none of the types of a config, and is told of where it is built.
+        check_fields(self, "settings", leave_out=("hypergradient",))
         # Before the checks, and for good: a checkpoint and a config hold what the run was trained with.
         self._fill_in()
         if self.ending is not None:
@@ -212,12 +268,35 @@ class FitSettings:
         settings.__init__(**values)  # type: ignore[misc]  # of a frozen dataclass, which has no other state
         return settings
 
+    def of_variant(self, variant: Variant) -> "FitSettings":
+        """Return the settings with the variant's own values for what the user has left out."""
+        if not variant.defaults:
+            return self
+        own: dict[str, Any] = {name: value for name, value in variant.defaults.items() if name in self.left_open}
+        return dataclasses.replace(self, **(own | self._levels(variant.defaults)))
+
+    @property
+    def method_defaults(self) -> Mapping[str, Any]:
+        """The values of the method for what is left out; none where the settings are of no method yet."""
+        return {}
+
     def _fill_in(self) -> None:
-        object.__setattr__(self, "hypergradient", explicit(self.hypergradient, self.approximation))
-        for name, rate in RATES.items():
-            level = getattr(self, name)
-            if level.learning_rate is None:
-                object.__setattr__(self, name, dataclasses.replace(level, learning_rate=rate))
-        for name, value in self.UNSAID.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+        defaults = self.method_defaults
+        _put(self, {name: value for name, value in defaults.items() if name in self.left_open})
+        _put(self, self._levels(defaults))
+        _put(self, {"hypergradient": explicit(named(self.hypergradient), self.approximation)})
+        _put(self, {name: value for name, value in self.UNSAID.items() if getattr(self, name) is None})
+
+    def _levels(self, defaults: Mapping[str, Any]) -> dict[str, LevelSettings]:
+        known = {*self.DEFAULTS, *(f"{level}.{name}" for level in RATES for name in LevelSettings.DEFAULTS)}
+        if unknown := sorted(set(defaults) - known):
+            raise SettingsError(
+                f"a method has a default for {unknown[0]!r}, which it cannot; allowed: {', '.join(sorted(known))}"
+            )
+        dotted = [(*name.split("."), value) for name, value in defaults.items() if "." in name]
+        return {
+            level: settings.with_defaults(
+                {"learning_rate": RATES[level]} | {name: value for section, name, value in dotted if section == level}
+            )
+            for level, settings in levels_of(self).items()
+        }

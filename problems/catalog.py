@@ -15,6 +15,7 @@ from bilora.problems.variants import (
     lora_d1,
     lora_early_stopping,
     pseudo_svd,
+    self_tuned,
     two_stage,
 )
 from bilora.settings.lookup import find
@@ -24,6 +25,7 @@ VARIANTS: dict[str, Variant] = {
     "bilora": bilora.VARIANT,
     "learned_decay": learned_decay.VARIANT,
     "learned_decay_bilora": learned_decay_bilora.VARIANT,
+    "self_tuned": self_tuned.VARIANT,
     "autolora": autolora.VARIANT,
     "bidora": bidora.VARIANT,
     # Baselines: PEFT's own methods, on all the data.

@@ -47,6 +47,10 @@ class Stage:
         fresh: Whether the level's parameters start anew, from the values that they had before the run.
         cut: Ranks to cut before the first step, by the values that earlier stages have learned.
         watch: Early stopping on D2, for a stage that trains on D1 alone; ends with the best parameters.
+        title: What people read of it while it runs.
+        is_search: Whether its model is thrown away where another stage follows, so that neither early stopping nor the
+            best validation looks at it.
+        small_upper: Whether D2 may have fewer rows than a batch of the upper level, which is then all of D2.
 
     Raises:
         SettingsError: The parts do not fit each other.
@@ -64,6 +68,9 @@ class Stage:
     fresh: bool = False
     cut: Cut | None = None
     watch: Watch | None = None
+    title: str = ""
+    is_search: bool = False
+    small_upper: bool = False
 
     def __post_init__(self) -> None:
         if self.upper is not None and self.rows != "all":

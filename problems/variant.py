@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from peft import PeftModel
 from torch import nn
 
+from bilora.adapter.config import pattern_fault
 from bilora.adapter.pruning import Cut
 from bilora.errors import SettingsError
 from bilora.problems.levels.betty_problem import Companion
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.stage import Stage
+from bilora.settings.arguments import check_fields
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class AdapterSettings:
     modules_to_save: list[str] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, "adapter")
         faults = self.faults()
         if faults:
             raise SettingsError("adapter: " + "; ".join(faults))
@@ -65,6 +68,10 @@ class AdapterSettings:
             faults.append(f"alpha is {self.alpha}, it must be positive")
         if not 0 <= self.dropout < 1:
             faults.append(f"dropout is {self.dropout}, it must be in [0, 1)")
+        if isinstance(self.target_modules, str) and (fault := pattern_fault(self.target_modules)):
+            faults.append(f"target_modules is {fault}")
+        if self.target_modules == []:
+            faults.append("target_modules is [], name at least one layer, or leave it out")
         return faults
 
     def negative_faults(self, *names: str) -> list[str]:
@@ -91,6 +98,8 @@ class Variant:
         companion: ``companion(model, settings)`` returns the module that is learned beside the adapter; every level of
             every stage has it as ``companion``.
         hypergradient: The only approximation that the variant runs with; None takes the run's.
+        defaults: Settings of training by name, of a level with a dot (``upper.schedule``), that the variant has where
+            the user leaves them out; see :class:`~bilora.engines.settings.FitSettings` for which they can be.
 
     Example:
         >>> from bilora.problems.catalog import VARIANTS
@@ -109,13 +118,24 @@ class Variant:
     has_values: bool = False
     companion: Callable[[nn.Module, Any], Companion] | None = None
     hypergradient: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def stages(self, settings: Any) -> tuple[Stage, ...]:
         """Return the variant's own stages, without those that its ending adds."""
+        self.check_settings(settings)
         # Asked with the settings, on which the length of a stage or its patience may depend.
         if self.plan is not None:
             return self.plan(settings)
         return (Stage("single" if self.upper is None else "bilevel", self.lower, self.upper),)
+
+    def check_settings(self, settings: Any) -> None:
+        """Refuse settings of another class than the variant's; None stands for its defaults."""
+        # A user's own may make them by a function.
+        if settings is not None and isinstance(self.settings, type) and not isinstance(settings, self.settings):
+            raise SettingsError(
+                f"variant_settings is {settings!r}; method {self.name!r} takes {self.settings.__name__}(...), or None "
+                "for its defaults"
+            )
 
     def splits_rows(self, settings: Any) -> bool:
         """Return whether one of the variant's own stages needs the rows divided into D1 and D2."""

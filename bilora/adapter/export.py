@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from bilora.adapter.low_rank import low_rank_factors, pad_rank
 from bilora.adapter.pruning import checked_ranks
 from bilora.adapter.ranks import RankRule
 from bilora.adapter.spectrum import adapted_layers, magnitudes
-from bilora.errors import SettingsError
+from bilora.errors import SettingsError, first_ten
 from bilora.files.lock import refuse_links
 from bilora.files.whole_folders import UNFINISHED, sha256_of, write_files
+from bilora.settings.arguments import check_arguments
 
 # Marks a folder as written by an export, so that a later one may replace it.
 REPORT_NAME = "bilora_export.json"
@@ -36,17 +36,19 @@ WEIGHTS_DIGEST = "weights_sha256"
 def check_folder(folder: str | Path) -> Path:
     """Return the folder of an export as a path, after a look that nothing in it would be lost."""
     path = Path(folder)
-    if path.exists() and not path.is_dir():
+    try:
+        is_file = path.exists() and not path.is_dir()
+    except OSError as error:  # of a name that is too long
+        raise SettingsError(f"folder {str(folder)!r} cannot be made: {error.strerror}; name another one") from error
+    if is_file:
         raise SettingsError(f"folder {str(folder)!r} is a file; give the name of a folder to write the adapter to")
     path.mkdir(parents=True, exist_ok=True)
     refuse_links(path)
     # An export that was killed may have left the folder in which it wrote.
-    for unfinished in path.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(unfinished)
-    held = sorted(file.name for file in path.iterdir())
+    held = sorted(file.name for file in path.iterdir() if not file.name.startswith(UNFINISHED))
     if held and REPORT_NAME not in held:
         raise SettingsError(
-            f"folder {str(folder)!r} holds {', '.join(held[:5])} and is not an earlier export; "
+            f"folder {str(folder)!r} holds {first_ten(held)} and is not an earlier export; "
             "give a new or an empty folder"
         )
     return path
@@ -132,6 +134,7 @@ def export_lora(
         ...     export_lora(model, folder).ranks
         {'0': 2}
     """
+    check_arguments(export_lora, locals(), model=nn.Module)
     config = _bilora_config(model, adapter_name)
     if not 0.0 <= tolerance < 1.0:
         raise SettingsError(f"tolerance is {tolerance}; give a fraction of the largest value, in [0, 1)")

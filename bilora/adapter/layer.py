@@ -1,5 +1,6 @@
 """A linear layer with BiLoRA adapters: W0 + (alpha / r) P diag(s) Q."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,6 +112,10 @@ class BiloraLinear(nn.Module, BaseTunerLayer):
         if config.init_weights == "adalora":
             nn.init.normal_(P, std=0.02)
             nn.init.normal_(Q, std=0.02)
+            return
+        if config.init_weights == "lora":
+            nn.init.kaiming_uniform_(Q, a=math.sqrt(5))  # PEFT's start of lora_A
+            nn.init.zeros_(P)
             return
         nn.init.orthogonal_(Q)
         if config.normalized or not config.init_weights:

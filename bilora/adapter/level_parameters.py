@@ -8,7 +8,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
-from bilora.errors import LevelsError, SettingsError
+from bilora.errors import LevelsError, SettingsError, first_ten
 
 _SHOWN = 5
 
@@ -134,7 +134,7 @@ def level_parameters(model: nn.Module) -> LevelParameters:
         *_empty("lower", lower, claimed.lower),
     ]
     if faults:
-        raise LevelsError("the model does not divide into two levels:\n  " + "\n  ".join(faults))
+        raise LevelsError("the model does not divide into two levels:\n  " + first_ten(faults, "\n  "))
     return LevelParameters(lower=lower, upper=upper)
 
 

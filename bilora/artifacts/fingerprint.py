@@ -34,6 +34,8 @@ def base_fingerprint(model: nn.Module, *, trained: Collection[nn.Parameter] = ()
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
         # Of a base that is sharded over processes: a gathering, so all of them call this together.
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        # Of torchao: its tensors have a shape and no memory of their own to look at.
+        whole = whole.dequantize() if hasattr(type(whole), "__tensor_flatten__") else whole
         flat = whole.detach().reshape(-1)
         if flat.numel() > WHOLE:
             flat = flat[torch.linspace(0, flat.numel() - 1, SAMPLE, dtype=torch.float64).long().to(flat.device)]

@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 
 from bilora.artifacts.scored_on import UPPER, VALIDATION, WHOLE_D2
 from bilora.errors import DataError
+from bilora.files.formats import write_whole
 from bilora.tasks.task import HubNames
 
 # The set a score is of decides how far it can be trusted, so a card says it in words.
@@ -54,7 +55,7 @@ def model_card(facts: CardFacts) -> str:
 
 def write_card(folder: Path, facts: CardFacts) -> None:
     """Write the card, in place of the one that PEFT wrote."""
-    (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
+    write_whole(folder / "README.md", model_card(facts))
 
 
 def _card_data(facts: CardFacts) -> ModelCardData:

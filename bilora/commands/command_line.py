@@ -1,20 +1,25 @@
 """From a command line to a config: YAML files with dotted overrides, strict keys, one-line errors."""
 
 import dataclasses
+import itertools
 import json
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
 
-from bilora.errors import SettingsError
+from bilora.engines.settings import RATES, LevelSettings
+from bilora.errors import BiloraError, SettingsError
+from bilora.files.formats import read_yaml
 from bilora.runs.config import RunConfig, SeveralRuns
 from bilora.settings.lookup import TRUST, did_you_mean
-from bilora.settings.sections import one_line, refuse_nulls
+from bilora.settings.sections import one_line, refuse_nulls, refuse_plain_sections
+from bilora.settings.strict_yaml import STRICT, refuse_too_much, strict_yaml
 
 Config = TypeVar("Config")
 
@@ -62,11 +67,20 @@ def parse_config(
     # names settings that are no options, by the field whose dataclass has them.
     # An abbreviated option would be taken without a word, and could mean another one tomorrow.
     parser = OneLineParser(
-        prog=prog, usage=usage, description=description, epilog=EPILOG, default_env=False, allow_abbrev=False
+        prog=prog,
+        usage=usage,
+        description=description,
+        epilog=EPILOG,
+        default_env=False,
+        allow_abbrev=False,
+        parser_mode=STRICT,
     )
     parser.add_argument("--config", action="config", help="A YAML file of settings; later words override it.")
     naming = ONE_RUN if issubclass(kind, RunConfig) else SEVERAL_RUNS if issubclass(kind, SeveralRuns) else {}
     flat = RunConfig if naming is SEVERAL_RUNS else kind
+    if not naming:
+        # One by one: of an object jsonargparse would take all that it holds for settings.
+        left_out = {name: () for name, hint in get_type_hints(kind).items() if hint is RunConfig} | dict(left_out or {})
     parser.add_class_arguments(flat, None, as_group=False, skip={*(left_out or {}), *naming} - {"seeds"})
     for name, text in naming.items():
         # Files have both forms: a run of its own is written with one method and one seed, and was written with lists.
@@ -75,6 +89,7 @@ def parse_config(
         parser.add_argument(f"--{name}", type=types, default=default, help=text)
     for name, names in (left_out or {}).items():
         parser.add_class_arguments(get_type_hints(kind)[name], name, skip=set(names))
+    parser.set_defaults(_open_settings(flat, left_out or {}))
     words = _normal_form([*before, *argv], _list_options(flat) | {f"--{name}": True for name in naming})
     # Of the two names of one setting, words take the one that files of today have: then what stands later wins.
     # Not in a comparison, where 5 is a number of seeds.
@@ -82,11 +97,41 @@ def parse_config(
         seed = "--seed" if naming is ONE_RUN else "--seeds"
         words = [re.sub(r"^--seeds?(?==|$)", seed, word) for word in words]
     try:
-        values = parser.parse_args(_with_whole_sections(parser, words))
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"config: the file is no text in UTF-8: {error}") from error
+        _check_files(flat, words)
+    except (BiloraError, yaml.YAMLError) as error:
+        parser.error(f"config: {error}")
+    values = parser.parse_args(_with_whole_sections(parser, words))
     del values["config"]
+    refuse_plain_sections(flat, values.as_dict(), what="config")
     return _built(kind, parser, values, named=bool(naming))
+
+
+def _check_files(kind: type, words: Sequence[str]) -> None:
+    """Raise with a file's name what is wrong with it as a whole, which jsonargparse would tell without the name."""
+    for word in words:
+        refuse_too_much(word.partition("=")[2] or word)
+    following = itertools.pairwise([*words, ""])
+    names = [after if word == "--config" else word.partition("=")[2] for word, after in following if _is_config(word)]
+    for path in map(Path, filter(None, names)):
+        if not path.exists():
+            raise SettingsError(f"there is no file {path}; bilora init --output {path} writes one")
+        settings = read_yaml(path)
+        if not settings:
+            raise SettingsError(f"{path} holds no settings; bilora init writes a file with all of them")
+        refuse_plain_sections(kind, settings, what=str(path))
+
+
+def _is_config(word: str) -> bool:
+    return word == "--config" or word.startswith("--config=")
+
+
+def _open_settings(kind: type, fields: Iterable[str]) -> dict[str, None]:
+    """Return the options of the two levels that are open until the method is known, with None for a default."""
+    # jsonargparse takes the defaults of a nested dataclass from an object of it, in which they are decided already.
+    prefixes = [f"{name}." for name in fields] + ([""] if issubclass(kind, RunConfig) else [])
+    return {
+        f"{prefix}{level}.{name}": None for prefix in prefixes for level in RATES for name in LevelSettings.DEFAULTS
+    }
 
 
 EPILOG = (
@@ -163,7 +208,7 @@ def _plain_value(word: str) -> Any:
         # JSON first: to PyYAML 5e-4 is a string.
         return json.loads(word)
     except ValueError:
-        return yaml.safe_load(word)
+        return strict_yaml(word)
 
 
 # Options that may stand without a value, and the value they then have.

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from transformers import AutoConfig
 
 from bilora.artifacts.scored_on import set_in_words
-from bilora.commands.train import plan_of
+from bilora.commands.train import check_words, plan_of
 from bilora.commands.train_config import TrainConfig
 from bilora.commands.verb import Verb
 from bilora.data.sets import TaskRows
@@ -23,8 +23,9 @@ from bilora.engines.callbacks.trackers import LOGGERS
 from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.hypergradients.implicit import ProductSettings
 from bilora.errors import BiloraError, SettingsError
-from bilora.models.pretrained import load_tokenizer, only_local
+from bilora.models.pretrained import only_local
 from bilora.processes.devices import choose_device
+from bilora.runs.run import prepare
 from bilora.tasks.kinds import kind_of
 
 State = Literal["ok", "note", "fault"]
@@ -106,7 +107,10 @@ def check_attention(hypergradient: str | Mapping[str, Any], implementation: str)
 def check_disk(folder: Path) -> Finding:
     """Return whether there is room where the run will be written."""
     # The run makes its folder itself: the nearest one that is there is on the same disk.
-    parent = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    try:
+        parent = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    except OSError as error:  # of a name that is too long
+        return Finding("fault", "disk", f"{folder} cannot be made: {error.strerror}; give another --output")
     free = shutil.disk_usage(parent).free
     text = f"{free / 2**30:.1f} GiB free at {parent}"
     if free < LEAST_FREE:
@@ -145,21 +149,27 @@ def findings(config: TrainConfig) -> Iterator[Finding]:
     yield from check_device(config.device, config.precision)
     yield check_disk(Path(config.output or "runs"))
     yield from check_trackers(config.report_to)
-    yield from _data_and_model(config)
+    yield from _words_data_and_model(config)
 
 
-def _data_and_model(config: TrainConfig) -> Iterator[Finding]:
+def _words_data_and_model(config: TrainConfig) -> Iterator[Finding]:
+    # By what train calls, in its order, so that both refuse the same.
     try:
-        # By the plan that train makes, so that both refuse the same.
-        rows = plan_of(config)[0].rows
+        check_words(config)
+    except BiloraError as error:
+        yield Finding("fault", "settings", str(error))
+        return
+    try:
+        plan, _ = plan_of(config)
     except BiloraError as error:
         yield Finding("fault", "data", str(error))
         return
+    rows = plan.rows
     for notice in rows.notices:
         yield Finding("note", "data", notice)
     yield Finding("ok", "data", _described(rows))
     try:
-        tokenizer = load_tokenizer(config.model, rows.task, max_length=config.max_length)
+        tokenizer = prepare([plan]).tokenizer
         encoded = rows.task.encode(rows.train, tokenizer.own, max_length=config.max_length).encoded
     except BiloraError as error:
         yield Finding("fault", "model", str(error))

@@ -17,12 +17,15 @@ from bilora.commands.command_line import BAD_INPUT, parse_config
 from bilora.compare.comparison import compare_methods
 from bilora.engines.checkpoints.stop_signals import end_at_once_when_told_again, sigterm_raised
 from bilora.errors import BiloraError, DivergedError, InterruptedRun, ProcessesError, ResourceError, SelfCheckError
+from bilora.files.formats import read_yaml
+from bilora.files.whole_folders import is_full
 from bilora.models.pretrained import quiet_transformers
 from bilora.problems.levels.out_of_memory import is_out_of_memory
 from bilora.processes.group import join_processes
 from bilora.runs.config import SeveralRuns
-from bilora.runs.resume import CONFIG, resumed_folder
+from bilora.runs.resume import CONFIG, resumed_folder, words_of_then
 from bilora.settings.lookup import TRUST, told_by
+from bilora.settings.sections import shortened
 
 DIVERGED, NO_ROOM, INTERRUPTED = 3, 4, 130
 # The first row that fits counts: the root of all stands last.
@@ -35,6 +38,9 @@ CODES: dict[type[Exception], int] = {
     ResourceError: NO_ROOM,
     BiloraError: BAD_INPUT,
 }
+
+# A name that is too long, goes through a file, into a folder or in a circle, or is not ours to read or write.
+NO_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS)
 
 # How long another process waits before it prints an error; the launcher ends it as soon as the first has ended.
 SECONDS_FOR_FIRST = 10.0
@@ -59,7 +65,7 @@ class Program:
     def default_words(self, argv: Sequence[str]) -> list[str]:
         """Return the words that read the default config, unless the user's name a config or where the rows are."""
         if (folder := resumed_folder(argv)) is not None:
-            return ["--config", str(folder / CONFIG)]
+            return ["--config", str(folder / CONFIG), *words_of_then(read_yaml(folder / CONFIG))]
         # Its settings are for its own rows: they are not mixed with those for the user's.
         named = any(word.split("=")[0] in self.naming for word in argv)
         return [] if named else ["--config", str(self.default_config)]
@@ -97,7 +103,9 @@ def exit_code(work: Callable[[Sequence[str]], object], argv: Sequence[str] = (),
     except Exception as error:
         if (code := code_of(error)) is None:
             raise
-        return _fail(program, error, code, debug=debug)
+        # The system's words name the file at most.
+        cure = "" if isinstance(error, BiloraError) or not is_full(error) else "; make room, and start it again"
+        return _fail(program, f"{error}{cure}", code, debug=debug)
     return 0
 
 
@@ -106,9 +114,11 @@ def code_of(error: Exception) -> int | None:
     # As a shell does: 128 and the signal's number, 130 for SIGINT and 143 for SIGTERM.
     if isinstance(error, InterruptedRun):
         return 128 + error.number
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or is_out_of_memory(error):
+    if is_full(error) or is_out_of_memory(error):
         return NO_ROOM
+    # Of a path that the user gave; the error names it.
+    if isinstance(error, OSError) and error.errno in NO_PATH:
+        return BAD_INPUT
     return next((code for kind, code in CODES.items() if isinstance(error, kind)), None)
 
 
@@ -120,7 +130,7 @@ def _fail(program: str, error: object, code: int, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     process = "" if rank == 0 else f"process {rank}: "
-    print(f"{program}: error: {process}{error}", file=sys.stderr)
+    print(f"{program}: error: {process}{shortened(str(error), most=10_000)}", file=sys.stderr)
     return code
 
 

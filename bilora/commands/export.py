@@ -1,6 +1,5 @@
 """``bilora export`` and ``bilora merge``: a trained adapter for programs without this library."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from bilora.adapter.pruning import Cut, cut_ranks
 from bilora.adapter.ranks import build_rank_rule
 from bilora.commands.verb import Verb
 from bilora.errors import SettingsError
-from bilora.files.whole_folders import new_folder
+from bilora.files.formats import write_whole
+from bilora.files.whole_folders import new_folder, write_files
 from bilora.runs.trained import Trained, open_trained
 from bilora.tasks.kinds import write_task
 
@@ -94,9 +94,7 @@ def _write_rest(trained: Trained, folder: Path, *, note: str | None) -> None:
     # That which the run has written beside its own plain adapter; an adapter alone has none.
     source, card = trained.adapter.parent / "lora" / "README.md", folder / "README.md"
     if source.is_file():
-        shutil.copy(source, card)
-        if note is not None:
-            card.write_text(f"{card.read_text(encoding='utf-8')}\n{note}\n", encoding="utf-8")
+        write_whole(card, source.read_text(encoding="utf-8") + ("" if note is None else f"\n{note}\n"))
 
 
 EXPORT = Verb(
@@ -124,8 +122,12 @@ def merge(config: MergeConfig) -> Path:
     folder = new_folder(config.output)
     trained = open_trained(config.run, model=config.model, device="cpu")
     merged = trained.model.merge_and_unload()
-    merged.save_pretrained(str(folder))
-    trained.tokenizer.own.save_pretrained(str(folder))
+
+    def write(scratch: Path) -> None:
+        merged.save_pretrained(str(scratch))
+        trained.tokenizer.own.save_pretrained(str(scratch))
+
+    write_files(folder, write)
     print(f"model and tokenizer: {folder}")
     print(f"load it with {type(merged).__name__}.from_pretrained({str(folder)!r}); neither bilora nor peft is needed")
     return folder

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 
 from bilora.commands.train_config import TrainConfig
 from bilora.commands.verb import Verb
+from bilora.files.formats import write_whole
 from bilora.files.whole_folders import new_file
 from bilora.problems.catalog import find_variant
 from bilora.runs.config import has_formulation
@@ -47,7 +48,7 @@ def init(config: InitConfig) -> None:
     if output is None:
         sys.stdout.write(text)
         return
-    output.write_text(text, encoding="utf-8")
+    write_whole(output, text)
     print(f"{output}: change what you like, and run: bilora train --config {output}")
 
 

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 
 from bilora.commands.verb import Verb
+from bilora.files.formats import write_whole
 from bilora.files.whole_folders import new_file
 from bilora.runs.trained import open_trained
 
@@ -46,7 +47,7 @@ def predict_rows(config: PredictConfig) -> None:
     if output is None:
         sys.stdout.writelines(lines)
         return
-    output.write_text("".join(lines), encoding="utf-8")
+    write_whole(output, "".join(lines))
     for notice in notices:
         print(f"note: {notice}")
     print(f"{len(lines):,} predictions: {output}")

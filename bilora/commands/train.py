@@ -16,10 +16,11 @@ from bilora.errors import InterruptedRun, SettingsError
 from bilora.files.formats import read_yaml, write_json
 from bilora.files.lock import locked
 from bilora.metrics.monitor import Monitor
+from bilora.processes.devices import choose_device
 from bilora.processes.group import join_processes
 from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.runs.plan import RunPlan, load_run_rows, plan_run
-from bilora.runs.resume import command_folder, keep_config, resumed_folder
+from bilora.runs.resume import check_folder, command_folder, keep_config, resumed_folder, words_of_then
 from bilora.runs.run import Prepared, prepare, run_once
 from bilora.runs.self_check import SelfCheck, require_passed
 from bilora.runs.table import print_table
@@ -42,7 +43,7 @@ TRAIN_FILE = "train.yaml"
 
 def train(config: TrainConfig) -> Path:
     """Train, write the run's folder, check what was written, and return the folder."""
-    refuse_sending(config)
+    check_words(config)
     # Of the processes that torchrun has started all train, and the first alone writes, checks and prints.
     processes = join_processes(device=config.device)
     # Everything that can fail for the user's words comes before the folder, which --overwrite empties.
@@ -72,8 +73,16 @@ def is_finished(folder: Path) -> bool:
 
 
 def _begin(config: TrainConfig, folder: Path) -> None:
-    write_json(folder / FINISHED, {"finished": False})
+    # The settings first: with them alone a run can be gone on with.
     keep_config(folder / TRAIN_FILE, config)
+    write_json(folder / FINISHED, {"finished": False})
+
+
+def check_words(config: TrainConfig) -> None:
+    """Refuse what can be refused before a row is read: what would be sent away, the device, the folder."""
+    refuse_sending(config)
+    choose_device(config.device)
+    check_folder(config)
 
 
 def refuse_sending(config: TrainConfig) -> None:
@@ -137,8 +146,9 @@ def resumed_words(argv: Sequence[str]) -> Sequence[str]:
     if not (folder / TRAIN_FILE).is_file():
         raise SettingsError(f"resume: {folder} is no run of bilora train (no {TRAIN_FILE} in it)")
     # Earlier versions wrote -1 for what is left open.
-    left_open = [name for name, value in read_yaml(folder / TRAIN_FILE).items() if name in OPEN and value == -1]
-    return ("--config", str(folder / TRAIN_FILE), *(f"--{name}=null" for name in left_open))
+    settings = read_yaml(folder / TRAIN_FILE)
+    left_open = (f"--{name}=null" for name, value in settings.items() if name in OPEN and value == -1)
+    return ("--config", str(folder / TRAIN_FILE), *left_open, *words_of_then(settings))
 
 
 def _text_columns(config: TrainConfig) -> tuple[tuple[str, ...] | None, list[Record] | None]:

@@ -1,6 +1,5 @@
 """The configuration of ``bilora train``: that of a run, with defaults that need no thought."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -8,7 +7,8 @@ from typing import Any, ClassVar, Literal
 from bilora.engines.callbacks.trackers import check_loggers
 from bilora.errors import SettingsError
 from bilora.runs.config import HELD_OUT, RunConfig
-from bilora.settings.sections import refuse_faults
+from bilora.settings.arguments import check_fields
+from bilora.settings.sections import BEYOND, refuse_faults
 from bilora.tasks.labels import LabelledFiles
 
 # Validations of a run whose user does not say how often.
@@ -61,10 +61,12 @@ class TrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         """Check everything that can be checked before any file is read."""
+        # What may be left open is decided, and looked at, by the settings of every fit.
+        check_fields(self, "config", leave_out=self.DEFAULTS)
         share = self.validation_share
         checks = (
             ("steps", "it must be at least 1, or null to go by epochs", self.steps is None or self.steps >= 1),
-            ("epochs", "it must be positive", 0 < self.epochs < math.inf),
+            ("epochs", f"it must be positive, and below {BEYOND:,}", 0 < self.epochs < BEYOND),
             ("validation_share", "it must be at least 0 and below 1, or null", share is None or 0 <= share < 1),
             ("watch", "allowed: loss, score", self.watch in ("loss", "score")),
             (

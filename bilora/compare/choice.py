@@ -7,7 +7,7 @@ from typing import Any
 import pandas
 
 from bilora.compare.folders import Record
-from bilora.errors import DivergedError
+from bilora.errors import DivergedError, first_ten
 from bilora.runs.table import Spread
 
 
@@ -32,7 +32,7 @@ def choose(label: str, candidates: Sequence[dict[str, Any]], records: Sequence[R
     if not ended:
         raise DivergedError(
             f"entry {label!r}: every candidate diverged; give smaller learning rates "
-            f"({'; '.join(str(record['failed']) for record in records if record['failed'])})"
+            f"({first_ten((record['failed'] for record in records if record['failed']), '; ')})"
         )
     # One without a defined score, such as a correlation of equal answers, is chosen only where none has one.
     scored = [trial for trial in ended if trial["score"] is not None]

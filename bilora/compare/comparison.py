@@ -9,17 +9,18 @@ from typing import Any
 from bilora.compare.choice import Choice, choose
 from bilora.compare.config import NO_OPTIONS, ComparisonConfig
 from bilora.compare.folders import Job, Record, RecordFolder, ResultsFolder, run_name
-from bilora.compare.jobs import read_rows, run_job, run_jobs
+from bilora.compare.jobs import read_rows, run_job
 from bilora.compare.lines import Line, lines_of
+from bilora.compare.workers import Lost, Outcome, run_jobs
 from bilora.compare.written import in_words, print_comparison, write_comparison
-from bilora.errors import InterruptedRun, SettingsError
+from bilora.errors import InterruptedRun, ProcessesError, ResourceError, SettingsError
 from bilora.files.formats import write_json, write_yaml
 from bilora.files.lock import locked
 from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.report.figures import loss_curves
 from bilora.report.read_run import read_run
 from bilora.runs.config import SeveralRuns
-from bilora.runs.folder import plain_name
+from bilora.runs.folder import is_unused, plain_name
 from bilora.runs.plan import load_run_rows, plan_run
 from bilora.runs.resume import CONFIG, command_folder, keep_config
 from bilora.runs.run import prepare
@@ -130,25 +131,40 @@ def _budgeted_steps(config: ComparisonConfig, label: str, choices: Mapping[str, 
 
 def _run_all(jobs: Sequence[Job], path: Path, *, at_once: int, purpose: str) -> list[Record]:
     """Return the records of the jobs, in their order, and print what is done as it is done."""
-    records: dict[str, Record] = {}
-    for job, record in run_jobs(jobs, RecordFolder(path), at_once=at_once):
-        records[job.name] = record
-        print(f"{purpose} {len(records)}/{len(jobs)}: {_in_words(job, record)}", flush=True)
-    return [records[job.name] for job in jobs]
+    outcomes: dict[str, Outcome] = {}
+    for job, outcome in run_jobs(jobs, RecordFolder(path), at_once=at_once):
+        outcomes[job.name] = outcome
+        print(f"{purpose} {len(outcomes)}/{len(jobs)}: {_in_words(job, outcome)}", flush=True)
+    _refuse_lost([(job, outcomes[job.name]) for job in jobs], path=path)
+    return [record for job in jobs if not isinstance(record := outcomes[job.name], Lost)]
 
 
-def _in_words(job: Job, record: Record) -> str:
+def _refuse_lost(ended: Sequence[tuple[Job, Outcome]], *, path: Path) -> None:
+    """Refuse to go on without the runs that were lost."""
+    lost = [(job, outcome) for job, outcome in ended if isinstance(outcome, Lost)]
+    if not lost:
+        return
+    kind = ResourceError if all(outcome.kind is ResourceError for _, outcome in lost) else ProcessesError
+    raise kind(
+        f"{len(lost)} of {len(ended)} runs did not end: {'; '.join(_in_words(*each) for each in lost)}. The others "
+        f"are kept in {path}, and the same command runs these alone; where memory was short, give fewer --jobs"
+    )
+
+
+def _in_words(job: Job, outcome: Outcome) -> str:
     name = ", ".join(filter(None, (job.label, f"seed {job.seed}", in_words(job.candidate))))
-    row = record["row"]
+    if isinstance(outcome, Lost):
+        return f"{name}: {outcome.reason}"
+    row = outcome["row"]
     if row is None:
-        return f"{name}: {record['failed']}"
+        return f"{name}: {outcome['failed']}"
     score = "undefined" if row["score"] is None else f"{row['score']:.3f}"
     return f"{name}: {row['metric']} {score} in {row['seconds']:.0f} s"
 
 
 def _comparison_folder(config: ComparisonConfig, task: str) -> Path:
     path = Path(config.output or f"runs/compare-{task}")
-    if path.is_dir() and any(path.iterdir()) and not (path / CONFIG).is_file():
+    if path.is_dir() and not is_unused(path) and not (path / CONFIG).is_file():
         raise SettingsError(f"output folder {path} holds something else than a comparison; name another one")
     try:
         path.mkdir(parents=True, exist_ok=True)

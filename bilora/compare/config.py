@@ -1,24 +1,27 @@
 """The configuration of a comparison: what a YAML file or the words of ``bilora compare`` may say."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 from bilora.engines.hypergradients.catalog import explicit
-from bilora.engines.settings import LevelSettings
+from bilora.engines.settings import LevelSettings, reopened
 from bilora.errors import SettingsError
 from bilora.problems.catalog import find_variant
 from bilora.runs.config import RunConfig
 from bilora.settings.lookup import did_you_mean
-from bilora.settings.sections import build_section, refuse_faults, resolved
+from bilora.settings.sections import BEYOND, build_section, refuse_faults, resolved
 
 LEVELS = ("lower", "upper")
 # A name, or a mapping of a name and its settings.
 NAMED = ("hypergradient", "ending")
 # What differs from run to run, or is one for all of them.
 DECIDED = ("method", "seed", "output", "resume")
+# Each is a training of every method.
+MOST_SEEDS = 1_000
 # Decided by the comparison, refused, or of no use: no options of it.
 NO_OPTIONS = (*DECIDED, "early_stopping", "keep_best", "shard_base", "allow_config_change", "debug")
 
@@ -78,7 +81,7 @@ def with_values(run: RunConfig, values: Mapping[str, Any], *, method: str, label
         for section, changed in sections.items():
             before = plain.pop(section, getattr(run, section))
             if section in LEVELS:
-                decided[section] = build_section(LevelSettings, resolved(before) | changed, kind=section)
+                decided[section] = build_section(LevelSettings, _given(before) | changed, kind=section)
             else:
                 # The scheme that darts takes by itself need not fit what is changed: it is taken anew.
                 name = "darts" if before == explicit("darts") else before
@@ -88,11 +91,19 @@ def with_values(run: RunConfig, values: Mapping[str, Any], *, method: str, label
                 decided[section] = {**kept, **changed}
         # All types are those of a config or of a section: nothing is left to be checked.
         if not plain:
-            return dataclasses.replace(run, **decided)
+            return dataclasses.replace(run, **{**reopened(run), **decided})
         unchanged = {setting.name: getattr(run, setting.name) for setting in dataclasses.fields(run)}
-        return build_section(RunConfig, {**unchanged, **plain, **decided}, kind="run")
+        given = {name: value for name, value in unchanged.items() if name not in run.left_open}
+        levels = {level: LevelSettings(**_given(given[level])) for level in LEVELS}
+        return build_section(RunConfig, {**given, **levels, **plain, **decided}, kind="run")
     except SettingsError as error:
         raise SettingsError(f"entry {label!r}: {error}") from error
+
+
+def _given(level: Any) -> dict[str, Any]:
+    """Return the settings of a level without those that are the method's to decide."""
+    left_open = level.left_open if isinstance(level, LevelSettings) else ()
+    return {name: value for name, value in resolved(level).items() if name not in left_open}
 
 
 def _refuse_undecidable(names: Mapping[str, Any]) -> None:
@@ -149,14 +160,25 @@ class ComparisonConfig:
 
     def __post_init__(self) -> None:
         """Check everything that can be checked before any file is read, with the candidates of all entries."""
+        # Before they are counted one by one.
+        if isinstance(self.seeds, int) and not 1 <= self.seeds <= MOST_SEEDS:
+            raise SettingsError(f"comparison: seeds is {self.seeds}, give at least one, and at most {MOST_SEEDS:,}")
         rates, count = self.learning_rates, len(self.seed_list)
         checks = (
             ("methods", "give at least one", bool(self.methods)),
             ("methods", "each may stand once; give it labels in entries", len(set(self.methods)) == len(self.methods)),
             ("baseline", f"it must be one of the methods: {', '.join(self.methods)}", self.baseline in self.methods),
             ("seeds", "give at least one, each once", count > 0 and len(set(self.seed_list)) == count),
-            ("seeds", "none may be negative", all(seed >= 0 for seed in self.seed_list)),
-            ("learning_rates", "give at least one, all above 0", bool(rates) and all(rate > 0 for rate in rates)),
+            (
+                "seeds",
+                f"none may be negative, or above {BEYOND - 1:,}",
+                all(0 <= seed < BEYOND for seed in self.seed_list),
+            ),
+            (
+                "learning_rates",
+                "give at least one, all above 0 and finite",
+                bool(rates) and all(0 < rate < math.inf for rate in rates),
+            ),
             ("choose_share", "it must be above 0 and below 1", 0 < self.choose_share < 1),
             ("choose_seeds", "it must be 1 to the number of seeds", 1 <= self.choose_seeds <= count),
             ("jobs", "it must be at least 1", self.jobs >= 1),

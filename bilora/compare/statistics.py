@@ -66,10 +66,18 @@ def row_bootstrap_interval(
     scores: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]], *, seed: int = 0
 ) -> Interval:
     """Return the 95% interval of the mean difference when seeds and validation rows are both resampled."""
-    # The same seeds, and the same draws of rows for all of them: what rows are easy for both methods cancels out.
-    differences = numpy.asarray(scores) - numpy.asarray(baseline)  # (seeds, row draws)
-    means = _bootstrap(differences, draws=SEED_DRAWS, seed=seed).bootstrap_distribution  # (row draws, seed draws)
-    low, high = numpy.quantile(means, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
+    return mean_row_interval([numpy.asarray(scores) - numpy.asarray(baseline)], seed=seed)
+
+
+def mean_row_interval(groups: Sequence[Any], *, seed: int = 0) -> Interval:
+    """Return the 95% interval of the mean over groups of such mean differences, each ``(seeds, row draws)``."""
+    # In a group the same seeds, and the same draws of rows for all of them: what rows are easy for both methods cancels
+    # out. Groups have rows and seeds of their own, so each has its own draws.
+    means = [
+        _bootstrap(numpy.asarray(differences), draws=SEED_DRAWS, seed=seed + place).bootstrap_distribution
+        for place, differences in enumerate(groups)
+    ]  # of each group (row draws, seed draws)
+    low, high = numpy.quantile(numpy.mean(means, axis=0), [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
     return float(low), float(high)
 
 

@@ -15,7 +15,7 @@ from bilora.compare.config import ComparisonConfig
 from bilora.compare.folders import Record
 from bilora.compare.lines import Line
 from bilora.compare.statistics import Interval, Wilcoxon
-from bilora.files.formats import finite_or_null
+from bilora.files.formats import finite_or_null, write_whole
 from bilora.runs.table import print_cells, spread_cell
 
 _spread = partial(spread_cell, sign="±")
@@ -150,7 +150,8 @@ def write_section(path: Path, text: str, *, name: str) -> None:
     head, tail = before + ("\n" if before else ""), ""
     if first in before and last in before:
         head, tail = before.split(first)[0], before.split(last, 1)[1].removeprefix("\n")
-    path.write_text(head + block + tail, encoding="utf-8")
+    # A document of the user's own may be a link, and shall stay one.
+    write_whole(path.resolve(), head + block + tail)
 
 
 def write_comparison(
@@ -185,12 +186,12 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     finite = [finite_or_null(row) for row in rows]
     # Not pandas' to_json, which cuts numbers to 15 digits.
     lines = [json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in finite]
-    path.with_suffix(".jsonl").write_text("".join(lines), encoding="utf-8")
+    write_whole(path.with_suffix(".jsonl"), "".join(lines))
     # Objects, so that an int stays one beside None.
     table = pandas.DataFrame([dict(_flat(row)) for row in finite], dtype=object)
     # What is nested in some rows and None in others has columns of its own already.
     empty = [name for name in table if any(str(other).startswith(f"{name}.") for other in table)]
-    table.drop(columns=empty).to_csv(path.with_suffix(".csv"), index=False, lineterminator="\n")
+    write_whole(path.with_suffix(".csv"), table.drop(columns=empty).to_csv(index=False, lineterminator="\n"))
 
 
 def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,22 +1,19 @@
 """Checks of single lines and rows: what is wrong with them, field by field, before a model is loaded."""
 
 import json
-import reprlib
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Never
 
-from bilora.errors import DataError
+from bilora.errors import SHORT, DataError
+from bilora.files.formats import in_one_line, without_halves
 
 SHOWN = 5
 
 # What is done with rows that cannot be used: all are refused together, or they are left out.
 OnBadRow = Literal["error", "skip"]
-
-# A row may hold a megabyte of text, of which a fault shows the ends.
-SHORT = reprlib.Repr()
-SHORT.maxstring = SHORT.maxother = 60
 
 
 @dataclass(frozen=True)
@@ -48,12 +45,20 @@ def parse_line(line: bytes) -> tuple[dict[str, Any], list[Fault]]:
         reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
         return {}, [Fault(None, f"is not a JSON object: {reason}")]
     except (ValueError, RecursionError) as error:  # a field given twice, a number or a nesting beyond limits
-        return {}, [Fault(None, f"cannot be read as JSON: {error}")]
+        return {}, [Fault(None, f"cannot be read as JSON: {in_one_line(error)}")]
     if not isinstance(row, dict):
         return {}, [Fault(None, f"is not a JSON object but {SHORT.repr(row)}")]
     # Kept in the row, so that what reads the field knows it is told already.
     bad = [(name, value) for name, value in row.items() if isinstance(value, BadNumber)]
-    return row, [Fault(name, f"{value} is not a JSON value; give a finite number") for name, value in bad]
+    faults = [Fault(name, f"{value} is not a JSON value; give a finite number") for name, value in bad]
+    # Only as an escape can it stand in text that was UTF-8.
+    for name in [*row] if "\\u" in text else ():
+        try:
+            without_halves([name, row[name]])
+        except ValueError as error:
+            faults.append(Fault(name, f"{error}; repair the text"))
+            row[name] = BadNumber()
+    return row, faults
 
 
 def refuse(faults: Sequence[str], *, source: str) -> Never:
@@ -74,13 +79,13 @@ def _with_first(headline: str, faults: Sequence[str]) -> str:
 
 
 class BadNumber(str):
-    """NaN, Infinity or -Infinity as it stood in the file."""
+    """NaN, Infinity or -Infinity as it stood in the file, or empty for a text that is none."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        # Counted once for all names: a line may have a hundred thousand.
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise ValueError(f"field {twice!r} is given more than once")
     return row

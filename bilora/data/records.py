@@ -7,13 +7,15 @@ import io
 import json
 import os
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bilora.data.faults import Fault, parse_line
-from bilora.errors import DataError
+from bilora.data.faults import BadNumber, Fault, parse_line
+from bilora.errors import DataError, first_ten
+from bilora.files.formats import plain_file
 
 # Line (of Parquet: row) counted from 1, fields by name, faults of the form.
 Record = tuple[int, dict[str, Any], list[Fault]]
@@ -45,6 +47,7 @@ def _json_lines(path: Path) -> list[Record]:
 
 
 def _content(path: Path) -> bytes:
+    plain_file(path)
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -78,7 +81,7 @@ def _delimited(path: Path, **form: Any) -> list[Record]:
         return []
     names = lines[0][1]
     # As a dict of fields, the last of them would win without a word.
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise DataError(f"{path}:{lines[0][0]}: column {twice[0]!r} is there twice; give every column its own name")
     return [_record(number, cells, names) for number, cells in lines[1:]]
 
@@ -98,7 +101,7 @@ def _record(number: int, cells: Sequence[str], names: Sequence[str]) -> Record:
     if not cells:
         return number, {}, [Fault(None, "the line is blank; only the end of a file may have blank lines")]
     if len(cells) != len(names):
-        what = f"has {len(cells)} fields, but the first line names {len(names)} ({', '.join(names)})"
+        what = f"has {len(cells)} fields, but the first line names {len(names)} ({first_ten(names)})"
         return number, {}, [Fault(None, f"{what}; in .csv, a text with a comma or a double quote stands in quotes")]
     return number, dict(zip(names, cells, strict=True)), []
 
@@ -107,10 +110,13 @@ def _parquet(path: Path) -> list[Record]:
     # Here, since it takes half a second, which other forms need not wait for.
     from pyarrow import ArrowException, parquet
 
+    plain_file(path)
     try:
         table = parquet.read_table(path)
         rows = table.to_pylist()
-    except (OSError, ArrowException, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        return [_cell_by_cell(number, cells) for number, cells in enumerate(_cells_of(table), start=1)]
+    except (OSError, ArrowException) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     for column, names in _class_names(table.schema.metadata).items():
         for row in rows:
@@ -118,6 +124,23 @@ def _parquet(path: Path) -> list[Record]:
             if type(row.get(column)) is int and 0 <= row[column] < len(names):
                 row[column] = names[row[column]]
     return [(number, row, []) for number, row in enumerate(rows, start=1)]
+
+
+def _cells_of(table: Any) -> Iterator[dict[str, Any]]:
+    for cells in zip(*table.columns, strict=True):
+        yield dict(zip(table.column_names, cells, strict=True))
+
+
+def _cell_by_cell(number: int, cells: Mapping[str, Any]) -> Record:
+    """Return a record of a table in which some text is none; its cells are not read before they are asked."""
+    row, faults = dict[str, Any](), list[Fault]()
+    for name, cell in cells.items():
+        try:
+            row[name] = cell.as_py()
+        except UnicodeDecodeError as error:
+            row[name] = BadNumber()
+            faults.append(Fault(name, f"byte {error.start + 1} is not UTF-8; write the file again, from text"))
+    return number, row, faults
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:

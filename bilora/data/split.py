@@ -6,7 +6,7 @@ from typing import Any
 
 from bilora.data.rows import Label
 from bilora.data.strata import draw_rows, make_strata, share_out
-from bilora.errors import DataError, SettingsError
+from bilora.errors import DataError, SettingsError, first_ten
 
 QUANTILE_BINS = 10
 
@@ -60,7 +60,7 @@ def _check_room(sizes: Mapping[Label, int], *, target: int, ratio: float) -> Non
     alone = [str(stratum) for stratum, size in sizes.items() if size < 2]
     if alone:
         raise DataError(
-            f"class {', '.join(alone)} has one training row, but each class needs one in the lower and one "
+            f"class {first_ten(alone)} has one training row, but each class needs one in the lower and one "
             f"in the upper part; rows per class: {_counts(sizes)}; add rows or leave the class out"
         )
     if min(target, rows - target) < len(sizes):
@@ -72,4 +72,4 @@ def _check_room(sizes: Mapping[Label, int], *, target: int, ratio: float) -> Non
 
 
 def _counts(sizes: Mapping[Label, int]) -> str:
-    return ", ".join(f"{stratum}: {size}" for stratum, size in sizes.items())
+    return first_ten(f"{stratum}: {size}" for stratum, size in sizes.items())

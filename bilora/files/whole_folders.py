@@ -1,5 +1,6 @@
 """Folders and files that are written whole or not at all."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bilora.errors import DataError, SettingsError
+from bilora.errors import BiloraError, DataError, SettingsError
 from bilora.files.formats import dump_json
 
 CACHE_VARIABLE = "BILORA_CACHE"
@@ -68,13 +69,35 @@ def _put(unfinished: Path, folder: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def write_files(folder: Path, write: Callable[[Path], None], *, first: str) -> None:
+def write_files(folder: Path, write: Callable[[Path], object], *, first: str = "") -> None:
     """Write files into a folder that may hold others: each appears whole or not at all, ``first`` before the rest."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as scratch:
-        write(Path(scratch))
-        for path in sorted(Path(scratch).iterdir(), key=lambda path: (path.name != first, path.name)):
-            flush(path)
-            os.replace(path, folder / path.name)
+    scratch = Path(tempfile.mkdtemp(dir=folder, prefix=UNFINISHED))
+    try:
+        write(scratch)
+    except BaseException:
+        shutil.rmtree(scratch)
+        raise
+    # An end in here leaves the scratch folder, by which the next writer knows that what is here is not finished.
+    for path in sorted(scratch.iterdir(), key=lambda path: (path.name != first, path.name)):
+        flush(path)
+        os.replace(path, folder / path.name)
+    for unfinished in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(unfinished)
+
+
+# No room on the disk, none left of the user's share of it, or none for so large a file.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Return whether an error, or the one that it was raised from, says that the disk has no room."""
+    if error is None:
+        return False
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    # safetensors and tokenizers raise errors of their own, with the system's words in them.
+    foreign = not isinstance(error, BiloraError) and any(os.strerror(number) in str(error) for number in FULL)
+    return foreign or is_full(error.__cause__)
 
 
 def flush(path: Path) -> None:
@@ -138,19 +161,23 @@ def new_file(name: str) -> Path:
     """Return the path of a file that does not exist yet, in a folder that does; raise SettingsError otherwise."""
     path = Path(name)
     # A link that leads nowhere yet is one too: what is written through it lands elsewhere.
-    if path.exists() or path.is_symlink():
-        raise SettingsError(f"output {name} is there already; name another file, or move it away")
-    if not path.parent.is_dir():
-        raise SettingsError(f"output {name}: there is no folder {path.parent}; make it first")
+    try:
+        if path.exists() or path.is_symlink():
+            raise SettingsError(f"output {name} is there already; name another file, or move it away")
+        if not path.parent.is_dir():
+            raise SettingsError(f"output {name}: there is no folder {path.parent}; make it first")
+    except OSError as error:  # a name that is too long, or a folder that nobody may look into
+        raise SettingsError(f"output {name} cannot be written: {error.strerror}; name another file") from error
     return path
 
 
 def new_folder(name: str) -> Path:
     """Return the path of an empty folder, made where there is none; raise SettingsError where it holds something."""
     path = Path(name)
-    if path.is_dir() and any(path.iterdir()):
-        raise SettingsError(f"output {name} is not empty; name another folder, or move its files away")
     try:
+        # What a killed process has left unfinished is nobody's, and is written again.
+        if path.is_dir() and any(path.iterdir()) and not any(path.glob(f"{UNFINISHED}*")):
+            raise SettingsError(f"output {name} is not empty; name another folder, or move its files away")
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"output {name} cannot be made: {error}") from error

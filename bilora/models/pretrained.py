@@ -1,6 +1,7 @@
 """The tokenizer and the model of a run."""
 
 import functools
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import HfApi, is_offline_mode
-from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
-from safetensors import SafetensorError
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
-from bilora.errors import DataError
+from bilora.errors import BiloraError, DataError
 from bilora.models.embedded import embedded_model_folder, smollm2_folder
 from bilora.settings.lookup import TRUST, is_told
 from bilora.tasks.task import AnyTask
@@ -60,10 +61,14 @@ def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Toke
                 "its config.json has output_attentions true, which transformers refuses with its own attention (sdpa); "
                 "set it to false"
             )
-    tokenizer.padding_side = "left" if config.model_type in READ_AT_THE_END else "right"
-    notices = _fill_pad_token(tokenizer)
-    _set_pad_token(config, tokenizer)
-    check_fits(tokenizer, config, max_length=max_length)
+        # Without its files transformers makes a tokenizer that knows no word.
+        if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+            raise ValueError("there are no files of a tokenizer; save it there with save_pretrained")
+        tokenizer.padding_side = "left" if config.model_type in READ_AT_THE_END else "right"
+        notices = _fill_pad_token(tokenizer)
+        # A model of pictures alone has no vocabulary to ask for.
+        _set_pad_token(config, tokenizer)
+        check_fits(tokenizer, config, max_length=max_length)
     return Tokenizer(place, tokenizer, notices)
 
 
@@ -114,7 +119,8 @@ def _set_pad_token(config: Any, tokenizer: Any) -> None:
 @functools.cache
 def only_local(place: str) -> bool:
     """Return whether a model must be on this machine: it is a folder, or the hub does not answer."""
-    if Path(place).is_dir() or is_offline_mode():
+    # Not Path, which raises for names that are too long for one.
+    if os.path.isdir(place) or is_offline_mode():
         return True
     try:
         # from_pretrained tries for 23 s a file before it gives up; one short question tells sooner.
@@ -142,17 +148,26 @@ def quiet_peft() -> Iterator[None]:
         yield
 
 
+def first_line(error: Exception) -> str:
+    """Return what an error of a library says first; the rest is advice for the library's own users."""
+    first, *more = [line.strip() for line in str(error).strip().splitlines()] or [""]
+    words = " ".join([first, *more[:1]]) if first.endswith(":") else first
+    # A missing key, or an attribute, is all that some of them say.
+    return words if " " in words else f"{type(error).__name__} {words}".strip()
+
+
 @contextmanager
 def _named_failure(place: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, TypeError, SafetensorError, StrictDataclassError) as error:
-        # Of transformers' errors the first line names the fault; the rest is advice for its own users.
-        first, *more = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
-        reason = " ".join([first, *more[:1]]) if first.endswith(":") else first
-        what = "folder" if Path(place).is_dir() else "hub id (or missing folder)"
+    # Whatever the files of others make of transformers: its tokenizers alone raise bare Exceptions. Memory is no fault
+    # of theirs, and a lack of it is told by code.
+    except Exception as error:
+        if isinstance(error, (BiloraError, MemoryError, torch.OutOfMemoryError)) or "alloc" in str(error):
+            raise
+        what = "folder" if os.path.isdir(place) else "hub id (or missing folder)"
         cure = (
             "give --model a folder saved with save_pretrained, or a hub id that this machine can reach or has in its "
             f"cache; where its weights are in .bin files alone, {TRUST} reads them"
         )
-        raise DataError(f"no model can be loaded from the {what} {place!r}: {reason}; {cure}") from error
+        raise DataError(f"no model can be loaded from the {what} {place!r}: {first_line(error)}; {cure}") from error

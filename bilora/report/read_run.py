@@ -3,18 +3,25 @@
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas
-import yaml
 
 from bilora.artifacts.scored_on import UPPER, VALIDATION
 from bilora.engines.checkpoints.config_change import deciding_settings
 from bilora.errors import DataError
-from bilora.files.formats import parse_json, read_lines
+from bilora.files.formats import load_yaml, parse_json, read_lines, read_text
+from bilora.runs.table import summarise
+
+# The columns of metrics.jsonl that figures draw: numbers, and lists of them.
+NUMBERS = re.compile(rf"step|.*loss|.*_norm|meter_cosine|({VALIDATION}|{UPPER})\..*")
+RATES = re.compile(r".*_learning_rates")
 
 # Letters of settings in a label: a row and the name of a picture have room for so many.
 LONGEST = 80
@@ -39,6 +46,8 @@ class ReadRun:
     values: pandas.DataFrame
     # A row per term at the end: layer, term, value (its magnitude), and kept (terms of the layer).
     spectrum: pandas.DataFrame
+    # What it has learned beside its adapter, with `words` where they are for people.
+    learned: dict[str, Any]
     per_class: list[dict[str, Any]]
     # label, prediction: a row per validation row, if the kind of task keeps both.
     predictions: pandas.DataFrame
@@ -59,14 +68,45 @@ def read_run(folder: Path) -> ReadRun:
     missing = [name for name in ("config.yaml", "metrics.jsonl") if not (folder / name).is_file()]
     if missing:
         raise DataError(f"{folder} is not the folder of a run: it has no {' and no '.join(missing)}")
+    with _reading(folder / "config.yaml") as path:
+        config = load_yaml(path)
+        method = config["method"]
+        seed = int(config["seed"] if "seed" in config else config["seeds"][0])
+        # Earlier versions wrote a method and a seed as a list of one.
+        comparison = _read_json(folder / "comparison.json", kind=dict)
+        label = str(comparison.get("label", method if isinstance(method, str) else method[0]))
+        decided = deciding_settings(config)
+    results = _read_json(folder / "all_results.json", kind=dict)
+    with _reading(folder / "all_results.json"):
+        # What the page makes of them, made here, where the file can be named.
+        summarise([results] if results else [])
+        dict(results.get("versions", {}))
+    return ReadRun(
+        folder=folder,
+        label=label,
+        seed=seed,
+        config=config,
+        settings={name: str(value) for name, value in decided.items() if value is not None and name != "seed"},
+        results=results,
+        metrics=_metrics(folder).assign(run=str(folder), label=label),
+        values=_values(folder / "values.jsonl"),
+        spectrum=_spectrum(folder / "spectrum.json"),
+        learned=_read_json(folder / "learned.json", kind=dict),
+        per_class=_per_class(folder / "labels.json"),
+        predictions=_predictions(folder),
+    )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Path]:
+    """Name the file in whatever a damaged or foreign one makes of its reading."""
     try:
-        return _read_run(folder)
+        yield path
     except DataError:
         raise
-    # Whatever a damaged or foreign file makes of the reading below.
-    except (AttributeError, LookupError, NotImplementedError, OSError, TypeError, ValueError, yaml.YAMLError) as error:
+    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, OSError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())
-        raise DataError(f"{folder} cannot be read as a run: {type(error).__name__}: {text}") from error
+        raise DataError(f"{path} cannot be read: {type(error).__name__}: {text}; copy it from the run again") from error
 
 
 def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
@@ -74,9 +114,10 @@ def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
     # By their resolved folder: one that is named twice, or is in another one, is shown once.
     runs: dict[Path, ReadRun] = {}
     for folder in folders:
+        run_folders = _run_folders(folder)
         rows = read_lines(folder / "results.jsonl")
         order = list(dict.fromkeys(str(row.get("label", row.get("method"))) for row in rows))
-        inside = [read_run(path) for path in _run_folders(folder)]
+        inside = [read_run(path) for path in run_folders]
         inside.sort(key=lambda run: (order.index(run.label) if run.label in order else len(order), run.label, run.seed))
         runs |= {run.folder.resolve(): run for run in inside}
     return _told_apart(list(runs.values()))
@@ -107,50 +148,49 @@ def _labelled(run: ReadRun, settings: dict[str, str], of_label: Sequence[dict[st
     return dataclasses.replace(run, label=label, metrics=run.metrics.assign(label=label))
 
 
-def _read_run(folder: Path) -> ReadRun:
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    method = config["method"]
-    comparison = _read_json(folder / "comparison.json", kind=dict)
-    # Earlier versions wrote a method and a seed as a list of one.
-    label = str(comparison.get("label", method if isinstance(method, str) else method[0]))
-    seed = int(config["seed"] if "seed" in config else config["seeds"][0])
-    decided = deciding_settings(config)
+def _metrics(folder: Path) -> pandas.DataFrame:
     # Of two lines of one step the later one counts: a run that was cut off repeats the steps after its checkpoint.
-    seconds = {line["step"]: line["seconds"] for line in read_lines(folder / "times.jsonl")}
-    readings = {line["step"]: line["layers"] for line in read_lines(folder / "values.jsonl")}
-    lines = read_lines(folder / "metrics.jsonl")
-    metrics = pandas.json_normalize(lines) if lines else pandas.DataFrame({"step": []})
-    terms = [
-        {"step": step, "layer": layer, "term": term, "value": value}
-        for step, layers in sorted(readings.items())
-        for layer, values in layers.items()
-        for term, value in enumerate(values, start=1)
-    ]
-    spectrum = [
-        {"layer": layer["layer"], "term": term, "value": value, "kept": layer["kept"]}
-        for layer in _read_json(folder / "spectrum.json", kind=list)
-        for term, value in enumerate(layer["values"], start=1)
-    ]
-    return ReadRun(
-        folder=folder,
-        label=label,
-        seed=seed,
-        config=config,
-        settings={name: str(value) for name, value in decided.items() if value is not None and name != "seed"},
-        results=_read_json(folder / "all_results.json", kind=dict),
-        metrics=metrics.assign(run=str(folder), label=label, seconds=metrics["step"].map(seconds)),
-        values=pandas.DataFrame(terms),
-        spectrum=pandas.DataFrame(spectrum),
-        per_class=_read_json(folder / "labels.json", kind=list),
-        predictions=_predictions(folder),
-    )
+    with _reading(folder / "times.jsonl") as path:
+        seconds = {int(line["step"]): float(line["seconds"]) for line in read_lines(path)}
+    with _reading(folder / "metrics.jsonl") as path:
+        lines = read_lines(path)
+        metrics = pandas.json_normalize(lines) if lines else pandas.DataFrame({"step": []})
+        for name in metrics:
+            if NUMBERS.fullmatch(str(name)):
+                metrics[name] = pandas.to_numeric(metrics[name])
+            elif RATES.fullmatch(str(name)):
+                metrics[name].str[0].astype(float)
+        return metrics.assign(seconds=metrics["step"].map(seconds))
+
+
+def _values(path: Path) -> pandas.DataFrame:
+    with _reading(path):
+        readings = {int(line["step"]): line["layers"] for line in read_lines(path)}
+        terms = [
+            {"step": step, "layer": layer, "term": term, "value": float(value)}
+            for step, layers in sorted(readings.items())
+            for layer, values in layers.items()
+            for term, value in enumerate(values, start=1)
+        ]
+        return pandas.DataFrame(terms)
+
+
+def _spectrum(path: Path) -> pandas.DataFrame:
+    with _reading(path):
+        terms = [
+            {"layer": str(layer["layer"]), "term": term, "value": float(value), "kept": int(layer["kept"])}
+            for layer in {layer["layer"]: layer for layer in _read_json(path, kind=list)}.values()
+            for term, value in enumerate(layer["values"], start=1)
+        ]
+        return pandas.DataFrame(terms)
 
 
 def _run_folders(folder: Path) -> list[Path]:
+    # Not the path's own method, which raises for a name that is too long.
+    if not os.path.isdir(folder):
+        raise DataError(f"there is no folder {folder}")
     if (folder / "metrics.jsonl").is_file():
         return [folder]
-    if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}")
     below = sorted(path.parent for pattern in ("*", "runs/*") for path in folder.glob(f"{pattern}/metrics.jsonl"))
     # The trials of a comparison, among which its settings were chosen, are no result.
     reported = [path for path in below if _read_json(path / "comparison.json", kind=dict).get("purpose") != "choose"]
@@ -159,14 +199,25 @@ def _run_folders(folder: Path) -> list[Path]:
     return reported
 
 
+def _per_class(path: Path) -> list[dict[str, Any]]:
+    with _reading(path):
+        return [dict(row) for row in _read_json(path, kind=list)]
+
+
 def _predictions(folder: Path) -> pandas.DataFrame:
     """Return the predictions on the set that gave the score, which is the first one that was written."""
     # The name decides between two of one moment, as files of a copied folder may be.
-    files = sorted(folder.glob("predictions-*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name))
-    rows = pandas.DataFrame(read_lines(files[0]) if files else [])
-    return rows if {"label", "prediction"} <= set(rows) else pandas.DataFrame()
+    files = sorted(folder.glob("predictions-*.jsonl"), key=lambda path: (path.lstat().st_mtime_ns, path.name))
+    if not files:
+        return pandas.DataFrame()
+    with _reading(files[0]) as path:
+        rows = pandas.DataFrame(read_lines(path))
+        return rows if {"label", "prediction"} <= set(rows) else pandas.DataFrame()
 
 
 def _read_json(path: Path, *, kind: type) -> Any:
     """Return the object or list in a JSON file, an empty one where there is no file."""
-    return parse_json(path.read_text(encoding="utf-8"), str(path), kind=kind) if path.is_file() else kind()
+    if not path.exists():
+        return kind()
+    with _reading(path):
+        return parse_json(read_text(path), str(path), kind=kind)

@@ -9,6 +9,8 @@ import jinja2
 import yaml
 
 from bilora.errors import SettingsError
+from bilora.files.formats import write_whole
+from bilora.files.whole_folders import write_files
 from bilora.report import figures
 from bilora.report.figures import by_label
 from bilora.report.outcomes import answers, costs, spectrum_map, value_map
@@ -52,20 +54,24 @@ def write_report(config: ReportConfig) -> Path:
     # Everything is drawn before anything is written: runs that cannot be read leave an earlier page as it is.
     runs = read_runs([Path(folder) for folder in config.runs])
     drawings = draw(runs)
-    target = config.target
+    target, text = config.target, page(runs, drawings)
     pictures = target.with_name(f"{target.stem}-figures")
     try:
         for path in (target, pictures, *pictures.glob("*")):
             if path.is_symlink():
                 raise SettingsError(f"report: {path} is a link, and nothing is written through links; give --output")
         pictures.mkdir(parents=True, exist_ok=True)
-        # The same bytes on Windows too.
-        target.write_text(page(runs, drawings), encoding="utf-8", newline="\n")
-        for drawing in drawings:
-            drawing.write_png(pictures / f"{drawing.name}.png")
+        # The page, which shows the figures itself, comes last: with no room for all, an earlier one is left whole.
+        write_files(pictures, lambda scratch: _write_pictures(scratch, drawings))
+        write_whole(target, text)
     except OSError as error:
         raise SettingsError(f"report: {target} cannot be written: {error}; give --output") from error
     return target
+
+
+def _write_pictures(folder: Path, drawings: Sequence[Drawing]) -> None:
+    for drawing in drawings:
+        drawing.write_png(folder / f"{drawing.name}.png")
 
 
 def draw(runs: Sequence[ReadRun]) -> list[Drawing]:

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from bilora.files.formats import write_whole
+
 # Eight that colour-blind readers can tell apart (Okabe and Ito), none of them as light as the page.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 
@@ -51,8 +53,10 @@ class Drawing:
 
     def write_png(self, path: Path) -> None:
         """Write the figure as PNG."""
+        drawn = io.BytesIO()
         with style():
-            self.figure.savefig(path, dpi=130)
+            self.figure.savefig(drawn, dpi=130)
+        write_whole(path, drawn.getvalue())
 
 
 @contextmanager

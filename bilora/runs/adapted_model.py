@@ -9,8 +9,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from bilora.adapter.whole_modules import widen
-from bilora.errors import SettingsError
-from bilora.models.pretrained import Loaded, quiet_peft
+from bilora.errors import SettingsError, first_ten
+from bilora.models.pretrained import Loaded, first_line, quiet_peft
 from bilora.problems.catalog import find_variant
 from bilora.problems.variant import AdapterSettings
 
@@ -20,17 +20,16 @@ PEFT_HEADS = ("classifier", "score")
 
 def put_adapter(loaded: Loaded, method: str, settings: Any, *, task_type: str, steps: int) -> PeftModel:
     """Return the model with a method's adapter on it; ``steps`` are the run's, for methods that plan ahead."""
-    settings = _with_modules_to_save(settings, loaded)
+    asked, settings = settings, _with_modules_to_save(settings, loaded)
     # Listed now: where PEFT fails at a later layer, the ones before it are wrapped already, and called base_layer.
     layers = linear_layers(loaded.model)
+    _refuse_names(loaded.model, method, asked)
     try:
         with quiet_peft():
             model = find_variant(method).adapt(loaded.model, settings, task_type=task_type, steps=steps)
-    except (ValueError, TypeError) as error:  # PEFT's, such as target modules that the model does not have
-        raise SettingsError(
-            f"method {method!r} cannot be put on the model: {error}; linear layers of the model: "
-            f"{', '.join(layers)}; name some as target_modules of the method, or all-linear"
-        ) from error
+    # PEFT's, such as target modules that the model does not have, or that are no layers for it.
+    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+        raise _misfit(method, first_line(error), layers) from error
     config: Any = model.peft_config[model.active_adapter]
     if config.modules_to_save:
         # PEFT adds its heads to those given, so that some would stand twice in what is saved with the adapter.
@@ -40,11 +39,37 @@ def put_adapter(loaded: Loaded, method: str, settings: Any, *, task_type: str, s
     # With a dot behind both: else layer.10 would count as a part of layer.1.
     if untrained := [name for name in loaded.new_modules if not f"{name}.".startswith(trained)]:
         raise SettingsError(
-            f"method {method!r} would leave {', '.join(untrained)} of the model as drawn at random; name them as "
+            f"method {method!r} would leave {first_ten(untrained)} of the model as drawn at random; name them as "
             "modules_to_save of the method"
         )
     widen(model)
     return model
+
+
+def _misfit(method: str, reason: str, layers: list[str]) -> SettingsError:
+    return SettingsError(
+        f"method {method!r} cannot be put on the model: {reason}; linear layers of the model: {first_ten(layers)}; "
+        "name some as target_modules of the method, or all-linear"
+    )
+
+
+def _refuse_names(model: nn.Module, method: str, settings: Any) -> None:
+    """Refuse names that no module has, which PEFT passes over, and a rank that no layer has, which fills the memory."""
+    if not isinstance(settings, AdapterSettings):
+        return
+    modules = [name for name, _ in model.named_modules()]
+    for field in ("target_modules", "modules_to_save"):
+        names = getattr(settings, field)
+        nowhere = [name for name in names or () if not any(f".{module}".endswith(f".{name}") for module in modules)]
+        # A text is a regular expression, of which PEFT tells that nothing matches.
+        if nowhere and isinstance(names, list):
+            raise _misfit(method, f"{field} names {first_ten(nowhere)}, which it has not", linear_layers(model))
+    sizes = [min(module.weight.shape) for module in model.modules() if isinstance(module, nn.Linear | Conv1D)]
+    if sizes and settings.rank > max(sizes):
+        raise SettingsError(
+            f"method {method!r}: rank is {settings.rank:,}, and the layers of this model have {max(sizes):,} at most; "
+            "8 to 64 are usual"
+        )
 
 
 def linear_layers(model: nn.Module) -> list[str]:

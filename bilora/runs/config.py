@@ -14,9 +14,9 @@ from bilora.data.faults import OnBadRow
 from bilora.engines.checkpoints.config_change import FREE
 from bilora.engines.endings import Keep, build_ending
 from bilora.engines.hypergradients.catalog import build_hypergradient
-from bilora.engines.settings import FitSettings
+from bilora.engines.settings import OPEN, FitSettings, reopened
 from bilora.engines.training.stages import run_stages
-from bilora.errors import SettingsError
+from bilora.errors import SettingsError, first_ten
 from bilora.problems.catalog import find_variant
 from bilora.problems.stage import Stage
 from bilora.problems.variant import Variant
@@ -80,6 +80,8 @@ class RunConfig(FitSettings):
         'rotten_tomatoes'
     """
 
+    # A file or a command line gives no object.
+    hypergradient: str | dict[str, Any] = OPEN
     task: str | None = None
     train_file: str | None = None
     text_columns: list[str] | None = None
@@ -117,7 +119,7 @@ class RunConfig(FitSettings):
             find_kind(self.task_type)
         refuse_faults("config", self, self._checks())
         if weight_faults := check_class_weights(self.class_weights):
-            raise SettingsError("config: " + "; ".join(weight_faults))
+            raise SettingsError(f"config: {first_ten(weight_faults, '; ')}")
         # Built for the checks of their own, and once more with the columns that are found in the file.
         self.labelled_files()
         self._check_method()
@@ -191,6 +193,8 @@ class RunConfig(FitSettings):
             "ending": self.ending if self._concerns("ending", method) else None,
             # A config that is written down and read again must not remove anything.
             "overwrite": False,
+            # Another method may have other defaults.
+            **(reopened(self) if method != self.method else {}),
         }
         changed = {name: value for name, value in parts.items() if value != getattr(self, name)}
         # A new config is checked anew, and works out variant and stages again.
@@ -210,6 +214,11 @@ class RunConfig(FitSettings):
         name, more = short_hypergradient(self.hypergradient)
         settings["hypergradient"] = {"name": name, **more} if more else name
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def method_defaults(self) -> Mapping[str, Any]:
+        """The values of the method for what is left out."""
+        return self.variant.defaults
 
     def _fill_in(self) -> None:
         # By object.__setattr__, the one way into a frozen dataclass.
@@ -271,15 +280,17 @@ class RunConfig(FitSettings):
         return isinstance(ending, Keep) or bool(ending.stages(find_variant(method), self.settings_of(method)))
 
 
+THEN = {"finite_difference": "central", "scale": "one"}
+
+
 def short_hypergradient(hypergradient: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return a hypergradient's name, and those of its settings that are not its defaults, or those of earlier runs."""
     name = hypergradient if isinstance(hypergradient, str) else str(hypergradient["name"])
     plain, built = resolved(build_hypergradient(name)), resolved(build_hypergradient(hypergradient))
     if not isinstance(built, dict):  # a user's own that is no dataclass
         return name, {}
-    if "finite_difference" in plain:
-        # The default of earlier versions: names and hashes of runs must go on meaning what they meant then.
-        plain["finite_difference"] = "central"
+    # The defaults of earlier versions: names and hashes of runs must go on meaning what they meant then.
+    plain |= {key: then for key, then in THEN.items() if key in plain}
     return name, {key: value for key, value in built.items() if value not in (plain[key], None)}
 
 

@@ -2,13 +2,14 @@
 
 import contextlib
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from bilora.engines.checkpoints.config_change import LEVELS, check_changes
 from bilora.engines.checkpoints.files import checkpoints
-from bilora.errors import CheckpointError, SettingsError
-from bilora.files.formats import load_json, read_yaml, write_yaml
+from bilora.errors import CheckpointError, SettingsError, first_ten
+from bilora.files.formats import load_json, read_yaml, unfinished_name, write_yaml
 from bilora.files.lock import NAMES as LOCKS
 from bilora.files.lock import locked
 from bilora.files.whole_folders import MANIFEST
@@ -82,14 +83,8 @@ def make_output_folder(output: str | None, *, task: str, root: Path = Path("runs
     """Create and return the output folder; None takes the next free ``root/<task>-N``."""
     if output is None:
         return next(folder for number in itertools.count(1) if (folder := _made(root / f"{task}-{number}")) is not None)
-    folder = Path(output)
-    # A process that was killed leaves the files of its lock, which are nobody's results.
-    if folder.is_dir() and any(path.name not in LOCKS for path in folder.iterdir()):
-        if not overwrite:
-            raise SettingsError(
-                f"output folder {folder} is not empty; name another one, move what is in it away, or go on in it with "
-                f"--resume {folder}; --overwrite removes an earlier run's files from it"
-            )
+    folder = check_output_folder(output, overwrite=overwrite)
+    if folder.is_dir() and overwrite:
         _clear(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,20 +93,48 @@ def make_output_folder(output: str | None, *, task: str, root: Path = Path("runs
     return folder
 
 
-def _clear(folder: Path) -> None:
-    """Remove the earlier run in a folder, and say what stays."""
+def check_output_folder(output: str, *, overwrite: bool = False) -> Path:
+    """Return the output folder, and touch nothing; raise SettingsError where it cannot be made, or holds something."""
+    folder = Path(output)
+    try:
+        above = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+    except OSError as error:  # a name that is too long, or a folder that is closed to us
+        raise SettingsError(f"output folder {folder} cannot be created: {error}; give --output elsewhere") from error
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        why = "is not ours to write in" if above.is_dir() else "is no folder"
+        raise SettingsError(f"output folder {folder} cannot be created: {above} {why}; give --output elsewhere")
+    if is_unused(folder):
+        return folder
+    if not overwrite:
+        raise SettingsError(
+            f"output folder {folder} is not empty; name another one, move what is in it away, or go on in it with "
+            f"--resume {folder}; --overwrite removes an earlier run's files from it"
+        )
     if not is_run(folder):
         raise SettingsError(
             f"output folder {folder} is not empty and holds no earlier run (no config.yaml of one), and --overwrite "
             "removes a run's files only; name another folder"
         )
+    return folder
+
+
+def is_unused(folder: Path) -> bool:
+    """Return whether a folder is not there, or holds nothing but what a process that was killed at its start leaves."""
+    left = {*LOCKS, *(unfinished_name(folder / name).name for name in CONFIGS)}
+    return not folder.is_dir() or all(path.name in left for path in folder.iterdir())
+
+
+def _clear(folder: Path) -> None:
+    """Remove the earlier run in a folder, and say what stays."""
+    if is_unused(folder):
+        return
     # A run that is still going on holds the lock, and must not lose its files.
     with locked(folder):
         try:
             left = [path.name for path in remove_run(folder) if path.name not in LOCKS]
         except OSError as error:
             raise SettingsError(f"output folder {folder}: the earlier run cannot be removed: {error}") from error
-    stays = f"; not of a run, and still there: {', '.join(left)}" if left else ""
+    stays = f"; not of a run, and still there: {first_ten(left)}" if left else ""
     print(f"note: the earlier run in {folder} is removed{stays}")
 
 
@@ -149,7 +172,7 @@ def enter_run_folder(folder: Path, config: RunConfig, *, processes: int = 1) -> 
         # A run that was killed before it had written its settings has nothing to compare.
         check_changes(before or settings, settings, allow=config.allow_config_change)
     except CheckpointError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+        raise CheckpointError(f"{folder / 'config.yaml'}: {error}") from error
     write_yaml(folder / "config.yaml", settings)
     if not checkpoints(folder):
         # A run that was interrupted before its first checkpoint begins again; what it had measured goes.
@@ -163,6 +186,6 @@ def _processes(folder: Path) -> int | None:
     for _, checkpoint in checkpoints(folder):
         try:
             return int(load_json(checkpoint / MANIFEST)["processes"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             continue  # it is damaged, and will be skipped
     return None

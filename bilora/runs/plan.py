@@ -13,7 +13,7 @@ from bilora.data.rows import Rows
 from bilora.data.sets import TaskRows, shared_texts
 from bilora.data.split import Split, split_rows
 from bilora.engines.training.plan import Plan
-from bilora.engines.training.split_loaders import refuse_refresh
+from bilora.engines.training.split_loaders import refuse_refresh, with_upper_batch
 from bilora.errors import SettingsError
 from bilora.processes.devices import choose_device
 from bilora.processes.processes import ONE_PROCESS, Processes
@@ -87,9 +87,12 @@ class RunPlan(Plan):
             parts = {"lower": sum(examples), "upper": given}
         elif self.split is not None:
             parts = {level: sum(examples[row] for row in getattr(self.split, level)) for level in ("lower", "upper")}
+        settings, share = self.settings, self.processes.share
+        if any(stage.small_upper for stage in self.stages) and "upper" in parts:
+            settings = with_upper_batch(settings, parts["upper"], share)
         for level, count in parts.items():
-            size = getattr(self.settings, level).batch_size
-            check_batch(count, part=level, batch_size=size, share=self.processes.share)
+            size = getattr(settings, level).batch_size
+            check_batch(count, part=level, batch_size=size, share=share)
 
 
 def plan_run(config: RunConfig, rows: TaskRows, *, processes: Processes = ONE_PROCESS) -> RunPlan:

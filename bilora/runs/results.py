@@ -20,7 +20,7 @@ from bilora.artifacts.scored_on import VALIDATION, loss_by_name
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.files import MetricsFile, TimesFile, ValuesFile
 from bilora.engines.training.result import FitResult
-from bilora.files.formats import read_lines
+from bilora.files.formats import read_lines, write_whole
 from bilora.runs.config import RunConfig, has_formulation, short_hypergradient
 from bilora.runs.evaluation import Scores
 from bilora.tasks.task import AnyTask
@@ -79,7 +79,7 @@ def write_predictions(predictions: Mapping[str, Sequence[Mapping[str, Any]]], fo
     for name, rows in predictions.items():
         # As the user wrote them: escapes would make texts in other scripts unreadable.
         lines = [json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows]
-        (folder / f"predictions-{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+        write_whole(folder / f"predictions-{name}.jsonl", "".join(lines))
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]] | None:

@@ -1,13 +1,15 @@
 """The output folder of a command: a new one, or that of an earlier command that goes on in it."""
 
 import itertools
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bilora.errors import SettingsError
 from bilora.files.formats import write_yaml
 from bilora.runs.config import RunConfig, SeveralRuns
-from bilora.runs.folder import make_output_folder
+from bilora.runs.folder import CONFIGS, check_output_folder, make_output_folder
 from bilora.settings.sections import resolved
 
 CONFIG = "config.yaml"
@@ -21,13 +23,19 @@ def command_folder(config: RunConfig, *, task: str) -> Path:
         if config.output is None:
             raise SettingsError("resume is 'auto', which goes on in the folder that --output names; give --output")
         # The settings are written before anything else: without them no run was begun that could go on.
-        begun = (Path(config.output) / CONFIG).is_file()
-        return Path(config.output) if begun else make_output_folder(config.output, task=task)
+        return Path(config.output) if _is_begun(Path(config.output)) else make_output_folder(config.output, task=task)
     folder = resumed_folder(["--resume", config.resume])
     assert folder is not None  # neither auto nor empty
     if config.output is not None and Path(config.output) != folder:
         raise SettingsError(f"output is {config.output}, but the run goes on in {folder}; leave --output out")
     return folder
+
+
+def check_folder(config: RunConfig) -> None:
+    """Refuse an output folder that :func:`command_folder` would refuse, before anything is read."""
+    goes_on = config.resume is not None and (config.resume != "auto" or (Path(config.output or "") / CONFIG).is_file())
+    if config.output is not None and not goes_on:
+        check_output_folder(config.output, overwrite=config.overwrite)
 
 
 def resumed_folder(argv: Sequence[str]) -> Path | None:
@@ -39,9 +47,22 @@ def resumed_folder(argv: Sequence[str]) -> Path | None:
     if not names or names[-1] in ("", "auto") or names[-1].startswith("--"):
         return None
     folder = Path(names[-1])
-    if not (folder / CONFIG).is_file():
+    if not _is_begun(folder):
         raise SettingsError(f"resume: {folder} is not the output folder of an earlier command (no {CONFIG} in it)")
     return folder
+
+
+def _is_begun(folder: Path) -> bool:
+    # Not the path's own method, which raises for a name that is too long.
+    return any(os.path.isfile(folder / name) for name in CONFIGS)
+
+
+def words_of_then(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the options for what an earlier version's file of settings leaves out, and had another default then."""
+    entry = settings.get("hypergradient")
+    choice = {"name": entry} if isinstance(entry, str) else entry
+    if isinstance(choice, dict) and choice.get("name") == "darts" and "scale" not in choice:
+        yield "--hypergradient.scale=one"
 
 
 def keep_config(path: Path, config: RunConfig | SeveralRuns) -> None:

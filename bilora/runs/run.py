@@ -1,5 +1,6 @@
 """One run: from a config, a method and a seed to an adapter folder and a row of results."""
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from bilora.artifacts.fingerprint import base_fingerprint, command
 from bilora.artifacts.scored_on import UPPER, set_kind
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.progress import Progress, SpikeWarning
+from bilora.engines.checkpoints.stop_signals import StopSignals, agreed
 from bilora.engines.training.fit import fit_plan
 from bilora.engines.training.result import FitResult
 from bilora.engines.training.split_loaders import DividedRows
-from bilora.files.formats import finite_or_null, write_json
+from bilora.files.formats import finite_or_null, write_json, write_whole
+from bilora.files.whole_folders import write_files
 from bilora.metrics.monitor import Monitor
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
 from bilora.problems.levels.betty_problem import PRECISIONS
@@ -58,7 +61,8 @@ class Prepared:
 def prepare(plans: Sequence[RunPlan]) -> Prepared:
     """Return what the runs share, which differ in method, seed and settings of training; no weights are read for it."""
     config, rows, task = plans[0].config, plans[0].rows, plans[0].task
-    tokenizer = load_tokenizer(config.model or task.default_model, task, max_length=config.max_length)
+    model = task.default_model if config.model is None else config.model
+    tokenizer = load_tokenizer(model, task, max_length=config.max_length)
     sets = rows.validation if rows.upper is None else {**rows.validation, UPPER: rows.upper}
     encoded = {name: task.encode(part, tokenizer.own, max_length=config.max_length) for name, part in sets.items()}
     of_sets = (notice for part in encoded.values() for notice in part.notices)
@@ -100,26 +104,26 @@ def run_once(
     evaluation = Evaluation(inference, task=task, train=train, validation=prepared.validation)
     scored_on = set_kind(next(iter(prepared.validation)))
     watchers = (Progress(f"{config.method}, seed {config.seed}"), SpikeWarning(), *callbacks)
-    weights = plan.class_weights()
-    of_class = None if weights is None else torch.tensor(weights)
-    result = fit_plan(
+    result = fit_adapted(
         model,
-        train.encoded if prepared.upper is None else DividedRows(train.encoded, prepared.upper.encoded),
+        train,
         plan,
-        collate=task.collator(tokenizer),
-        count_terms=lambda batch: task.terms(batch["labels"], of_class),
+        prepared,
         validate=evaluation.validation,
         monitor=monitor or task.watched,
         callbacks=(*run_records(model, folder, scored_on=scored_on), *watchers) if processes.is_first else (),
         folder=folder,
         resume=resumed,
-        allow_config_change=config.allow_config_change,
     )
     megabytes = memory.megabytes()
     # By all processes, as each may hold a part of the base.
     base = base_fingerprint(model)
-    # Saved before it is scored: what was trained must not be lost to a fault of the scoring.
-    processes.first_only(lambda: _save(model, plan, result, folder, base=base))
+    # Saved before it is scored: what was trained must not be lost to a fault of the scoring, or to a signal.
+    signals = StopSignals()
+    with signals.watched():
+        processes.first_only(lambda: _save(model, plan, result, folder, base=base))
+    if (received := agreed(signals.received, processes)) is not None:
+        signal.raise_signal(received)
     scores = evaluation.final(result)
     row = results_row(
         run_identity(config, task),
@@ -133,6 +137,24 @@ def run_once(
     processes.first_only(lambda: _write(plan, prepared, folder, scores=scores, row=row | training_details(result)))
     # The caller writes it as strict JSON, which knows neither NaN nor infinity.
     return finite_or_null(row)  # type: ignore[no-any-return]
+
+
+def fit_adapted(
+    model: PeftModel, train: EncodedRows, plan: RunPlan, prepared: Prepared, *, resume: bool = False, **watched: Any
+) -> FitResult:
+    """Train the model that :func:`adapted` returns on the plan's encoded rows; ``watched`` is for ``fit_plan``."""
+    weights = plan.class_weights()
+    of_class = None if weights is None else torch.tensor(weights)
+    return fit_plan(
+        model,
+        train.encoded if prepared.upper is None else DividedRows(train.encoded, prepared.upper.encoded),
+        plan,
+        collate=plan.task.collator(prepared.tokenizer.own),
+        count_terms=lambda batch: plan.task.terms(batch["labels"], of_class),
+        resume=resume,
+        allow_config_change=plan.config.allow_config_change,
+        **watched,
+    )
 
 
 def adapted(plan: RunPlan, prepared: Prepared) -> PeftModel:
@@ -160,7 +182,7 @@ def _write(plan: RunPlan, prepared: Prepared, folder: Path, *, scores: Scores, r
     """Write what the run scored, and the descriptions that name it."""
     write_predictions(scores.predictions, folder)
     for name, text in scores.files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_whole(folder / name, text)
     more = {"processes": plan.processes.count, "skipped_rows": plan.rows.skipped, "command": command()}
     write_json(folder / "all_results.json", row | more)
     describe_run(
@@ -177,7 +199,9 @@ def _save(model: PeftModel, plan: RunPlan, result: FitResult, folder: Path, *, b
     of_bilora = has_values(model)
     if of_bilora:
         check_saved(model)
-    save_adapter(model, folder / "adapter", fingerprint=base)
+    adapter = folder / "adapter"
+    adapter.mkdir(exist_ok=True)
+    write_files(adapter, lambda scratch: save_adapter(model, scratch, fingerprint=base))
     names = plan.task.model_settings.get("label2id")
     if names is not None:
         write_json(folder / "label_map.json", names)
@@ -188,6 +212,8 @@ def _save(model: PeftModel, plan: RunPlan, result: FitResult, folder: Path, *, b
     # Where ranks were cut, the spectrum by which they were, which has the terms that went too.
     if spectrum := result.spectrum or (Spectrum.of(magnitudes(model)) if of_bilora else None):
         write_json(folder / "spectrum.json", spectrum.to_json())
+    if words := result.learned.get("words"):
+        print(f"learned: {words}")
     if result.learned:
         write_json(folder / "learned.json", result.learned)
     if result.splits:

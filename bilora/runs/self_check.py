@@ -118,5 +118,6 @@ def require_passed(verdicts: Sequence[Verdict], *, say: Callable[[str], object] 
     if failed := [str(verdict.adapter) for verdict in verdicts if not verdict.passed]:
         raise SelfCheckError(
             f"{', '.join(failed)}: loaded into a fresh model it gives other outputs than the trained model did; do not "
-            "use it, and report this with the run's config.yaml"
+            "use it. Where the method is your own, look for what adapt() or companion() puts into the model beside the "
+            "adapter, such as a hook or a buffer: it is not saved; otherwise report this with the run's config.yaml"
         )

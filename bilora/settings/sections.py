@@ -10,10 +10,14 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from bilora.errors import SettingsError
+from bilora.errors import SettingsError, first_ten
 from bilora.settings.lookup import did_you_mean
+from bilora.settings.strict_yaml import STRICT
 
 T = TypeVar("T")
+
+# The first whole number that is no seed to numpy, no number of steps that ever end, and no size of anything.
+BEYOND = 2**32
 
 
 def build_section(factory: Callable[..., T], settings: Mapping[str, Any], *, kind: str) -> T:
@@ -39,18 +43,19 @@ def build_section(factory: Callable[..., T], settings: Mapping[str, Any], *, kin
 def _parser(factory: Callable[..., Any]) -> ArgumentParser:
     """Return a parser of a factory's settings."""
     # Cached: to read a signature and a docstring takes longer than to check all values.
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, parser_mode=STRICT)
     added = parser.add_function_arguments if inspect.isfunction(factory) else parser.add_class_arguments
     added(factory, None, as_group=False)
     return parser
 
 
 def refuse_nulls(factory: Callable[..., Any], settings: Mapping[str, Any], *, what: str) -> None:
-    """Raise SettingsError with the dotted names of all values that are None where the annotation has no None."""
-    # An empty line of YAML (`steps:`) is None, which jsonargparse takes for "not given" and hands on.
+    """Raise SettingsError with the dotted names of all values that are empty texts, or None that may not be."""
+    # An empty line of YAML (`steps:`) is None, which jsonargparse takes for "not given" and hands on. An empty text,
+    # as of a variable of the shell that is not set, names nothing: no model, no folder.
     empty = _nulls(factory, settings)
     if empty:
-        raise SettingsError(f"{what}: no value for {', '.join(empty)}; give one, or leave the line out")
+        raise SettingsError(f"{what}: no value for {first_ten(empty)}; give one, or leave the line out")
 
 
 def _nulls(factory: Callable[..., Any], settings: Mapping[str, Any]) -> list[str]:
@@ -62,9 +67,12 @@ def _nulls(factory: Callable[..., Any], settings: Mapping[str, Any]) -> list[str
         # An annotation that only a type checker can resolve: nothing is known of it.
         return []
     empty = []
+    # What None stands for where it is the default, as of settings that a method may have its own value for.
+    left_out = {name for name, argument in inspect.signature(factory).parameters.items() if argument.default is None}
     for key, hint in hints.items():
         value = settings.get(key, hint)
-        if value is None and hint is not Any and NoneType not in get_args(hint):
+        not_given = value is None and hint is not Any and NoneType not in get_args(hint) and key not in left_out
+        if not_given or value == "" or (isinstance(value, list) and "" in value):
             empty.append(key)
         elif dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
             empty += [f"{key}.{name}" for name in _nulls(hint, value)]
@@ -73,19 +81,46 @@ def _nulls(factory: Callable[..., Any], settings: Mapping[str, Any]) -> list[str
 
 def one_line(message: str) -> str:
     """Return a message of jsonargparse on one line, where a value fits none of several types in the words of one."""
-    return re.sub(
-        r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .*?Given value: ",
+    line = re.sub(
+        r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .*?Given value: ?",
         lambda match: f"Expected a {match[1]}. Got value: ".replace(", <class 'NoneType'>", ""),
         " ".join(message.split()),
     )
+    return shortened(line)
+
+
+def shortened(text: str, most: int = 2_000) -> str:
+    """Return a text without the middle of words and lines that nobody would read to the end."""
+    # A value of ten thousand letters may be quoted twice.
+    words = re.sub(r"\S{301,}", lambda match: f"{match[0][:100]}...{match[0][-100:]}", text)
+    return words if len(words) <= most else f"{words[: most // 2]} ... {words[-most // 2 :]}"
+
+
+def refuse_plain_sections(kind: type, settings: Mapping[str, Any], *, what: str) -> None:
+    """Raise SettingsError where a value stands in the place of a section of settings."""
+    # jsonargparse would hand it on, or take a text for the name of another file.
+    hints = get_type_hints(kind).items()
+    wrong = [
+        f"{name} is {settings[name]!r}, and holds settings by name, as {dataclasses.fields(hint)[0].name}: VALUE"
+        for name, hint in hints
+        if dataclasses.is_dataclass(hint) and not isinstance(settings.get(name), Mapping | NoneType)
+    ]
+    if wrong:
+        raise SettingsError(f"{what}: {first_ten(wrong, '; ')}")
 
 
 def refuse_faults(what: str, settings: Any, checks: tuple[tuple[str, str, bool], ...]) -> None:
     """Raise one SettingsError for all the checks ``(field, what is allowed, whether it holds)`` that do not hold."""
     # One for all: whoever corrects a file should not have to start the program once per mistake.
     faults = [f"{name} is {getattr(settings, name)!r}, {allowed}" for name, allowed, holds in checks if not holds]
+    faults += [f"{name} is {value}, it must be below {BEYOND:,}" for name, value in _beyond(settings)]
     if faults:
-        raise SettingsError(f"{what}: " + "; ".join(faults))
+        raise SettingsError(f"{what}: {first_ten(faults, '; ')}")
+
+
+def _beyond(settings: Any) -> list[tuple[str, int]]:
+    values = vars(settings).items()
+    return [(name, value) for name, value in values if isinstance(value, int) and abs(value) >= BEYOND]
 
 
 def resolved(settings: Any) -> Any:

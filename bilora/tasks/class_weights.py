@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from bilora.errors import SettingsError
+from bilora.errors import SettingsError, first_ten
 from bilora.settings.lookup import did_you_mean
 
 Loss = Callable[..., Tensor]
@@ -36,7 +36,7 @@ def resolve_class_weights(setting: ClassWeights, counts: Mapping[str, int]) -> t
         return _balanced(counts) if setting == "auto" else None
     if unknown := [name for name in setting if name not in counts]:
         raise SettingsError(
-            f"class_weights names {unknown[0]!r}, which is no class; known: {', '.join(counts)}."
+            f"class_weights names {unknown[0]!r}, which is no class; known: {first_ten(counts)}."
             f"{did_you_mean(unknown[0], counts)}"
         )
     return tuple(setting.get(name, 1.0) for name in counts)

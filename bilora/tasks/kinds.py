@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bilora.data.rows import Row
-from bilora.errors import DataError, SettingsError
+from bilora.errors import SHORT, DataError, SettingsError
+from bilora.files.formats import load_json, write_whole
 from bilora.settings.lookup import find
 from bilora.tasks.catalog import ALL_TASKS
 from bilora.tasks.generation.task import GenerationTask
@@ -59,7 +60,7 @@ def write_task(folder: Path, task: AnyTask, *, max_length: int) -> None:
     """Write what the adapter in ``folder`` was trained for."""
     content = {"kind": kind_of(task), "max_length": max_length, "task": task.to_dict()}
     # Not in ASCII, so that names of labels in any script stay readable.
-    (folder / TASK_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(folder / TASK_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_task(folder: Path, *, task_type: str | None = None) -> tuple[AnyTask, int]:
@@ -68,8 +69,10 @@ def read_task(folder: Path, *, task_type: str | None = None) -> tuple[AnyTask, i
     # Before the try: an unknown --task-type is no fault of the file.
     user_kind = None if task_type is None else find_kind(task_type)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        kind, fields, length = content["kind"], content["task"], int(content["max_length"])
+        content = load_json(path)
+        kind, fields, length = content["kind"], content["task"], content["max_length"]
+        if type(length) is not int or length < 1:
+            raise ValueError(f"max_length is {SHORT.repr(length)}, and must be a number of tokens")
         if user_kind is None and kind not in TASK_KINDS:
             raise ValueError(f"its kind of task is {kind!r}, which is not of this library; give --task-type {kind}")
         if set(fields) == {"name"}:  # as earlier versions wrote a task that answers with text
@@ -77,7 +80,8 @@ def read_task(folder: Path, *, task_type: str | None = None) -> tuple[AnyTask, i
         return (user_kind or TASK_KINDS[kind]).from_dict(fields), length
     # What a file that was cut, edited or made by another program may raise on its way to a task.
     except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise DataError(
-            f"{path}: it says what the adapter was trained for, and cannot be read: {error}; give the folder of a run, "
-            "or an adapter that was trained or exported by this library"
+            f"{path}: it says what the adapter was trained for, and cannot be read: {reason}; give the folder of a "
+            "run, or an adapter that was trained or exported by this library"
         ) from error

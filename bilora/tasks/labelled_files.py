@@ -56,8 +56,9 @@ def _rare_classes(task: AnyTask, train: Rows) -> list[str]:
     counts = Counter(label for label in train.labels if isinstance(label, int))
     if not counts:  # the rows are not stratified by classes
         return []
-    return [
+    rare = [
         f"class {index}, {name!r}, has {counts[index]} training rows, and a bi-level method needs 2"
         for index, name in enumerate(task.class_counts(train))
         if counts[index] < 2
     ]
+    return [*rare[:10], *([f"and {len(rare) - 10:,} more classes have fewer than 2"] if len(rare) > 10 else [])]

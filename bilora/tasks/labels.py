@@ -9,12 +9,16 @@ from typing import Any
 from bilora.data.faults import Fault, OnBadRow
 from bilora.data.records import Record, is_untyped, read_records
 from bilora.data.rows import Row
-from bilora.errors import DataError, SettingsError
+from bilora.errors import DataError, SettingsError, first_ten
 from bilora.settings.lookup import did_you_mean
 
 # Without leading zeros: 007 is a code, and as a number it would not read back.
-_WHOLE = re.compile(r"0|-?[1-9]\d*")
-_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")  # as in JSON
+# Above 300 digits it would not be read back either: Python reads no number of 5,000, and no float holds one of 310.
+_WHOLE = re.compile(r"0|-?[1-9]\d{0,299}")
+_NUMBER = re.compile(r"-?(0|[1-9]\d{0,299})(\.\d+)?([eE][+-]?\d+)?")  # as in JSON
+
+# Of more labels each is too rare, and a column of ids was likely taken for labels.
+MOST_CLASSES = 10_000
 
 # What a column of one label may hold; False and True are 0 and 1, and hash alike.
 MARKS = {"0": False, "1": True, 0: False, 1: True}
@@ -23,7 +27,7 @@ MARKS = {"0": False, "1": True, 0: False, 1: True}
 def refuse_wrong(what: str, *faults: tuple[bool, str]) -> None:
     """Raise one error with the texts of all the faults that there are."""
     if texts := [text for wrong, text in faults if wrong]:
-        raise SettingsError(f"{what}: " + "; ".join(texts))
+        raise SettingsError(f"{what}: {first_ten(texts, '; ')}")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class LabelledFiles:
         refuse_wrong(
             f"train_file {self.train!r}",
             (not 1 <= len(texts) <= 2, f"text_columns is {texts!r}, name one or two columns"),
+            (len(set(texts)) < len(texts), f"text_columns is {texts!r}, which names a column twice"),
             (bool(both), f"label_column is {''.join(both[:1])!r}, which is among text_columns too"),
             (twice, f"label_column is {self.label_columns!r}, which names a column twice"),
             (misplaced, f"label_separator is {separator!r}, it must not be empty, and belongs to one label_column"),
@@ -79,7 +84,7 @@ class LabelledFiles:
         missing = [name for name in (*self.text_columns, *self._labels) if name not in there]
         if there and missing:  # told once, and not row by row
             raise DataError(
-                f"{path} has no column {missing[0]!r}; it has: {', '.join(sorted(there))}; name them with "
+                f"{path} has no column {missing[0]!r}; it has: {first_ten(sorted(there))}; name them with "
                 f"--text-columns and --label-column.{did_you_mean(missing[0], there)}"
             )
         if self.label_columns:
@@ -168,9 +173,9 @@ def guess_text_columns(rows: Sequence[Row], *, label_columns: Sequence[str], sou
     # In every row, since a column that is blank here and there would be refused by the checks.
     columns = tuple(name for name in names if all(_is_text(row.get(name)) for row in rows[:LOOKED_AT]))
     if not 1 <= len(columns) <= 2:
-        what = ", ".join(columns) or "no column"
+        what = first_ten(columns) or "no column"
         raise DataError(
-            f"{source}: {what} of {', '.join(names) or 'no columns'} could be the text; name one or two with "
+            f"{source}: {what} of {first_ten(names) or 'no columns'} could be the text; name one or two with "
             "--text-columns"
         )
     return columns

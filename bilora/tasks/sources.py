@@ -16,7 +16,7 @@ import huggingface_hub
 from bilora.data.rows import Rows, check_rows, read_rows
 from bilora.data.sets import TaskRows, join_sets, shared_texts
 from bilora.data.strata import draw_rows, make_strata, share_out
-from bilora.errors import DataError
+from bilora.errors import DataError, first_ten
 
 if TYPE_CHECKING:
     from bilora.tasks.task import AnyTask
@@ -112,7 +112,7 @@ def _file(folder: Path, split: str, task: AnyTask, files: SetFiles) -> Path:
 
 
 def _listed(folder: Path) -> str:
-    return (", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "") or "nothing"
+    return (first_ten(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "") or "nothing"
 
 
 def _needed(task: AnyTask) -> list[str]:

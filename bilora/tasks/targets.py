@@ -72,11 +72,12 @@ def standardise(model: PeftModel, scale: TargetScale, *, drawn: Sequence[str]) -
     model.register_forward_pre_hook(_standard_labels(scale), with_kwargs=True)
     model.register_forward_hook(_given_units(scale), with_kwargs=True)
     head.register_state_dict_post_hook(_folded(scale))
-    less = f"less {scale.mean:g} " if head.bias is not None else "not centred, as the head has no bias, "
-    return (
-        f"the labels are trained on {less}and divided by {scale.deviation:g}, by their size in the training rows; "
-        "losses, metrics and answers are of the labels as given, and so is the saved head"
+    taken = (
+        f"standardised for training, less {scale.mean:g} and divided by {scale.deviation:g}"
+        if head.bias is not None
+        else f"divided by {scale.deviation:g} for training, and not centred, as the head has no bias"
     )
+    return f"the labels are {taken}; losses, metrics, answers and the saved head are in the units of the file"
 
 
 def _last_trained(model: PeftModel) -> tuple[str, Any]:

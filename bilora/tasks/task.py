@@ -23,6 +23,7 @@ from bilora.data.sets import TaskRows
 from bilora.errors import SettingsError
 from bilora.metrics.monitor import Monitor
 from bilora.processes.processes import ONE_PROCESS, Processes
+from bilora.settings.sections import build_section
 from bilora.tasks.labels import LabelledFiles, refuse_wrong
 from bilora.tasks.sources import load_sets
 from bilora.tasks.targets import TargetScale
@@ -272,8 +273,8 @@ class AnyTask(Protocol):
         Raises:
             ValueError, TypeError, KeyError: The fields are not those of a task.
         """
-        # JSON knows no tuples; every sequence among the fields is one.
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        # JSON knows no tuples, which the types of the fields tell from lists.
+        return build_section(cls, fields, kind="task")
 
 
 class TaskKind(AnyTask, Protocol):

@@ -35,6 +35,10 @@ class Progress(Callback):
         total = engine.steps + engine.place.steps_after
         self._bar = tqdm(total=total, initial=engine.step, desc=self.title, unit="step", disable=None, leave=False)
 
+    def on_stage_start(self, engine: BilevelEngine) -> None:
+        if engine.place.title:
+            self._bar.set_description(": ".join(filter(None, (self.title, engine.place.title))))
+
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
         if self._bar.disable:
             return

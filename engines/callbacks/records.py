@@ -74,6 +74,7 @@ class StagePlace:
         steps_before: Steps that the stages before it made, so that steps count on over the whole run.
         upper_steps_before: Upper steps that they made.
         steps_after: Steps that the stages after it will make, if nothing ends them early.
+        title: What people read of it while it runs.
 
     Example:
         >>> StagePlace("retrain", index=1, count=2, steps_before=100).is_last
@@ -86,6 +87,7 @@ class StagePlace:
     steps_before: int = 0
     upper_steps_before: int = 0
     steps_after: int = 0
+    title: str = ""
 
     @property
     def is_first(self) -> bool:

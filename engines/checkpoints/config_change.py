@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bilora.errors import CheckpointError
+from bilora.errors import CheckpointError, first_ten
 
 # Settings that decide no number: they may differ without a word.
 FREE = frozenset(
@@ -31,11 +31,12 @@ def check_changes(before: Mapping[str, Any], after: Mapping[str, Any], *, allow:
     fault = "the settings are not those of the run that is resumed"
     never = [change for name, change in differing.items() if name not in ALLOWED]
     if never:
-        raise CheckpointError(f"{fault}; these cannot change within a run: {'; '.join(never)}")
+        raise CheckpointError(f"{fault}; these cannot change within a run: {first_ten(never, '; ')}")
     changes = list(differing.values())
     if changes and not allow:
         raise CheckpointError(
-            f"{fault}: {'; '.join(changes)}; say --allow-config-change (allow_config_change=True) if that is meant"
+            f"{fault}: {first_ten(changes, '; ')}; say --allow-config-change (allow_config_change=True) if that is "
+            "meant"
         )
     return changes
 
@@ -52,10 +53,12 @@ def _as_today(settings: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, list) and len(value) == 1:
             run[name] = value[0]
     entry = run.get("hypergradient")
-    hypergradient = {"name": entry} if isinstance(entry, str) else dict(entry or {})
-    if hypergradient.get("name") == "darts" and hypergradient.get("products") != "exact":
-        # Saved without a scheme, it was the one that was the default then.
-        run["hypergradient"] = {"finite_difference": "central", **hypergradient}
+    # Of another type, in a file that was damaged, it differs from that of today as it stands.
+    hypergradient = {"name": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, Mapping) else {}
+    # Saved without them, they were the ones that were the defaults then.
+    if hypergradient.get("name") == "darts":
+        then = {} if hypergradient.get("products") == "exact" else {"finite_difference": "central"}
+        run["hypergradient"] = {**then, "scale": "one", **hypergradient}
     return run
 
 

@@ -1,6 +1,5 @@
 """A checkpoint on the disk: written whole or not at all."""
 
-import errno
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from bilora.errors import CheckpointError, ResourceError
 from bilora.files.formats import dump_json, load_json
 from bilora.files.state import Packed
-from bilora.files.whole_folders import MANIFEST, REPLACED, UNFINISHED, sha256_of, write_folder
+from bilora.files.whole_folders import MANIFEST, REPLACED, UNFINISHED, is_full, sha256_of, write_folder
 
 FORMAT = 1
 TREES, TENSORS = "state.json", "state.safetensors"
@@ -57,8 +56,7 @@ def write_checkpoint(
     try:
         write_folder(final, write, manifest=manifest)
     except (OSError, SafetensorError) as error:
-        # safetensors raises a class of its own, with the system's words in it.
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        if is_full(error):
             raise _full(run_folder, needed) from error
         raise
     return final
@@ -178,7 +176,7 @@ def fault(folder: Path) -> str | None:
         files = {str(name): dict(entry) for name, entry in manifest["files"].items()}
         digests = {str(name): str(digest) for name, digest in manifest["parts"].items()}
         format_, _, sealed = manifest["format"], int(manifest["step"]), manifest["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return f"{MANIFEST} cannot be read"
     if format_ != FORMAT:
         return f"it is of format {format_!r}, and this version reads format {FORMAT}"

@@ -14,8 +14,9 @@ from bilora.tensors import Tensors, scaled
 class Darts(ImplicitHypergradient):
     """w = scale * v (DARTS, arXiv 1806.09055, eq. 7); one mixed product."""
 
-    # As in Betty the implicit term is longer by one over the learning rate than the derivative through an SGD step.
-    scale: Literal["one", "learning_rate"] = "one"
+    # ``one`` is Betty's: its implicit term is longer, by one over the learning rate, than the derivative through an SGD
+    # step, and drowns the direct gradient.
+    scale: Literal["one", "learning_rate"] = "learning_rate"
 
     # One pass less than ``central``; a single mixed product forgives the larger error.
     OWN_SCHEME: ClassVar[Scheme] = "forward"

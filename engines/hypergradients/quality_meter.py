@@ -14,7 +14,7 @@ from bilora.tensors import Tensors, dot, norm
 
 @dataclass(frozen=True)
 class MeterReading:
-    """The configured implicit term t beside the exact one-step one, ``e = -d2_{E,V} L1 . v`` by double backward."""
+    """The configured implicit term t beside that of one SGD step, ``e = -rate d2_{E,V} L1 . v`` by double backward."""
 
     cosine: float | None  # t . e / (|t| |e|); None where one of them is zero
     norm_ratio: float | None  # |t| / |e|; None where e is zero

@@ -1,9 +1,11 @@
 """Arguments of a trainer: those of transformers, and those of the upper level."""
 
+import dataclasses
 import math
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, cast
 
 from transformers import SchedulerType, TrainingArguments
@@ -11,9 +13,11 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SaveStrategy
 
-from bilora.engines.settings import RATES, FitSettings, LevelSettings, Schedule
+from bilora.engines.hypergradients.catalog import named
+from bilora.engines.settings import OPEN, RATES, FitSettings, LevelSettings, Schedule
 from bilora.errors import SettingsError
 from bilora.metrics.monitor import Monitor
+from bilora.problems.levels.hypergradient import Hypergradient
 from bilora.settings.lookup import did_you_mean
 from bilora.settings.sections import refuse_faults
 
@@ -60,12 +64,15 @@ class BilevelTrainingArguments(TrainingArguments):
         upper_learning_rate: Peak learning rate of the upper level.
         upper_weight_decay: Weight decay of the upper level.
         per_device_train_batch_size: Rows per micro-batch of the lower level.
-        upper_train_batch_size: Rows per micro-batch of the upper level; None takes that of the lower one.
-        lr_scheduler_type: ``constant``, ``linear`` or ``cosine``, of both levels.
+        upper_train_batch_size: Rows per micro-batch of the upper level; None takes the method's own, or that of the
+            lower level.
+        lr_scheduler_type: ``constant``, ``linear`` or ``cosine``, of both levels; as warm-up and clipping not of the
+            upper level of a method that has its own.
         warmup_ratio: Share of a level's steps over which its learning rate rises, where ``warmup_steps`` is 0.
         warmup_steps: The same as a number of lower steps, or below 1 as a share.
-        unroll_steps: Lower steps per upper step.
-        hypergradient: Name, or mapping with ``name`` and that approximation's own settings; None takes the default.
+        unroll_steps: Lower steps per upper step; None takes the method's own, or 4.
+        hypergradient: Name, mapping with ``name`` and that approximation's own settings, or an object; None takes the
+            method's own, or ``darts``.
         split_ratio: Share of the training rows that go to the lower level.
         split_refresh: Draw a new split every so many epochs of the lower level; 0 keeps the first.
         logging_steps: Lower steps per entry of ``log_history``; ``metrics.jsonl`` has every step.
@@ -100,9 +107,9 @@ class BilevelTrainingArguments(TrainingArguments):
     upper_weight_decay: float = FIT.upper.weight_decay
     upper_train_batch_size: int | None = None
     warmup_ratio: float = FIT.lower.warmup
-    unroll_steps: int = FIT.unroll_steps
+    unroll_steps: int | None = None
     # In this order HfArgumentParser takes it for a string, which may be JSON.
-    hypergradient: dict[str, Any] | str | None = field(default_factory=lambda: FitSettings().hypergradient)
+    hypergradient: dict[str, Any] | str | Hypergradient | None = None
     split_ratio: float = FIT.split_ratio
     split_refresh: int = 0
     early_stopping_patience: int = 0
@@ -111,6 +118,8 @@ class BilevelTrainingArguments(TrainingArguments):
         watched = self.load_best_model_at_end or self.early_stopping_patience > 0
         sees = "load_best_model_at_end and early_stopping_patience look at evaluations; set steps or epoch"
         limit, orders = self.save_total_limit, ("random", "group_by_length")
+        # transformers writes its arguments as JSON.
+        self.hypergradient = named(self.hypergradient or FIT.hypergradient)
         checks = (
             ("max_steps", "it must be at least 1, or -1", self.max_steps >= 1 or self.max_steps == -1),
             ("num_train_epochs", "it must be positive", 0 < self.num_train_epochs < math.inf),
@@ -174,17 +183,19 @@ class BilevelTrainingArguments(TrainingArguments):
         below = rows * self.split_ratio if splits else rows
         return max(1, math.ceil(below / (self.per_device_train_batch_size * self.gradient_accumulation_steps)))
 
-    def fit_settings(self, *, rows: int, splits: bool) -> FitSettings:
-        """Return the settings of ``fit`` for so many training rows, which the method splits into D1 and D2 or not."""
+    def fit_settings(
+        self, *, rows: int, splits: bool, defaults: Mapping[str, Any] = MappingProxyType({})
+    ) -> FitSettings:
+        """Return the settings of ``fit`` for so many training rows, which a method with ``defaults`` splits or not."""
         # An epoch is a pass of the lower level over D1: the upper level reads its rows at its own pace.
         by_epochs = math.ceil(self.num_train_epochs * self.steps_per_epoch(rows=rows, splits=splits))
         steps = max(1, by_epochs) if self.max_steps == -1 else self.max_steps
         return FitSettings(
             steps=steps,
-            unroll_steps=self.unroll_steps,
-            hypergradient=self.hypergradient or FIT.hypergradient,
-            lower=self._level("lower", steps),
-            upper=self._level("upper", steps),
+            unroll_steps=OPEN if self.unroll_steps is None else self.unroll_steps,
+            hypergradient=named(self.hypergradient) if self.hypergradient else OPEN,
+            lower=self._level("lower", steps, defaults),
+            upper=self._level("upper", steps, defaults),
             split_ratio=self.split_ratio,
             refresh=self.split_refresh,
             validate_every=0 if self.eval_strategy == "no" else NEVER,
@@ -199,13 +210,13 @@ class BilevelTrainingArguments(TrainingArguments):
             seed=self.seed,
         )
 
-    def _level(self, level: Literal["lower", "upper"], steps: int) -> LevelSettings:
+    def _level(self, level: Literal["lower", "upper"], steps: int, defaults: Mapping[str, Any]) -> LevelSettings:
         lower = level == "lower"
         batch = self.per_device_train_batch_size
         schedule = str(SchedulerType(self.lr_scheduler_type).value).removesuffix("_with_warmup")
         # Half a step less: the levels round up, and a quotient may come out a little too large.
         share = self.warmup_steps if self.warmup_steps < 1 else (self.warmup_steps - 0.5) / steps
-        return LevelSettings(
+        settings = LevelSettings(
             learning_rate=self.learning_rate if lower else self.upper_learning_rate,
             weight_decay=self.weight_decay if lower else self.upper_weight_decay,
             batch_size=batch if lower or self.upper_train_batch_size is None else self.upper_train_batch_size,
@@ -215,3 +226,10 @@ class BilevelTrainingArguments(TrainingArguments):
             warmup=share or self.warmup_ratio,
             gradient_clipping=self.max_grad_norm,
         )
+        if lower:
+            return settings
+        # What transformers' arguments say of the lower level, the upper one of most methods takes as well.
+        own = {name.removeprefix("upper."): value for name, value in defaults.items() if name.startswith("upper.")}
+        if self.upper_train_batch_size is not None:
+            own.pop("batch_size", None)
+        return dataclasses.replace(settings, **own)

@@ -33,7 +33,7 @@ def training_rows(
                 "inputs of the model, such as input_ids: tokenise the data set first"
             )
         rows.append(row)
-    _check_labels(rows, model, what)
+    check_labels(rows, model, what)
     return rows
 
 
@@ -50,19 +50,42 @@ def batches_of(collator: Callable[..., Any], dataset: Any) -> Collate:
     return collate
 
 
-def _check_labels(rows: Sequence[Mapping[str, Any]], model: PeftModel, what: str) -> None:
+def check_labels(rows: Iterable[Mapping[str, Any]], model: PeftModel, what: str) -> None:
+    """Refuse rows with labels that the model cannot learn; one without labels passes."""
     # Checked here, since an index out of range is a crash on a GPU that names neither row nor label.
-    with_classes = model.peft_config[model.active_adapter].task_type in ("SEQ_CLS", "TOKEN_CLS")
-    outputs = int(model.config.num_labels) if with_classes else 0
+    task_type = model.peft_config[model.active_adapter].task_type
+    outputs = int(model.config.num_labels) if task_type in ("SEQ_CLS", "TOKEN_CLS") else 0
     bounded = outputs > 1 and model.config.problem_type != "regression"
     for number, row in enumerate(rows):
-        labels = row.get("labels")
-        for label in labels if isinstance(labels, list | tuple) else (labels,):
-            if isinstance(label, str):
-                raise DataError(f"{what}[{number}] has the label {label!r}, a text; map the labels to numbers")
-            # -100 marks what the loss passes over.
-            if bounded and isinstance(label, int) and label != -100 and not 0 <= label < outputs:
-                raise DataError(
-                    f"{what}[{number}] has the label {label}, and the model has {outputs} outputs, for the classes 0 "
-                    f"to {outputs - 1}; load it with another num_labels, or map the labels"
-                )
+        labels: Any = next((value for name, value in row.items() if name in LABELS), None)
+        labels = labels.tolist() if hasattr(labels, "tolist") else labels
+        fault = next((fault for label in _each(labels) if (fault := _fault(label, outputs if bounded else 0))), None)
+        if fault is None and bounded and task_type == "SEQ_CLS":
+            fault = _form_fault(labels, outputs)
+        if fault is not None:
+            raise DataError(f"{what}[{number}] has {fault}")
+
+
+def _each(labels: Any) -> Sequence[Any]:
+    return labels if isinstance(labels, list | tuple) else (labels,)
+
+
+def _fault(label: Any, outputs: int) -> str | None:
+    if isinstance(label, str):
+        return f"the label {label!r}, a text; map the labels to numbers"
+    # -100 marks what the loss passes over.
+    if outputs and isinstance(label, int) and label != -100 and not 0 <= label < outputs:
+        return (
+            f"the label {label}, and the model has {outputs} outputs, for the classes 0 to {outputs - 1}; load it with "
+            "another num_labels, or map the labels"
+        )
+    return None
+
+
+def _form_fault(labels: Any, outputs: int) -> str | None:
+    # By the type of the labels transformers tells one class of many from several at once.
+    if isinstance(labels, float):
+        return f"the label {labels}; a class is a whole number, and several classes are a list of {outputs} fractions"
+    if isinstance(labels, list | tuple) and (len(labels) != outputs or not all(isinstance(x, float) for x in labels)):
+        return f"the labels {list(labels)}; several classes at once are a list of {outputs} fractions, each 0.0 or 1.0"
+    return None

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from bilora import BiloraConfig
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.files import MetricsFile
 from bilora.engines.trainer.arguments import BilevelTrainingArguments
-from bilora.engines.trainer.data import Dataset, batches_of, training_rows
+from bilora.engines.trainer.data import Dataset, batches_of, check_labels, training_rows
 from bilora.engines.trainer.files import check_task, enter_folder, kept_scores, save_trained
 from bilora.engines.trainer.hooks import TrainerHooks, scores_of
 from bilora.engines.training.diverged import NAME as DIVERGED
@@ -34,6 +34,7 @@ from bilora.problems.catalog import find_variant
 from bilora.problems.levels.betty_problem import PRECISIONS
 from bilora.problems.variant import Variant
 from bilora.problems.variants.bilora import BiloraSettings
+from bilora.settings.arguments import check_arguments
 from bilora.tasks.task import AnyTask
 
 ComputeMetrics = Callable[[EvalPrediction], dict[str, Any]]
@@ -119,11 +120,13 @@ class BilevelTrainer(Trainer):
     ) -> None:
         # Before super().__init__, which moves the model to a device.
         _refuse(type(self), args, refused)
+        check_arguments(BilevelTrainer, locals(), model=nn.Module)
         hooks: list[Any] = list(callbacks or ())
         self.engine_callbacks = tuple(hook for hook in hooks if isinstance(hook, Callback))
         self.variant = find_variant(variant) if isinstance(variant, str) else variant
         adapted = _adapted(model, peft_config)
         self.variant_settings = variant_settings or _settings_of(adapted, self.variant)
+        self.variant.check_settings(self.variant_settings)
         self.upper_dataset = upper_dataset
         self.task, self.max_length = task, max_length
         if task is not None:
@@ -131,6 +134,7 @@ class BilevelTrainer(Trainer):
         self.first_step = 0
         self.scores: Mapping[str, Any] = {}
         self._loss_sum, self._loss_items = 0.0, 0
+        self._checked = set[int]()
         super().__init__(
             adapted,
             args,
@@ -198,7 +202,7 @@ class BilevelTrainer(Trainer):
         upper_rows = None if self.upper_dataset is None else self._rows(self.upper_dataset, "upper_dataset")
         splits = upper_rows is None and self.variant.splits_rows(self.variant_settings)
         folder, resume = enter_folder(Path(self.output_dir), resume_from_checkpoint)
-        settings = self.args.fit_settings(rows=len(rows), splits=splits)
+        settings = self.args.fit_settings(rows=len(rows), splits=splits, defaults=self.variant.defaults)
         steps_per_epoch = self.args.steps_per_epoch(rows=len(rows), splits=splits)
         hooks = TrainerHooks(self, steps_per_epoch=steps_per_epoch, ignore_keys=ignore_keys_for_eval)
         self.state = TrainerState()
@@ -243,6 +247,7 @@ class BilevelTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Return loss and metrics of the model as it is, as Trainer does; those of the own rows go into the card."""
+        self._check_evaluated(self.eval_dataset if eval_dataset is None else eval_dataset)
         metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if eval_dataset is None:
             self.scores = scores_of(metrics, metric_key_prefix)
@@ -312,6 +317,16 @@ class BilevelTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # As a run writes its adapter folder; Trainer would put pickles among the files.
         save_trained(self, Path(output_dir or self.output_dir))
+
+    def _check_evaluated(self, dataset: Any) -> None:
+        named: Any = self.eval_dataset
+        dataset = named[dataset] if isinstance(dataset, str) else dataset
+        parts: Iterable[Any] = dataset.values() if isinstance(dataset, dict) else (dataset,)
+        for part in parts:
+            # Once: a training comes back to the same rows again and again.
+            if id(part) not in self._checked and hasattr(part, "__len__"):
+                check_labels(part, self.model, "eval_dataset")
+                self._checked.add(id(part))
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         # Trainer's would hand predictions back in order of length where training groups by length.

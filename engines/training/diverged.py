@@ -12,7 +12,7 @@ from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.records import StepRecord
 from bilora.engines.checkpoints.files import checkpoints
 from bilora.errors import DivergedError
-from bilora.files.formats import dump_json, finite_or_null
+from bilora.files.formats import dump_json, finite_or_null, write_whole
 
 NAME = "diverged.json"
 
@@ -54,7 +54,7 @@ def _write(path: Path, engine: BilevelEngine, **more: Any) -> None:
         level.name: level.step_batches if len(level.step_batches) > 1 else level.cur_batch for level in engine.levels
     }
     content = {"step": engine.step, **more, "batches": _plain(batches)}
-    path.write_text(dump_json(finite_or_null(content)), encoding="utf-8")
+    write_whole(path, dump_json(finite_or_null(content)))
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from torch import nn
 
 from bilora import BiloraConfig
 from bilora.data.loaders import Collate
@@ -25,6 +26,7 @@ from bilora.problems.variant import Variant
 from bilora.problems.variants.bilora import BiloraSettings
 from bilora.processes.group import join_processes
 from bilora.processes.processes import Processes
+from bilora.settings.arguments import check_arguments
 
 
 def fit(
@@ -39,8 +41,8 @@ def fit(
     validate: Callable[[], Metrics] | None = None,
     monitor: Monitor | None = None,
     callbacks: Sequence[Callback] = (),
-    folder: Path | None = None,
-    resume: bool | Path = False,
+    folder: Path | str | None = None,
+    resume: bool | Path | str = False,
     allow_config_change: bool = False,
     processes: Processes | None = None,
 ) -> FitResult:
@@ -82,8 +84,9 @@ def fit(
         ResourceError: There is too little memory or disk space.
         ProcessesError: A process is lost, or was given something else than the others.
     """
-    settings = settings or FitSettings()
+    check_arguments(fit, locals(), model=nn.Module)
     variant = find_variant(variant) if isinstance(variant, str) else variant
+    settings = (settings or FitSettings()).of_variant(variant)
     if variant_settings is None:
         variant_settings = settings_of_adapter(model, variant)
     plan = Plan(
@@ -101,8 +104,8 @@ def fit(
         validate=validate,
         monitor=monitor,
         callbacks=callbacks,
-        folder=folder,
-        resume=resume,
+        folder=None if folder is None else Path(folder),
+        resume=Path(resume) if isinstance(resume, str) else resume,
         allow_config_change=allow_config_change,
     )
 

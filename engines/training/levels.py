@@ -75,7 +75,11 @@ def build_levels(
         level.scheduler = get_scheduler(schedule, level.optimizer, math.ceil(options.warmup * steps), steps)
         return level
 
-    loaders = SplitLoaders(rows, settings, collate=collate, processes=processes, split=split) if stage.splits else None
+    loaders = None
+    if stage.splits:
+        loaders = SplitLoaders(
+            rows, settings, collate=collate, processes=processes, split=split, small_upper=stage.small_upper
+        )
     steps = stage_steps(stage, settings)
     if stage.upper is None:
         options = settings.upper if stage.rows == "upper" else settings.lower

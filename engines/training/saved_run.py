@@ -87,6 +87,8 @@ class SavedRun:
             if received is not None:
                 # After the last step: nothing shall follow this run, and its training shall not be lost.
                 assert self.last is not None and self.last[1].engine is not None  # it has run
+                # What is saved is in the middle of its stage, at the last step, and a resume ends it.
+                self.last[1].done.pop()
                 self.last[0].save(self.last[1].engine)
         if received is not None:
             signal.raise_signal(received)

@@ -63,7 +63,7 @@ def try_longest_rows(engine: BilevelEngine) -> None:
         what, section = "the trial of the longest rows", level.section
         explained = explaining_out_of_memory(level.name, what, lambda: batch, section=section)  # noqa: B023
         # Afterwards everything is as before: gradients are returned and not kept.
-        with explained, RandomState.take(engine.device).replayed(), _buffers_kept(level.module):
+        with explained, RandomState.take(engine.device).replayed(), buffers_kept(level.module):
             level.scaled_gradients(level.loss_and_parts(batch)[0], parameters)
 
 
@@ -74,7 +74,8 @@ def _size(row: Mapping[str, Any]) -> int:
 
 
 @contextmanager
-def _buffers_kept(module: nn.Module) -> Iterator[None]:
+def buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Run the block with the buffers of a module put back afterwards."""
     held = [
         (owner, name, buffer, buffer.clone())
         for owner in module.modules()

@@ -1,5 +1,6 @@
 """The data of the two levels: D1 and D2, drawn once or drawn anew every few epochs."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from bilora.errors import CheckpointError, SettingsError
 from bilora.files.state import check_keys
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
-from bilora.processes.processes import ONE_PROCESS, Processes
+from bilora.processes.processes import ONE_PROCESS, Processes, Share
 
 
 class Part(Sequence[Any]):
@@ -64,6 +65,7 @@ class SplitLoaders:
         collate: Collate,
         processes: Processes = ONE_PROCESS,
         split: Split | None = None,
+        small_upper: bool = False,
     ) -> None:
         self._settings, self._collate = settings, collate
         # All that were drawn, the one in use last; none where D2 is given.
@@ -76,6 +78,8 @@ class SplitLoaders:
             self.labels = [_label(rows[group[0]]) for group in self._groups]
             self.lower_part, self.upper_part = Part(rows, ()), Part(rows, ())
             self._take(self._drawn() if split is None else split)
+        if small_upper:
+            self._settings = settings = with_upper_batch(settings, len(self.upper_part), processes.share)
         self.lower = level_loader(self.lower_part, settings, collate=collate, processes=processes)
         self.upper = level_loader(self.upper_part, settings, level="upper", collate=collate, processes=processes)
         self._epochs = 0
@@ -131,6 +135,12 @@ def refuse_refresh(settings: FitSettings) -> None:
     """Refuse new draws of a D2 that is given."""
     if settings.refresh:
         raise SettingsError(f"refresh is {settings.refresh}, but D2 is a set of its own; set refresh to 0")
+
+
+def with_upper_batch(settings: FitSettings, rows: int, share: Share) -> FitSettings:
+    """Return the settings with all of D2 as a batch of the upper level, where it has fewer rows than one."""
+    size = min(settings.upper.batch_size, max(1, rows // share.count))
+    return dataclasses.replace(settings, upper=dataclasses.replace(settings.upper, batch_size=size))
 
 
 def level_loader(

@@ -69,6 +69,8 @@ def restore_staged(run: StagedRun, resumed: Resumed) -> int:
     # A stage that starts anew needs the start's values, and only such a run has them.
     if _both(run.start, state["start"], "start") and run.start is not None:
         run.start = dict(check_keys(state["start"], list(run.start), part="stages: start"))
+    # Before the stages are prepared: what they start from may be for it to say.
+    _load_companion(run, state["companion"])
     # Earlier stages are not run again; their cuts are made again, from the parameters that each of them ended with.
     for entry, values in enumerate(state["entries"], start=1):
         load_parameters(trainable_parameters(run.model), values, part="stages: entries")
@@ -87,9 +89,7 @@ def restore_stage(run: StagedRun, resumed: Resumed) -> None:
     """Give the stage that a run has just built, and not begun, the state of another attempt at it."""
     engine, levels = run.engine, run.levels
     assert engine is not None and levels is not None  # noqa: PT018  # built by the caller
-    companion, values = run.companion, resumed.parts["stages"]["companion"]
-    if _both(companion, values, "companion") and companion is not None:
-        companion.load_state_dict(check_keys(values, list(companion.state_dict()), part="stages: companion"))
+    _load_companion(run, resumed.parts["stages"]["companion"])
     parts = {name: state for name, state in resumed.parts.items() if name != "stages"}
     counted = reset_count(parts, engine, resumed.counts)
     state = RunState(engine, levels.loaders, run.buffers)
@@ -102,6 +102,12 @@ def restore_stage(run: StagedRun, resumed: Resumed) -> None:
         run.processes.fork_random_state(run.settings.seed, engine.step)
     # Callbacks open their files again, behind what was written by then.
     engine.begins_run = True
+
+
+def _load_companion(run: StagedRun, values: Any) -> None:
+    companion = run.companion
+    if _both(companion, values, "companion") and companion is not None:
+        companion.load_state_dict(check_keys(values, list(companion.state_dict()), part="stages: companion"))
 
 
 def _both(part: Any, values: Any, name: str) -> bool:

@@ -22,6 +22,7 @@ from bilora.engines.callbacks.keep_best import KeepBest
 from bilora.engines.checkpoints.files import remove_later
 from bilora.engines.checks import sample_of
 from bilora.engines.training.diverged import SkippedBatches, divergence_told
+from bilora.engines.training.kept_parameters import check_kept
 from bilora.engines.training.levels import Levels, build_levels, stage_steps
 from bilora.engines.training.plan import Plan
 from bilora.engines.training.result import FitResult, StageResult
@@ -149,8 +150,9 @@ class StagedRun:
         if index > 0:
             self.entries.append(trained_values(self.model))
         stage, settings = self.stages[index], self.variant_settings
+        spectrum = prepare_model(self.model, stage, self.start, variant_settings=settings, companion=self.companion)
         # A later stage that cuts nothing keeps the spectrum of the one that did.
-        self.spectrum = prepare_model(self.model, stage, self.start, variant_settings=settings) or self.spectrum
+        self.spectrum = spectrum or self.spectrum
 
     def enter(self, index: int) -> BilevelEngine:
         """Bring the model to where a stage starts, and return the stage's engine, ready to run."""
@@ -226,7 +228,7 @@ class StagedRun:
         self.watchers = self._watchers(stage, self.levels)
         # From here on only masks are drawn, and every process draws its own.
         self.processes.fork_random_state(settings.seed)
-        return BilevelEngine(
+        engine = BilevelEngine(
             self.levels.lower,
             self.levels.upper,
             steps=stage_steps(stage, settings),
@@ -240,16 +242,19 @@ class StagedRun:
             place=place_of(self.stages, index, self.done, settings),
             processes=self.processes,
         )
+        check_kept(engine, self.model, method=self.variant.name)
+        return engine
 
     def _watchers(self, stage: Stage, levels: Levels) -> tuple[Callback, ...]:
         """Return fresh watchers: the best of one stage is not the best of another."""
         settings, watchers = self.settings, list[Callback]()
         if settings.skip_diverged and self.folder is not None:
             watchers.append(SkippedBatches(self.folder))
-        if self.monitor is not None and settings.keep_best:
-            watchers.append(KeepBest(self.monitor))
-        if self.monitor is not None and settings.early_stopping:
-            watchers.append(EarlyStopping(self.monitor, patience=settings.early_stopping))
+        monitor = None if stage.is_search and stage is not self.stages[-1] else self.monitor
+        if monitor is not None and settings.keep_best:
+            watchers.append(KeepBest(monitor))
+        if monitor is not None and settings.early_stopping:
+            watchers.append(EarlyStopping(monitor, patience=settings.early_stopping))
         if stage.watch is not None and levels.held_out is not None:
             watchers.append(HeldOut(levels.held_out, stage.watch))
         return tuple(watchers)

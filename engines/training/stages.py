@@ -14,6 +14,7 @@ from bilora.engines.settings import FitSettings
 from bilora.engines.training.levels import stage_steps
 from bilora.engines.training.result import StageResult
 from bilora.errors import SettingsError
+from bilora.problems.levels.betty_problem import Companion
 from bilora.problems.stage import Stage
 from bilora.problems.variant import Variant
 from bilora.tensors import put
@@ -40,17 +41,25 @@ def place_of(stages: tuple[Stage, ...], index: int, done: Sequence[StageResult],
         steps_before=sum(result.steps for result in done),
         upper_steps_before=sum(result.upper_steps for result in done),
         steps_after=sum(stage_steps(stage, settings) for stage in stages[index + 1 :]),
+        title=stages[index].title,
     )
 
 
 def prepare_model(
-    model: PeftModel, stage: Stage, start: Mapping[str, Tensor] | None, *, variant_settings: Any = None
+    model: PeftModel,
+    stage: Stage,
+    start: Mapping[str, Tensor] | None,
+    *,
+    variant_settings: Any = None,
+    companion: Companion | None = None,
 ) -> Spectrum | None:
     """Bring the model to where a stage starts, and return the spectrum by which ranks were cut, if they were."""
     # Chosen by what was learned, so before anything is put back.
     choice = None if stage.cut is None else stage.cut.choose(model, adapter=str(model.active_adapter))
     if stage.fresh:
         assert start is not None  # copied before the first stage of any run that has such a stage
+        if companion is not None:
+            companion.settle(model)
         # Only what the level of the stage trains: the upper values that were learned stay.
         fresh = stage.lower("lower", module=model, extra_config=variant_settings).named_level_parameters()
         put(list(fresh.values()), [start[name] for name in fresh])

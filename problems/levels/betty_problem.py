@@ -27,7 +27,16 @@ class Companion(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def learned(self) -> dict[str, Any]:
-        """Return what it has learned as a JSON object, which is written to the folder of the run."""
+        """Return what it has learned as a JSON object, which is written to the folder of the run.
+
+        ``words``, where it has them, are shown to people: after the training, and in the report.
+        """
+
+    def settle(self, model: nn.Module) -> None:
+        """Before the lower level starts anew: fix what was learned, in itself and in the model; nothing by default.
+
+        It may be asked twice, since a run that is resumed in a later stage comes to its start again.
+        """
 
 
 READ = ("unroll_steps", "gradient_accumulation", "gradient_clipping", "precision", "warmup_steps")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from bilora.problems.replay.lower_step import Needs
 from bilora.tensors import Tensors
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from bilora.problems.levels.lower import LowerProblem
 
 
+@runtime_checkable
 class Hypergradient(Protocol):
     """The implicit term of the hypergradient, ``-d2_{E,V} L1 . w`` with ``w ~ H^-1 v``.
 

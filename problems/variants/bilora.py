@@ -1,6 +1,7 @@
 """BiLoRA (arXiv 2403.13037): singular vectors below, singular values above."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from bilora.problems.levels.level import Level
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.variant import AdapterSettings, Variant
+from bilora.settings.arguments import check_fields
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ in [0, 1]; leave it out
 
     def __post_init__(self) -> None:
         """Fill in what depends on the formulation, and check the values."""
+        check_fields(self, "adapter")
         # A frozen dataclass lets its fields be set in no other way.
         if self.normalized is None:
             object.__setattr__(self, "normalized", starts_at_zero(self.formulation))
@@ -104,7 +107,9 @@ class BiloraUpper(ValuesLevel, UpperProblem):
     """Pseudo singular values E on D2: ``loss(D2) + gamma2 R2(E)``."""
 
 
-def adapt(model: PreTrainedModel, settings: BiloraSettings, *, task_type: str | None, steps: int) -> PeftModel:
+def adapt(
+    model: PreTrainedModel, settings: Any, *, task_type: str | None, steps: int, init_weights: bool | str = True
+) -> PeftModel:
     """Return the model with a BILORA adapter on it; ``steps`` does not enter."""
     config = BiloraConfig(
         task_type=task_type,
@@ -116,6 +121,7 @@ def adapt(model: PreTrainedModel, settings: BiloraSettings, *, task_type: str | 
         formulation=settings.formulation,
         normalized=settings.normalized,
         start_value=settings.start_value,
+        init_weights=init_weights,  # type: ignore[arg-type]  # the config checks it
     )
     return get_peft_model(model, config)
 

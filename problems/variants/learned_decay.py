@@ -38,14 +38,17 @@ class LearnedDecaySettings(AdapterSettings):
 
     def faults(self) -> list[str]:
         """Return the faults of all the settings."""
-        faults = super().faults()
-        # Decays are learned as logarithms, and zero has none.
-        if not 0 < self.decay_start <= self.decay_cap < math.inf:
-            faults.append(
-                f"decay_start is {self.decay_start} and decay_cap {self.decay_cap}; they must be positive, and the "
-                "start must not be above the cap"
-            )
-        return faults + self.negative_faults("decay_learning_rate")
+        bounds = bounds_faults(self.decay_start, self.decay_cap)
+        return super().faults() + bounds + self.negative_faults("decay_learning_rate")
+
+
+def bounds_faults(start: float, cap: float) -> list[str]:
+    """Return the fault of decays that start at zero, where there is no logarithm to learn, or above their cap."""
+    if 0 < start <= cap < math.inf:
+        return []
+    return [
+        f"decay_start is {start} and decay_cap {cap}; they must be positive, and the start must not be above the cap"
+    ]
 
 
 class DecayedLower(LowerProblem):
@@ -120,9 +123,9 @@ class DecayUpper(UpperProblem):
         return (*others, last + term)
 
     def take_step(self) -> None:
-        """Step, and stay at the cap at most."""
+        """Step, and stay within the bounds."""
         super().take_step()
-        decays_of(self).put_back_to_cap()
+        decays_of(self).put_back_within_bounds()
 
 
 def decays_of(level: LowerProblem | UpperProblem) -> WeightDecays:
@@ -139,7 +142,9 @@ def companion(model: nn.Module, settings: LearnedDecaySettings) -> WeightDecays:
 
 def build_decays(names: Iterable[str], settings: LearnedDecaySettings) -> WeightDecays:
     """Return the decays of some tensors as the settings ask for them."""
-    return WeightDecays(names, start=settings.decay_start, cap=settings.decay_cap, shared=settings.decay_shared)
+    names = list(names)
+    groups = ["all"] * len(names) if settings.decay_shared else None
+    return WeightDecays(names, start=settings.decay_start, cap=settings.decay_cap, groups=groups)
 
 
 VARIANT = Variant(

@@ -1,7 +1,7 @@
-"""One learned weight decay for each lower parameter tensor, and how the upper loss depends on it."""
+"""Learned weight decays, one per group of lower parameter tensors, and how the upper loss depends on them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,15 +12,30 @@ from bilora.tensors import Tensors
 
 
 class WeightDecays(Companion):
-    """``decay_j = min(exp(rho_j), cap)``, one per lower parameter tensor; the ``rho`` are the upper parameters."""
+    """``decay_g = min(exp(rho_g), cap)``, one per group of tensors; the ``rho`` are the upper parameters.
 
-    def __init__(self, names: Iterable[str], *, start: float, cap: float, shared: bool = False) -> None:
+    Without ``groups``, which has the name of each tensor's group, every tensor is a group.
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        *,
+        start: float,
+        cap: float,
+        floor: float | None = None,
+        groups: Sequence[str] | None = None,
+    ) -> None:
         super().__init__()
         self.names = list(names)
-        self.cap = cap
-        self.shared = shared
+        self.floor, self.cap = floor, cap
+        of_tensors = self.names if groups is None else groups
+        self.members: dict[str, list[int]] = {}
+        for tensor, group in enumerate(of_tensors):
+            self.members.setdefault(group, []).append(tensor)
+        self._group_of = [list(self.members).index(group) for group in of_tensors]
         # As logarithms a step changes every decay by a ratio, and none can become negative.
-        self.log_decay = nn.Parameter(torch.full((1 if shared else len(self.names),), math.log(start)))
+        self.log_decay = nn.Parameter(torch.full((len(self.members),), math.log(start)))
         self._read: tuple[int, list[float]] | None = None
 
     def values(self) -> list[float]:
@@ -29,13 +44,13 @@ class WeightDecays(Companion):
         version = self.log_decay._version
         if self._read is None or self._read[0] != version:
             decays = [min(decay, self.cap) for decay in self.log_decay.detach().exp().tolist()]
-            self._read = version, decays * len(self.names) if self.shared else decays
+            self._read = version, [decays[group] for group in self._group_of]
         return self._read[1]
 
     def implicit_term(
         self, vector: Tensors, parameters: Tensors, *, learning_rates: tuple[float, ...], steps: int
     ) -> Tensor:
-        """Return ``-lr_j k decay_j <theta_j, v_j>`` for every tensor j, or their sum where they share a decay."""
+        """Return the sum of ``-lr_j k decay_j <theta_j, v_j>`` over the tensors j of each group."""
         # A decoupled decay (AdamW's) takes a parameter to theta' = (1 - lr decay_j) theta - step, where the step does
         # not depend on the decay: d theta' / d rho_j = -lr decay_j theta and d L2 / d rho_j = -lr decay_j <theta, v>
         # with v = d L2 / d theta'. That is one dot product per tensor, exact for one step of SGD or AdamW between two
@@ -45,12 +60,14 @@ class WeightDecays(Companion):
         products = torch.stack([(a * b).sum() for a, b in zip(parameters, vector, strict=True)])
         factors = [-rate * steps * decay for rate, decay in zip(learning_rates, self.values(), strict=True)]
         terms = products.to(self.log_decay) * self.log_decay.detach().new_tensor(factors)
-        return terms.sum(0, keepdim=True) if self.shared else terms
+        if len(self.members) == len(self.names):
+            return terms
+        return torch.stack([terms[tensors].sum() for tensors in self.members.values()])
 
     @torch.no_grad()
-    def put_back_to_cap(self) -> None:
-        """Take every rho beyond the cap back to it, so that the next step down has an effect."""
-        self.log_decay.clamp_(max=math.log(self.cap))
+    def put_back_within_bounds(self) -> None:
+        """Take every rho beyond floor or cap back to it, so that the next step away has an effect."""
+        self.log_decay.clamp_(min=None if self.floor is None else math.log(self.floor), max=math.log(self.cap))
 
     def learned(self) -> dict[str, Any]:
         """Return the decays by the name of their tensor."""

@@ -14,7 +14,8 @@ from bilora.runs.config import SeveralRuns
 ALL = tracked_files("benchmarks/configs/*.yaml")
 RESULTS = [path for path in ALL if path.stem.startswith("results_")]
 COMPARISONS = [*RESULTS, *(path for path in ALL if path.stem.startswith("decays_"))]
-CONFIGS = [path for path in ALL if path not in COMPARISONS]
+# The protocols of the study are read by its own tests.
+CONFIGS = [path for path in ALL if path not in COMPARISONS and not path.stem.startswith("study")]
 
 
 @functools.cache

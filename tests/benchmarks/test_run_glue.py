@@ -27,7 +27,7 @@ METHODS = list(VARIANTS)
 SPLIT = {name for name, variant in VARIANTS.items() if variant.splits_rows(variant.settings())}
 WITH_VALUES = {name for name, variant in VARIANTS.items() if variant.has_values}
 BILEVEL = {name for name, variant in VARIANTS.items() if variant.upper is not None}
-RETRAINED = ("learned_decay", "learned_decay_bilora", "autolora", "bidora")
+RETRAINED = ("self_tuned", "learned_decay", "learned_decay_bilora", "autolora", "bidora")
 STAGES = {**dict.fromkeys(RETRAINED, ["bilevel", "retrain"]), "two_stage": ["vectors", "values"]}
 """Methods whose runs have more than one stage."""
 RUNS = [(method, seed) for seed in (0, 1) for method in METHODS]
@@ -85,7 +85,7 @@ def test_rows_say_what_was_run(rows: Rows) -> None:
     for (method, _), row in rows.items():
         assert (row["task"], row["metric"]) == ("rotten_tomatoes", "accuracy")
         assert row["steps"] == (6 if method == "two_stage" else 8 if method in STAGES else 4)
-        assert (row["formulation"] is not None) == (method in WITH_VALUES - {"autolora"})
+        assert (row["formulation"] is not None) == (method in WITH_VALUES - {"autolora", "self_tuned"})
         assert (row["hypergradient"] is not None) == (method in BILEVEL)
         assert row["score"] == row["metrics"]["accuracy"]
         assert row["validation_loss"] == row["metrics"]["loss"]
@@ -125,7 +125,7 @@ def test_files_of_a_run(rows: Rows, folder: Path, method: str, seed: int) -> Non
     files |= {"label_map.json", "predictions-validation.jsonl"}
     files |= {"lora", "spectrum.json", "values.jsonl"} if method in WITH_VALUES else set()
     files |= {"split.json"} if method in SPLIT else set()
-    files |= {"learned.json"} if method.startswith("learned_decay") else set()
+    files |= {"learned.json"} if method.startswith(("learned_decay", "self_tuned")) else set()
     assert {path.name for path in run.iterdir()} == files
     assert load_json(run / "all_results.json").items() >= row.items()
     config = parse_config(RunConfig, ["--config", str(run / "config.yaml")], prog="", description="")

@@ -12,17 +12,18 @@ from bilora.engines.endings import ENDINGS, Keep, Prune, Retrain, build_ending
 from bilora.engines.settings import FitSettings
 from bilora.engines.training.stages import run_stages
 from bilora.errors import SettingsError
+from bilora.metrics.monitor import Monitor
 from bilora.problems import VARIANTS, LowerProblem, Variant
 
 Fit = Callable[..., Any]
 
 # The stages of each variant that ends as it is.
-BILEVEL = ("bilora", "learned_decay", "learned_decay_bilora", "autolora", "bidora", "alternating")
+BILEVEL = ("bilora", "self_tuned", "learned_decay", "learned_decay_bilora", "autolora", "bidora", "alternating")
 KEEP = {name: ["bilevel"] for name in BILEVEL}
 KEEP |= {name: ["single"] for name in ("lora", "dora", "adalora", "pseudo_svd")}
 KEEP |= {"two_stage": ["vectors", "values"], "lora_d1": ["d1"], "lora_early_stopping": ["d1"]}
-RETRAINED = ("learned_decay", "learned_decay_bilora", "autolora", "bidora")
-WITH_VALUES = ("bilora", "learned_decay_bilora", "autolora", "pseudo_svd", "alternating", "two_stage")
+RETRAINED = ("self_tuned", "learned_decay", "learned_decay_bilora", "autolora", "bidora")
+WITH_VALUES = ("bilora", "self_tuned", "learned_decay_bilora", "autolora", "pseudo_svd", "alternating", "two_stage")
 
 
 def names(variant: str, ending: Any) -> list[str]:
@@ -96,6 +97,17 @@ def test_learned_decays_are_those_of_the_search_and_stay(fit_adapter: Fit) -> No
     assert decays == searched.result.learned["weight_decays"]
     assert len(set(decays.values())) > 1
     assert all(decay != pytest.approx(0.1) for decay in decays.values())
+
+
+@pytest.mark.parametrize("ending", ["retrain", "keep"])
+def test_a_search_whose_model_is_thrown_away_is_not_watched(fit_adapter: Fit, ending: str) -> None:
+    """The best validation is that of the second stage, or of the first where there is no other."""
+    settings = {"steps": 4, "ending": ending, "validate_every": 1, "keep_best": True, "early_stopping": 1}
+    monitor = Monitor("loss", greater_is_better=False)
+    losses = iter([float(step) for step in range(20)])
+    fitted = fit_adapter("self_tuned", settings=settings, validate=lambda: {"loss": next(losses)}, monitor=monitor)
+    best = [(stage.name, stage.best_step, stage.steps) for stage in fitted.result.stages]
+    assert best == ([("bilevel", 1, 2)] if ending == "keep" else [("bilevel", None, 4), ("retrain", 5, 2)])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 from small_runs import BATCHES, ROWS, Adapted, Ended, Run, collate
+from watched_command import QUICK
 
+import bilora_command
 from bilora.engines.callbacks.files import MetricsFile
 from bilora.engines.settings import FitSettings
 from bilora.engines.training.fit import fit
@@ -15,6 +17,16 @@ from bilora.engines.training.fit import fit
 def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing is written but here."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def interrupted_run(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, review_file: Path) -> Path:
+    """A run of the command with two checkpoints, the second of its last step, that was cut off before its end."""
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
+    words = ["train", "--model", str(tiny_encoder), "--train-file", str(review_file), "--output", str(folder)]
+    assert bilora_command.main([*words, *QUICK, "--save-every", "1"]) == 0
+    (folder / "finished.json").write_text('{"finished": false}')
+    return folder
 
 
 @pytest.fixture

@@ -3,18 +3,13 @@
 The inputs follow from a fixed seed. ``BILORA_HOSTILE`` says how many are tried; ``.ci/hostile.py`` tries 1,000.
 """
 
-import contextlib
-import io
 import json
 import os
 import shutil
-import signal
 import string
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 import pandas
@@ -22,6 +17,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from watched_command import QUICK, ended
 
 import bilora_command
 from bilora.commands import exit_codes
@@ -29,12 +25,8 @@ from bilora.errors import BiloraError
 
 COUNT = int(os.environ.get("BILORA_HOSTILE", "200"))
 SEED = 20261129
-SECONDS = 10
 ALLOWED = (0, 1, 2, 3, 4)
 """The exit codes of the docs; 1 is a failed self-check, after one line."""
-
-QUICK = ["--steps", "2", "--unroll_steps", "1", "--lower.batch_size", "4", "--upper.batch_size", "4", "--max_length"]
-QUICK += ["16", "--validate_every", "2", "--device", "cpu"]
 
 Value = TypeVar("Value")
 
@@ -62,14 +54,6 @@ class Drawn:
 
     def copy(self, folder: Path) -> Path:
         return Path(shutil.copytree(folder, self.folder / "copy", symlinks=True))
-
-
-class Hang(BaseException):
-    """The watchdog's; no handler of the command takes it."""
-
-
-def _hang(number: int, frame: FrameType | None) -> None:
-    raise Hang(f"longer than {SECONDS} s")
 
 
 # ---- what is drawn ----
@@ -136,7 +120,8 @@ def trains_on_a_file(drawn: Drawn) -> list[str]:
 
 def answers_a_file(drawn: Drawn) -> list[str]:
     verb = drawn.one_of(["predict", "evaluate"])
-    words = [verb, str(drawn.good.run), "--file", str(labelled_file(drawn)), "--device", "cpu"]
+    option = {"predict": "--file", "evaluate": "--data"}[verb]
+    words = [verb, str(drawn.good.run), option, str(labelled_file(drawn)), "--device", "cpu"]
     return [*words, *(["--output", str(drawn.folder / "answers.jsonl")] if verb == "predict" else [])]
 
 
@@ -173,7 +158,7 @@ def opens_an_adapter(drawn: Drawn) -> list[str]:
     verb = drawn.one_of(["predict", "evaluate", "export", "merge"])
     words = {
         "predict": ["--file", str(drawn.good.rows), "--device", "cpu", "--output", str(drawn.folder / "out.jsonl")],
-        "evaluate": ["--file", str(drawn.good.rows), "--device", "cpu"],
+        "evaluate": ["--data", str(drawn.good.rows), "--device", "cpu"],
     }
     return [verb, str(run), *words.get(verb, ["--output", str(drawn.folder / "out")])]
 
@@ -218,35 +203,6 @@ def _damage(drawn: Drawn, path: Path) -> None:
 # ---- what is held ----
 
 
-@contextlib.contextmanager
-def watched() -> Iterator[None]:
-    before = signal.signal(signal.SIGALRM, _hang)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def ended(words: list[str]) -> int:
-    """Return the exit code of the command; whatever it raises is what a user would see as a traceback."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), watched(), warnings.catch_warnings():
-        # As outside of the tests, where a warning ends nothing.
-        warnings.simplefilter("default")
-        try:
-            code = bilora_command.main(words)
-        except SystemExit as exit_:
-            code = exit_.code if isinstance(exit_.code, int) else 1
-    said = err.getvalue()
-    assert "Traceback" not in said, said
-    if code:
-        lines = [line for line in said.splitlines() if ": error: " in line]
-        assert len(lines) == 1, f"exit {code} after {said!r}"
-    return code
-
-
 def hostile(count: int, good: Good, root: Path) -> dict[str, int]:
     """Try inputs drawn from the seed; return how many ended with which exit code."""
     codes: dict[str, int] = {}
@@ -268,7 +224,7 @@ def hostile(count: int, good: Good, root: Path) -> dict[str, int]:
         kind = data.draw(st.sampled_from(sorted(KINDS)))
         words = KINDS[kind](Drawn(data.draw, folder, good))
         try:
-            code = ended(words)
+            code = ended(words).code
         except BaseException:
             print(f"kept: {folder}\nbilora {' '.join(map(repr, words))}")
             raise
@@ -281,13 +237,8 @@ def hostile(count: int, good: Good, root: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory, command_run: Any, tiny_encoder: Path, review_file: Path) -> Good:
-    """A run that has ended, and one that was cut off after a checkpoint."""
-    cut = tmp_path_factory.mktemp("hostile") / "interrupted"
-    words = ["--model", str(tiny_encoder), "--train-file", str(review_file), *QUICK, "--save-every", "1"]
-    assert bilora_command.main(["train", *words, "--output", str(cut)]) == 0
-    (cut / "finished.json").write_text('{"finished": false}')
-    return Good(tiny_encoder, review_file, command_run.folder, cut)
+def good(command_run: Any, interrupted_run: Path, tiny_encoder: Path, review_file: Path) -> Good:
+    return Good(tiny_encoder, review_file, command_run.folder, interrupted_run)
 
 
 def test_what_is_broken_ends_in_one_line(good: Good, tmp_path: Path) -> None:

@@ -242,10 +242,14 @@ def test_row_02_a_signal_after_the_last_step_keeps_the_training(run: Run, save_e
     def interrupted(number: int, frame: Any) -> None:
         raise InterruptedRun("told", number=number)
 
+    watched = {"validate": lambda: {"score": float(torch.rand(1))}, "monitor": MONITOR, "keep_best": True}
+    watched["validate_every"] = 3
     before = signal.signal(signal.SIGTERM, interrupted)
     try:
         with pytest.raises(InterruptedRun):
-            run(save_every=save_every, callbacks=[Signal()])
+            run(save_every=save_every, callbacks=[Signal()], **watched)
     finally:
         signal.signal(signal.SIGTERM, before)
-    run(save_every=save_every, resume=True).check_same(run("whole"))
+    ended, whole = run(save_every=save_every, resume=True, **watched), run("whole", **watched)
+    ended.check_same(whole)
+    assert ended.result.stages == whole.result.stages

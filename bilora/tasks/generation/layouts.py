@@ -5,6 +5,7 @@ from operator import itemgetter
 from typing import Any
 
 from bilora.data.faults import Fault
+from bilora.errors import first_ten
 from bilora.tasks.generation.prompts import linearize_slots, linearize_triples
 
 Reader = Callable[[Any], Any]
@@ -27,7 +28,7 @@ def read_references(row: Mapping[str, Any]) -> tuple[list[str], list[Fault]]:
 def _first(row: Mapping[str, Any], readers: Mapping[str, Reader], *, what: str) -> tuple[Any, list[Fault]]:
     names = [name for name in readers if name in row]
     if not names:
-        has = ", ".join(row) or "no field"
+        has = first_ten(row) or "no field"
         return None, [Fault(None, f"holds {what} in no known field; known: {', '.join(readers)}; has: {has}")]
     try:
         return readers[names[0]](row[names[0]]), []

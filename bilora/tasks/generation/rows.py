@@ -21,7 +21,7 @@ def read_generation_file(path: Path, task: AnyTask, *, split: str) -> Rows:
         return read_rows(path, task, split=split)
     try:
         rows = list(READERS[path.suffix](path))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ElementTree.ParseError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError, ElementTree.ParseError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     return check_rows(rows, task, source=str(path), split=split)
 

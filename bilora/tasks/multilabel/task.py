@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bilora.data.faults import SHORT, Fault
+from bilora.data.faults import Fault
 from bilora.data.rows import Row, Rows
-from bilora.errors import DataError, SettingsError
+from bilora.errors import SHORT, DataError, SettingsError, first_ten
 from bilora.metrics.multilabel import MULTILABEL_MEASURES, compute_multilabel, label_table
 from bilora.settings.lookup import did_you_mean
 from bilora.settings.sections import build_section
-from bilora.tasks.labels import LabelledFiles, are_lists, in_order, label_settings, listed
+from bilora.tasks.labels import MOST_CLASSES, LabelledFiles, are_lists, in_order, label_settings, listed
 from bilora.tasks.scoring import by_rows, in_row_order, ordered_loader, predict
 from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, Inference
 from bilora.tasks.text.batches import encode_texts
@@ -90,7 +90,7 @@ class MultilabelTask(BaseTask):
             return dataclasses.replace(self, thresholds=(limits,) * len(self.label_names))
         if unknown := [name for name in limits if name not in self.label_names]:
             near = did_you_mean(unknown[0], self.label_names)
-            names = ", ".join(self.label_names)
+            names = first_ten(self.label_names)
             raise SettingsError(f"{kind}: thresholds names {unknown[0]!r}, which is no label; known: {names}.{near}")
         return dataclasses.replace(self, thresholds=tuple(limits.get(name, 0.5) for name in self.label_names))
 
@@ -113,7 +113,7 @@ class MultilabelTask(BaseTask):
                 indices.add(self.label_names.index(name))
             else:
                 which = f"no label of {self.labels_from}; those are" if self.labels_from else "no label; known"
-                return frozenset(), f"has {SHORT.repr(label)}, which is {which}: {', '.join(self.label_names[:10])}"
+                return frozenset(), f"has {SHORT.repr(label)}, which is {which}: {first_ten(self.label_names)}"
         return frozenset(indices), None
 
     def with_stand_in(self, row: Row) -> dict[str, Any]:
@@ -208,6 +208,11 @@ class MultilabelTask(BaseTask):
                 f"{files.train}: the labels in {files.label_field!r} are {', '.join(label_names) or 'no lists'}; "
                 "multilabel classification needs two different ones, as a list per row, as a text with "
                 "--label-separator, or as columns of 0 and 1"
+            )
+        if len(label_names) > MOST_CLASSES:
+            raise DataError(
+                f"{files.train}: {len(label_names):,} different labels in {files.label_field!r} are too many to learn, "
+                f"{MOST_CLASSES:,} at most; name another --label-column"
             )
         columns = {name: getattr(files, name) for name in ("label_field", "label_columns", "label_separator")}
         return cls(files.name, files.text_columns, label_names, labels_from=files.train, **columns)

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bilora.data.faults import SHORT, BadNumber, Fault
+from bilora.data.faults import BadNumber, Fault
+from bilora.errors import SHORT, first_ten
 from bilora.settings.lookup import did_you_mean
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def field_faults(text_fields: Sequence[str], label_field: str) -> tuple[tuple[bo
 
 def missing(row: Mapping[str, Any], name: str) -> Fault:
     """Return the fault of a row without a field."""
-    return Fault(name, f"is missing; the row has {', '.join(row) or 'no field'}.{did_you_mean(name, row)}")
+    return Fault(name, f"is missing; the row has {first_ten(row) or 'no field'}.{did_you_mean(name, row)}")
 
 
 def text_faults(row: Mapping[str, Any], name: str) -> list[Fault]:
@@ -63,15 +64,20 @@ def _class_index(label: Any, task: TextTask) -> tuple[int | None, str | None]:
     # True is an int, and no index.
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
         return label, None
-    allowed = f"allowed: 0 to {len(names) - 1}, or one of {', '.join(names)}"
+    allowed = f"allowed: 0 to {len(names) - 1}, or one of {first_ten(names)}"
     return None, f"is {SHORT.repr(label)} ({type(label).__name__}); {allowed}{_unlabelled(label)}"
+
+
+# Of a class. Longer ones are texts, or numbers that no float can hold.
+LONGEST_NAME = 1_000
 
 
 def class_name(label: Any) -> str | None:
     """Return what a label of a file is called as a class: text as it is, numbers and truth values as written."""
     if isinstance(label, float) and not math.isfinite(label):
         return None
-    return str(label) or None if isinstance(label, str | int | float) else None
+    name = str(label) if isinstance(label, str | int | float) else ""
+    return name if 0 < len(name) <= LONGEST_NAME else None
 
 
 def _named_class(label: Any, names: Sequence[str], source: str) -> tuple[int | None, str | None]:
@@ -79,10 +85,9 @@ def _named_class(label: Any, names: Sequence[str], source: str) -> tuple[int | N
     if name in names:
         return names.index(name), None
     if name is None:
-        return None, f"is {SHORT.repr(label)}; every row needs a label"
-    # A column of ids may have thousands of names.
-    first = f"{', '.join(names[:10])}{f' and {len(names) - 10} more' if len(names) > 10 else ''}"
-    return None, f"is {SHORT.repr(label)}, which is no label of {source}; those are: {first}"
+        longest = f" of at most {LONGEST_NAME:,} characters" if isinstance(label, str | int) and label else ""
+        return None, f"is {SHORT.repr(label)}; every row needs a label{longest}"
+    return None, f"is {SHORT.repr(label)}, which is no label of {source}; those are: {first_ten(names)}"
 
 
 def _number(label: Any, task: TextTask) -> tuple[float | None, str | None]:

@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from bilora.data.faults import Fault
 from bilora.data.rows import Row, Rows
-from bilora.errors import DataError, SettingsError
+from bilora.errors import SHORT, DataError, SettingsError
 from bilora.metrics.classes import MEASURES, compute_metrics
-from bilora.tasks.labels import LabelledFiles, are_lists, given_values, in_order, label_settings
+from bilora.tasks.labels import MOST_CLASSES, LabelledFiles, are_lists, given_values, in_order, label_settings
 from bilora.tasks.scoring import by_rows, in_row_order, one_class, ordered_loader, predict, predicted_batches
 from bilora.tasks.targets import TargetScale
 from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, Inference
@@ -197,7 +197,7 @@ class TextTask(BaseTask):
         # pandas writes the whole numbers of a column so where one is missing: classes of 0 and 1 become 0.0 and 1.0.
         if (
             fractions
-            and all(float(number).is_integer() for number in numbers)
+            and all(isinstance(number, int) or number.is_integer() for number in numbers)
             and len(numbers) <= MOST_NUMBERED_CLASSES
         ):
             if len(numbers) == 2:
@@ -224,8 +224,10 @@ def _class_names(labels: Sequence[Any], files: LabelledFiles) -> set[str]:
     where = f"{files.train}: the labels"
     names = {name for label in labels if (name := class_name(label)) is not None}
     if len(names) < 2:
+        given = [label for label in labels if label is not None and label != ""]
+        none = f"no names, but as {SHORT.repr(given[0])}" if given else "empty"
         raise DataError(
-            f"{where} in {files.label_field!r} are {'all ' + names.pop() if names else 'empty'}; "
+            f"{where} in {files.label_field!r} are {'all ' + names.pop() if names else none}; "
             "a classification task needs two classes"
         )
     # In this order names that differ in spaces only stand side by side.
@@ -238,9 +240,9 @@ def _class_names(labels: Sequence[Any], files: LabelledFiles) -> set[str]:
     if files.task_type is None:
         _refuse_two_readings(names, where, files.label_field)
     # A column of ids or of texts, taken for labels.
-    if len(names) > 2 and len(names) > len(labels) / 2:
+    if len(names) > MOST_CLASSES or (len(names) > 2 and len(names) > len(labels) / 2):
         raise DataError(
-            f"{files.train}: {len(names)} different labels in {files.label_field!r} for {len(labels)} rows are too "
+            f"{files.train}: {len(names):,} different labels in {files.label_field!r} for {len(labels):,} rows are too "
             "many to learn; name another --label-column"
         )
     return names

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bilora.data.faults import Fault
+from bilora.errors import first_ten
 from bilora.tasks.text.rows import missing
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _indices(tags: Sequence[Any], task: TokenTask) -> tuple[list[int], str | Non
             indices.append(tag)
         else:
             allowed = f"no tag of {task.labels_from}; those are: " if task.labels_from else "no tag; known: "
-            return [], f"tag {number} is {reprlib.repr(tag)}, which is {allowed}{', '.join(task.label_names[:10])}"
+            return [], f"tag {number} is {reprlib.repr(tag)}, which is {allowed}{first_ten(task.label_names)}"
     return indices, None
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from bilora.adapter.config import BiloraConfig
 from bilora.adapter.export import check_folder, export_lora, write_export
 from bilora.adapter.layer import BiloraLinear
 from bilora.errors import SettingsError
-from bilora.files.whole_folders import sha256_of
+from bilora.files.whole_folders import UNFINISHED, sha256_of
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
 VALUE = "bert.encoder.layer.0.attention.self.value"
@@ -61,6 +62,8 @@ def test_dead_ranks_and_layers_are_dropped(tiny: Any, trained: PeftModel, tmp_pa
     assert VALUE not in settings["target_modules"] and len(settings["target_modules"]) == 3
     assert settings["rank_pattern"] == settings["alpha_pattern"] == {"^" + QUERY.replace(".", r"\."): 1}
     assert settings["r"] == settings["lora_alpha"] == 4
+    # Stock PEFT reads past weights that it does not know: without a word they would go along for ever.
+    assert not any("bilora" in key for key in load_file(tmp_path / "adapter_model.safetensors"))
     torch.testing.assert_close(tiny.logits(tiny.loaded(tmp_path)), tiny.logits(trained), rtol=0, atol=1e-5)
 
 
@@ -86,6 +89,31 @@ def test_a_larger_tolerance_drops_more_and_says_so(trained: PeftModel, tmp_path:
     assert report == {"ranks": rough.ranks, "dropped": rough.dropped, "weights_sha256": digest}
 
 
+def test_a_rule_keeps_the_largest_part_of_the_update(trained: PeftModel, tmp_path: Path) -> None:
+    export = export_lora(trained, tmp_path, ranks=lambda sizes: {name: 1 + (name == QUERY) for name in sizes})
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    for name, rank in export.ranks.items():
+        assert rank == 1 + (name == QUERY)
+        U, sigma, Vh = torch.linalg.svd(_layer(trained, name).get_delta_weight("default").detach(), full_matrices=False)
+        A, B = (tensors[f"base_model.model.{name}.lora_{factor}.weight"] for factor in "AB")
+        torch.testing.assert_close(B @ A, U[:, :rank] * sigma[:rank] @ Vh[:rank], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("base", "written"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
+def test_factors_are_not_rounded(base: torch.dtype, written: torch.dtype, tmp_path: Path) -> None:
+    config = BiloraConfig(r=2, alpha=6.0, normalized=False, target_modules=["0"], init_weights=False)
+    model = get_peft_model(nn.Sequential(nn.Linear(6, 5)).to(base), config, autocast_adapter_dtype=False)
+    layer = _layer(model, "0")
+    assert layer.bilora_P["default"].dtype == base
+    export_lora(model, tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    A, B = (tensors[f"base_model.model.0.lora_{factor}.weight"] for factor in "AB")
+    assert A.dtype == B.dtype == written
+    P, s, Q = (part["default"].detach().double() for part in (layer.bilora_P, layer.bilora_E, layer.bilora_Q))
+    exact = (P * s * 3.0) @ Q  # alpha / r is 3
+    torch.testing.assert_close(B.double() @ A.double(), exact, rtol=0, atol=8 * torch.finfo(written).eps)
+
+
 def test_an_untrained_adapter_exports_as_the_base_model(tiny: Any, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="acts as the base model"):
         export = export_lora(tiny.adapted(), tmp_path)
@@ -109,6 +137,15 @@ def test_settings_that_readers_need_are_copied(tiny: Any, tmp_path: Path) -> Non
 def test_without_a_task_the_class_of_the_base_is_kept(tiny: Any, tmp_path: Path) -> None:
     export_lora(tiny.trained(task_type=None), tmp_path)
     assert _settings(tmp_path)["auto_mapping"]["base_model_class"] == "BertForSequenceClassification"
+
+
+def test_what_the_adapter_says_of_its_base_is_kept(trained: PeftModel, tmp_path: Path) -> None:
+    """And not what the model at hand says of itself, which may be a copy somewhere else."""
+    said = {"auto_mapping": {"base_model_class": "Mine", "parent_library": "ours"}, "base_model_name_or_path": "hub/it"}
+    vars(trained.peft_config["default"]).update(said, task_type=None)
+    with pytest.warns(UserWarning, match="Could not find a config file in hub/it"):  # PEFT looks for it there
+        export_lora(trained, tmp_path)
+    assert _settings(tmp_path).items() >= said.items()
 
 
 def test_one_of_several_adapters(tiny: Any, trained: PeftModel, tmp_path: Path) -> None:
@@ -138,6 +175,8 @@ def test_conv1d_beside_linear(kinds: tuple[type[nn.Module], ...], tmp_path: Path
     config = BiloraConfig(r=2, alpha=2.0, target_modules=["0", "1"], init_weights=False)
     model = get_peft_model(copy.deepcopy(base), config)
     export_lora(model, tmp_path)
+    # PEFT itself writes so where any layer is a Conv1D.
+    assert _settings(tmp_path)["fan_in_fan_out"] is True
     loaded = PeftModel.from_pretrained(base, tmp_path)
     torch.testing.assert_close(loaded(x), model(x))
     torch.testing.assert_close(loaded.merge_and_unload()(x), model(x))
@@ -159,6 +198,32 @@ def test_a_folder_with_something_else_is_left_alone(trained: PeftModel, tmp_path
     assert _bytes(tmp_path) == before
     with pytest.raises(SettingsError, match="is a file"):
         export_lora(trained, tmp_path / "README.md")
+
+
+def test_nothing_is_written_beside_a_link(trained: PeftModel, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").symlink_to(tmp_path.parent / "elsewhere")
+    with pytest.raises(SettingsError, match=r"adapter_config.json is a link to .*elsewhere"):
+        export_lora(trained, tmp_path)
+
+
+def test_an_export_that_was_cut_off_is_known_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves its mark, which is put there first; what a kill leaves beside is cleared away by the next."""
+    put, names = os.replace, list[str]()
+
+    def killed_at_the_second(source: Path, target: Path) -> None:
+        names.append(target.name)
+        if len(names) == 2:
+            raise KeyboardInterrupt
+        put(source, target)
+
+    monkeypatch.setattr(os, "replace", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        _write(tmp_path, ranks={"x": 1})
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["bilora_export.json"]
+    (tmp_path / f"{UNFINISHED}killed").mkdir()
+    _write(check_folder(tmp_path), ranks={"x": 2})
+    assert set(_bytes(tmp_path)) == {"adapter_config.json", "adapter_model.safetensors", "bilora_export.json"}
 
 
 def test_models_without_such_an_adapter_are_refused(tiny: Any, trained: PeftModel, tmp_path: Path) -> None:

@@ -37,6 +37,13 @@ def test_tolerance_is_relative_to_the_largest() -> None:
     assert [len(low_rank_factors(P, c, Q, tolerance=part)[0]) for part in (0.0, 0.02, 0.1, 0.5)] == [4, 3, 2, 1]
 
 
+def test_a_rank_keeps_the_largest_singular_values() -> None:
+    P, Q, c = torch.randn(9, 5), torch.randn(5, 7), torch.randn(5)
+    A, B = low_rank_factors(P, c, Q, tolerance=0.0, rank=2)
+    U, sigma, Vh = numpy.linalg.svd((P.double() * c.double() @ Q.double()).numpy(), full_matrices=False)
+    numpy.testing.assert_allclose((B @ A).numpy(), U[:, :2] * sigma[:2] @ Vh[:2], rtol=1e-9, atol=1e-12)
+
+
 def test_a_product_of_zero_has_rank_zero() -> None:
     A, B = low_rank_factors(torch.zeros(4, 2), torch.ones(2), torch.randn(2, 5), tolerance=1e-7)
     assert A.shape == (0, 5) and B.shape == (4, 0)

@@ -162,3 +162,45 @@ def test_other_layers_are_named_with_what_is_supported(layer: nn.Module) -> None
     kind = type(layer).__name__
     with pytest.raises(TypeError, match=rf"layer 'block\.x' is of type .*{kind}.*supported: .*Conv1D"):
         quantization_of(layer, "block.x")
+
+
+class Eighths(torch.Tensor):
+    """A stand-in for the class of tensors that a quantiser brings."""
+
+
+def _int8() -> nn.Linear:
+    layer = nn.Linear(IN, OUT)
+    layer.weight = nn.Parameter(torch.ones(OUT, IN, dtype=torch.int8), requires_grad=False)
+    return layer
+
+
+def _of_a_class() -> nn.Linear:
+    layer = nn.Linear(IN, OUT)
+    layer.weight = nn.Parameter(torch.ones(OUT, IN).as_subclass(Eighths), requires_grad=False)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("base", "held"),
+    [
+        (_int8(), "torch.nn.parameter.Parameter of torch.int8"),
+        (nn.Linear(IN, OUT).to(torch.float8_e4m3fn), "torch.nn.parameter.Parameter of torch.float8_e4m3fn"),
+        (_of_a_class(), f"{__name__}.Eighths of torch.float32"),
+    ],
+    ids=["int8", "float8", "class"],
+)
+def test_a_quantised_weight_that_peft_does_not_know_is_refused_by_name(base: nn.Module, held: str) -> None:
+    """It is a Linear by its type, and a merge would have added the update to the numbers as they are kept."""
+    with pytest.raises(
+        TypeError, match=f"^layer 'query' keeps its weight quantised, as {held}, which PEFT knows no way"
+    ):
+        _layer(base)
+
+
+def test_a_quantised_weight_without_its_recipe_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(layer: nn.Module, **_: Any) -> None:
+        raise ValueError("torchao quantized layer detected but 'get_apply_tensor_subclass' was not provided")
+
+    monkeypatch.setattr("bilora.adapter.merging.resolve_quantization_backend", resolve)
+    with pytest.raises(TypeError, match="^layer 'query' cannot be adapted: torchao .*quantise by from_pretrained"):
+        _layer(nn.Linear(IN, OUT))

@@ -104,3 +104,33 @@ def test_versions_are_those_that_run() -> None:
     expected = {"python": platform.python_version(), "betty-ml": "0.2.1", **packages}
     assert versions() == {**expected, "torch": versions()["torch"]}
     assert versions()["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+class Rounded(torch.Tensor):
+    """A stand-in for torchao's tensors: a shape, and numbers that only ``dequantize`` gives."""
+
+    numbers: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, numbers: torch.Tensor) -> "Rounded":
+        held: Rounded = torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=torch.float32)
+        held.numbers = numbers
+        return held
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["numbers"], None
+
+    def dequantize(self) -> torch.Tensor:
+        return self.numbers * 0.5
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise NotImplementedError(func)
+
+
+def test_quantised_tensors_enter_by_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(*numbers: int) -> str:
+        monkeypatch.setattr(fingerprint, "base_tensors", lambda _: [("weight", Rounded(torch.tensor(numbers)))])
+        return base_fingerprint(nn.Identity())
+
+    assert of(1, 2) == of(1, 2) != of(1, 3)

@@ -14,6 +14,8 @@ from bilora.runs.config import RunConfig, SeveralRuns
 
 ROWS = ("--train-file", "rows.csv", "--text-columns", "text")
 
+DARTS = {"name": "darts", "scale": "learning_rate"}
+
 
 def parse(*words: str) -> SeveralRuns:
     return parse_config(SeveralRuns, words, prog="program", description="A program.")
@@ -64,11 +66,11 @@ def write(path: Path, text: str) -> str:
         (["--upper.batch-size", "4"], "upper", LevelSettings(learning_rate=0.1, batch_size=4)),
         (["--upper.batch-size", "4"], "lower", RunConfig().lower),
         (["--hypergradient", "first_order"], "hypergradient", "first_order"),
-        (["--hypergradient.products", "exact"], "hypergradient", {"name": "darts", "products": "exact"}),
+        (["--hypergradient.products", "exact"], "hypergradient", {**DARTS, "products": "exact"}),
         (["--hypergradient.name", "neumann"], "hypergradient", {"name": "neumann"}),
         (
             ["--hypergradient.name", "darts", "--hypergradient.finite_difference", "forward"],
-            *("hypergradient", {"name": "darts", "finite_difference": "forward"}),
+            *("hypergradient", {**DARTS, "finite_difference": "forward"}),
         ),
         (["--method-settings.bilora.rank", "4"], "method_settings", {"bilora": {"rank": 4}}),
         (["--steps", "3", "--steps", "4"], "steps", 4),
@@ -176,7 +178,7 @@ def test_an_option_without_its_value_is_not_told_its_own_name(capsys: pytest.Cap
     ("text", "names"),
     [
         ("seeds: [0]\nmeter:\n", "meter"),
-        ("meter:\nlower:\n  batch_size:\n", "meter, lower.batch_size"),
+        ("meter:\nlower:\n  accumulation:\n", "meter, lower.accumulation"),
         ("seeds: [0]\nlower:\n", "lower"),
     ],
 )

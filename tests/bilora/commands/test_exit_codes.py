@@ -5,6 +5,7 @@ import warnings
 from typing import Any, NoReturn
 
 import pytest
+from safetensors import SafetensorError
 
 from bilora import errors
 from bilora.commands.exit_codes import exit_code
@@ -13,6 +14,14 @@ from bilora.engines.settings import LevelSettings
 from bilora.metrics.metric import UndefinedMetricWarning
 
 pytestmark = pytest.mark.usefixtures("own_handler")
+
+
+FULL = "I/O error: No space left on device (os error 28)"
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
 
 
 def ended_by(error: BaseException) -> int:
@@ -31,7 +40,10 @@ def ended_by(error: BaseException) -> int:
         (errors.SelfCheckError("differs"), 1, "differs"),
         (errors.ProcessesError("lost"), 1, "lost"),
         (errors.ResourceError("no room"), 4, "no room"),
-        (OSError(errno.ENOSPC, "No space left"), 4, "[Errno 28] No space left"),
+        (OSError(errno.ENOSPC, "No space left"), 4, "[Errno 28] No space left; make room, and start it again"),
+        (SafetensorError(FULL), 4, f"{FULL}; make room, and start it again"),
+        (caused(errors.SettingsError("a cannot be written"), OSError(errno.EDQUOT, "")), 4, "a cannot be written"),
+        (caused(errors.SettingsError("a cannot be written"), OSError(errno.EACCES, "")), 2, "a cannot be written"),
         (errors.InterruptedRun("SIGTERM", number=15), 143, "SIGTERM"),
         (KeyboardInterrupt(), 130, "interrupted; finished runs are in results.jsonl"),
     ],

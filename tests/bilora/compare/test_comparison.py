@@ -14,6 +14,7 @@ from unittest.mock import MagicMock
 import pandas
 import pytest
 import yaml
+from small_comparisons import small
 
 from bilora.commands.command_line import parse_config
 from bilora.compare import jobs as comparison_jobs
@@ -21,45 +22,12 @@ from bilora.compare.choice import Choice
 from bilora.compare.comparison import choice_jobs, report_jobs, run_comparison
 from bilora.compare.config import NO_OPTIONS, ComparisonConfig
 from bilora.compare.folders import RecordFolder
-from bilora.compare.jobs import run_jobs
 from bilora.compare.lines import Line
-from bilora.engines.settings import LevelSettings
+from bilora.compare.workers import run_jobs
 from bilora.errors import DivergedError, SettingsError
-from bilora.models.embedded import embedded_reviews
-from bilora.runs.config import RunConfig
 
 # So few steps may end with one answer to every row, of which a correlation says nothing.
 pytestmark = pytest.mark.filterwarnings("ignore::bilora.metrics.metric.UndefinedMetricWarning")
-
-
-@pytest.fixture(scope="module")
-def inputs(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model, 60 training rows and 20 validation rows."""
-    folder = tmp_path_factory.mktemp("inputs")
-    (folder / "model").symlink_to(tiny_encoder)
-    rows = embedded_reviews()
-    half = [index for pair in zip(range(40), range(len(rows) - 40, len(rows)), strict=True) for index in pair]
-    lines = [json.dumps({"text": rows[row]["text"], "label": ("bad", "good")[rows[row]["label"]]}) for row in half]
-    (folder / "train.jsonl").write_text("\n".join(lines[:60]) + "\n", encoding="utf-8")
-    (folder / "validation.jsonl").write_text("\n".join(lines[60:]) + "\n", encoding="utf-8")
-    return folder
-
-
-def small(inputs: Path, output: Path, **changed: Any) -> ComparisonConfig:
-    run = {
-        **{"train_file": str(inputs / "train.jsonl"), "validation_file": str(inputs / "validation.jsonl")},
-        **{"text_columns": ["text"], "model": str(inputs / "model"), "max_length": 16, "device": "cpu"},
-        **{"steps": 4, "unroll_steps": 2, "validate_every": 2},
-        **dict.fromkeys(("lower", "upper"), LevelSettings(batch_size=4, learning_rate=0.05)),
-        **changed.pop("run", {}),
-    }
-    settings = {
-        "methods": ["lora", "b"],
-        "entries": {"b": {"method": "bilora", "run": {"hypergradient": "first_order"}}},
-        **{"seeds": 2, "learning_rates": [0.01, 0.05], "output": str(output)},
-        **changed,
-    }
-    return ComparisonConfig(run=RunConfig(**run), **settings)
 
 
 def compare(*args: Any, **changed: Any) -> list[Line]:

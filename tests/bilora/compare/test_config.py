@@ -11,6 +11,7 @@ from bilora.engines.settings import LevelSettings
 from bilora.errors import SettingsError
 from bilora.runs.config import RunConfig
 
+DARTS = {"name": "darts", "scale": "learning_rate"}
 NEUMANN = {"name": "neumann", "terms": 7}
 
 
@@ -31,8 +32,8 @@ def test_an_entry_is_a_method_with_settings_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("base", "values", "hypergradient"),
     [
-        ("darts", {"hypergradient.radius": 0.1}, {"name": "darts", "radius": 0.1, "finite_difference": "forward"}),
-        ("darts", {"hypergradient.products": "exact"}, {"name": "darts", "products": "exact"}),
+        ("darts", {"hypergradient.radius": 0.1}, {**DARTS, "radius": 0.1, "finite_difference": "forward"}),
+        ("darts", {"hypergradient.products": "exact"}, {**DARTS, "products": "exact"}),
         ("neumann", {"hypergradient.terms": 7}, NEUMANN),
         (NEUMANN, {"hypergradient.radius": 0.5}, {**NEUMANN, "radius": 0.5}),
         ("darts", {"hypergradient.terms": 7, "hypergradient.name": "neumann"}, NEUMANN),

@@ -88,6 +88,15 @@ def test_rows_and_seeds_are_both_resampled() -> None:
     assert (low, high) == (0.0, 0.75)
 
 
+def test_the_mean_over_independent_groups_is_narrower_by_the_root_of_their_number() -> None:
+    generator = numpy.random.default_rng(0)
+    # Seeds that do not differ: what is left is the rows.
+    groups = [numpy.tile(generator.normal(0.1 * place, 0.02, size=2000), (3, 1)) for place in range(4)]
+    low, high = statistics.mean_row_interval(groups)
+    assert (low, high) == pytest.approx((0.15 - 1.96 * 0.01, 0.15 + 1.96 * 0.01), abs=0.002)
+    assert statistics.mean_row_interval(groups[:1]) == statistics.row_bootstrap_interval(groups[0], 0 * groups[0])
+
+
 def rows(answers: str) -> list[dict[str, str]]:
     names = {"1": "equivalent", "0": "not_equivalent"}
     return [{"label": "equivalent", "prediction": names[answer]} for answer in answers]

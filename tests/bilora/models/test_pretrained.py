@@ -1,9 +1,11 @@
 """The tokenizer and the model of a run, from a folder or the hub."""
 
+import json
 import os
 import shutil
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -196,3 +198,24 @@ def test_only_the_one_warning_of_peft_is_kept_from_the_user() -> None:
         warnings.warn("`is_gradient_checkpointing` is deprecated, ...", FutureWarning, stacklevel=1)
         with pytest.raises(FutureWarning, match="something else"):
             warnings.warn("something else is deprecated", FutureWarning, stacklevel=1)
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "package"),
+    [
+        ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}}, "torchao"),
+        ({"quant_method": "gptq", "bits": 4}, "optimum"),
+        ({"quant_method": "hqq"}, "hqq"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bitsandbytes"),
+    ],
+)
+def test_a_base_whose_quantiser_is_not_installed_is_told_by_name(
+    folder: Path, quantisation: dict[str, Any], package: str
+) -> None:
+    if find_spec(package) is not None:
+        pytest.skip(f"{package} is installed")
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    text = json.dumps({**settings, "quantization_config": quantisation})
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=f"no model can be loaded from the folder '{folder}': .*{package}"):
+        load_model(load_tokenizer(str(folder), MRPC, max_length=32), MRPC)

@@ -59,6 +59,7 @@ def toy_run(
         (folder / "values.jsonl").write_text(jsonl([{"stage": "b", "step": s, "layers": layers} for s in (0, 4, 8)]))
         spectrum = [{"layer": name, "values": [2.0, 0.5], "kept": 1} for name in layers]
         (folder / "spectrum.json").write_text(json.dumps(spectrum))
+        (folder / "learned.json").write_text(json.dumps({"words": f"{NASTY}: decay 16.1"}))
     if label is not None:
         (folder / "comparison.json").write_text(json.dumps({"label": label, "purpose": "report"}))
     if predictions:
@@ -130,6 +131,7 @@ def test_texts_are_escaped_and_shown_as_they_are(page: Path) -> None:
     assert "<script" not in page.read_text(encoding="utf-8")
     assert f"{NASTY}, seed 1" in checker.texts
     assert any(f"python run {NASTY}" in shown for shown in checker.texts)
+    assert any(f"learned: {NASTY}: decay 16.1" in shown for shown in checker.texts)
 
 
 def test_every_figure_is_in_the_page_and_a_picture(page: Path) -> None:
@@ -308,9 +310,9 @@ def test_trials_of_a_comparison_are_left_out_and_methods_stand_in_its_order(runs
         ({"metrics.jsonl": ""}, "is not the folder of a run: it has no config.yaml"),
         ({"metrics.jsonl": "{\n", "config.yaml": "method: a\nseed: 0\n"}, r"metrics.jsonl:1: is not JSON"),
         ({"metrics.jsonl": "3\n", "config.yaml": "method: a\nseed: 0\n"}, r"metrics.jsonl:1: holds int"),
-        ({"metrics.jsonl": "{}\n", "config.yaml": "method: a\nseed: 0\n"}, "cannot be read as a run: .*step"),
-        ({"metrics.jsonl": "", "config.yaml": "method: [\n"}, "cannot be read as a run: ParserError"),
-        ({"metrics.jsonl": "", "config.yaml": "seeds: [0]\n"}, "cannot be read as a run: .*method"),
+        ({"metrics.jsonl": "{}\n", "config.yaml": "method: a\nseed: 0\n"}, "metrics.jsonl cannot be read: .*step"),
+        ({"metrics.jsonl": "", "config.yaml": "method: [\n"}, "config.yaml cannot be read: ValueError: while parsing"),
+        ({"metrics.jsonl": "", "config.yaml": "seeds: [0]\n"}, "config.yaml cannot be read: .*method"),
     ],
 )
 def test_a_folder_without_a_run_is_refused(tmp_path: Path, files: dict[str, str], message: str) -> None:

@@ -202,7 +202,7 @@ def test_hash_of_a_run_is_what_it_was_before_the_defaults_changed() -> None:
     paper = {"bilora": {"formulation": "softmax", "normalized": False, "orthogonality": 0.1}}
     config = RunConfig(
         method_settings=paper,
-        hypergradient={"finite_difference": "central"},
+        hypergradient={"finite_difference": "central", "scale": "one"},
         lower=LevelSettings(learning_rate=1e-3),
         upper=LevelSettings(learning_rate=1e-2),
     )

@@ -63,8 +63,11 @@ def test_a_report_is_written(folder: Path) -> None:
     assert "bilora" in page and "accuracy" in page
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(folder: Path) -> None:
+@pytest.mark.filterwarnings("default:hypergradient darts:RuntimeWarning")
+def test_an_interrupted_run_goes_on_where_it_stopped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert TRAIN.run(["--resume", "interrupted"]) == 0
+    # With the scale that was the default then, of which a run is warned today.
+    assert capsys.readouterr().err.count("warning: hypergradient darts has scale 'one'") == 1
     now, then = read_lines(folder / "interrupted" / "metrics.jsonl"), read_lines(folder / "uninterrupted.jsonl")
     assert [line["step"] for line in now] == [line["step"] for line in then]
     assert now[-1]["d2"] == pytest.approx(then[-1]["d2"], abs=1e-4)

@@ -135,7 +135,8 @@ def test_a_setting_changes_nothing_else(change: dict[str, Any], tmp_path: Path) 
 def test_the_recommended_values() -> None:
     method, settings = BiloraSettings(), FitSettings()
     assert (method.formulation, method.normalized, method.orthogonality) == ("real", True, 0.0)
-    assert settings.hypergradient == {"name": "darts", "finite_difference": "forward"}
+    darts = {"name": "darts", "finite_difference": "forward", "scale": "learning_rate"}
+    assert settings.hypergradient == darts
     assert (settings.lower.learning_rate, settings.upper.learning_rate) == (3e-3, 0.1)
     adapter = BiloraConfig()
     assert (adapter.formulation, adapter.normalized) == ("real", True)

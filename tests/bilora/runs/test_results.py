@@ -23,14 +23,14 @@ CPU = torch.device("cpu")
     ("hypergradient", "name"),
     [
         ("first_order", "first_order"),
-        ("darts", "darts(finite_difference=forward)"),
-        ({"products": "exact"}, "darts(products=exact)"),
-        ({"name": "darts", "radius": 0.01, "finite_difference": "central"}, "darts"),
-        ({"name": "darts", "finite_difference": "forward"}, "darts(finite_difference=forward)"),
+        ("darts", "darts(finite_difference=forward, scale=learning_rate)"),
+        ({"products": "exact", "scale": "one"}, "darts(products=exact)"),
+        ({"name": "darts", "radius": 0.01, "finite_difference": "central", "scale": "one"}, "darts"),
+        ({"name": "darts", "finite_difference": "forward", "scale": "one"}, "darts(finite_difference=forward)"),
         ({"around": "after_step", "scale": "learning_rate"}, "darts(around=after_step, scale=learning_rate)"),
         (
             {"name": "bilora.engines.hypergradients.darts:Darts", "radius": 0.1, "finite_difference": "central"},
-            "bilora.engines.hypergradients.darts:Darts(radius=0.1)",
+            "bilora.engines.hypergradients.darts:Darts(radius=0.1, scale=learning_rate)",
         ),
     ],
 )

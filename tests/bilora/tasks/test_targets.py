@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def test_a_head_without_bias_is_not_centred(batch: dict[str, Tensor], tmp_path: 
     model = adapted(model=decoder())
     before = model(**batch).logits
     notice = standardise(model, TargetScale(mean=3.0, deviation=4.0), drawn=["score"])
-    assert "not centred, as the head has no bias, and divided by 5" in notice
+    assert "divided by 5 for training, and not centred, as the head has no bias" in notice
     torch.testing.assert_close(model(**batch).logits, 5.0 * before)  # sqrt(3^2 + 4^2)
     save_adapter(model, tmp_path)
     loaded = PeftModel.from_pretrained(decoder(), str(tmp_path)).eval()
@@ -194,3 +195,11 @@ def test_a_run_answers_in_the_units_of_its_file(prices: Path, tiny_encoder: Path
     for other in ({}, {"targets": {"mean": 0.0, "deviation": 1.0}}):
         with pytest.raises(CheckpointError, match=r"these cannot change within a run: targets\.mean"):
             check_changes({**about, "targets": None} | other, about, allow=True)
+    # Gone on with from the middle, it ends with the same numbers.
+    again = shutil.copytree(run, tmp_path / "again")
+    shutil.rmtree(again / "checkpoint-12")
+    for name in ("finished.json", "all_results.json"):
+        (again / name).unlink()
+    assert TRAIN.run(["--resume", str(again)]) == 0
+    resumed = load_file(again / "adapter" / "adapter_model.safetensors")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in heads[0].items())

@@ -9,6 +9,7 @@ import pytest
 
 from bilora.engines.bilevel import BilevelEngine
 from bilora.engines.callbacks.progress import Progress
+from bilora.engines.callbacks.records import StagePlace
 
 Make = Callable[..., BilevelEngine]
 
@@ -40,6 +41,14 @@ def test_shows_steps_losses_and_metrics(make_engine: Make, monkeypatch: pytest.M
     for shown in ("lower=", "upper=", "accuracy=0.875", "f1=undefined"):
         assert shown in bar
     assert "a run" in terminal.getvalue()
+
+
+def test_a_stage_with_a_title_says_it(make_engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal: Any = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    make_engine(callbacks=[Progress("a run")], place=StagePlace(title="training on all rows")).run()
+    assert "a run: training on all rows: " in terminal.getvalue()
 
 
 def test_a_run_that_fails_at_the_start_closes_without_a_bar() -> None:

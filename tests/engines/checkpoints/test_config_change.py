@@ -38,3 +38,16 @@ AFTER = {"seed": 1, "lower": {"batch_size": 4, "learning_rate": 0.2}, "rank": 2}
 def test_all_that_may_not_differ_is_told(before: dict[str, Any], after: dict[str, Any], told: str) -> None:
     with pytest.raises(CheckpointError, match=f"cannot change within a run: {told}"):
         check_changes(before, after, allow=True)
+
+
+@pytest.mark.parametrize(
+    ("saved", "then"),
+    [
+        ("darts", {"name": "darts", "finite_difference": "central", "scale": "one"}),
+        ({"name": "darts", "products": "exact"}, {"name": "darts", "products": "exact", "scale": "one"}),
+    ],
+)
+def test_a_setting_that_was_not_saved_was_the_default_of_then(saved: Any, then: dict[str, str]) -> None:
+    assert check_changes({"hypergradient": saved}, {"hypergradient": then}, allow=False) == []
+    with pytest.raises(CheckpointError, match="hypergradient.scale: 'one' -> 'learning_rate'"):
+        check_changes({"hypergradient": saved}, {"hypergradient": {**then, "scale": "learning_rate"}}, allow=True)

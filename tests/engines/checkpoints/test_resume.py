@@ -145,6 +145,23 @@ def test_every_variant(fit_adapter: Fit, tmp_path: Path, method: str) -> None:
         resumed_from(step, tmp_path / "whole", fitted)
 
 
+@pytest.mark.parametrize("values", ["shuffled", "off"])
+def test_what_is_averaged_over_a_stage(fit_adapter: Fit, tmp_path: Path, values: str) -> None:
+    """With enough rows of D2 for the path to count, from the middle of either stage."""
+
+    def fitted(folder: Path, **more: Any) -> Any:
+        settings = {"steps": 8, "save_every": 1, "split_ratio": 0.5, "unroll_steps": 1, "upper": level()}
+        files = [MetricsFile(folder / "metrics.jsonl")]
+        return fit_adapter("self_tuned", values=values, settings=settings, callbacks=files, folder=folder, **more)
+
+    (tmp_path / "whole").mkdir()
+    learned = fitted(tmp_path / "whole").result.learned
+    assert learned["fallen_back"] != ["adapters", "head"]
+    assert "fewer" not in learned["words"]
+    for step in (5, 8, 13):
+        resumed_from(step, tmp_path / "whole", fitted)
+
+
 def test_the_schedules_meet_what_they_are_named_after(whole_run: Fit, tmp_path: Path) -> None:
     """A resume inside an epoch, between unroll steps and so on shows nothing if no checkpoint lies there."""
 

@@ -111,7 +111,10 @@ def learn_regularisation(data: LogisticData, hypergradient: Any) -> Array:
     return above.value.detach().numpy()
 
 
-DARTS = {"darts": {"finite_difference": "central"}, "darts, forward": {"name": "darts", "finite_difference": "forward"}}
+# As stock Betty has it; the engine warns of it.
+pytestmark = pytest.mark.filterwarnings("ignore:hypergradient darts has scale")
+ONE = {"name": "darts", "scale": "one"}
+DARTS = {"darts": {**ONE, "finite_difference": "central"}, "darts, forward": {**ONE, "finite_difference": "forward"}}
 LOGISTIC: dict[str, dict[str, Any]] = {
     **DARTS,
     "neumann": {"terms": 5},
@@ -208,7 +211,7 @@ def gained_by_clean_rows(seed: int, hypergradient: Any, kind: type[nn.Module], *
 
 REWEIGHTING: dict[str, dict[str, Any]] = {
     **DARTS,
-    "darts, exact": {"name": "darts", "products": "exact"},
+    "darts, exact": {**ONE, "products": "exact"},
     "neumann": {"terms": 3},
     "conjugate_gradient": {"iterations": 3, "damping": 0.1},
     "nystrom": {"rank": 3, "damping": 0.1},

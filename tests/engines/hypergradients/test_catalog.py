@@ -1,16 +1,36 @@
 """What every hypergradient approximation must do, row by row of the table."""
 
+import json
+import signal
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from fingerprint import assert_same, fingerprint
+from small_runs import At
 from torch import nn
 
-from bilora.engines.hypergradients.catalog import HYPERGRADIENTS, build_hypergradient
-from bilora.errors import DivergedError, SettingsError
+from bilora.commands.train_config import TrainConfig
+from bilora.compare.config import ComparisonConfig
+from bilora.engines import BilevelTrainingArguments, FitSettings
+from bilora.engines.hypergradients.adaptive import Adaptive
+from bilora.engines.hypergradients.catalog import HYPERGRADIENTS, build_hypergradient, named
+from bilora.engines.hypergradients.conjugate_gradient import ConjugateGradient
+from bilora.engines.hypergradients.darts import Darts
+from bilora.engines.hypergradients.first_order import FirstOrder
+from bilora.engines.hypergradients.neumann import Neumann
+from bilora.engines.hypergradients.nystrom import Nystrom
+from bilora.engines.hypergradients.unrolled import Unrolled
+from bilora.errors import DivergedError, InterruptedRun, SettingsError
+from bilora.files.formats import load_json
+from bilora.problems.replay.lower_step import Needs
+from bilora.runs.config import RunConfig
+from bilora.settings.sections import resolved
 from bilora.tensors import zeros_like
 
 CHOICES: list[Any] = [
@@ -112,6 +132,9 @@ def test_bad_vector_is_refused_before_anything_moves(make_ridge: Make, choice: A
         ({"name": "darts", "scale": "two"}, "scale: Expected"),
         ({"name": "darts", "finite_difference": "forward", "around": "after_step"}, "use around: before_step"),
         ("no.such.module:NAME", "cannot import module 'no.such.module'"),
+        (3, "hypergradient is 3; give a name .*, a mapping .* or an object with needs and implicit_term"),
+        (Darts, "hypergradient is <class .*Darts'>; give a name"),
+        ("bilora.engines:LevelSettings", "hypergradient 'bilora.engines:LevelSettings' is LevelS.*; give a name"),
     ],
 )
 def test_bad_settings_are_refused(settings: Any, words: str) -> None:
@@ -122,3 +145,102 @@ def test_bad_settings_are_refused(settings: Any, words: str) -> None:
 def test_object_and_own_class_are_taken() -> None:
     built = build_hypergradient("bilora.engines.hypergradients.first_order:FirstOrder")
     assert build_hypergradient(built) is built
+
+
+OBJECTS: dict[str, Any] = {
+    "first_order": FirstOrder(),
+    "darts": Darts(radius=0.02),
+    "neumann": Neumann(terms=2, step_size=0.1),
+    "conjugate_gradient": ConjugateGradient(iterations=2, damping=0.1),
+    "nystrom": Nystrom(rank=2),
+    "adaptive": Adaptive(products="exact"),
+    "unrolled": Unrolled(steps=2),
+}
+
+
+def test_there_is_an_object_of_every_row() -> None:
+    assert OBJECTS.keys() == HYPERGRADIENTS.keys()
+
+
+@pytest.mark.parametrize("name", sorted(HYPERGRADIENTS))
+class TestObjects:
+    """An object is the same as its name and settings, wherever a hypergradient is taken."""
+
+    def test_settings_hold_it_as_its_name(self, name: str, tmp_path: Path) -> None:
+        instance = OBJECTS[name]
+        arguments = BilevelTrainingArguments(str(tmp_path), use_cpu=True, hypergradient=instance)
+        choices = [
+            FitSettings(hypergradient=instance).hypergradient,
+            arguments.fit_settings(rows=8, splits=True).hypergradient,
+            # A config takes no object by its annotation; Python's callers give one all the same.
+            RunConfig(hypergradient=instance).hypergradient,
+            TrainConfig(hypergradient=instance).run_config().hypergradient,
+        ]
+        for choice in choices:
+            assert build_hypergradient(choice) == instance
+            assert (choice if isinstance(choice, str) else choice["name"]) == name
+            assert yaml.safe_load(yaml.safe_dump(choice)) == choice
+        assert json.loads(arguments.to_json_string())["hypergradient"] in (choices[0], named(instance))
+
+    def test_fit_trains_saves_and_resumes_it(self, name: str, tmp_path: Path, fit_adapter: Make) -> None:
+        instance, settings = OBJECTS[name], {"steps": 6, "save_every": 3}
+        by_name = fit_adapter("bilora", settings={**settings, "hypergradient": named(instance)})
+        settings["hypergradient"] = instance
+        stop = At(3, lambda engine: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(InterruptedRun):
+            fit_adapter("bilora", settings=settings, folder=tmp_path, callbacks=(stop,))
+        manifest = load_json(tmp_path / "checkpoint-3" / "manifest.json")
+        assert build_hypergradient(manifest["run"]["hypergradient"]) == instance
+        resumed = fit_adapter("bilora", settings=settings, folder=tmp_path, resume=True)
+        assert_same(resumed.parameters(), by_name.parameters())
+
+
+@dataclass(frozen=True)
+class Own:
+    """A user's own, with a setting."""
+
+    factor: float = 1.0
+    needs = Needs()
+
+    def implicit_term(self, vector: Any, lower: Any) -> Any:
+        return zeros_like(lower.upper_parameters())
+
+
+class Plain(Own):
+    """One whose settings are not to be seen."""
+
+    def __init__(self) -> None:
+        super().__init__(2.0)
+
+
+def test_an_object_of_a_users_own_class_is_named_by_its_module() -> None:
+    assert named(Own(2.0)) == {"name": f"{__name__}:Own", "factor": 2.0}
+    assert FitSettings(hypergradient=Own(2.0)).approximation == Own(2.0)
+
+
+def test_an_object_that_no_file_could_name_is_refused_by_all_that_write(make_engine: Make) -> None:
+    @dataclass(frozen=True)
+    class Local(Own):
+        """It has no name outside of this function."""
+
+    for instance in (Local(), Plain()):
+        with pytest.raises(SettingsError, match="^hypergradient is an object of .*(Local|Plain), which a config"):
+            FitSettings(hypergradient=instance)
+        # Nothing is written here.
+        assert make_engine(hypergradient=instance).upper_level.hypergradient is instance
+
+
+def test_darts_is_the_derivative_through_a_step_by_every_road(make_engine: Make, tmp_path: Path) -> None:
+    arguments = BilevelTrainingArguments(str(tmp_path), use_cpu=True).fit_settings(rows=8, splits=True)
+    runs = (FitSettings(), RunConfig(), TrainConfig().run_config(), ComparisonConfig().run, arguments)
+    engine = make_engine(hypergradient="darts")
+    chosen = [build_hypergradient(run.hypergradient) for run in runs] + [engine.upper_level.hypergradient, Darts()]
+    assert [choice.scale for choice in chosen] == ["learning_rate"] * len(chosen)
+    # Written down, so that a later default changes no run of today.
+    assert all(resolved(run)["hypergradient"]["scale"] == "learning_rate" for run in runs)
+
+
+def test_scale_one_is_warned_of_once(fit_adapter: Make) -> None:
+    with pytest.warns(RuntimeWarning, match="scale 'one'.*; choose 'learning_rate'") as warned:
+        fit_adapter("bilora", settings={"hypergradient": {"name": "darts", "scale": "one"}})
+    assert len([warning for warning in warned if "scale" in str(warning.message)]) == 1

@@ -32,10 +32,11 @@ def test_finite_differences_measure_close_under_dropout(make_transformer: Make, 
 
 
 def test_scale_shows_in_the_norm_and_not_in_the_cosine(make_ridge: Make) -> None:
-    meter = QualityMeter(Darts(finite_difference="central", scale="learning_rate"), every=1)
-    make_ridge(meter, learning_rate=0.03).engine.run()
-    assert meter.reading.cosine == pytest.approx(1.0, abs=1e-6)
-    assert meter.reading.norm_ratio == pytest.approx(0.03, rel=1e-6)
+    for scale, longer in (("learning_rate", 1.0), ("one", 1 / 0.03)):
+        meter = QualityMeter(Darts(finite_difference="central", scale=scale), every=1)
+        make_ridge(meter, learning_rate=0.03).engine.run()
+        assert meter.reading.cosine == pytest.approx(1.0, abs=1e-6)
+        assert meter.reading.norm_ratio == pytest.approx(longer, rel=1e-6)
 
 
 def test_readings_come_every_few_upper_steps_and_change_nothing(make_transformer: Make, tmp_path: Path) -> None:

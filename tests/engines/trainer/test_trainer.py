@@ -504,10 +504,25 @@ def test_labels_are_those_that_the_model_can_learn(make: Making, rows: Dataset) 
     beyond = [{**row, "label": index % 3} for index, row in enumerate(rows)]
     with pytest.raises(DataError, match=r"train_dataset\[2\] has the label 2, and the model has 2 outputs, for the"):
         make("b", train_dataset=beyond).train()
+    with pytest.raises(DataError, match=r"eval_dataset\[2\] has the label 2, and the model has 2 outputs, for the"):
+        make("e", eval_dataset=beyond).evaluate()
+    for form, told in ((float, "the label 1.0; a class is a whole number"), (lambda x: [x, x], "list of 2 fractions")):
+        formed = [{**row, "label": form(1)} for row in rows]
+        with pytest.raises(DataError, match=rf"train_dataset\[0\] has .*{told}"):
+            make("f", train_dataset=formed).train()
     # A list of numbers per row is multi-label; the columns that torch formats are its numbers.
     several = rows.map(lambda row: {"label": [float(row["label"]), 1.0, 0.0]}).with_format("torch")
     model = fresh(make.model, num_labels=3, problem_type="multi_label_classification")
     assert make("c", model=model, train_dataset=several, eval_dataset=None).train().global_step == 6
+
+
+@pytest.mark.parametrize(
+    "kind", [float, np.float32, np.int64, np.array, torch.tensor], ids=["float", "float32", "int64", "array", "tensor"]
+)
+def test_a_metric_may_be_a_number_of_any_library(kind: Any, make: Making) -> None:
+    trainer = make("a", args={**BEST, "metric_for_best_model": "value"}, compute_metrics=lambda _: {"value": kind(3)})
+    trainer.train()
+    assert trainer.state.best_metric == 3.0
 
 
 @pytest.mark.parametrize(

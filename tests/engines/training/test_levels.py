@@ -8,6 +8,8 @@ import pytest
 import torch
 from transformers import get_scheduler
 
+from bilora.engines.bilevel import BilevelEngine
+from bilora.engines.callbacks.callback import Callback
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.training.levels import upper_step_count
 from bilora.errors import SettingsError
@@ -50,9 +52,9 @@ def test_learning_rates_are_those_of_a_plain_loop(
 def test_levels_take_their_own_settings(fit_pair: Fit) -> None:
     seen: dict[str, Any] = {}
 
-    class Watch:
-        def __getattr__(self, hook: str) -> Any:
-            return lambda engine, *_: seen.update({level.name: level for level in engine.levels})
+    class Watch(Callback):
+        def on_run_end(self, engine: BilevelEngine) -> None:
+            seen.update({level.name: level for level in engine.levels})
 
     fit_pair(
         lower=LevelSettings(batch_size=4, weight_decay=0.5, gradient_clipping=0.25),

@@ -109,7 +109,7 @@ def test_levels_divide_the_trainable_parameters(name: str, adapted: Adapted, row
 
 
 def test_which_methods_have_two_levels_and_which_divide_the_rows() -> None:
-    assert {*DECAYS, "bilora", "autolora", "bidora", "alternating"} <= BILEVEL <= SPLIT
+    assert {*DECAYS, "self_tuned", "bilora", "autolora", "bidora", "alternating"} <= BILEVEL <= SPLIT
     assert {"two_stage", "lora_d1", "lora_early_stopping"} <= SPLIT - BILEVEL
     assert not {"lora", "dora", "adalora", "pseudo_svd"} & SPLIT
 

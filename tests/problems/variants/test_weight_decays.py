@@ -62,7 +62,7 @@ def batch(seed: int) -> tuple[Tensor, Tensor]:
 
 
 def decays_at(log_decay: Tensor, *, cap: float = 50.0, shared: bool = False) -> WeightDecays:
-    decays = WeightDecays(NAMES, start=0.1, cap=cap, shared=shared).double()
+    decays = WeightDecays(NAMES, start=0.1, cap=cap, groups=["all"] * len(NAMES) if shared else None).double()
     with torch.no_grad():
         decays.log_decay.copy_(log_decay)
     return decays

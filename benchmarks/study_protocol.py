@@ -1,0 +1,133 @@
+"""What a study does, read from a file that was fixed before: its settings, methods, seeds and the grid beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bilora.errors import SettingsError
+from bilora.files.formats import read_yaml
+from bilora.settings.lookup import did_you_mean
+from bilora.settings.sections import build_section
+
+# Learning rate and weight decay.
+Cell = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Rows to learn from, and how the answers to the test rows are scored."""
+
+    # The folder of the data, below the folder of all data.
+    task: str
+    # Keys of metrics, the one that counts first.
+    metrics: list[str]
+    # Training rows, drawn with the run's seed; None takes all.
+    rows: int | None = None
+    rows_per_class: int | None = None
+    # Names of the classes of which macro_f1 is the mean; None takes all.
+    classes: list[str] | None = None
+    run: dict[str, Any] = field(default_factory=dict)
+    # Settings of every adapter, such as the layers of a model that PEFT does not know.
+    adapter: dict[str, Any] = field(default_factory=dict)
+    noisy: bool = False
+    # A key of MODELS; None is the embedded MiniLM.
+    model: str | None = None
+    # How many of the study's seeds.
+    seeds: int | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A line of the tables."""
+
+    method: str
+    # Settings of its runs by name or dotted name, as an entry of `bilora compare` has them.
+    run: dict[str, Any] = field(default_factory=dict)
+    # The settings in which it runs; None is all.
+    settings_in: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells that are searched for LoRA."""
+
+    cells: list[tuple[float, float]]
+    sizes: list[int]
+    random_cells: int
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A whole study."""
+
+    main: str
+    run: dict[str, Any]
+    seeds: list[int]
+    development_seeds: list[int]
+    test_rows: int
+    settings: dict[str, Setting]
+    methods: dict[str, Method]
+    grid: Grid | None = None
+    # Of the file that it was read from.
+    sha256: str = ""
+    name: str = "study"
+
+    def seeds_of(self, setting: str) -> list[int]:
+        """Return the seeds of a setting; the first one chooses cells."""
+        return self.seeds[: self.settings[setting].seeds]
+
+    def methods_in(self, setting: str) -> list[str]:
+        """Return the methods that run in a setting."""
+        return [name for name, row in self.methods.items() if row.settings_in is None or setting in row.settings_in]
+
+    def for_development(self) -> Protocol:
+        """Return the same with the seeds for trials."""
+        return dataclasses.replace(self, seeds=self.development_seeds, name=f"{self.name}_development")
+
+
+def read_protocol(path: Path) -> Protocol:
+    """Return the protocol in a YAML file, its keys and types checked."""
+    content = read_yaml(path)
+    tables: dict[str, Any] = {}
+    for key, kind in (("settings", Setting), ("methods", Method)):
+        tables[key] = {name: build_section(kind, part, kind=f"{key}: {name}") for name, part in content[key].items()}
+    if "grid" in content:
+        tables["grid"] = build_section(Grid, content["grid"], kind="grid")
+    known = [each.name for each in dataclasses.fields(Protocol)]
+    if wrong := [name for name in content if name not in known]:
+        raise SettingsError(f"{path} has no setting {wrong[0]!r}.{did_you_mean(wrong[0], known)}")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Protocol(**{**content, **tables, "sha256": sha256, "name": path.stem})
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a method with its settings, on the rows of one seed of a setting."""
+
+    setting: str
+    method: str
+    seed: int
+    # Settings of the run by dotted name.
+    run: tuple[tuple[str, Any], ...] = ()
+
+    @cached_property
+    def name(self) -> str:
+        """What tells it from all others, in one line."""
+        # A decay of 0 in one place and 0.0 in another are one.
+        said = [f"{key}={value:g}" if isinstance(value, int | float) else f"{key}={value}" for key, value in self.run]
+        return " ".join([self.setting, self.method, f"seed={self.seed}", *said])
+
+
+def job_of(setting: str, row: Method, seed: int) -> Job:
+    """Return the job of a line of the tables."""
+    return Job(setting, row.method, seed, tuple(sorted(row.run.items())))
+
+
+def lora(cell: Cell, *, method: str = "lora") -> Method:
+    """Return LoRA with the learning rate and decay of a cell, on all rows or, as ``lora_d1``, on D1."""
+    return Method(method, {"lower.learning_rate": cell[0], "lower.weight_decay": cell[1]})

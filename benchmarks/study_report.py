@@ -1,0 +1,422 @@
+"""What a study found: tables of scores, differences, costs and calibration, and the curve of score against cost."""
+
+import functools
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pandas
+import seaborn
+from matplotlib.figure import Figure
+from study_jobs import Done, Line, best_cell, cell_job, jobs, random_cells
+from study_protocol import Cell, Protocol, job_of, lora
+from study_runs import measure, unpack
+
+from bilora.compare.statistics import ROW_DRAWS, Interval, mean_row_interval, wilcoxon
+from bilora.report.style import COLOURS, Drawing, style
+
+# Scores are told in points, hundredths of a metric.
+POINTS = 100.0
+NOT_DONE = "–"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the tables: its trainings, and what each of them cost."""
+
+    label: str
+    # By setting and seed; what is not done is not there.
+    lines: Mapping[tuple[str, int], Line]
+    # CPU seconds of the search that its settings came from, by setting and seed.
+    search: Mapping[tuple[str, int], float]
+
+
+class Findings:
+    """The results of a protocol, line by line of its tables."""
+
+    def __init__(self, protocol: Protocol, lines: Sequence[Line]) -> None:
+        self.protocol = protocol
+        self.done: Done = {line["job"]: line for line in lines if "job" in line}
+        self.labels = {line["labels_of"]: line for line in lines if "labels_of" in line}
+        # Where one went wrong it has no score; it is counted, and never left out without a word.
+        self.diverged = [name for name, line in self.done.items() if line["failed"] is not None]
+
+    @functools.cached_property
+    def rows(self) -> dict[str, Row]:
+        """The lines of the tables by label: the methods, and those that were searched for."""
+        rows = [self._method(label) for label in self.protocol.methods]
+        if grid := self.protocol.grid:
+            rows += [
+                self._searched(
+                    "random search", lambda setting, seed: random_cells(grid, setting, seed), chosen_by=None
+                ),
+                self._searched(GRID, lambda *_: grid.cells),
+                self._searched("oracle", lambda *_: grid.cells, part="test"),
+            ]
+        return {row.label: row for row in rows}
+
+    def grid_of(self, size: int) -> Row:
+        """Return the row of a grid of the first cells."""
+        assert self.protocol.grid is not None
+        cells = self.protocol.grid.cells[:size]
+        return self._searched(f"grid of {size}", lambda *_: cells)
+
+    def _method(self, label: str) -> Row:
+        row = self.protocol.methods[label]
+        names = [(setting, seed) for setting, seed in self._places() if label in self.protocol.methods_in(setting)]
+        return self._row(label, {place: job_of(place[0], row, place[1]).name for place in names}, {})
+
+    def _searched(
+        self,
+        label: str,
+        cells_of: Callable[[str, int], Sequence[Cell]],
+        *,
+        part: str = "upper",
+        chosen_by: int | None = 0,
+    ) -> Row:
+        """Return the row of a search; ``chosen_by`` is the place of the seed that chooses for all, None for each."""
+        names, search = {}, {}
+        for setting, seed in self._places():
+            chooser = seed if chosen_by is None else self.protocol.seeds_of(setting)[chosen_by]
+            cells = cells_of(setting, seed)
+            cell = best_cell(self.protocol, setting, cells, self.done, part=part, seed=chooser)
+            if cell is None:
+                continue
+            names[setting, seed] = job_of(setting, lora(cell), seed).name
+            # A grid of one cell chooses nothing.
+            tried = [] if len(cells) == 1 else [self.done[cell_job(setting, cell, chooser).name] for cell in cells]
+            search[setting, seed] = sum(line["cpu"]["fit"] for line in tried)
+        return self._row(label, names, search)
+
+    def _row(self, label: str, names: Mapping[tuple[str, int], str], search: Mapping[tuple[str, int], float]) -> Row:
+        there = {place: self.done[name] for place, name in names.items() if name in self.done}
+        return Row(label, {place: line for place, line in there.items() if line["failed"] is None}, search)
+
+    def _places(self) -> Iterator[tuple[str, int]]:
+        yield from ((name, seed) for name in self.protocol.settings for seed in self.protocol.seeds_of(name))
+
+    @property
+    def main_settings(self) -> list[str]:
+        """The settings that enter the means: those of the embedded model."""
+        return [name for name, setting in self.protocol.settings.items() if setting.model is None]
+
+    def score(self, line: Line) -> float:
+        """Return the headline metric of a training, in points."""
+        value: float = line["test"]["metrics"][self.protocol.settings[line["setting"]].metrics[0]]
+        return POINTS * value
+
+    @functools.cache  # noqa: B019  # the findings live as long as the program
+    def resampled(self, job: str) -> Any:
+        """Return the headline metric on resamples of the test rows, the same for all trainings of a setting."""
+        line = self.done[job]
+        setting, known = self.protocol.settings[line["setting"]], self.labels[line["setting"]]
+        answers, labels = unpack(line["test"]["answers"]), unpack(known["labels"])
+        classes = None if setting.classes is None else [known["names"].index(name) for name in setting.classes]
+        picks = numpy.random.default_rng(0).integers(len(labels), size=(ROW_DRAWS, len(labels)))
+        if setting.metrics[0] == "accuracy":
+            return POINTS * (answers == labels)[picks].mean(axis=1)
+        return POINTS * numpy.array([measure(answers[p], labels[p], setting.metrics[0], classes) for p in picks])
+
+
+GRID = "grid"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The differences of one row to another, in points, over the pairs of one setting and seed that both have."""
+
+    pairs: int
+    mean: float
+    interval: Interval | None
+    p_value: float | None
+    better: int
+    worst: tuple[str, float]
+
+
+def compare(
+    findings: Findings,
+    first: Row,
+    second: Row,
+    settings: Sequence[str],
+    measured: Callable[[Line], float] | None = None,
+) -> Comparison | None:
+    """Return how two rows differ: the mean over settings of the means over seeds; None without a pair."""
+    value = measured or findings.score
+    by_setting: dict[str, list[float]] = {}
+    draws = []
+    for setting in settings:
+        seeds = [seed for name, seed in first.lines if name == setting and (name, seed) in second.lines]
+        pairs = [(first.lines[setting, seed], second.lines[setting, seed]) for seed in seeds]
+        if pairs:
+            by_setting[setting] = [value(one) - value(other) for one, other in pairs]
+            # The rows are resampled for the headline metric alone.
+            if measured is None:
+                scores = [[findings.resampled(line["job"]) for line in pair] for pair in pairs]
+                draws.append([one - other for one, other in scores])
+    if not by_setting:
+        return None
+    differences = [difference for some in by_setting.values() for difference in some]
+    means = {setting: statistics.mean(some) for setting, some in by_setting.items()}
+    test = wilcoxon(differences)
+    # One seed alone cannot be resampled.
+    resampled = bool(draws) and all(len(some) > 1 for some in draws)
+    return Comparison(
+        pairs=len(differences),
+        mean=statistics.mean(means.values()),
+        interval=mean_row_interval(draws) if resampled else None,
+        p_value=None if test is None else test.p_value,
+        better=sum(difference > 0 for difference in differences),
+        worst=min(means.items(), key=lambda item: item[1]),
+    )
+
+
+# ---- as Markdown ------------------------------------------------------------------------------------
+
+
+def section(findings: Findings, command: str) -> str:
+    """Return the section of the document."""
+    protocol = findings.protocol
+    named = [job.name for job in jobs(protocol, findings.done)]
+    missing = sum(name not in findings.done for name in named)
+    about = list(findings.done.values())[-1:]
+    parts = [
+        f"## The {protocol.name.replace('_', ' ')}",
+        f"Protocol sha256 `{protocol.sha256}`, fixed before the runs. {len(findings.done)} trainings are done, and "
+        f"{missing} of those that can be named by now are not; {len(findings.diverged)} diverged"
+        + (f" ({', '.join(findings.diverged)})." if findings.diverged else "."),
+        _scores(findings),
+        *_comparisons(findings),
+        *([_wanted(findings), _choices(findings)] if protocol.grid else []),
+        _qualities(findings),
+        *("Versions: " + ", ".join(f"{name} {of}" for name, of in line["versions"].items()) + "." for line in about),
+        f"```\n{command}\n```",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return cells as a Markdown table; a cell that a row lacks was not run."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [columns, *([row.get(name, NOT_DONE) for name in columns] for row in rows)]
+    head, *body = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join([head, "|" + "---|" * len(columns), *body])
+
+
+def _scores(findings: Findings) -> str:
+    rows = []
+    for setting in findings.protocol.settings:
+        cells = {"setting (metric)": f"{setting} ({findings.protocol.settings[setting].metrics[0]})"}
+        for label, row in findings.rows.items():
+            wanted = len(findings.protocol.seeds_of(setting))
+            cells[label] = _mean_cell([findings.score(line) for line in _of(row, setting)], wanted)
+        rows.append(cells)
+    text = (
+        "Scores on the test rows in points, mean over seeds ± standard error; behind it how many of the seeds are "
+        f"there where some are missing, and {NOT_DONE} where none is."
+    )
+    return f"{text}\n\n{table([*rows, _means(findings)])}"
+
+
+def _means(findings: Findings) -> dict[str, str]:
+    """Return the means over the settings of the embedded model, of rows that have all of them."""
+    cells = {"setting (metric)": f"mean of {len(findings.main_settings)}"}
+    for label, row in findings.rows.items():
+        scores = [[findings.score(line) for line in _of(row, setting)] for setting in findings.main_settings]
+        if all(scores):
+            cells[label] = f"{statistics.mean(map(statistics.mean, scores)):.1f}"
+    return cells
+
+
+def _mean_cell(values: Sequence[float], wanted: int) -> str:
+    if not values:
+        return NOT_DONE
+    error = f" ± {statistics.stdev(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{error}" + (f" ({len(values)}/{wanted})" if len(values) < wanted else "")
+
+
+def _of(row: Row, setting: str) -> list[Line]:
+    return [line for (name, _), line in row.lines.items() if name == setting]
+
+
+def _comparisons(findings: Findings) -> list[str]:
+    main = findings.rows[findings.protocol.main]
+    rows = []
+    for label, row in findings.rows.items():
+        compared = None if row is main else compare(findings, main, row, findings.main_settings)
+        if compared is not None:
+            rows.append(
+                {
+                    f"{main.label} less": label,
+                    "mean": f"{compared.mean:+.2f}",
+                    "95% over seeds and rows": ""
+                    if compared.interval is None
+                    else "{:+.2f} to {:+.2f}".format(*compared.interval),
+                    "Wilcoxon p": "" if compared.p_value is None else f"{compared.p_value:.2g}",
+                    "better in": f"{compared.better} of {compared.pairs}",
+                    "worst setting": f"{compared.worst[0]} {compared.worst[1]:+.1f}",
+                    "CPU time in LoRA runs": _cost_cell(findings, row),
+                }
+            )
+    if not rows:
+        return [f"No training of {main.label} is done that another can be paired with."]
+    text = (
+        f"Differences of `{main.label}` to each other line in points, paired by setting and seed, with a 95% bootstrap "
+        f"interval over seeds and test rows; `{main.label}` itself costs {_cost_cell(findings, main)} LoRA runs of the "
+        "same steps on all rows, a search the CPU time of its cells and of one retraining."
+    )
+    return [f"{text}\n\n{table(rows)}"]
+
+
+def cost(findings: Findings, row: Row) -> float | None:
+    """Return the CPU time of a row's trainings, their search included, in LoRA runs of the same setting."""
+    unit = findings.rows.get("lora_3e-3") or findings.rows[findings.protocol.main]
+    ratios = []
+    for setting in findings.main_settings:
+        ones = [line["cpu"]["fit"] for line in _of(unit, setting)]
+        own = [
+            line["cpu"]["fit"] + row.search.get((name, seed), 0.0)
+            for (name, seed), line in row.lines.items()
+            if name == setting
+        ]
+        if ones and own:
+            ratios.append(statistics.mean(own) / statistics.mean(ones))
+    return statistics.mean(ratios) if ratios else None
+
+
+def _cost_cell(findings: Findings, row: Row) -> str:
+    value = cost(findings, row)
+    return NOT_DONE if value is None else f"{value:.1f}"
+
+
+# What was asked for: of the main method to a row, over which settings, the least mean, the least of the worst setting,
+# and whether Wilcoxon's p must be below 0.01.
+WANTED: tuple[tuple[str, bool, float | None, float | None, bool], ...] = (
+    (GRID, False, 0.0, -1.5, False),
+    ("oracle", False, -0.5, None, False),
+    ("lora_1e-3", False, 2.0, None, True),
+    ("lora_3e-3", False, 2.0, None, True),
+    ("lora_3e-3", True, 5.0, None, False),
+    ("random search", False, 0.0, None, True),
+)
+
+
+def _wanted(findings: Findings) -> str:
+    main, rows = findings.rows[findings.protocol.main], []
+    for label, noisy, least, worst, significant in WANTED:
+        settings = [name for name in findings.main_settings if findings.protocol.settings[name].noisy or not noisy]
+        compared = compare(findings, main, findings.rows[label], settings)
+        said = [f"mean at least {least:+.1f}"] + ([f"no setting below {worst:+.1f}"] if worst is not None else [])
+        said += ["p < 0.01"] if significant else []
+        cells = {"against": label + (", noisy settings" if noisy else ""), "wanted": ", ".join(said)}
+        if compared is not None:
+            holds = (
+                compared.mean >= (least or 0.0)
+                and (worst is None or compared.worst[1] >= worst)
+                and (not significant or (compared.p_value is not None and compared.p_value < 0.01))
+            )
+            p_value = "" if compared.p_value is None or not significant else f", p {compared.p_value:.2g}"
+            lowest = f", {compared.worst[0]} {compared.worst[1]:+.1f}" if worst is not None else ""
+            cells |= {
+                "found": f"{compared.mean:+.2f}{lowest}{p_value} ({compared.pairs} pairs)",
+                "met": "yes" if holds else "no",
+            }
+        rows.append(cells)
+    for key, name in (("loss", "test loss"), ("calibration", "calibration error")):
+        classified = [n for n in findings.main_settings if findings.protocol.settings[n].metrics[0] != "pearson"]
+        compared = compare(findings, main, findings.rows[GRID], classified, lambda line, key=key: line["test"][key])  # type: ignore[misc]
+        cells = {"against": f"{GRID}, {name}", "wanted": "mean below 0"}
+        if compared is not None:
+            cells |= {
+                "found": f"{compared.mean:+.4f} ({compared.pairs} pairs)",
+                "met": "yes" if compared.mean < 0 else "no",
+            }
+        rows.append(cells)
+    return f"What was asked for before the runs, and what came:\n\n{table(rows)}"
+
+
+def _choices(findings: Findings) -> str:
+    grid = findings.protocol.grid
+    assert grid is not None
+    rows = []
+    for setting in findings.protocol.settings:
+        best = {
+            part: best_cell(findings.protocol, setting, grid.cells, findings.done, part=part)
+            for part in ("upper", "test")
+        }
+        cells = [f"{cell[0]:g}, {cell[1]:g}" if cell else NOT_DONE for cell in best.values()]
+        rows.append({"setting": setting, "cell that D2 chose": cells[0], "cell of the oracle": cells[1]})
+    return f"Cells of the grid (learning rate, decay), chosen with the first seed:\n\n{table(rows)}"
+
+
+def _qualities(findings: Findings) -> str:
+    rows = []
+    for label, row in findings.rows.items():
+        settings = [name for name in findings.main_settings if findings.protocol.settings[name].metrics[0] != "pearson"]
+        lines = [_of(row, setting) for setting in settings]
+        # The mean of some settings is no mean of all.
+        if not all(lines):
+            continue
+        cells = {"line": label}
+        for key, name in (("loss", "test loss"), ("calibration", "calibration error")):
+            cells[name] = (
+                f"{statistics.mean(statistics.mean(line['test'][key] for line in some) for some in lines):.3f}"
+            )
+        rows.append(cells)
+    if not rows:
+        return ""
+    return (
+        "Loss and expected calibration error on the test rows, means over the settings with classes; of lines that "
+        f"have all of them:\n\n{table(rows)}"
+    )
+
+
+# ---- the curve --------------------------------------------------------------------------------------
+
+
+def curve(findings: Findings) -> Drawing | None:
+    """Return the mean score against the CPU time, of grids of several sizes and of ours; None without either."""
+    grid, main = findings.protocol.grid, findings.rows[findings.protocol.main]
+    if grid is None:
+        return None
+    rows = [(findings.grid_of(size), "grids") for size in grid.sizes] + [(main, main.label)]
+    rows += [(findings.rows["random search"], "random search")]
+    # Settings that all of them have, or the points would be means of different things.
+    settings = [name for name in findings.main_settings if all(_of(row, name) for row, _ in rows)]
+    if not settings:
+        return None
+    points = pandas.DataFrame(
+        {
+            "cost": cost(findings, row),
+            "score": statistics.mean(statistics.mean(map(findings.score, _of(row, name))) for name in settings),
+            "line": line,
+        }
+        for row, line in rows
+    )
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    with style():
+        seaborn.lineplot(
+            points,
+            x="cost",
+            y="score",
+            hue="line",
+            style="line",
+            markers=True,
+            dashes=False,
+            palette=list(COLOURS[:3]),
+            ax=axes,
+        )
+    axes.set(xscale="log", xlabel="CPU time in LoRA runs", ylabel=f"mean score of {len(settings)} settings")
+    axes.set_xticks([1, 2, 4, 8, 13], labels=["1", "2", "4", "8", "13"])
+    return Drawing("study", "Score against cost", f"Grids of {', '.join(map(str, grid.sizes))} cells.", figure)
+
+
+def write_curve(findings: Findings, path: Path) -> bool:
+    """Write the figure; nothing where too little is done."""
+    drawing = curve(findings)
+    if drawing is not None:
+        drawing.write_png(path)
+    return drawing is not None

@@ -1,0 +1,228 @@
+"""Learn on D2 how strongly to regularise, then train from the start on all rows: one run, and nothing to tune."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bilora import BiloraConfig, level_parameters
+from bilora.adapter.level_parameters import levelled_layers, pseudo_svd_layers
+from bilora.errors import SettingsError
+from bilora.problems.stage import Stage
+from bilora.problems.variant import AdapterSettings, Variant
+from bilora.problems.variants import bilora
+from bilora.problems.variants.decay_path import DecayPath
+from bilora.problems.variants.learned_decay import DecayUpper, bounds_faults
+from bilora.problems.variants.learned_decay_bilora import DecayedBiloraLower
+
+# A decay below it is none in any run that ends.
+FLOOR = 1e-3
+Values = Sequence[Tensor]
+
+
+def _whole(values: Values) -> Tensor:
+    return torch.cat(list(values))
+
+
+def _shuffled(values: Values) -> Values:
+    order = torch.randperm(sum(map(len, values)), generator=torch.Generator().manual_seed(0))
+    return torch.split(_whole(values)[order.to(values[0].device)], list(map(len, values)))
+
+
+KEPT: dict[str, Callable[[Values], Values]] = {
+    "kept": lambda values: values,
+    "layer_mean": lambda values: [layer.mean().expand_as(layer) for layer in values],
+    "mean": lambda values: [_whole(values).mean().expand_as(layer) for layer in values],
+    "shuffled": _shuffled,
+    "off": lambda values: values,
+}
+"""What the second stage makes of the values that the first has learned, by layer; all but ``kept`` are controls."""
+
+GROUPS: dict[str, Callable[[str, str | None], str]] = {
+    "two": lambda tensor, layer: "head" if layer is None else "adapters",
+    "one": lambda tensor, layer: "all",
+    "layer": lambda tensor, layer: layer or "head",
+    "tensor": lambda tensor, layer: tensor,
+}
+"""The group of a tensor of an adapted layer, or of none, as in the head."""
+
+
+@dataclass(frozen=True)
+class SelfTunedSettings(AdapterSettings):
+    """An adapter's settings, and those of what is learned on D2; the defaults are meant to be left alone.
+
+    Args:
+        decay_start: What every decay starts at, in AdamW's terms: a step takes ``learning rate * decay`` of a tensor.
+            It stays there where D2 has nothing to say.
+        decay_cap: The largest decay; the smallest is 0.001.
+        decay_learning_rate: Adam's constant learning rate for the logarithms of the decays.
+        groups: The tensors that share a decay: ``two`` (one for the adapters, one for the head), ``one`` for all, one
+            for each ``layer`` or ``tensor``.
+        values: What becomes of the pseudo singular values, which are learned beside the decays: they are ``kept`` in
+            the second stage, as they are or in their ``layer_mean``, their ``mean`` or ``shuffled``; ``off`` leaves
+            them at one.
+        values_learning_rate: Adam's constant learning rate for the values.
+        average: Share of the first stage, its end, over which the logarithms of the decays are averaged; 0 takes the
+            last ones.
+
+    Example:
+        >>> SelfTunedSettings(groups="three")
+        Traceback (most recent call last):
+            ...
+        bilora.errors.SettingsError: adapter: groups is 'three', allowed: two, one, layer, tensor
+    """
+
+    decay_start: float = 3.0
+    decay_cap: float = 20.0
+    decay_learning_rate: float = 0.1
+    groups: Literal["two", "one", "layer", "tensor"] = "two"
+    values: Literal["kept", "layer_mean", "mean", "shuffled", "off"] = "kept"
+    values_learning_rate: float = 0.01
+    average: float = 0.5
+
+    # LoRA with a factor of one per rank at its start: nothing but decays and values regularises.
+    formulation: ClassVar[str] = "real"
+    normalized: ClassVar[bool] = False
+    start_value: ClassVar[float] = 1.0
+    orthogonality: ClassVar[float] = 0.0
+
+    def faults(self) -> list[str]:
+        """Return the faults of all the settings."""
+        faults = super().faults() + bounds_faults(self.decay_start, self.decay_cap)
+        faults += self.negative_faults("decay_learning_rate", "values_learning_rate")
+        if 0 < self.decay_start < FLOOR:
+            faults.append(f"decay_start is {self.decay_start}, it must be at least {FLOOR}")
+        if not 0 <= self.average <= 1:
+            faults.append(f"average is {self.average}, it is a share of the stage, in [0, 1]")
+        for name, table in (("groups", GROUPS), ("values", KEPT)):
+            if getattr(self, name) not in table:
+                faults.append(f"{name} is {getattr(self, name)!r}, allowed: {', '.join(table)}")
+        return faults
+
+
+class SelfTunedUpper(DecayUpper):
+    """Pseudo singular values, by the run's hypergradient, and decays, in closed form."""
+
+    def level_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the values, unless they are off, and last the logarithms of the decays."""
+        values = {} if self.cfg.values == "off" else level_parameters(self.module).upper
+        return {**values, **super().level_parameters()}
+
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """Return the group of the values, with their learning rate, and that of the decays."""
+        *values, decays = super().optimizer_groups()
+        return [*({**group, "lr": self.cfg.values_learning_rate} for group in values), decays]
+
+    def take_step(self) -> None:
+        """Step, and note what became of the decays."""
+        decays = self.companion
+        assert isinstance(decays, DecayPath)  # built by the variant
+        gradient = decays.log_decay.grad
+        super().take_step()
+        if gradient is not None:
+            [loader] = self.train_data_loader
+            decays.note(gradient, upper_rows=len(loader.dataset))
+
+
+class SelfTuning(DecayPath):
+    """The decays, and what becomes of the values of a model when both are learned."""
+
+    def __init__(self, model: nn.Module, settings: SelfTunedSettings) -> None:
+        names = list(level_parameters(model).lower)
+        owners = _owners(model)
+        super().__init__(
+            names,
+            start=settings.decay_start,
+            floor=FLOOR,
+            cap=settings.decay_cap,
+            groups=[GROUPS[settings.groups](name, owners.get(name)) for name in names],
+            rate=settings.decay_learning_rate,
+            share=settings.average,
+        )
+        self.values_are_off = settings.values == "off"
+        self.kept = KEPT[settings.values]
+        # In a function: as an attribute the model would be a part of this module, and of its state.
+        self.layer_means = partial(_layer_means, model)
+
+    @torch.no_grad()
+    def settle(self, model: nn.Module) -> None:
+        """Fix the decays, and the values as the settings have them; at one where D2 is too small to learn them."""
+        super().settle(model)
+        values = list(level_parameters(model).upper.values())
+        kept = [torch.ones_like(value) for value in values] if self.too_few_rows else self.kept(values)
+        # All are made before the first is changed, of which the others may be made.
+        for value, new in zip(values, [new.clone() for new in kept], strict=True):
+            value.copy_(new)
+
+    def learned(self) -> dict[str, Any]:
+        """Return the decays, and the mean of the values in each layer."""
+        decays = super().learned()
+        if self.values_are_off:
+            return decays
+        means = self.layer_means()
+        least, most = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+        words = (
+            f"{decays['words']}; how much each layer may move: {means[least]:.2f} ({least}) to {means[most]:.2f} "
+            f"({most}), {sum(means.values()) / len(means):.2f} on average"
+        )
+        return {**decays, "layers": means, "words": words}
+
+
+def _owners(model: nn.Module) -> dict[str, str]:
+    """Return the layer of every lower parameter that an adapted layer calls its own."""
+    return {
+        f"{name}.{key}": name
+        for name, layer in levelled_layers(model)
+        for adapter in layer.active_held_adapters()
+        for key in layer.lower_parameters(adapter)
+    }
+
+
+def _layer_means(model: nn.Module) -> dict[str, float]:
+    return {
+        name.removeprefix("base_model.model."): layer.singular_values(adapter).mean().item()
+        for name, layer in pseudo_svd_layers(model)
+        for adapter in layer.active_held_adapters()
+    }
+
+
+def companion(model: nn.Module, settings: SelfTunedSettings) -> SelfTuning:
+    """Return the decays of everything on the lower level of a model whose values can start at one."""
+    config: Any = getattr(model, "peft_config", {}).get(getattr(model, "active_adapter", None))
+    if isinstance(config, BiloraConfig) and (config.normalized or config.formulation != "real"):
+        raise SettingsError(
+            "method 'self_tuned' trains the adapter of BiloraConfig(normalized=False, init_weights='lora'), and this "
+            f"one has formulation={config.formulation!r} and normalized={config.normalized}"
+        )
+    return SelfTuning(model, settings)
+
+
+def plan(settings: SelfTunedSettings) -> tuple[Stage, ...]:
+    """Return the stage that learns; the ending trains anew."""
+    title = "learning how strongly to regularise"
+    return (Stage("bilevel", DecayedBiloraLower, SelfTunedUpper, title=title, is_search=True, small_upper=True),)
+
+
+VARIANT = Variant(
+    "self_tuned",
+    DecayedBiloraLower,
+    SelfTunedUpper,
+    SelfTunedSettings,
+    partial(bilora.adapt, init_weights="lora"),
+    plan=plan,
+    ending="retrain",
+    has_values=True,
+    companion=companion,
+    # A constant rate: with a falling one the decays hardly move before it is too late.
+    defaults={
+        "unroll_steps": 2,
+        "hypergradient": "first_order",
+        "upper.schedule": "constant",
+        "upper.warmup": 0.0,
+        "upper.batch_size": 32,
+        "upper.gradient_clipping": 0.0,
+    },
+)
