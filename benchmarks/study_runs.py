@@ -57,7 +57,7 @@ class Study:
         begun = time.process_time()
         setting, plan, prepared = self.protocol.settings[job.setting], self.plan(job), self.sets(job.setting)[1]
         train = _encoded(plan.train, plan, prepared)
-        model = adapted(plan, prepared)
+        model, _ = adapted(plan, prepared)
         inference = Inference(model, prepared.tokenizer.own, PRECISIONS[plan.config.precision])
         line = {"job": job.name, **dataclasses.asdict(job), "run": dict(job.run), "rows": len(plan.train)}
         start = time.process_time()

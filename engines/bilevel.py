@@ -14,7 +14,14 @@ from torch import nn
 
 from bilora.engines.callbacks.callback import Callback, CallbackGuard
 from bilora.engines.callbacks.records import StagePlace, StepRecord, UpperRecord, ValidationRecord
-from bilora.engines.checks import check_checkpointing, check_disjoint, check_equal_start, check_schedule, warn_of_scale
+from bilora.engines.checks import (
+    check_checkpointing,
+    check_disjoint,
+    check_equal_start,
+    check_quantised,
+    check_schedule,
+    warn_of_scale,
+)
 from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.hypergradients.quality_meter import QualityMeter
 from bilora.engines.settings import CompileMode
@@ -109,6 +116,7 @@ class BilevelEngine(Engine):  # type: ignore[misc]  # Betty carries no types
         # Only now: the levels know their parameters once Betty has set them up.
         check_disjoint(lower, upper)
         check_checkpointing(self.levels)
+        check_quantised(self.levels)
         check_equal_start(self.levels, processes)
 
     @property

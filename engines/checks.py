@@ -4,6 +4,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
+
 from bilora.engines.hypergradients.darts import Darts
 from bilora.errors import SettingsError
 from bilora.problems.levels.hypergradient import Hypergradient
@@ -24,21 +29,27 @@ def check_schedule(
         raise SettingsError(f"validate_every is {validate_every}; it must be positive, or 0 for the end only")
     if upper is None:
         return
-    unroll = lower.config.unroll_steps
-    if lower.needs.steps > unroll:
-        raise SettingsError(
-            f"the hypergradient looks {lower.needs.steps} lower steps back, but unroll_steps is {unroll}: before "
-            "that the upper level had other values; raise unroll_steps, or let it look back less far"
-        )
     # Betty counts the warm-up in micro-batches.
     warmup = lower.config.warmup_steps // lower.gas
+    check_upper_steps(steps, unroll=lower.config.unroll_steps, warmup=warmup, looks_back=lower.needs.steps)
+
+
+def check_upper_steps(steps: int, *, unroll: int, warmup: int, looks_back: int) -> None:
+    """Refuse lower steps that end before the first upper one, or an unroll shorter than the hypergradient looks back.
+
+    All are lower optimizer steps.
+    """
+    if looks_back > unroll:
+        raise SettingsError(
+            f"the hypergradient looks {looks_back} lower steps back, but unroll_steps is {unroll}: before "
+            "that the upper level had other values; raise unroll_steps, or let it look back less far"
+        )
     # An upper step at every multiple of unroll_steps after the warm-up.
     first = (warmup // unroll + 1) * unroll
     if steps < first:
         raise SettingsError(
-            f"steps is {steps}, but with unroll_steps={unroll} and warmup_steps={lower.config.warmup_steps} the upper "
-            f"level steps for the first time at step {first}: it would never be trained; raise steps or lower "
-            "unroll_steps"
+            f"steps is {steps}, but with unroll_steps={unroll} and warmup_steps={warmup} the upper level steps for the "
+            f"first time at step {first}: it would never be trained; raise steps or lower unroll_steps"
         )
 
 
@@ -78,6 +89,50 @@ def check_checkpointing(levels: Sequence[Level]) -> None:
                 "gradient here; call model.gradient_checkpointing_enable({'use_reentrant': False}), or set "
                 "gradient_checkpointing_kwargs so"
             )
+
+
+def check_quantised(levels: Sequence[Level]) -> None:
+    """Refuse a quantised base that cannot be trained through: by DoRA, whole modules, or for lack of a gradient."""
+    # The model is the same object in most levels.
+    modules = {id(level.module): level.module for level in levels}
+    for name, layer in (named for module in modules.values() for named in module.named_modules()):
+        if isinstance(layer, LoraLayer) and layer.lora_magnitude_vector:
+            weight: Any = layer.get_base_layer().weight
+            # PEFT puts the weight back on the CPU after each reading, and the next pass finds no scales beside it.
+            if type(weight).__name__ == "Int8Params" and weight.device.type == "cpu":
+                raise SettingsError(
+                    f"layer {name!r} has DoRA on a weight in 8 bits of bitsandbytes on the CPU, which breaks as PEFT "
+                    "reads it; load the base model unquantised, in 4 bits, or with torchao's Int8WeightOnlyConfig, or "
+                    "choose method 'lora' or 'bilora'"
+                )
+        elif isinstance(layer, ModulesToSaveWrapper):
+            # By the original: PEFT's copy is changed already.
+            parts = list(layer.original_module.modules())
+            weights = list(layer.original_module.parameters())
+            if any(map(_of_quantiser, [*parts, *weights])):
+                raise SettingsError(
+                    f"module {name!r} is quantised and is to be trained whole; name it in the llm_int8_skip_modules of "
+                    "BitsAndBytesConfig, or the modules_to_not_convert of TorchAoConfig, as the base model is quantised"
+                )
+        elif isinstance(layer, nn.Linear) and type(layer.weight).__module__.startswith("torchao"):
+            _check_gradient_passes(layer, name)
+
+
+def _of_quantiser(part: nn.Module | Tensor) -> bool:
+    # By their names, so that they need not be installed: layers of bitsandbytes, and weights of torchao.
+    return type(part).__module__.startswith(("bitsandbytes", "torchao"))
+
+
+def _check_gradient_passes(layer: nn.Linear, name: str) -> None:
+    # Asked by one row: which of torchao's configs have a gradient changes with its versions.
+    row = torch.ones(1, layer.in_features, dtype=layer.weight.dtype, device=layer.weight.device, requires_grad=True)
+    out = layer(row).sum()
+    if not out.requires_grad or torch.autograd.grad(out, row, allow_unused=True)[0] is None:
+        raise SettingsError(
+            f"layer {name!r} is quantised by torchao such that no gradient passes it: what is trained before it would "
+            "stay as it is; quantise the weights alone, as Int8WeightOnlyConfig does, or load the base model "
+            "unquantised"
+        )
 
 
 def check_equal_start(levels: Sequence[Level], processes: Processes) -> None:

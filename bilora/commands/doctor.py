@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 from packaging.requirements import Requirement
-from transformers import AutoConfig
 
 from bilora.artifacts.scored_on import set_in_words
 from bilora.commands.train import check_words, plan_of
@@ -23,9 +22,8 @@ from bilora.engines.callbacks.trackers import LOGGERS
 from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.hypergradients.implicit import ProductSettings
 from bilora.errors import BiloraError, SettingsError
-from bilora.models.pretrained import only_local
 from bilora.processes.devices import choose_device
-from bilora.runs.run import prepare
+from bilora.runs.run import adapted, prepare
 from bilora.tasks.kinds import kind_of
 
 State = Literal["ok", "note", "fault"]
@@ -169,20 +167,21 @@ def _words_data_and_model(config: TrainConfig) -> Iterator[Finding]:
         yield Finding("note", "data", notice)
     yield Finding("ok", "data", _described(rows))
     try:
-        tokenizer = prepare([plan]).tokenizer
+        prepared = prepare([plan])
+        tokenizer = prepared.tokenizer
+        # Shapes alone: every file of the model is checked, and no memory is taken for its weights.
+        model, notices = adapted(plan, prepared, weights=False)
         encoded = rows.task.encode(rows.train, tokenizer.own, max_length=config.max_length).encoded
     except BiloraError as error:
         yield Finding("fault", "model", str(error))
         return
     yield Finding("ok", "model", tokenizer.place)
+    for notice in notices:
+        yield Finding("note", "model", notice)
     tokens = [row["input_ids"] for row in encoded]
     yield _lengths(sorted(map(len, tokens)), config.max_length)
     yield _unknown(tokens, tokenizer.own.unk_token_id)
-    # The config alone: to know the kind of attention no weights have to be read.
-    model = AutoConfig.from_pretrained(
-        tokenizer.place, local_files_only=only_local(tokenizer.place), trust_remote_code=False
-    )
-    yield check_attention(config.hypergradient, model._attn_implementation or "sdpa")
+    yield check_attention(config.hypergradient, model.config._attn_implementation or "sdpa")
 
 
 def _described(rows: TaskRows) -> str:

@@ -82,11 +82,15 @@ class Loaded:
     notices: tuple[str, ...] = ()  # what of the saved model is not used
 
 
-def load_model(tokenizer: Tokenizer, task: AnyTask) -> Loaded:
-    """Return the model, with its saved head where that fits the task, else with one of torch's global random state."""
+def load_model(tokenizer: Tokenizer, task: AnyTask, *, weights: bool = True) -> Loaded:
+    """Return the model, with its saved head where that fits the task, else with one of torch's global random state.
+
+    Without ``weights`` its tensors have shapes alone (torch's meta device), after all the same checks of its files.
+    """
     with _named_failure(tokenizer.place):
         # Weights in .bin files are pickles, which can hold code; transformers reads them as data, but not unasked.
-        options = {"trust_remote_code": False, **({} if is_told(TRUST) else {"use_safetensors": True})}
+        options: dict[str, Any] = {"trust_remote_code": False, **({} if is_told(TRUST) else {"use_safetensors": True})}
+        options |= {} if weights else {"device_map": "meta"}
         model, loading = task.load_model(tokenizer.place, local_files_only=only_local(tokenizer.place), **options)
     _set_pad_token(model.config, tokenizer.own)
     # Mismatched: a saved head with another number of outputs, which transformers replaces by a new one.

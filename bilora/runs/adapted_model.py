@@ -64,7 +64,12 @@ def _refuse_names(model: nn.Module, method: str, settings: Any) -> None:
         # A text is a regular expression, of which PEFT tells that nothing matches.
         if nowhere and isinstance(names, list):
             raise _misfit(method, f"{field} names {first_ten(nowhere)}, which it has not", linear_layers(model))
-    sizes = [min(module.weight.shape) for module in model.modules() if isinstance(module, nn.Linear | Conv1D)]
+    # Not of the weights, which are one long column in 4 bits of bitsandbytes.
+    sizes = [
+        min((module.in_features, module.out_features) if isinstance(module, nn.Linear) else module.weight.shape)
+        for module in model.modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    ]
     if sizes and settings.rank > max(sizes):
         raise SettingsError(
             f"method {method!r}: rank is {settings.rank:,}, and the layers of this model have {max(sizes):,} at most; "

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,9 +100,15 @@ def check_output_folder(output: str, *, overwrite: bool = False) -> Path:
         above = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
     except OSError as error:  # a name that is too long, or a folder that is closed to us
         raise SettingsError(f"output folder {folder} cannot be created: {error}; give --output elsewhere") from error
-    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
-        why = "is not ours to write in" if above.is_dir() else "is no folder"
-        raise SettingsError(f"output folder {folder} cannot be created: {above} {why}; give --output elsewhere")
+    if not above.is_dir():
+        raise SettingsError(f"output folder {folder} cannot be created: {above} is no folder; give --output elsewhere")
+    try:
+        # A file without a name. The permissions alone do not tell: root has all of them, in /proc too.
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        reason = f"nothing can be written in {above} ({error.strerror})"
+        raise SettingsError(f"output folder {folder} cannot be created: {reason}; give --output elsewhere") from error
     if is_unused(folder):
         return folder
     if not overwrite:

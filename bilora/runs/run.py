@@ -96,10 +96,10 @@ def run_once(
     )
     # From before the model is loaded, which is a part of what a run needs.
     memory = PeakMemory(choose_device(config.device))
-    model = adapted(plan, prepared)
+    model, notices = adapted(plan, prepared)
     train = task.encode(plan.train, tokenizer, max_length=config.max_length)
     if processes.is_first:
-        print("".join(f"note: {notice}\n" for notice in train.notices), end="")
+        print("".join(f"note: {notice}\n" for notice in (*notices, *train.notices)), end="")
     inference = Inference(model, tokenizer, PRECISIONS[config.precision], processes)
     evaluation = Evaluation(inference, task=task, train=train, validation=prepared.validation)
     scored_on = set_kind(next(iter(prepared.validation)))
@@ -157,25 +157,26 @@ def fit_adapted(
     )
 
 
-def adapted(plan: RunPlan, prepared: Prepared) -> PeftModel:
-    """Return the model, with the adapter on it and the loss that the labels ask for, and say what is new in it."""
-    weights = plan.class_weights()
+def adapted(plan: RunPlan, prepared: Prepared, *, weights: bool = True) -> tuple[PeftModel, tuple[str, ...]]:
+    """Return the model, with the adapter on it and the loss that the labels ask for, and notices on what is new in it.
+
+    Without ``weights`` it can be looked at and not run, see :func:`~bilora.models.pretrained.load_model`.
+    """
+    of_class = plan.class_weights()
     # Right before the model is loaded, whose head is drawn then.
     set_seed(plan.config.seed)
-    loaded = load_model(prepared.tokenizer, plan.task)
+    loaded = load_model(prepared.tokenizer, plan.task, weights=weights)
     task_type, steps = plan.task.hub_names.peft, plan.settings.lower_steps
     model = put_adapter(loaded, plan.config.method, plan.variant_settings, task_type=task_type, steps=steps)
     # In the model's own loss, since that is what both levels train on; validation computes its own.
-    if weights is not None:
-        weigh_classes(model, plan.task.loss, weights)
+    if of_class is not None:
+        weigh_classes(model, plan.task.loss, of_class)
     notices = loaded.notices
     if plan.target_scale is not None:
         notices = (*notices, standardise(model, plan.target_scale, drawn=loaded.new_modules))
     if plan.config.shard_base:
         shard_base(model, processes=plan.processes)
-    if plan.processes.is_first:
-        print("".join(f"note: {notice}\n" for notice in notices), end="")
-    return model
+    return model, notices
 
 
 def _write(plan: RunPlan, prepared: Prepared, folder: Path, *, scores: Scores, row: dict[str, Any]) -> None:

@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bilora.data.split import Split
+from bilora.engines.checks import check_upper_steps
+from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.settings import FitSettings
+from bilora.engines.training.levels import stage_steps
 from bilora.errors import SettingsError
 from bilora.problems.levels.hypergradient import Hypergradient
 from bilora.problems.stage import Stage
@@ -27,9 +30,16 @@ class Plan:
     processes: Processes = field(default=ONE_PROCESS, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse ``halve`` with several processes."""
+        """Refuse stages in which an upper level would never step, and ``halve`` with several processes."""
+        settings = self.settings
+        # Here too, and not by the engine alone: a model that takes minutes to load should not be loaded for it.
+        for stage in self.stages:
+            if stage.upper is not None:
+                unroll, warmup = settings.unroll_steps, settings.warmup_steps
+                looks_back = build_hypergradient(self.hypergradient).needs.steps
+                check_upper_steps(stage_steps(stage, settings), unroll=unroll, warmup=warmup, looks_back=looks_back)
         # One that is out of memory cannot halve the batches of all.
-        if self.processes.count > 1 and self.settings.on_out_of_memory == "halve":
+        if self.processes.count > 1 and settings.on_out_of_memory == "halve":
             raise SettingsError(
                 "on_out_of_memory is 'halve', which one process alone can do, and there are "
                 f"{self.processes.count}; set it to 'stop', and halve batch_size and double accumulation by hand"

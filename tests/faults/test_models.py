@@ -13,9 +13,11 @@ from typing import Any, NoReturn
 import huggingface_hub
 import pytest
 import torch
+from fingerprint import assert_same
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from small_runs import Adapted, Run, tiny_base
+from small_runs import Adapted, Run, tiny_base, trained
+from torch import nn
 from tracked_files import tracked_files
 
 from bilora.adapter.export import export_lora
@@ -167,4 +169,64 @@ def test_reentrant_checkpointing_is_refused_with_the_cure(run: Run) -> None:
     on = Adapted()
     on.model.get_base_model().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
     with pytest.raises(SettingsError, match=r"gradient_checkpointing_enable\(\{'use_reentrant': False\}\)"):
+        run(on=on)
+
+
+class Int8Tensor(nn.Parameter):
+    """A stand-in for torchao's weights."""
+
+    __module__ = "torchao.quantization"
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_base_that_passes_no_gradient_back_is_refused_by_the_name_of_its_layer(
+    run: Run, monkeypatch: pytest.MonkeyPatch, bias: bool
+) -> None:
+    """Its adapters would stay as they are without a word, as with torchao's configs that round the inputs too."""
+    plain, quantised = Adapted(), Adapted()
+    for on in (plain, quantised):
+        dense: Any = on.model.get_submodule("base_model.model.bert.encoder.layer.1.output.dense")
+        dense.bias = dense.bias if bias else None
+    dense.weight = Int8Tensor(dense.weight.detach(), requires_grad=False)
+    # One that passes it is trained, as if it were not quantised.
+    assert_same(trained(run("quantised", on=quantised).model), trained(run("plain", on=plain).model))
+    forward = dense.forward
+    monkeypatch.setattr(dense, "forward", lambda x: forward(x.detach()))
+    with pytest.raises(SettingsError, match=r"^layer '.*layer\.1\.output\.dense' is quantised .* Int8WeightOnlyConfig"):
+        run("refused", on=quantised)
+
+
+class Int8Params(nn.Parameter):
+    """A stand-in for the weights of bitsandbytes in 8 bits."""
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "bidora"])
+def test_dora_on_8_bits_on_the_cpu_is_refused_with_the_cure(run: Run, method: str) -> None:
+    """PEFT's own error is an AttributeError about NoneType, at the second pass."""
+    on = Adapted(method)
+    query: Any = on.model.get_submodule("base_model.model.bert.encoder.layer.0.attention.self.query.base_layer")
+    query.weight = Int8Params(query.weight.detach(), requires_grad=False)
+    if method == "lora":
+        assert run(on=on).result.steps == 8
+        return
+    with pytest.raises(SettingsError, match=r"^layer '.*\.query' has DoRA on .* in 4 bits, .* 'lora' or 'bilora'$"):
+        run(on=on)
+
+
+class Linear8bitLt(nn.Linear):
+    """A stand-in for the layers of bitsandbytes, whose weight is a plain one where the head is new."""
+
+    __module__ = "bitsandbytes.nn.modules"
+
+
+@pytest.mark.parametrize("quantiser", ["torchao", "bitsandbytes"])
+def test_a_quantised_module_that_is_trained_whole_is_refused_with_the_cure(run: Run, quantiser: str) -> None:
+    """Such as a new head on a base that was quantised without one: the error of its first pass names nothing."""
+    on = Adapted()
+    head: Any = on.model.get_submodule("base_model.model.classifier.original_module")
+    if quantiser == "torchao":
+        head.weight = Int8Tensor(head.weight.detach(), requires_grad=False)
+    else:
+        head.__class__ = Linear8bitLt
+    with pytest.raises(SettingsError, match=r"^module '.*classifier' is quantised .* llm_int8_skip_modules"):
         run(on=on)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoModel,
     BertConfig,
@@ -31,9 +31,10 @@ from bilora.engines import FitSettings, LevelSettings, fit
 from bilora.errors import SettingsError
 from bilora.models.pretrained import Loaded, Tokenizer, load_model
 from bilora.problems.catalog import find_variant
+from bilora.problems.variant import AdapterSettings
 from bilora.problems.variants.bilora import BiloraSettings
 from bilora.runs import adapted_model
-from bilora.runs.adapted_model import linear_layers, put_adapter
+from bilora.runs.adapted_model import _refuse_names, linear_layers, put_adapter
 from bilora.tasks.catalog import Task
 from bilora.tasks.targets import TargetScale, standardise
 from bilora.tasks.tokens.task import TokenTask
@@ -206,3 +207,12 @@ def test_the_head_of_a_regression_is_saved_for_the_labels_as_given(name: str, lo
     save_adapter(model, tmp_path / "adapter")
     fresh = load_adapter(load(name, "number", seed=1).model, tmp_path / "adapter", base_name=name)
     torch.testing.assert_close(logits(fresh, "number"), expected)
+
+
+def test_a_rank_is_held_against_the_layer_and_not_against_its_packed_weight() -> None:
+    """In 4 bits of bitsandbytes a weight is one long column of bytes."""
+    layer = nn.Linear(32, 32)
+    layer.weight = nn.Parameter(torch.zeros(512, 1, dtype=torch.uint8), requires_grad=False)
+    _refuse_names(layer, "bilora", AdapterSettings(rank=32))
+    with pytest.raises(SettingsError, match="rank is 33, and the layers of this model have 32 at most"):
+        _refuse_names(layer, "bilora", AdapterSettings(rank=33))
