@@ -35,6 +35,8 @@ class SharedBatches(Sampler[list[int]]):
 
     def __init__(self, order: Sampler[int] | range, *, batch_size: int, share: Share) -> None:
         self.order, self.batch_size, self.share = order, batch_size, share
+        # How many processes read each row of the part that was yielded last.
+        self.readers = 1
 
     def __len__(self) -> int:
         assert isinstance(self.order, Sized)  # samplers of rows that are counted
@@ -48,12 +50,14 @@ class SharedBatches(Sampler[list[int]]):
     def _part(self, batch: list[int]) -> list[int]:
         rank, count = self.share.rank, self.share.count
         rows, left = divmod(len(batch), count)
+        self.readers = 1
         if rows:
             # Of the last, smaller batch the first processes may have a row more: a step weighs the parts by their rows.
             start = rank * rows + min(rank, left)
             return batch[start : start + rows + (rank < left)]
-        # Fewer rows than processes: some are read by several, each equally often, which a mean over all does not see.
+        # Fewer rows than processes: some are read by several, each equally often, and counts as often less.
         rows = left // math.gcd(left, count)
+        self.readers = rows * count // left
         return [batch[(rank * rows + row) % left] for row in range(rows)]
 
 
