@@ -137,8 +137,8 @@ def load_adapter(base: nn.Module, folder: Path, *, base_name: str) -> PeftModel:
     base_sha256 = about[FINGERPRINT].get("base_sha256")
     if base_sha256 is not None and base_sha256 != base_fingerprint(model):
         raise CheckpointError(
-            f"adapter {folder} was trained on another base model, whose weights have the same shapes as those of this "
-            f"one (their SHA-256 is not that in {FINGERPRINT}); load it on the model that it was trained on"
+            f"adapter {folder} was trained on another base model, whose weights have the same shapes as those of "
+            f"{base_name} (their SHA-256 is not that in {FINGERPRINT}); load it on the model that it was trained on"
         )
     model.requires_grad_(False)
     return model.eval()

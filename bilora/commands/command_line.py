@@ -30,13 +30,16 @@ BAD_INPUT = 2
 class OneLineParser(ArgumentParser):
     """An argument parser whose errors are one line with a suggestion, instead of the whole usage."""
 
+    # What is parsed, by which an error knows whether it is about a file.
+    words: Sequence[str] = ()
+
     def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
         """Print what is wrong and end with exit code 2."""
         known = [option for action in self._actions for option in action.option_strings]
         asked = _option_in(message)
         # An option that is there but has no value, or a wrong one, would be told its own name.
         near = "" if asked in known else did_you_mean(asked, known)
-        print(f"{self.prog}: error: {one_line(message)}{near}", file=sys.stderr)
+        print(f"{self.prog}: error: {_of_files(self.words, one_line(message))}{near}", file=sys.stderr)
         raise SystemExit(BAD_INPUT)
 
 
@@ -49,6 +52,16 @@ def _option_in(message: str) -> str:
         return f"--{inside[1]}.{inside[2]}"
     option = re.search(r"--[\w.\-]+|'[\w.]+'", message)
     return "" if option is None else "--" + option[0].strip("'").removeprefix("--")
+
+
+def _of_files(words: Sequence[str], message: str) -> str:
+    """Return a message with the files of settings before it, unless it is about what stands beside them."""
+    files = _config_files(words)
+    options = {word.partition("=")[0].removeprefix("--") for word in words if not _is_config(word)}
+    # The exceptions of jsonargparse do not say where a value came from.
+    if not files or any(name and re.search(rf"(?<![\w.]){re.escape(name)}\b", message) for name in (*options, *files)):
+        return message
+    return f"{', '.join(files)}: {message}"
 
 
 def parse_config(
@@ -100,28 +113,36 @@ def parse_config(
         _check_files(flat, words)
     except (BiloraError, yaml.YAMLError) as error:
         parser.error(f"config: {error}")
+    parser.words = words
     try:
         values = parser.parse_args(_with_whole_sections(parser, words))
     except OverflowError:  # jsonargparse makes a float of a whole number, and does not say of which
         parser.error("a number is beyond what a setting can hold (1.8e308); write a smaller one")
     del values["config"]
-    refuse_plain_sections(flat, values.as_dict(), what="config")
-    return _built(kind, parser, values, named=bool(naming))
+    try:
+        refuse_plain_sections(flat, values.as_dict(), what="config")
+        return _built(kind, parser, values, named=bool(naming))
+    except BiloraError as error:
+        raise type(error)(_of_files(words, str(error))) from error
 
 
 def _check_files(kind: type, words: Sequence[str]) -> None:
     """Raise with a file's name what is wrong with it as a whole, which jsonargparse would tell without the name."""
     for word in words:
         refuse_too_much(word.partition("=")[2] or word)
-    following = itertools.pairwise([*words, ""])
-    names = [after if word == "--config" else word.partition("=")[2] for word, after in following if _is_config(word)]
-    for path in map(Path, filter(None, names)):
+    for path in map(Path, _config_files(words)):
         if not path.exists():
             raise SettingsError(f"there is no file {path}; bilora init --output {path} writes one")
         settings = read_yaml(path)
         if not settings:
             raise SettingsError(f"{path} holds no settings; bilora init writes a file with all of them")
         refuse_plain_sections(kind, settings, what=str(path))
+
+
+def _config_files(words: Sequence[str]) -> list[str]:
+    following = itertools.pairwise([*words, ""])
+    names = [after if word == "--config" else word.partition("=")[2] for word, after in following if _is_config(word)]
+    return [name for name in names if name]
 
 
 def _is_config(word: str) -> bool:

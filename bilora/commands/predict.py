@@ -5,9 +5,10 @@ import sys
 from dataclasses import dataclass
 
 from bilora.commands.verb import Verb
+from bilora.errors import DataError
 from bilora.files.formats import write_whole
 from bilora.files.whole_folders import new_file
-from bilora.runs.trained import open_trained
+from bilora.runs.trained import ADAPTER_FILE, open_trained
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,16 @@ def predict_rows(config: PredictConfig) -> None:
     trained = open_trained(config.run, model=config.model, device=config.device, task_type=config.task_type)
     rows = trained.task.read_rows(config.file, labelled=False)
     answers, notices = trained.task.answers(trained.inference, rows, max_length=trained.max_length)
-    lines = [
-        json.dumps({"row": number, **answer}, ensure_ascii=False, allow_nan=False) + "\n"
-        for number, answer in zip(rows.ids, answers, strict=True)
-    ]
+    try:
+        lines = [
+            json.dumps({"row": number, **answer}, ensure_ascii=False, allow_nan=False) + "\n"
+            for number, answer in zip(rows.ids, answers, strict=True)
+        ]
+    except ValueError as error:
+        raise DataError(
+            f"the answers of the model with the adapter {trained.adapter / ADAPTER_FILE} are not finite: it is "
+            "damaged, or does not fit its base model; copy it again"
+        ) from error
     # What is printed may be read by a program: no notice stands among the lines.
     if output is None:
         sys.stdout.writelines(lines)

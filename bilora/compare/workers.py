@@ -7,7 +7,6 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -17,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -190,7 +190,7 @@ def _as_sent(error: Exception) -> Exception:
         # A traceback does not go through a pipe, and is all there is to know of a fault.
         error.add_note(traceback.format_exc())
     try:
-        pickle.loads(pickle.dumps(error))
+        ForkingPickler.loads(ForkingPickler.dumps(error))
     # Of others' errors, some cannot be written and some not be read: those with arguments by keyword.
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")

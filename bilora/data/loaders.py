@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, RandomSampler, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from bilora.errors import DataError, SettingsError
-from bilora.processes.processes import Share, SharedOrder
+from bilora.processes.processes import Share, SharedBatches
 
 # An example as token ids: lists of ints under the tokenizer's input names, ``labels``, and what its task adds.
 Encoded = Mapping[str, Any]
@@ -62,9 +62,8 @@ def make_loader(
     """Return a loader whose order depends on ``seed`` alone."""
     if batch_size < 1:
         raise SettingsError(f"batch_size is {batch_size!r}; it must be at least 1")
-    # A share leaves out the rows of a pass that do not come out even: in a fixed order those would always be the same.
-    if not (shuffle or share.is_whole):
-        raise SettingsError("rows in a fixed order are not shared among processes; set shuffle=True")
+    if not share.is_whole and (drop_last or not shuffle):
+        raise SettingsError("processes share all rows, in a shuffled order; set shuffle=True and leave drop_last out")
     if group_by_length and not shuffle:
         raise SettingsError("group_by_length is a way to shuffle; set shuffle=True, or sort the rows by length")
     # Where every row is looked at once and in order, a last batch that is smaller is all right.
@@ -75,11 +74,12 @@ def make_loader(
     generator = torch.Generator().manual_seed(seed)
     order: Sampler[int] | None = None
     if group_by_length:
-        # By the batch of all processes together, of which each takes an equal part.
+        # By the batch of all processes together, of which each takes a part.
         order = LengthGroups(encoded, batch_size=batch_size * share.count, generator=generator)
     if not share.is_whole:
         whole = order or RandomSampler(encoded, generator=generator)
-        order = SharedOrder(whole, batch_size=batch_size, share=share)
+        parts = SharedBatches(whole, batch_size=batch_size, share=share)
+        return DataLoader(encoded, batch_sampler=parts, collate_fn=collate, generator=generator)  # type: ignore[arg-type]
     return DataLoader(
         encoded,  # type: ignore[arg-type]  # a list is a map-style data set
         batch_size=batch_size,

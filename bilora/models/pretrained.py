@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from transformers.utils import logging
 from bilora.errors import BiloraError, DataError, first_ten
 from bilora.models.embedded import embedded_model_folder, smollm2_folder
 from bilora.settings.lookup import TRUST, is_told
+from bilora.settings.sections import BEYOND
 from bilora.tasks.task import AnyTask
 from bilora.tasks.text.batches import check_fits
 
@@ -27,6 +29,13 @@ HUB_SECONDS = 3.0
 # a head over the whole text look for its last token themselves. But this one reads the last place, padding or not, and
 # has relative positions.
 READ_AT_THE_END = frozenset(("xlnet",))
+
+# What a folder of a model holds, as its errors name it.
+CONFIG = "config.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "tokenizer.model")
+
+# What a config.json says of a text model, by the names that transformers has for it whatever the file calls it.
+SIZES = ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
 
 # Models that come in packages, by the name that a config gives them; a folder of that name is ``./name``.
 EMBEDDED_MODELS: dict[str | None, Callable[[], Path]] = {None: embedded_model_folder, "smollm2": smollm2_folder}
@@ -50,10 +59,9 @@ def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Toke
     """Return a model's tokenizer, checked against the model's config before any weight is read."""
     embedded = EMBEDDED_MODELS.get(model)
     place = str(model) if embedded is None else str(embedded())
-    with _named_failure(place):
-        local = only_local(place)
-        options = {"local_files_only": local, "trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(place, **options, **task.tokenizer_settings)
+    options = {"local_files_only": only_local(place), "trust_remote_code": False}
+    # First: the tokenizer looks into this file too, and would be told as the culprit.
+    with _named_failure(place, CONFIG):
         config = AutoConfig.from_pretrained(place, **options)
         if config.get_text_config().output_attentions:
             # transformers loads it, and refuses to save or merge what it has loaded.
@@ -61,6 +69,12 @@ def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Toke
                 "its config.json has output_attentions true, which transformers refuses with its own attention (sdpa); "
                 "set it to false"
             )
+        # Of a size of -1 or 10^30, torch tells in the middle of a training or not at all.
+        sizes = {name: getattr(config.get_text_config(), name, None) for name in SIZES}
+        if odd := [name for name, size in sizes.items() if isinstance(size, int) and not 0 < size < BEYOND]:
+            raise ValueError(f"{odd[0]} is {sizes[odd[0]]}, and must be above 0 and below {BEYOND:,}")
+    with _named_failure(place, *TOKENIZER_FILES):
+        tokenizer = AutoTokenizer.from_pretrained(place, **options, **task.tokenizer_settings)
         # Without its files transformers makes a tokenizer that knows no word.
         if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
             raise ValueError("there are no files of a tokenizer; save it there with save_pretrained")
@@ -68,7 +82,10 @@ def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Toke
         notices = _fill_pad_token(tokenizer)
         # A model of pictures alone has no vocabulary to ask for.
         _set_pad_token(config, tokenizer)
+    try:
         check_fits(tokenizer, config, max_length=max_length)
+    except DataError as error:
+        raise DataError(f"{CONFIG} of {place!r}: {error}") from error
     return Tokenizer(place, tokenizer, notices)
 
 
@@ -87,7 +104,7 @@ def load_model(tokenizer: Tokenizer, task: AnyTask, *, weights: bool = True) -> 
 
     Without ``weights`` its tensors have shapes alone (torch's meta device), after all the same checks of its files.
     """
-    with _named_failure(tokenizer.place):
+    with _named_failure(tokenizer.place, CONFIG, "model.safetensors"):
         # Weights in .bin files are pickles, which can hold code; transformers reads them as data, but not unasked.
         options: dict[str, Any] = {"trust_remote_code": False, **({} if is_told(TRUST) else {"use_safetensors": True})}
         options |= {} if weights else {"device_map": "meta"}
@@ -98,8 +115,8 @@ def load_model(tokenizer: Tokenizer, task: AnyTask, *, weights: bool = True) -> 
     mismatched = {name.rpartition(".")[0]: shapes for name, *shapes in sorted(loading["mismatched_keys"])}
     drawn = {*(name.rpartition(".")[0] for name in loading["missing_keys"]), *mismatched}
     notices = tuple(
-        f"the model's saved {name} is of another task: it has {before[0]} outputs, and {now[0]} are needed; a new one "
-        "is drawn, and trained whole"
+        f"the model's saved {name} is of another task: it has {next(iter(before), 1)} outputs, and {now[0]} are "
+        "needed; a new one is drawn, and trained whole"
         for name, (before, now) in mismatched.items()
     )
     return Loaded(model, tuple(sorted(drawn)), notices)
@@ -173,18 +190,27 @@ def first_line(error: Exception) -> str:
     return words if " " in words else f"{type(error).__name__} {words}".strip()
 
 
+# Not the `std::allocator` in torch's own list of calls.
+NO_MEMORY = re.compile(r"allocate\b|bad_alloc")
+
+
 @contextmanager
-def _named_failure(place: str) -> Iterator[None]:
+def _named_failure(place: str, *files: str) -> Iterator[None]:
+    """Tell whatever fails in here as the fault of a model, with those of its ``files`` that it has here."""
     try:
         yield
     # Whatever the files of others make of transformers: its tokenizers alone raise bare Exceptions. Memory is no fault
     # of theirs, and a lack of it is told by code.
     except Exception as error:
-        if isinstance(error, (BiloraError, MemoryError, torch.OutOfMemoryError)) or "alloc" in str(error):
+        if isinstance(error, (BiloraError, MemoryError, torch.OutOfMemoryError)) or NO_MEMORY.search(str(error)):
             raise
-        what = "folder" if os.path.isdir(place) else "hub id (or missing folder)"
+        is_folder = os.path.isdir(place)
+        what = "folder" if is_folder else "hub id (or missing folder)"
+        held = [name for name in files if os.path.lexists(os.path.join(place, name))] or files
+        read = f" (in {' or '.join(held)})" if is_folder else ""
         cure = (
             "give --model a folder saved with save_pretrained, or a hub id that this machine can reach or has in its "
             f"cache; where its weights are in .bin files alone, {TRUST} reads them"
         )
-        raise DataError(f"no model can be loaded from the {what} {place!r}: {first_line(error)}; {cure}") from error
+        reason = f"{first_line(error)}{read}"
+        raise DataError(f"no model can be loaded from the {what} {place!r}: {reason}; {cure}") from error

@@ -1,6 +1,7 @@
 """The processes that train together: which part of the rows each takes, and what they tell each other."""
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -18,7 +19,7 @@ from bilora.tensors import Tensors
 
 @dataclass(frozen=True)
 class Share:
-    """The part of every batch that a process takes: the one of number ``rank``, from 0, of ``count`` equal parts."""
+    """The part of every batch that a process takes: the one of number ``rank``, from 0, of ``count`` parts."""
 
     rank: int = 0
     count: int = 1
@@ -29,25 +30,35 @@ class Share:
         return self.count == 1
 
 
-class SharedOrder(Sampler[int]):
-    """One process's part of an order that all processes draw alike, in batches of ``batch_size`` rows per process."""
+class SharedBatches(Sampler[list[int]]):
+    """One process's parts of the batches of an order that all draw alike, ``batch_size`` rows per process in each."""
 
-    # Equal parts, also of the last and smaller batch of a pass, so that the mean over the parts is the mean over the
-    # batch. The rows left over, fewer than there are processes, are not read in this pass.
     def __init__(self, order: Sampler[int] | range, *, batch_size: int, share: Share) -> None:
         self.order, self.batch_size, self.share = order, batch_size, share
+        # How many processes read each row of the part that was yielded last.
+        self.readers = 1
 
     def __len__(self) -> int:
         assert isinstance(self.order, Sized)  # samplers of rows that are counted
-        full, left = divmod(len(self.order), self.batch_size * self.share.count)
-        return full * self.batch_size + left // self.share.count
+        return -(-len(self.order) // (self.batch_size * self.share.count))
 
-    def __iter__(self) -> Iterator[int]:
-        rank, count = self.share.rank, self.share.count
+    def __iter__(self) -> Iterator[list[int]]:
         positions = iter(self.order)
-        while batch := list(itertools.islice(positions, self.batch_size * count)):
-            part = len(batch) // count
-            yield from batch[rank * part : (rank + 1) * part]
+        while batch := list(itertools.islice(positions, self.batch_size * self.share.count)):
+            yield self._part(batch)
+
+    def _part(self, batch: list[int]) -> list[int]:
+        rank, count = self.share.rank, self.share.count
+        rows, left = divmod(len(batch), count)
+        self.readers = 1
+        if rows:
+            # Of the last, smaller batch the first processes may have a row more: a step weighs the parts by their rows.
+            start = rank * rows + min(rank, left)
+            return batch[start : start + rows + (rank < left)]
+        # Fewer rows than processes: some are read by several, each equally often, and counts as often less.
+        rows = left // math.gcd(left, count)
+        self.readers = rows * count // left
+        return [batch[(rank * rows + row) % left] for row in range(rows)]
 
 
 Result = TypeVar("Result")
@@ -73,7 +84,7 @@ class Processes:
 
     def averaged(self, tensors: Sequence[Tensor]) -> Tensors:
         """Return the mean over the processes of each tensor, without a graph if there are several processes."""
-        # Batches have equally many rows in all processes, so means need no weights.
+        # Without weights: who averages means of different numbers of rows multiplies them by these numbers before.
         return tuple(tensors)
 
     def any(self, flag: bool) -> bool:

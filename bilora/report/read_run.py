@@ -80,7 +80,7 @@ def read_run(folder: Path) -> ReadRun:
     with _reading(folder / "all_results.json"):
         # What the page makes of them, made here, where the file can be named.
         summarise([results] if results else [])
-        dict(results.get("versions", {}))
+        dict(results.get("versions", {}).items())
     return ReadRun(
         folder=folder,
         label=label,

@@ -14,7 +14,7 @@ from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
 from bilora.processes.devices import choose_device
 from bilora.settings.arguments import check_arguments
 from bilora.settings.lookup import told_by
-from bilora.tasks.kinds import read_task
+from bilora.tasks.kinds import TASK_FILE, read_task
 from bilora.tasks.task import AnyTask, Inference
 
 ADAPTER_FILE = "adapter_config.json"
@@ -91,12 +91,12 @@ def _task_settings(run: Path) -> dict[str, Any]:
 
 def _tokenizer_of(adapter: Path, model: str | None, task: AnyTask, *, max_length: int) -> Tokenizer:
     """Return the tokenizer of the base model that is given, or else of the one that the adapter names."""
-    if model is not None:
-        return load_tokenizer(model, task, max_length=max_length)
-    base = adapter_files.read_config(adapter).base_model_name_or_path
+    base = adapter_files.read_config(adapter).base_model_name_or_path if model is None else model
     if not base or not isinstance(base, str):
         raise DataError(f"{adapter / ADAPTER_FILE} names no base model; give --model")
     try:
         return load_tokenizer(base, task, max_length=max_length)
     except DataError as error:
-        raise DataError(f"{adapter / ADAPTER_FILE}: {error}") from error
+        # Of the task is the longest row, for which the model may be too short.
+        asked = TASK_FILE if model is not None else f"{ADAPTER_FILE}, {TASK_FILE} beside it"
+        raise DataError(f"{adapter / asked}: {error}") from error

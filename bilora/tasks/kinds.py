@@ -73,6 +73,8 @@ def read_task(folder: Path, *, task_type: str | None = None) -> tuple[AnyTask, i
         kind, fields, length = content["kind"], content["task"], content["max_length"]
         if type(length) is not int or length < 1:
             raise ValueError(f"max_length is {SHORT.repr(length)}, and must be a number of tokens")
+        if not isinstance(fields, dict):
+            raise ValueError(f"task is {SHORT.repr(fields)}, and must be an object")
         if user_kind is None and kind not in TASK_KINDS:
             raise ValueError(f"its kind of task is {kind!r}, which is not of this library; give --task-type {kind}")
         if set(fields) == {"name"}:  # as earlier versions wrote a task that answers with text

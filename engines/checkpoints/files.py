@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bilora.errors import CheckpointError, ResourceError
-from bilora.files.formats import dump_json, load_json
+from bilora.files.formats import dump_json, load_json, plain_file
 from bilora.files.state import Packed
 from bilora.files.whole_folders import MANIFEST, REPLACED, UNFINISHED, is_full, sha256_of, write_folder
 
@@ -134,7 +134,8 @@ def read_parts(folder: Path) -> dict[str, Packed]:
     """Return the packed state of every part; raise CheckpointError where a file cannot be read."""
     try:
         trees = load_json(folder / TREES)
-        tensors = load_file(folder / TENSORS)
+        # The reader of tensors waits for ever at a pipe, and takes no signal meanwhile.
+        tensors = load_file(plain_file(folder / TENSORS))
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
     # A part without tensors has a tree alone; tensors without a tree are found when they are unpacked.

@@ -12,12 +12,13 @@ from betty.configs import Config
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader
 
 from bilora.errors import DivergedError, SettingsError
 from bilora.problems.levels.betty_problem import BettyProblem
 from bilora.problems.levels.losses import read_loss, terms_of
 from bilora.problems.levels.report import LevelReport, SkippedSteps
-from bilora.processes.processes import ONE_PROCESS, Processes
+from bilora.processes.processes import ONE_PROCESS, Processes, SharedBatches
 from bilora.tensors import Tensors, gradient_norm, laid_out_like, to_device
 
 # Steps without any gradient, from the first one on, after which a level is refused.
@@ -172,11 +173,17 @@ class Level(BettyProblem):
         self.step_batches.append(batch)
         loss, parts = self.loss_and_parts(batch)
         # Alone in its step a batch needs no weight, and counting labels would wait for the device.
-        self.step_terms.append(self.terms(batch) if self.gas > 1 or self.processes.count > 1 else 1.0)
+        counted = self.gas > 1 or self.processes.count > 1
+        self.step_terms.append(self.terms(batch) / self._readers() if counted else 1.0)
         # A tensor, and no .item(), which would wait for the device.
         value = loss.detach()
         self.report.add(value, parts, self.step_terms[-1])
         return self._weighted(loss), {"loss": value}
+
+    def _readers(self) -> int:
+        """Return how many processes read the rows of the last batch."""
+        sampler = self.train_data_loader[0].batch_sampler if isinstance(self.train_data_loader[0], DataLoader) else None
+        return sampler.readers if isinstance(sampler, SharedBatches) else 1
 
     def _weighted(self, loss: Tensor) -> Tensor:
         # optimizer_step divides by the sum of all terms, which is known only there. Not multiplied by one: it would be

@@ -220,10 +220,17 @@ def test_an_export_that_was_cut_off_is_known_as_one(tmp_path: Path, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         _write(tmp_path, ranks={"x": 1})
     monkeypatch.undo()
-    assert [path.name for path in tmp_path.iterdir()] == ["bilora_export.json"]
+    # What it was written in stays too, as the sign that it is not finished.
+    assert sorted(path.name.startswith(UNFINISHED) for path in tmp_path.iterdir()) == [False, True]
+    assert (tmp_path / "bilora_export.json").is_file()
     (tmp_path / f"{UNFINISHED}killed").mkdir()
     _write(check_folder(tmp_path), ranks={"x": 2})
     assert set(_bytes(tmp_path)) == {"adapter_config.json", "adapter_model.safetensors", "bilora_export.json"}
+
+
+def test_a_folder_in_which_an_export_was_killed_before_its_first_file_is_taken(tmp_path: Path) -> None:
+    (tmp_path / f"{UNFINISHED}killed").mkdir()
+    assert check_folder(tmp_path) == tmp_path
 
 
 def test_models_without_such_an_adapter_are_refused(tiny: Any, trained: PeftModel, tmp_path: Path) -> None:

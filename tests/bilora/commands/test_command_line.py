@@ -183,8 +183,18 @@ def test_an_option_without_its_value_is_not_told_its_own_name(capsys: pytest.Cap
     ],
 )
 def test_an_empty_line_of_a_file(tmp_path: Path, text: str, names: str) -> None:
-    with pytest.raises(SettingsError, match=f"^config: no value for {names}; give one, or leave the line out"):
-        parse("--config", write(tmp_path / "a.yaml", text))
+    path = write(tmp_path / "a.yaml", text)
+    with pytest.raises(SettingsError, match=f"^{path}: config: no value for {names}; give one, or leave the line out"):
+        parse("--config", path)
+
+
+def test_a_value_is_told_with_the_file_that_it_stands_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "a.yaml", "steps: many\n")
+    assert refused(capsys, "--config", path).startswith(f'{path}: Parser key "steps"')
+    path = write(tmp_path / "a.yaml", "unroll_steps: 0\n")
+    assert refused(capsys, "--config", path, "--steps", "more").startswith('Parser key "steps"')
+    with pytest.raises(SettingsError, match=f"^{path}: .*unroll_steps is 0"):
+        parse("--config", path, "--steps", "3")
 
 
 def test_the_defaults_and_null_where_it_means_something(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
-"""Rows shared among processes: equal parts, no row twice, the whole batch as one process would read it."""
+"""Rows shared among processes: the whole of every batch as one process would read it, in parts that weigh alike."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from bilora.data.loaders import make_loader
 from bilora.errors import DataError, SettingsError
-from bilora.processes.processes import Share, SharedOrder
+from bilora.processes.processes import Share, SharedBatches
 
 
 def positions(rows: list[Any]) -> list[int]:
@@ -27,18 +28,29 @@ def test_processes_together_read_the_batches_of_one(count: int, grouped: bool, r
     options = {"rows": rows, "group_by_length": grouped}
     shares = [batches(Share(rank, count), batch_size=12 // count, **options) for rank in range(count)]
     whole = batches(Share(), batch_size=12, **options)
-    assert len({len(share) for share in shares}) == 1
     for parts, batch in zip(zip(*shares, strict=True), whole, strict=True):
-        assert len({len(part) for part in parts}) == 1
-        read = [row for part in parts for row in part]
-        assert read == batch[: len(read)]
-        assert len(batch) - len(read) == len(batch) % count
+        assert [row for part in parts for row in part] == batch
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("count", range(2, 9))
+@pytest.mark.parametrize("left", range(1, 8))
+def test_every_row_of_a_last_batch_weighs_the_same(count: int, left: int) -> None:
+    """Also where it has fewer rows than there are processes, of which none may be without a batch."""
+    batch_size = 2
+    rows = range(batch_size * count + left % (batch_size * count))
+    shares = [list(SharedBatches(rows, batch_size=batch_size, share=Share(rank, count))) for rank in range(count)]
+    *_, last = zip(*shares, strict=True)
+    assert all(last)
+    times = Counter(row for part in last for row in part)
+    assert set(times) == set(rows[-(left % (batch_size * count)) or -batch_size * count :])
+    assert len(set(times.values())) == 1
 
 
 @pytest.mark.parametrize("rows", range(6, 14))
 def test_length_is_that_of_a_pass(rows: int) -> None:
-    order = SharedOrder(range(rows), batch_size=2, share=Share(1, 3))
-    assert len(order) == len(list(order))
+    parts = SharedBatches(range(rows), batch_size=2, share=Share(1, 3))
+    assert len(parts) == len(list(parts))
 
 
 def test_too_few_rows_for_all_processes_are_refused() -> None:
@@ -46,9 +58,10 @@ def test_too_few_rows_for_all_processes_are_refused() -> None:
         batches(Share(0, 2), rows=7, batch_size=4)
 
 
-def test_a_fixed_order_is_not_shared() -> None:
-    with pytest.raises(SettingsError, match="set shuffle=True"):
-        batches(Share(0, 2), rows=8, batch_size=4, shuffle=False)
+@pytest.mark.parametrize("options", [{"shuffle": False}, {"drop_last": True}])
+def test_a_part_of_the_rows_and_a_fixed_order_are_not_shared(options: dict[str, bool]) -> None:
+    with pytest.raises(SettingsError, match="set shuffle=True and leave drop_last out"):
+        batches(Share(0, 2), rows=8, batch_size=4, **options)
 
 
 def test_one_process_reads_as_before() -> None:

@@ -4,6 +4,7 @@ Run by two processes with torchrun's variables in the environment: ``process_sce
 """
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import json
@@ -26,7 +27,9 @@ from bilora.commands.train import TRAIN
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.training.fit import fit
+from bilora.engines.training.split_loaders import DividedRows
 from bilora.errors import BiloraError, InterruptedRun, ProcessesError, SettingsError
+from bilora.problems.levels.losses import terms_of
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.variant import Variant
@@ -130,9 +133,9 @@ class InTheSecond(Callback):
             self.action(engine)
 
 
-def level(processes: Processes, *, accumulation: int = 1) -> LevelSettings:
-    # The same rows per step whatever the number of processes.
-    batch = 8 // processes.count
+def level(processes: Processes, *, accumulation: int = 1, rows: int = 8) -> LevelSettings:
+    # The same rows per micro-batch whatever the number of processes.
+    batch = rows // processes.count
     return LevelSettings(learning_rate=2e-2, batch_size=batch, accumulation=accumulation, gradient_clipping=0.5)
 
 
@@ -141,12 +144,13 @@ def trained(
 ) -> tuple[LowRank, Records, Any]:
     """Fit a model and return it, its records and the result; what ``fit`` does not know are settings."""
     model, records = model or LowRank(), Records()
-    batches = level(processes, accumulation=options.pop("accumulation", 1))
+    batches = level(processes, accumulation=options.pop("accumulation", 1), rows=options.pop("batch", 8))
     given = {"collate": collate, "processes": processes, "callbacks": (records, *options.pop("callbacks", ()))}
+    given["variant"] = options.pop("variant", VARIANT)
     given |= {name: options.pop(name) for name in ("validate", "collate", "folder", "resume") if name in options}
     settings = {"steps": 40, "unroll_steps": 2, "hypergradient": hypergradient, "device": "cpu", "split_ratio": 0.5}
     settings = FitSettings(**{**settings, "lower": batches, "upper": batches, **options})
-    return model, records, fit(model, rows or some_rows(), variant=VARIANT, settings=settings, **given)
+    return model, records, fit(model, rows or some_rows(), settings=settings, **given)
 
 
 def vector(model: nn.Module) -> Tensor:
@@ -200,6 +204,85 @@ def rows_read(processes: Processes) -> dict[str, Any]:
     together = trained(processes, steps=12, rows=some_rows(46))[0].seen
     alone = trained(ONE_PROCESS, steps=12, rows=some_rows(46))[0].seen if processes.is_first else {}
     return {"together": processes.gathered(together), "alone": alone}
+
+
+class Weighted(LowRank):
+    """Its loss is a mean over rows, over tokens of which some have no label, or over weights of classes."""
+
+    def __init__(self, over: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.over, self.weights = over, torch.tensor([0.5, 2.0, 7.0], dtype=dtype)
+        self.to(dtype)
+
+    def loss(self, batch: dict[str, Tensor], level: str) -> Tensor:
+        weight = self.base + (self.left * self.values) @ self.right
+        answers, labels = torch.tanh(batch["inputs"].to(weight) @ weight.T), batch["labels"]
+        weights = self.weights if self.over == "classes" else None
+        return nn.functional.cross_entropy(answers.reshape(-1, 3), labels.reshape(-1), weight=weights)
+
+    def terms(self, batch: dict[str, Tensor]) -> float:
+        return float(self.weights[batch["labels"]].sum()) if self.over == "classes" else terms_of(batch, self)
+
+
+class WeightedUpper(ValuesUpper):
+    def terms(self, batch: Any) -> float:
+        return self.module.terms(batch)  # type: ignore[no-any-return]
+
+
+class WeightedLower(VectorsLower):
+    def terms(self, batch: Any) -> float:
+        return self.module.terms(batch)  # type: ignore[no-any-return]
+
+    def penalty(self) -> Tensor:
+        gram = self.module.left.T @ self.module.left
+        return 0.1 * ((gram - torch.eye(2).to(gram)) ** 2).sum()
+
+
+def weighted_rows(over: str, count: int) -> list[dict[str, Any]]:
+    rows = some_rows(3 * count)
+    if over != "tokens":
+        return rows[:count]
+    # Three tokens a row, of which row by row one to three are labelled.
+    return [
+        {
+            "inputs": torch.stack([row["inputs"] for row in rows[start : start + 3]]),
+            "labels": torch.tensor([0, -100 if start % 2 else 1, -100 if start % 5 else 2]),
+        }
+        for start in range(0, 3 * count, 3)
+    ]
+
+
+# Rows of D1 and D2. In batches of 8 they leave 5 and 1, 1 and 3, and none: in one process of two a row less, or the
+# only row in both.
+ODD_ROWS = {"odd": (13, 9), "alone": (17, 11), "even": (16, 8)}
+ODD_CASES = list(itertools.product(("rows", "tokens", "classes"), ODD_ROWS))
+
+
+def odd_batches(processes: Processes) -> dict[str, Any]:
+    """Train on rows that leave smaller last batches, together and alone, and with half the batch twice."""
+    outcome: dict[str, Any] = {}
+    variant = dataclasses.replace(VARIANT, lower=WeightedLower, upper=WeightedUpper)
+
+    def run(over: str, rows: str, joined: Processes, *, dtype: torch.dtype = torch.float64, **how: int) -> Any:
+        model = Weighted(over, dtype)
+        parts = DividedRows(*(weighted_rows(over, count) for count in ODD_ROWS[rows]))
+        options: dict[str, Any] = {"rows": parts, "variant": variant, "unroll_steps": 1}
+        result = trained(joined, model=model, split_ratio=0.8, **{**options, "steps": 50, **how})[2]
+        return vector(model), result.upper_steps
+
+    for over, rows in ODD_CASES:
+        apart = {}
+        for name, how in {"one step": {"steps": 1}, "fifty": {}, "accumulated": {"accumulation": 2}}.items():
+            for dtype in (torch.float32, torch.float64):
+                together, steps = run(over, rows, processes, dtype=dtype, **how)
+                alone, same = run(over, rows, ONE_PROCESS, dtype=dtype, **how)
+                apart[f"{name} {dtype}"] = float((together - alone).abs().max())
+                assert steps == same == how.get("steps", 50)
+        halved, steps = run(over, rows, processes, batch=4, accumulation=2)
+        apart["moved"] = float((alone - vector(Weighted(over, dtype))).abs().max())
+        outcome[f"{over}-{rows}"] = apart | {"halved": float((halved - run(over, rows, processes)[0]).abs().max())}
+        outcome[f"{over}-{rows}"]["upper_steps"] = [steps, run(over, rows, ONE_PROCESS, batch=4, accumulation=2)[1]]
+    return outcome
 
 
 def masks(processes: Processes) -> dict[str, Any]:
@@ -384,7 +467,7 @@ def train_command(processes: Processes) -> dict[str, Any]:
 
 
 SCENARIOS = (
-    *(equality, rows_read, masks, decisions, divergence, refusals, validation, sharded_base, saving),
+    *(equality, rows_read, odd_batches, masks, decisions, divergence, refusals, validation, sharded_base, saving),
     train_command,
 )
 

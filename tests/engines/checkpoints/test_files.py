@@ -184,3 +184,10 @@ def test_none_that_verifies_lists_all(tmp_path: Path) -> None:
         newest_checkpoint(tmp_path)
     lines = str(told.value).splitlines()
     assert [line.split(":")[0].strip() for line in lines[1:]] == ["checkpoint-2", "checkpoint-1"]
+
+
+def test_a_pipe_in_the_place_of_the_tensors_is_not_waited_for(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, 1, parts={"state": pack({"step": 1}, part="state")}, about={})
+    (folder / "state.safetensors").unlink()
+    os.mkfifo(folder / "state.safetensors")
+    assert str(fault(folder)).startswith("state.safetensors is missing")
