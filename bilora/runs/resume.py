@@ -33,7 +33,7 @@ def command_folder(config: RunConfig, *, task: str) -> Path:
 
 def check_folder(config: RunConfig) -> None:
     """Refuse an output folder that :func:`command_folder` would refuse, before anything is read."""
-    goes_on = config.resume is not None and (config.resume != "auto" or (Path(config.output or "") / CONFIG).is_file())
+    goes_on = config.resume is not None and (config.resume != "auto" or _is_begun(Path(config.output or "")))
     if config.output is not None and not goes_on:
         check_output_folder(config.output, overwrite=config.overwrite)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,13 +18,13 @@ from bilora.errors import SettingsError
 from bilora.metrics.monitor import Monitor
 from bilora.problems.levels.hypergradient import Hypergradient
 from bilora.settings.lookup import did_you_mean
-from bilora.settings.sections import refuse_faults
+from bilora.settings.sections import BEYOND, refuse_faults
 
 # The defaults below are read from it, so that they cannot drift apart from those of ``fit``.
 FIT = FitSettings()
 
 # Steps between two validations or checkpoints of the engine itself: the control of the callbacks asks for them.
-NEVER = sys.maxsize
+NEVER = BEYOND - 1
 
 # Arguments of transformers that mean nothing for two levels, by the reason why; only the default is taken.
 REFUSED: dict[str, tuple[str, ...]] = {

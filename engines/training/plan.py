@@ -36,7 +36,9 @@ class Plan:
         for stage in self.stages:
             if stage.upper is not None:
                 unroll, warmup = settings.unroll_steps, settings.warmup_steps
-                looks_back = build_hypergradient(self.hypergradient).needs.steps
+                chosen = self.hypergradient
+                built = chosen if isinstance(chosen, Hypergradient) else build_hypergradient(chosen)
+                looks_back = built.needs.steps
                 check_upper_steps(stage_steps(stage, settings), unroll=unroll, warmup=warmup, looks_back=looks_back)
         # One that is out of memory cannot halve the batches of all.
         if self.processes.count > 1 and settings.on_out_of_memory == "halve":

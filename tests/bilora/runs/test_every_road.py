@@ -72,7 +72,8 @@ def by_several(change: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def by_yaml(change: dict[str, Any], folder: Path) -> dict[str, Any]:
-    write_yaml(folder / "config.yaml", change)
+    # A file without any setting is refused.
+    write_yaml(folder / "config.yaml", change or {"seed": 0})
     return of_run(TRAIN.parse(["--config", str(folder / "config.yaml")]))
 
 
