@@ -27,7 +27,8 @@ def test_every_fault_is_told_not_only_the_first(command_run: Any, capsys: pytest
     assert doctor.DOCTOR.run([*words, "--report-to", "wandb"]) == 2
     printed = capsys.readouterr()
     assert "FAULT precision: fp16 needs a GPU; set --precision bf16 or fp32" in printed.out
-    assert "FAULT model: max_length is 128, but the bert model has 64 positions" in printed.out
+    told = f"config.json of {command_run.words[1]!r}: max_length is 128, but the bert model has 64 positions"
+    assert f"FAULT model: {told}" in printed.out
     assert "2 faults; each line says what to do" in printed.err
 
 

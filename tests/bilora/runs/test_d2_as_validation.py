@@ -67,7 +67,7 @@ def test_retraining_a_moving_split_or_validation_rows_leave_no_d2(review_file: P
 def test_tagged_rows_are_divided_as_in_training(tmp_path: Path) -> None:
     path = tmp_path / "tags.jsonl"
     path.write_text(dump_json({"words": ["a", "b"], "tags": ["O", "B-x"]}) * 100, encoding="utf-8")
-    config = TrainConfig(train_file=str(path), text_columns=["words"], label_column="tags").run_config()
+    config = TrainConfig(train_file=str(path), text_columns=["words"], label_column="tags").run_config(steps=8)
     plan = plan_run(config, load_run_rows(config))
     encoded = [{"input_ids": [1, 2], "labels": [0, 1]} for _ in plan.train]
     [split] = SplitLoaders(encoded, config, collate=list).splits
