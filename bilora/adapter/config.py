@@ -98,7 +98,7 @@ class BiloraConfig(PeftConfig):
         except ValueError as error:  # an unknown task_type
             faults.append(str(error))
         if wrong := self._type_faults():
-            raise SettingsError("BiloraConfig cannot be used:\n  " + "\n  ".join([*faults, *wrong]))
+            raise SettingsError("BiloraConfig cannot be used:\n  " + first_ten([*faults, *wrong], "\n  "))
         self._refuse_foreign_code()
         self.peft_type = BILORA
         # Resolved here, not in the layers, so that the file of an adapter says how it was trained.
