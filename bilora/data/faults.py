@@ -37,22 +37,26 @@ def parse_line(line: bytes) -> tuple[dict[str, Any], list[Fault]]:
         return {}, [Fault(None, f"byte {error.start + 1} is not UTF-8; save the file as UTF-8")]
     if not text.strip():
         return {}, [Fault(None, "the line is blank; only the end of a file may have blank lines")]
-    # Strict JSON (RFC 8259): Python's reader lets NaN and Infinity pass, and keeps the last of a field given twice.
     try:
-        row = json.loads(text, parse_constant=BadNumber, object_pairs_hook=_once)
+        row = json.loads(text, **STRICT)
     except json.JSONDecodeError as error:
         # Some of Python's messages end with "at", and go on with a position that counts from the line's begin.
         reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
         return {}, [Fault(None, f"is not a JSON object: {reason}")]
     except (ValueError, RecursionError) as error:  # a field given twice, a number or a nesting beyond limits
         return {}, [Fault(None, f"cannot be read as JSON: {in_one_line(error)}")]
+    return parsed_row(row, escaped="\\u" in text)
+
+
+def parsed_row(row: Any, *, escaped: bool) -> tuple[dict[str, Any], list[Fault]]:
+    """Return a row that :data:`STRICT` JSON gave and its faults; ``escaped`` says whether escapes stood in its text."""
     if not isinstance(row, dict):
         return {}, [Fault(None, f"is not a JSON object but {SHORT.repr(row)}")]
     # Kept in the row, so that what reads the field knows it is told already.
     bad = [(name, value) for name, value in row.items() if isinstance(value, BadNumber)]
     faults = [Fault(name, f"{value} is not a JSON value; give a finite number") for name, value in bad]
     # Only as an escape can it stand in text that was UTF-8.
-    for name in [*row] if "\\u" in text else ():
+    for name in [*row] if escaped else ():
         try:
             without_halves([name, row[name]])
         except ValueError as error:
@@ -89,3 +93,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise ValueError(f"field {twice!r} is given more than once")
     return row
+
+
+# Strict JSON (RFC 8259), for ``json.loads``: Python's reader lets NaN and Infinity pass, and keeps the last of a field
+# given twice.
+STRICT: dict[str, Any] = {"parse_constant": BadNumber, "object_pairs_hook": _once}

@@ -2,35 +2,36 @@
 
 import codecs
 import csv
+import datetime
 import gzip
-import io
 import json
 import os
+import warnings
+import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bilora.data.faults import BadNumber, Fault, parse_line
-from bilora.errors import DataError, first_ten
-from bilora.files.formats import plain_file
-
-# Line (of Parquet: row) counted from 1, fields by name, faults of the form.
-Record = tuple[int, dict[str, Any], list[Fault]]
+from bilora.data.encodings import decode
+from bilora.data.faults import STRICT, BadNumber, Fault, parse_line, parsed_row
+from bilora.data.tables import Record, as_records, read_delimited
+from bilora.errors import DataError
+from bilora.files.formats import in_one_line, plain_file
 
 
 def read_records(path: str | os.PathLike[str]) -> list[Record]:
-    """Return the records of a ``.jsonl``, ``.csv`` or ``.tsv`` (each perhaps with ``.gz``) or ``.parquet`` file."""
+    """Return the records of a file of text (``.jsonl``, ``.json``, ``.csv``, ``.tsv``, each perhaps with ``.gz``), of a
+    ``.parquet`` or of an ``.xlsx`` file."""
     path = Path(path)
     for suffix, read in READERS.items():
         if path.name.removesuffix(".gz").endswith(suffix):
             return read(path)
-    # Not with .gz: Parquet packs its columns itself.
-    if path.suffix == ".parquet":
-        return _parquet(path)
-    raise DataError(f"{path}: the name ends in none of {', '.join((*READERS, '.parquet'))}; other forms are not read")
+    # Not with .gz: they pack what they hold themselves.
+    if path.suffix in TABLES:
+        return TABLES[path.suffix](path)
+    raise DataError(f"{path}: the name ends in none of {', '.join((*READERS, *TABLES))}; other forms are not read")
 
 
 def is_untyped(path: str | os.PathLike[str]) -> bool:
@@ -40,7 +41,8 @@ def is_untyped(path: str | os.PathLike[str]) -> bool:
 
 def _json_lines(path: Path) -> list[Record]:
     # Bytes are cut at line feeds only: str.splitlines would also cut at U+2028 inside a text.
-    lines = _content(path).split(b"\n")
+    # Excel and PowerShell write a byte order mark.
+    lines = _content(path).removeprefix(codecs.BOM_UTF8).split(b"\n")
     while lines and not lines[-1].strip():
         lines.pop()
     return [(number, *parse_line(line)) for number, line in enumerate(lines, start=1)]
@@ -52,58 +54,69 @@ def _content(path: Path) -> bytes:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    # Excel and PowerShell write a byte order mark, which would be a part of the first name.
-    return content.removeprefix(codecs.BOM_UTF8)
-
-
-def _text(path: Path) -> str:
-    content = _content(path)
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        column = error.start - content.rfind(b"\n", 0, error.start)
-        raise DataError(f"{path}:{line}: byte {column} is not UTF-8; save the file as UTF-8") from error
+    return content
 
 
 def _delimited(path: Path, **form: Any) -> list[Record]:
-    text = _text(path)
-    # The csv module takes no field above 128 KiB unless told; it is told for all, so what it was told is put back.
-    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
+    return read_delimited(path, decode(path, _content(path)), **form)
+
+
+def _json(path: Path) -> list[Record]:
+    """Return the records of an array of objects, of an object of arrays (its columns), or of lines of objects."""
+    text = decode(path, _content(path))
     try:
-        # newline="": a line end inside of quotes stays as it is.
-        lines = list(_cells(path, csv.reader(io.StringIO(text, newline=""), **form)))
-    finally:
-        csv.field_size_limit(limit)
-    while lines and not lines[-1][1]:
-        lines.pop()
-    if not lines:
-        return []
-    names = lines[0][1]
-    # As a dict of fields, the last of them would win without a word.
-    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise DataError(f"{path}:{lines[0][0]}: column {twice[0]!r} is there twice; give every column its own name")
-    return [_record(number, cells, names) for number, cells in lines[1:]]
+        whole = json.loads(text, **STRICT)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":  # lines of objects, for which this name is in use too
+            return _json_lines(path)
+        raise DataError(f"{path}:{error.lineno}: column {error.colno}: {error.msg}; it is no JSON") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as JSON: {in_one_line(error)}") from error
+    rows, escaped = _rows_of(path, whole), "\\u" in text
+    return [(number, *parsed_row(row, escaped=escaped)) for number, row in enumerate(rows, start=1)]
 
 
-def _cells(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
-    # The reader counts the lines it has read; a record of several lines is named by its first one.
-    first = 1
+def _rows_of(path: Path, whole: Any) -> list[Any]:
+    if isinstance(whole, list):
+        return whole
+    lists = {name: value for name, value in whole.items() if isinstance(value, list)} if isinstance(whole, dict) else {}
+    tables = [value for value in lists.values() if value and all(isinstance(row, dict) for row in value)]
+    if len(tables) == 1:  # beside what else is said of them, such as a version
+        return tables[0]
+    lengths = {len(values) for values in lists.values()}
+    if lists and len(lists) == len(whole) and len(lengths) == 1:
+        return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
+    raise DataError(
+        f"{path}: holds neither an array of objects, nor an object of arrays of one length; write one row as one object"
+    )
+
+
+def _spreadsheet(path: Path) -> list[Record]:
+    plain_file(path)
     try:
-        for cells in reader:
-            yield first, cells
-            first = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{path}:{first}: the record that begins here is broken: {error}") from error
+        from openpyxl import load_workbook
+    except ImportError as error:
+        raise DataError(f"{path}: to read it a package is missing; run pip install 'bilora[xlsx]'") from error
+    try:
+        book = load_workbook(path, read_only=True, data_only=True)
+        first, *others = book.worksheets
+        rows = [(number, _filled(cells)) for number, cells in enumerate(first.iter_rows(values_only=True), start=1)]
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, SyntaxError) as error:
+        raise DataError(f"{path}: cannot be read: {in_one_line(error) or type(error).__name__}") from error
+    if others:
+        what = f"of its {len(others) + 1} sheets the first, {first.title!r}, was read"
+        warnings.warn(f"{path}: {what}", RuntimeWarning, stacklevel=3)
+    width = max((len(cells) for _, cells in rows), default=0)
+    full = ((number, [*cells, *[None] * (width - len(cells))] if cells else []) for number, cells in rows)
+    return as_records(path, list(full))
 
 
-def _record(number: int, cells: Sequence[str], names: Sequence[str]) -> Record:
-    if not cells:
-        return number, {}, [Fault(None, "the line is blank; only the end of a file may have blank lines")]
-    if len(cells) != len(names):
-        what = f"has {len(cells)} fields, but the first line names {len(names)} ({first_ten(names)})"
-        return number, {}, [Fault(None, f"{what}; in .csv, a text with a comma or a double quote stands in quotes")]
-    return number, dict(zip(names, cells, strict=True)), []
+def _filled(cells: Sequence[Any]) -> list[Any]:
+    """Return the cells of a row of a spreadsheet, dates as text, without the empty ones at its end."""
+    values = [cell.isoformat() if isinstance(cell, datetime.date | datetime.time) else cell for cell in cells]
+    while values and values[-1] is None:
+        values.pop()
+    return values
 
 
 def _parquet(path: Path) -> list[Record]:
@@ -155,7 +168,10 @@ def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]
 
 READERS: dict[str, Callable[[Path], list[Record]]] = {
     ".jsonl": _json_lines,
-    ".csv": partial(_delimited, delimiter=",", strict=True),
+    ".json": _json,
+    ".csv": partial(_delimited, strict=True),
     # Without quoting: GLUE's files have texts that begin with a double quote and do not end with one.
     ".tsv": partial(_delimited, delimiter="\t", quoting=csv.QUOTE_NONE),
 }
+
+TABLES: dict[str, Callable[[Path], list[Record]]] = {".parquet": _parquet, ".xlsx": _spreadsheet}
