@@ -39,8 +39,8 @@ class RunConfig(FitSettings):
         task: A GLUE task (cola sst2 mrpc stsb qqp mnli qnli rte wnli), ``rotten_tomatoes``, which is embedded,
             ``ncbi_disease``, or a data-to-text task (e2e webnlg dart). None is the embedded one, unless there is a
             ``train_file``.
-        train_file: A file of labelled rows (csv, tsv, json, jsonl, parquet, xlsx) in place of a task; its labels say what to
-            learn.
+        train_file: A file of labelled rows (csv, tsv, json, jsonl, parquet, xlsx) in place of a task; its labels say
+            what to learn.
         text_columns: The columns of the files with the text, one or two; for token classification that of the tokens.
         label_column: The column of the files with the labels; for token classification that of the tags. Several
             columns of 0 and 1 are one label each, of which a row may have any number.
