@@ -1,6 +1,8 @@
 """What a run left behind, opened again: the model with its adapter, its tokenizer, and its task."""
 
 import os
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,14 +10,14 @@ from typing import Any
 from peft import PeftModel
 
 from bilora.artifacts import adapter_files
-from bilora.errors import DataError, first_ten
+from bilora.errors import SHORT, DataError, SettingsError, first_ten
 from bilora.files.formats import load_yaml
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
 from bilora.processes.devices import choose_device
 from bilora.settings.arguments import check_arguments
 from bilora.settings.lookup import told_by
 from bilora.tasks.kinds import TASK_FILE, read_task
-from bilora.tasks.task import AnyTask, Inference
+from bilora.tasks.task import AnyTask, BaseTask, Inference
 
 ADAPTER_FILE = "adapter_config.json"
 
@@ -34,6 +36,36 @@ class Trained:
     def inference(self) -> Inference:
         """The model and its tokenizer, as evaluations take them."""
         return Inference(self.model, self.tokenizer.own)
+
+    def predict(self, texts: Sequence[Any]) -> list[Any]:
+        """Return the prediction for each text, or pair of texts: the name of a class, several names, or a number.
+
+        Args:
+            texts: A text each, a pair of texts, a list of tokens, or a mapping with the columns of the training file.
+
+        Raises:
+            DataError: A text is none, or empty; its number is told.
+        """
+        return [answer["prediction"] for answer in self.answers(texts)]
+
+    def answers(self, texts: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return what ``bilora predict`` writes of each text: ``prediction``, and ``probabilities`` by class."""
+        if not isinstance(self.task, BaseTask):
+            raise SettingsError(f"task {self.task.name!r} is not predicted from texts; take bilora predict with a file")
+        if isinstance(texts, str) or len(texts) == 0:
+            raise DataError(f"texts is {SHORT.repr(texts)}; give a list of texts")
+        records = [(number, self._row(text), []) for number, text in enumerate(texts, start=1)]
+        rows = self.task.unlabelled_rows(records, source="texts")
+        found, notices = self.task.answers(self.inference, rows, max_length=self.max_length)
+        for notice in notices:
+            warnings.warn(notice, RuntimeWarning, stacklevel=2)
+        return found
+
+    def _row(self, text: Any) -> dict[str, Any]:
+        if isinstance(text, Mapping):
+            return dict(text)
+        fields = self.task.columns.text_columns  # type: ignore[attr-defined]  # of a BaseTask
+        return dict(zip(fields, [text] if len(fields) == 1 else text, strict=False))
 
 
 def open_trained(

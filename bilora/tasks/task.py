@@ -20,6 +20,7 @@ from bilora.data.loaders import Collate
 from bilora.data.records import read_records
 from bilora.data.rows import Row, Rows, check_records
 from bilora.data.sets import TaskRows
+from bilora.data.tables import Record
 from bilora.errors import SettingsError
 from bilora.metrics.monitor import Monitor
 from bilora.processes.processes import ONE_PROCESS, Processes
@@ -337,9 +338,13 @@ class BaseTask(TaskKind):
         """Return the rows of a file by the task's columns."""
         if labelled:
             return check_records(self.columns.read(path), self, source=path, split="evaluation")
+        return self.unlabelled_rows(read_records(path), source=path)
+
+    def unlabelled_rows(self, records: Sequence[Record], *, source: str) -> Rows:
+        """Return records as checked rows, whatever stands in the place of their labels."""
         # The checks ask for a label. What came with a fault has no row that could get one, and is refused anyway.
-        records = [(line, self.with_stand_in(row) if row else row, faults) for line, row, faults in read_records(path)]
-        return check_records(records, self, source=path, split="prediction")
+        filled = [(line, self.with_stand_in(row) if row else row, faults) for line, row, faults in records]
+        return check_records(filled, self, source=source, split="prediction")
 
     def text_of(self, row: Mapping[str, Any]) -> Hashable:
         """Return the texts of a row, without the white space around them."""

@@ -3,15 +3,16 @@
 import dataclasses
 import json
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from bilora.data.faults import Fault
 from bilora.data.loaders import Collate
-from bilora.data.rows import Rows
+from bilora.data.rows import Rows, check_records
 from bilora.data.sets import TaskRows, shared_texts
+from bilora.data.tables import Record
 from bilora.errors import SettingsError
 from bilora.metrics.monitor import Monitor
 from bilora.metrics.texts import score_texts, text_metric
@@ -144,6 +145,10 @@ class GenerationTask(BaseTask):
         # Whatever stands for references in a file to be predicted is not looked at.
         task = self if labelled else _WithoutReferences(**vars(self))
         return read_generation_file(Path(path), task, split="evaluation" if labelled else "prediction")
+
+    def unlabelled_rows(self, records: Sequence[Record], *, source: str) -> Rows:
+        """Return records as checked rows, whatever stands for their references."""
+        return check_records(records, _WithoutReferences(**vars(self)), source=source, split="prediction")
 
     def check_row(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
         """Return input, references (blank ones are counted and left out) and id, and everything wrong with the row."""
