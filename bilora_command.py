@@ -60,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         return _fail(f"{verb!r} is not one of the verbs {', '.join(VERBS)}.{_near(verb)}")
     if any(word in ("-h", "--help") for word in rest):
-        print(help_text(verb), end="")
+        # Of a verb with many options the common ones first.
+        short = "all" not in rest and (help_folder() / f"{verb}-common.txt").is_file()
+        print(help_text(f"{verb}-common" if short else verb), end="")
         return 0
     return _run(verb, rest)
 

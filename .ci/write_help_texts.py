@@ -11,8 +11,9 @@ from typing import Any
 from unittest.mock import patch
 
 import bilora_command
+from bilora.commands.usual_names import common_help
 
-WIDTH = "100"
+WIDTH = "80"
 """Columns; the texts are written once, so they cannot follow the terminal."""
 
 FOLDER = Path(__file__).resolve().parent.parent / "bilora" / "commands" / "help"
@@ -67,6 +68,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     found = verbs()
     texts = {"bilora": overview(found), **{name: help_of(verb) for name, verb in found.items()}}
+    texts["train-common"] = common_help()
     for name, text in texts.items():
         (FOLDER / f"{name}.txt").write_text(text, encoding="utf-8")
     print(f"{len(texts)} texts: {FOLDER}")

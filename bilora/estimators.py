@@ -39,7 +39,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships
         *,
         model: str | None = None,
         method: str = "self_tuned",
-        epochs: float = 10.0,
+        epochs: float | None = None,
         steps: int | None = None,
         max_length: int = 128,
         precision: str = "auto",
@@ -139,7 +139,7 @@ class BiloraClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]  
     Args:
         model: Hub id or folder of a pre-trained model; None is the embedded MiniLM.
         method: Name of the variant, or ``package.module:NAME``.
-        epochs: Passes of the lower level over its rows, at least 40 steps, where ``steps`` is None.
+        epochs: Passes of the lower level over its rows, where ``steps`` is None; None is ten, and at least 40 steps.
         steps: Lower optimizer steps.
         max_length: Largest number of tokens of a text.
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.

@@ -20,6 +20,10 @@ def test_the_help_of_a_verb_is_what_its_parser_says(verb: object) -> None:
     assert path.read_text(encoding="utf-8") == writer.help_of(verb)
 
 
+def test_the_common_help_is_what_its_table_says() -> None:
+    assert (ROOT / "bilora/commands/help" / "train-common.txt").read_text(encoding="utf-8") == writer.common_help()
+
+
 def test_the_help_of_the_command_has_every_verb_by_its_name() -> None:
     verbs = writer.verbs()
     assert (ROOT / "bilora/commands/help" / "bilora.txt").read_text(encoding="utf-8") == writer.overview(verbs)
@@ -48,14 +52,14 @@ def installed(site: Path, *words: str, before: str = "", after: str = "") -> sub
     return subprocess.run([sys.executable, "-P", "-c", code, *words], cwd=site.parent, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("verb", ["", "train"])
-def test_help_takes_less_than_half_a_second_and_imports_no_torch(verb: str, site: Path) -> None:
-    words = [word for word in (verb, "--help") if word]
+@pytest.mark.parametrize(("verb", "text"), [("", "bilora"), ("train", "train-common"), ("train all", "train")])
+def test_help_takes_less_than_half_a_second_and_imports_no_torch(verb: str, text: str, site: Path) -> None:
+    words = [*verb.split()[:1], "--help", *verb.split()[1:]]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = installed(site, *words, after="assert not {'torch', 'bilora', 'jsonargparse'} & set(sys.modules)")
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == (ROOT / "bilora/commands/help" / f"{verb or 'bilora'}.txt").read_text(encoding="utf-8")
+    assert done.stdout == (ROOT / "bilora/commands/help" / f"{text}.txt").read_text(encoding="utf-8")
     # Time of the processor, which does not grow when others use the machine.
     assert spent.ru_utime + spent.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
@@ -106,7 +110,7 @@ def test_a_verb_runs_as_installed(site: Path, without_betty: subprocess.Complete
         ([], 2, "usage: bilora VERB"),
         (["--help"], 0, "usage: bilora VERB"),
         (["-h"], 0, "usage: bilora VERB"),
-        (["train", "--steps", "3", "--help"], 0, "usage: bilora train [options]"),
+        (["train", "--steps", "3", "--help"], 0, "usage: bilora train --train-file FILE [options]"),
         (["evaluate", "-h"], 0, "usage: bilora evaluate RUN [options]"),
         (["--version"], 0, "bilora 0."),
         (["predit"], 2, "Did you mean 'predict'?"),

@@ -32,10 +32,12 @@ class OneLineParser(ArgumentParser):
 
     # What is parsed, by which an error knows whether it is about a file.
     words: Sequence[str] = ()
+    # Options by other names, which are replaced before anything is parsed.
+    also: Sequence[str] = ()
 
     def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
         """Print what is wrong and end with exit code 2."""
-        known = [option for action in self._actions for option in action.option_strings]
+        known = [*(option for action in self._actions for option in action.option_strings), *self.also]
         asked = _option_in(message)
         # An option that is there but has no value, or a wrong one, would be told its own name.
         near = "" if asked in known else did_you_mean(asked, known)
@@ -73,11 +75,12 @@ def parse_config(
     usage: str | None = None,
     before: Sequence[str] = (),
     left_out: Mapping[str, Collection[str]] | None = None,
+    also: Iterable[str] = (),
 ) -> Config:
     """Return the config that the words of a command line make, or end the program after one line with code 2."""
     # Every field is an option, a nested one with a dot (--lower.learning-rate 5e-4); the settings of the run that
     # SeveralRuns share have no `run.` before them. `before` are defaults, which what stands later overrides; `left_out`
-    # names settings that are no options, by the field whose dataclass has them.
+    # names settings that are no options, by the field whose dataclass has them; `also` has other names of options.
     # An abbreviated option would be taken without a word, and could mean another one tomorrow.
     parser = OneLineParser(
         prog=prog,
@@ -88,6 +91,7 @@ def parse_config(
         allow_abbrev=False,
         parser_mode=STRICT,
     )
+    parser.also = [f"--{name}" for name in also]
     parser.add_argument("--config", action="config", help="A YAML file of settings; later words override it.")
     naming = ONE_RUN if issubclass(kind, RunConfig) else SEVERAL_RUNS if issubclass(kind, SeveralRuns) else {}
     flat = RunConfig if naming is SEVERAL_RUNS else kind

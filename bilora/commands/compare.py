@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from bilora.commands.usual_names import RENAMED
 from bilora.commands.verb import Verb
 from bilora.compare.comparison import run_comparison
 from bilora.compare.config import NO_OPTIONS, ComparisonConfig
@@ -27,6 +28,13 @@ COMPARE = Compare(
     "Compare methods at equal budget, each with settings chosen on a part of the training rows.",
     ComparisonConfig,
     run_comparison,
-    aliases={name: f"run.{name}" for name in RUN},
+    aliases={
+        **{name: f"run.{name}" for name in RUN},
+        **{
+            name: f"run.{ours}"
+            for name, ours in RENAMED.items()
+            if ours.partition(".")[0] in RUN and name not in COMPARISON
+        },
+    },
     left_out={"run": NO_OPTIONS},
 )

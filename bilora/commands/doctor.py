@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from bilora.artifacts.scored_on import set_in_words
 from bilora.commands.train import check_words, plan_of
 from bilora.commands.train_config import TrainConfig
+from bilora.commands.usual_names import RENAMED
 from bilora.commands.verb import Verb
 from bilora.data.sets import TaskRows
 from bilora.engines.callbacks.trackers import LOGGERS
@@ -214,5 +215,9 @@ def _unknown(rows: list[list[int]], unknown: int | None) -> Finding:
 
 
 DOCTOR = Verb(
-    "doctor", "Check versions, device, data, model and disk for a run; takes the options of train.", TrainConfig, doctor
+    "doctor",
+    "Check versions, device, data, model and disk for a run; takes the options of train.",
+    TrainConfig,
+    doctor,
+    aliases=RENAMED,
 )

@@ -9,6 +9,7 @@ from bilora.artifacts.adapter_files import read_about
 from bilora.artifacts.model_card import push_to_hub
 from bilora.artifacts.scored_on import UPPER, in_words, set_in_words, set_kind
 from bilora.commands.train_config import TrainConfig
+from bilora.commands.usual_names import RENAMED
 from bilora.commands.verb import Verb
 from bilora.data.records import Record, read_records
 from bilora.engines.callbacks.trackers import ReportTo
@@ -79,7 +80,12 @@ def _begin(config: TrainConfig, folder: Path) -> None:
 
 
 def check_words(config: TrainConfig) -> None:
-    """Refuse what can be refused before a row is read: what would be sent away, the device, the folder."""
+    """Refuse what can be refused before a row is read: no rows, what would be sent away, the device, the folder."""
+    if config.task is None and config.train_file is None:
+        raise SettingsError(
+            "there is nothing to train on: give --train-file rows.csv, a file with texts and labels, or --task with a "
+            "known data set (rotten_tomatoes is embedded); bilora train --help shows the common options"
+        )
     refuse_sending(config)
     choose_device(config.device)
     check_folder(config)
@@ -130,7 +136,7 @@ def _run(config: TrainConfig, plan: RunPlan, prepared: Prepared, folder: Path, c
     # Without one, run_once looks at the score of the task.
     monitor = Monitor("loss", greater_is_better=False) if config.watch == "loss" else None
     try:
-        return run_once(plan, prepared, folder=folder, callbacks=callbacks, monitor=monitor)
+        return run_once(plan, prepared, folder=folder, callbacks=callbacks, monitor=monitor, log_every=config.log_every)
     except InterruptedRun as error:
         # What is named on this command line stands in the folder's config from now on.
         trust = f" {TRUST}" if names_code(plan.config) or set(config.report_to) - {*LOCAL_TRACKERS} else ""
@@ -186,6 +192,7 @@ TRAIN = Verb(
     "Train an adapter on labelled rows, keep the best, and check that it can be loaded.",
     TrainConfig,
     train,
+    aliases=RENAMED,
     before=resumed_words,
     together=True,
 )

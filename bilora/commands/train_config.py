@@ -13,7 +13,9 @@ from bilora.tasks.labels import LabelledFiles
 
 # Validations of a run whose user does not say how often.
 VALIDATIONS = 20
-# Ten epochs of a few rows are a handful of steps, too few to learn anything.
+# Of a run whose user says neither epochs nor steps. Ten epochs of a few rows are a handful of steps, too few to learn
+# anything.
+EPOCHS = 10
 LEAST_STEPS = 40
 # Validations without gain after which a run ends whose user does not say how many.
 PATIENCE = 5
@@ -30,12 +32,14 @@ class TrainConfig(RunConfig):
             out: D2 is watched, on which the upper level is trained too. None is 0 where a split that stays leaves D2 to
             the upper level alone, and a tenth for other methods.
         steps: Lower optimizer steps; None takes ``epochs``.
-        epochs: Passes of the lower level over its rows, where ``steps`` is None.
+        epochs: Passes of the lower level over its rows, where ``steps`` is None; None is ten, and at least 40 steps.
         refresh: Epochs of the lower level between two draws of a new split; 0 keeps the first, None does so where D2 is
             watched, and is 1 elsewhere.
         validate_every: Lower steps between two validations; None validates twenty times, 0 at the end only.
         early_stopping: Validations without gain before the run is stopped; 0 does not stop early, None is 5.
         keep_best: Whether to end with the parameters of the best validation instead of the last ones; None does.
+        log_every: Steps between two lines of progress where the output is no terminal; None writes one every 30
+            seconds.
         watch: What early stopping and keep_best look at: the ``loss`` on the validation rows or on D2, or the task's
             ``score`` there.
         output: Folder of the run; None takes the next free ``runs/<task>-N``.
@@ -49,7 +53,8 @@ class TrainConfig(RunConfig):
         SettingsError: A value is unknown or out of range.
     """
 
-    epochs: float = 10.0
+    epochs: float | None = None
+    log_every: int | None = None
     watch: Literal["loss", "score"] = "loss"
     report_to: list[str] = field(default_factory=list)
     self_check: bool = True
@@ -58,6 +63,8 @@ class TrainConfig(RunConfig):
 
     # All of it is decided by the rows, in run_config.
     UNSAID: ClassVar[Mapping[str, Any]] = {}
+    # Nobody means the sentences of the demo without saying so.
+    DEFAULT_TASK: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         """Check everything that can be checked before any file is read."""
@@ -66,7 +73,8 @@ class TrainConfig(RunConfig):
         share = self.validation_share
         checks = (
             ("steps", "it must be at least 1, or null to go by epochs", self.steps is None or self.steps >= 1),
-            ("epochs", f"it must be positive, and below {BEYOND:,}", 0 < self.epochs < BEYOND),
+            ("epochs", f"it must be positive, and below {BEYOND:,}", self.epochs is None or 0 < self.epochs < BEYOND),
+            ("log_every", "it must be at least 1, or null", self.log_every is None or self.log_every >= 1),
             ("validation_share", "it must be at least 0 and below 1, or null", share is None or 0 <= share < 1),
             ("watch", "allowed: loss, score", self.watch in ("loss", "score")),
             (
@@ -111,7 +119,9 @@ class TrainConfig(RunConfig):
             return self.steps
         # Each process reads batches of its own.
         batch = self.lower.batch_size * self.lower.accumulation * processes
-        return max(LEAST_STEPS, round(self.epochs * self.split_ratio * rows / batch))
+        if self.epochs is None:
+            return max(LEAST_STEPS, round(EPOCHS * self.split_ratio * rows / batch))
+        return max(1, round(self.epochs * self.split_ratio * rows / batch))
 
     def run_config(
         self, *, steps: int | None = None, text_columns: tuple[str, ...] | None = None, upper_given: bool = False

@@ -10,6 +10,7 @@ from typing import Any, get_origin, get_type_hints
 
 from bilora.commands.command_line import parse_config
 from bilora.commands.exit_codes import exit_code
+from bilora.commands.usual_names import with_precision
 from bilora.errors import SettingsError
 from bilora.models.pretrained import quiet_transformers
 
@@ -57,7 +58,7 @@ class Verb:
 
     def parse(self, argv: Sequence[str]) -> Any:
         """Return the config that the words make."""
-        words = [self._full(word) for word in argv]
+        words = [self._full(word) for word in with_precision(argv)]
         values = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
         if self.positional and values:
             is_list = get_origin(get_type_hints(self.config)[self.positional]) is list
@@ -72,6 +73,7 @@ class Verb:
             usage=f"bilora {self.name}{positional} [options]",
             before=self.before(argv),
             left_out=self.left_out,
+            also=self.aliases,
         )
 
     def _full(self, word: str) -> str:

@@ -30,6 +30,9 @@ from bilora.tasks.sources import EMBEDDED_TASK
 # Share of the rows of a file that is held out for validation where no other is given.
 HELD_OUT = 0.1
 
+# Settings of the adapter that every method has.
+ADAPTER = ("rank", "alpha", "dropout", "target_modules")
+
 
 @dataclass(frozen=True)
 class RunConfig(FitSettings):
@@ -57,6 +60,10 @@ class RunConfig(FitSettings):
         method: Name of the variant, or ``package.module:NAME``.
         method_settings: Settings of single methods, by method name.
         formulation: Formulation of the singular values, for a method that has them.
+        rank: Rank of the adapter, where ``method_settings`` has none for the method; 8 without either.
+        alpha: The update is scaled by alpha / rank; in the same way, 16 without.
+        dropout: Dropout on the input of the adapter; in the same way, 0 without.
+        target_modules: Layers to adapt, by name, or ``all-linear``; in the same way, PEFT's choice without.
         task_settings: Settings of the kind of task, such as those of decoding.
         class_weights: Weights of the classes in the training loss of both levels: ``none``, ``auto`` (inverse to their
             frequency) or a mapping of names to weights. Validation losses are never weighted.
@@ -97,6 +104,10 @@ class RunConfig(FitSettings):
     method: str = "bilora"
     method_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     formulation: str | None = None
+    rank: int | None = None
+    alpha: float | None = None
+    dropout: float | None = None
+    target_modules: str | list[str] | None = None
     task_settings: dict[str, Any] = field(default_factory=dict)
     class_weights: str | dict[str, float] = "none"
     train_rows: int | None = None
@@ -110,6 +121,8 @@ class RunConfig(FitSettings):
     debug: bool = False
 
     UNSAID: ClassVar[Mapping[str, Any]] = {**FitSettings.UNSAID, "validation_share": HELD_OUT}
+    # What is trained on where neither a task nor a file is named.
+    DEFAULT_TASK: ClassVar[str | None] = EMBEDDED_TASK
 
     def __post_init__(self) -> None:
         """Check everything that can be checked before any file is read."""
@@ -182,6 +195,9 @@ class RunConfig(FitSettings):
         section = dict(self.method_settings.get(method, {}))
         if self.formulation is not None and has_formulation(method):
             section.setdefault("formulation", self.formulation)
+        for name in ADAPTER:
+            if (value := getattr(self, name)) is not None:
+                section.setdefault(name, value)
         return build_section(variant.settings, section, kind=f"method {method!r}")
 
     def of(self, method: str, seed: int) -> RunConfig:
@@ -211,6 +227,8 @@ class RunConfig(FitSettings):
             del settings["label_separator"]
         if not self.flip_labels:
             del settings["flip_labels"]
+        for name in ADAPTER:  # they are among those of the method
+            del settings[name]
         settings["method_settings"] = resolved(self.variant_settings)
         name, more = short_hypergradient(self.hypergradient)
         settings["hypergradient"] = {"name": name, **more} if more else name
@@ -225,7 +243,7 @@ class RunConfig(FitSettings):
         # By object.__setattr__, the one way into a frozen dataclass.
         super()._fill_in()
         if self.task is None and self.train_file is None:
-            object.__setattr__(self, "task", EMBEDDED_TASK)
+            object.__setattr__(self, "task", self.DEFAULT_TASK)
         if isinstance(self.label_column, list) and len(self.label_column) == 1:
             # One word of a command line is a list of one; the hash of a run is that of the plain name, as before.
             object.__setattr__(self, "label_column", self.label_column[0])

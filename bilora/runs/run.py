@@ -78,6 +78,7 @@ def run_once(
     folder: Path,
     callbacks: Sequence[Callback] = (),
     monitor: Monitor | None = None,
+    log_every: int | None = None,
 ) -> dict[str, Any]:
     """Train, write the folder, and return the row of results, ready for strict JSON; an interrupted run goes on.
 
@@ -103,7 +104,7 @@ def run_once(
     inference = Inference(model, tokenizer, PRECISIONS[config.precision], processes)
     evaluation = Evaluation(inference, task=task, train=train, validation=prepared.validation)
     scored_on = set_kind(next(iter(prepared.validation)))
-    watchers = (Progress(f"{config.method}, seed {config.seed}"), SpikeWarning(), *callbacks)
+    watchers = (Progress(f"{config.method}, seed {config.seed}", log_every=log_every), SpikeWarning(), *callbacks)
     result = fit_adapted(
         model,
         train,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
+import time
 import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -16,23 +18,32 @@ from bilora.engines.callbacks.records import StepRecord, ValidationRecord
 if TYPE_CHECKING:
     from bilora.engines.bilevel import BilevelEngine
 
+# Seconds between two lines of progress, where nobody says otherwise.
+LINE_EVERY = 30
+
 
 class Progress(Callback):
-    """Show steps, time left, both losses and the last validation; quiet where the output is not a terminal.
+    """Show steps, time left, both losses and the last validation; where the output is no terminal, a line of them.
 
     Args:
         title: What stands before the bar.
+        log_every: Steps between two lines; None writes one every 30 seconds.
     """
 
-    def __init__(self, title: str = "") -> None:
+    def __init__(self, title: str = "", *, log_every: int | None = None) -> None:
         self.title = title
+        self.log_every = log_every
         self._bar: Any = None
         self._shown: dict[str, str] = {}
+        self._told = self._began = 0.0
+        self._first = 0
 
     def on_run_start(self, engine: BilevelEngine) -> None:
         # disable=None: tqdm looks whether it writes to a terminal.
         # One bar for all stages; where one ends early, the bar does not come to its end.
         total = engine.steps + engine.place.steps_after
+        self._began = self._told = time.monotonic()
+        self._first = engine.step
         self._bar = tqdm(total=total, initial=engine.step, desc=self.title, unit="step", disable=None, leave=False)
 
     def on_stage_start(self, engine: BilevelEngine) -> None:
@@ -40,13 +51,26 @@ class Progress(Callback):
             self._bar.set_description(": ".join(filter(None, (self.title, engine.place.title))))
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
-        if self._bar.disable:
-            return
         self._shown["lower"] = f"{record.loss:.3f}"
         if record.upper is not None:
             self._shown["upper"] = f"{record.upper.loss:.3f}"
+        if self._bar.disable:
+            self._log(engine)
+            return
         self._bar.set_postfix(self._shown, refresh=False)
         self._bar.update()
+
+    def _log(self, engine: BilevelEngine) -> None:
+        now = time.monotonic()
+        due = now - self._told >= LINE_EVERY if self.log_every is None else engine.step % self.log_every == 0
+        if not due:
+            return
+        self._told, left = now, engine.place.steps_after
+        seconds = (now - self._began) / max(1, engine.step - self._first) * (engine.steps - engine.step + left)
+        losses = ", ".join(f"{name} {value}" for name, value in self._shown.items())
+        what = ": ".join(filter(None, (self.title, engine.place.title)))
+        line = f"{what}: step {engine.step} of {engine.steps}, {losses}, {tqdm.format_interval(seconds)} left"
+        print(line, file=sys.stderr, flush=True)
 
     def on_validation(self, engine: BilevelEngine, record: ValidationRecord) -> None:
         for name, value in record.metrics.items():
