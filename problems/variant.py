@@ -10,6 +10,7 @@ from torch import nn
 
 from bilora.adapter.config import pattern_fault
 from bilora.adapter.pruning import Cut
+from bilora.data.row_marks import ROW_MARKS, TrainingRows
 from bilora.errors import SettingsError
 from bilora.problems.levels.betty_problem import Companion
 from bilora.problems.levels.lower import LowerProblem
@@ -95,8 +96,12 @@ class Variant:
         ending: How a run ends unless the user chooses, see :data:`bilora.engines.endings.ENDINGS`.
         cut: Ranks to cut before the lower level is retrained, for a variant that selects among rank-one terms.
         has_values: Whether its adapter is a BiLoRA one, whose ranks can be cut by its singular values.
-        companion: ``companion(model, settings)`` returns the module that is learned beside the adapter; every level of
-            every stage has it as ``companion``.
+        companion: ``companion(model, settings, rows)`` returns the module that is learned beside the adapter; every
+            level of every stage has it as ``companion``. ``rows`` says how many training rows, classes and sources
+            there are, see :class:`~bilora.data.row_marks.TrainingRows`.
+        row_marks: What every training batch is to hold beside the model's inputs, for a ``training_step`` to take off:
+            ``row_ids``, the position of each row among the run's training rows as they were read, and ``sources``, its
+            index among the run's sources, where rows name them.
         hypergradient: The only approximation that the variant runs with; None takes the run's.
         defaults: Settings of training by name, of a level with a dot (``upper.schedule``), that the variant has where
             the user leaves them out; see :class:`~bilora.engines.settings.FitSettings` for which they can be.
@@ -116,9 +121,15 @@ class Variant:
     ending: str | Mapping[str, Any] = "keep"
     cut: Cut | None = None
     has_values: bool = False
-    companion: Callable[[nn.Module, Any], Companion] | None = None
+    companion: Callable[[nn.Module, Any, TrainingRows], Companion] | None = None
+    row_marks: tuple[str, ...] = ()
     hypergradient: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.row_marks if name not in ROW_MARKS]:
+            known = ", ".join(ROW_MARKS)
+            raise SettingsError(f"variant {self.name!r}: row_marks has {unknown[0]!r}; known: {known}")
 
     def stages(self, settings: Any) -> tuple[Stage, ...]:
         """Return the variant's own stages, without those that its ending adds."""

@@ -55,7 +55,7 @@ def fit(
     Args:
         model: A model with the variant's adapter on it, from ``get_peft_model``.
         rows: Tokenised training rows; integer or float ``labels`` stratify the split, and those with the same
-            ``group`` stay in one part.
+            ``group`` stay in one part. ``source`` says where a row is from, for variants that ask.
         upper_rows: Tokenised rows of D2, where it is given; then ``rows`` are D1. None draws both from ``rows``.
         collate: Makes a batch, a mapping with ``labels``, of a list of rows.
         variant: Name, ``package.module:NAME``, or the variant itself. That of the default, ``self_tuned``, trains the

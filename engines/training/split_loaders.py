@@ -9,6 +9,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from bilora.data.loaders import Collate, make_loader
+from bilora.data.row_marks import NumberedRows
 from bilora.data.rows import Label
 from bilora.data.split import Split, split_rows
 from bilora.engines.settings import FitSettings
@@ -51,6 +52,14 @@ class DividedRows(Sequence[Any]):
         """Return a row by its place, D1 first."""
         lower, upper = self.parts
         return lower[index] if index < len(lower) else upper[index - len(lower)]
+
+
+def numbered(rows: Sequence[Any]) -> Sequence[Any]:
+    """Return rows that hold their position, D1 first where they come as D1 and D2."""
+    if not isinstance(rows, DividedRows):
+        return NumberedRows(rows)
+    lower, upper = rows.parts
+    return DividedRows(NumberedRows(lower), NumberedRows(upper, first=len(lower)))
 
 
 class SplitLoaders:

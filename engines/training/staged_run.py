@@ -14,6 +14,7 @@ from transformers import set_seed
 
 from bilora.adapter.spectrum import Spectrum
 from bilora.data.loaders import Collate
+from bilora.data.row_marks import MarkingCollate, TrainingRows
 from bilora.data.split import Split
 from bilora.engines.bilevel import BilevelEngine, Metrics, compiled
 from bilora.engines.callbacks.callback import Callback
@@ -27,6 +28,7 @@ from bilora.engines.training.levels import Levels, build_levels, stage_steps
 from bilora.engines.training.plan import Plan
 from bilora.engines.training.result import FitResult, StageResult
 from bilora.engines.training.smaller_batches import Points, restart, try_longest_rows
+from bilora.engines.training.split_loaders import numbered
 from bilora.engines.training.stage_state import Resumed, restore_stage, restore_staged, trained_values
 from bilora.engines.training.stages import place_of, prepare_model
 from bilora.errors import SettingsError
@@ -68,8 +70,9 @@ class StagedRun:
             )
         # Only where a stage starts anew: it is as large as the adapter, and goes into every checkpoint.
         self.start = trained_values(self.model) if any(stage.fresh for stage in self.stages) else None
-        build = self.variant.companion
-        self.companion: Companion | None = None if build is None else build(self.model, self.variant_settings)
+        self.companion: Companion | None = None
+        if self.variant.companion is not None or self.variant.row_marks:
+            self._look_at_rows()
         self.engine: BilevelEngine | None = None
         self.levels: Levels | None = None
         self.watchers: tuple[Callback, ...] = ()
@@ -82,6 +85,17 @@ class StagedRun:
         self.buffers = ChangedBuffers(self.model)
         self.seconds_before = 0.0
         self._started = time.perf_counter()
+
+    def _look_at_rows(self) -> None:
+        """Build the companion for the rows that there are, and mark them where the variant asks for it."""
+        # Not for every variant: each row is read, which takes time where they are tokenised when asked for.
+        variant, config = self.variant, getattr(self.model, "config", None)
+        described = TrainingRows.of(self.rows, classes=getattr(config, "num_labels", None) or 0)
+        if variant.companion is not None:
+            self.companion = variant.companion(self.model, self.variant_settings, described)
+        if variant.row_marks:
+            self.rows = numbered(self.rows)
+            self.collate = MarkingCollate(self.collate, variant.row_marks, described.source_names)
 
     def run(self, *, resumed: Resumed | None = None) -> FitResult:
         """Run the stages in order, until the last one or until a callback ends the run."""

@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
+from bilora.data.row_marks import without_marks
 from bilora.errors import DivergedError, SettingsError
 from bilora.problems.levels.betty_problem import BettyProblem
 from bilora.problems.levels.losses import read_loss, terms_of
@@ -108,8 +109,10 @@ class Level(BettyProblem):
     def training_step(self, batch: Any) -> Any:
         """Return the loss on ``batch``: the model's own loss plus :meth:`penalty`, with both as parts.
 
-        Override it for modules that are not called as ``module(**batch)`` and return no ``.loss``.
+        Override it for modules that are not called as ``module(**batch)`` and return no ``.loss``. The
+        ``row_marks`` that the variant asks for are among the keys of the batch, and no input of the model.
         """
+        batch = without_marks(batch)
         output = self.forward(**batch) if self.compute_loss is None else self.compute_loss(self.module, batch)
         task_loss, _ = read_loss(output, level=self.name)
         penalty = self.penalty()

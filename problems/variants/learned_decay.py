@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bilora import trainable_parameters
+from bilora.data.row_marks import TrainingRows
 from bilora.errors import SettingsError
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
@@ -135,7 +136,7 @@ def decays_of(level: LowerProblem | UpperProblem) -> WeightDecays:
     return level.companion
 
 
-def companion(model: nn.Module, settings: LearnedDecaySettings) -> WeightDecays:
+def companion(model: nn.Module, settings: LearnedDecaySettings, rows: TrainingRows) -> WeightDecays:
     """Return a decay for everything that is trained."""
     return build_decays(trainable_parameters(model), settings)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from bilora import level_parameters
+from bilora.data.row_marks import TrainingRows
 from bilora.problems.variant import Variant
 from bilora.problems.variants.bilora import BiloraLower, BiloraSettings, BiloraUpper, adapt
 from bilora.problems.variants.learned_decay import DecayedLower, DecayUpper, LearnedDecaySettings, build_decays
@@ -29,7 +30,7 @@ class DecayBiloraUpper(DecayUpper, BiloraUpper):
         return {**BiloraUpper.level_parameters(self), **DecayUpper.level_parameters(self)}
 
 
-def companion(model: nn.Module, settings: LearnedDecayBiloraSettings) -> WeightDecays:
+def companion(model: nn.Module, settings: LearnedDecayBiloraSettings, rows: TrainingRows) -> WeightDecays:
     """Return a decay for everything on the lower level."""
     return build_decays(level_parameters(model).lower, settings)
 

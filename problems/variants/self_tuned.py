@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bilora import BiloraConfig, level_parameters
 from bilora.adapter.level_parameters import levelled_layers, pseudo_svd_layers
+from bilora.data.row_marks import TrainingRows
 from bilora.errors import SettingsError
 from bilora.problems.stage import Stage
 from bilora.problems.variant import AdapterSettings, Variant
@@ -189,7 +190,7 @@ def _layer_means(model: nn.Module) -> dict[str, float]:
     }
 
 
-def companion(model: nn.Module, settings: SelfTunedSettings) -> SelfTuning:
+def companion(model: nn.Module, settings: SelfTunedSettings, rows: TrainingRows) -> SelfTuning:
     """Return the decays of everything on the lower level of a model whose values can start at one."""
     config: Any = getattr(model, "peft_config", {}).get(getattr(model, "active_adapter", None))
     if isinstance(config, BiloraConfig) and (config.normalized or config.formulation != "real"):

@@ -29,11 +29,11 @@ class Scales(Companion):
         return {"scale": self.scale.tolist()}
 
 
-def plain(model: nn.Module, settings: Any) -> Scales:
+def plain(model: nn.Module, settings: Any, rows: Any) -> Scales:
     return Scales()
 
 
-def hooked(model: nn.Module, settings: Any) -> Scales:
+def hooked(model: nn.Module, settings: Any, rows: Any) -> Scales:
     """Return scales that the model's own logits are multiplied by."""
     scales = Scales()
     heads = [module for name, module in model.named_modules() if name.endswith("modules_to_save.default")]

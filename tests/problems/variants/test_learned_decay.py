@@ -9,6 +9,7 @@ from betty.configs import Config
 from peft import PeftModel
 from torch import nn
 
+from bilora.data.row_marks import TrainingRows
 from bilora.engines.bilevel import BilevelEngine
 from bilora.engines.hypergradients.catalog import HYPERGRADIENTS
 from bilora.errors import SettingsError
@@ -35,7 +36,7 @@ def test_what_the_upper_level_learns(adapted: Adapted, name: str, values: int) -
     assert variant.upper is not None
     assert variant.companion is not None
     upper: Any = variant.upper("upper", Config(), model, extra_config=settings)
-    upper.companion = variant.companion(model, settings)
+    upper.companion = variant.companion(model, settings, TrainingRows(count=8))
     *others, log_decay = upper.named_level_parameters()
     assert (len(others), log_decay) == (values, "log_decay")
     assert upper.companion.log_decay.shape == (2 * 4 + 2,)
@@ -73,7 +74,7 @@ def test_values_and_decays_under_every_hypergradient(adapted: Adapted, bert_batc
                 parameter.normal_(std=0.3)
     lower = DecayedBiloraLower("lower", Config(unroll_steps=2), model, extra_config=settings)
     upper = Both("upper", Config(), model, extra_config=settings)
-    lower.companion = upper.companion = companion(model, settings)
+    lower.companion = upper.companion = companion(model, settings, TrainingRows(count=8))
     for level in (lower, upper):
         level.optimizer = torch.optim.AdamW(level.optimizer_groups(), lr=1e-3)
         level.train_data_loader = bert_batches
