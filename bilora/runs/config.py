@@ -17,7 +17,7 @@ from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.settings import OPEN, FitSettings, reopened
 from bilora.engines.training.stages import run_stages
 from bilora.errors import SettingsError, first_ten
-from bilora.problems.catalog import find_variant
+from bilora.problems.catalog import DEFAULT_METHOD, find_variant
 from bilora.problems.stage import Stage
 from bilora.problems.variant import Variant
 from bilora.settings.sections import build_section, refuse_faults, resolved
@@ -57,7 +57,7 @@ class RunConfig(FitSettings):
         data_dir: Folder with ``<task>/train.jsonl[.gz]`` and ``<task>/validation*.jsonl[.gz]``; None asks the hub.
         model: Hub id or folder of a pre-trained model, or ``smollm2``, which is embedded; None is the embedded MiniLM,
             and for data-to-text tasks ``smollm2``.
-        method: Name of the variant, or ``package.module:NAME``.
+        method: Name of the variant, or ``package.module:NAME``; left out, it is the one that has nothing to tune.
         method_settings: Settings of single methods, by method name.
         formulation: Formulation of the singular values, for a method that has them.
         rank: Rank of the adapter, where ``method_settings`` has none for the method; 8 without either.
@@ -101,7 +101,7 @@ class RunConfig(FitSettings):
     on_bad_row: OnBadRow = "error"
     data_dir: str | None = None
     model: str | None = None
-    method: str = "bilora"
+    method: str = DEFAULT_METHOD
     method_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     formulation: str | None = None
     rank: int | None = None
@@ -285,7 +285,8 @@ class RunConfig(FitSettings):
         for name in ("formulation", "ending"):
             if not self._concerns(name, self.method):
                 raise SettingsError(
-                    f"{name} is {getattr(self, name)!r}, which means nothing for method {self.method}; leave it out"
+                    f"{name} is {getattr(self, name)!r}, which means nothing for method {self.method}; leave it out, "
+                    "or choose another method"
                 )
 
     def _concerns(self, name: str, method: str) -> bool:
@@ -320,6 +321,19 @@ def has_formulation(method: str) -> bool:
 
 
 @dataclass(frozen=True)
+class SharedSettings(RunConfig):
+    """What runs of several methods share; their methods are given beside it."""
+
+    # That of the base alone: it has all that some method has, so that no setting is refused before the methods are
+    # known.
+    method: str = "bilora"
+
+    def of(self, method: str, seed: int) -> RunConfig:
+        """Return the config of a run of one of the methods."""
+        return super().of(method, seed).as_base(RunConfig)
+
+
+@dataclass(frozen=True)
 class SeveralRuns:
     """Runs of several methods with several seeds, and what they share.
 
@@ -338,7 +352,7 @@ class SeveralRuns:
 
     method: list[str] = field(default_factory=lambda: ["bilora", "lora"])
     seeds: list[int] = field(default_factory=lambda: [0, 1])
-    run: RunConfig = field(default_factory=RunConfig)
+    run: RunConfig = field(default_factory=SharedSettings)
 
     def __post_init__(self) -> None:
         """Check what concerns the runs together, and each of them."""

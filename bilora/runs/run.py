@@ -135,7 +135,9 @@ def run_once(
         megabytes=megabytes,
         config_sha256=config.sha256(),
     )
-    processes.first_only(lambda: _write(plan, prepared, folder, scores=scores, row=row | training_details(result)))
+    processes.first_only(
+        lambda: _write(plan, prepared, folder, scores=scores, row=row | training_details(result, plan.stages))
+    )
     # The caller writes it as strict JSON, which knows neither NaN nor infinity.
     return finite_or_null(row)  # type: ignore[no-any-return]
 
