@@ -1,7 +1,7 @@
 # One door for people and CI. `make setup` builds .venv; every other target does that first when it is missing or
 # when the requirements have changed.
 #
-#   make demo                       BiLoRA beside plain LoRA on a real model and real text (ARGS="--seeds 0 1 2" ...)
+#   make demo                       a default run beside LoRA where a fifth of the labels are wrong (ARGS="--seeds 3" ...)
 #   make test                       the whole test suite (PYTEST_ARGS="-m 'not slow'" ..., WORKERS=2 processes)
 #   make check                      everything that CI checks
 #   make docs                       the pages of docs/ as a site in build/site
@@ -49,7 +49,8 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	@$(BIN)/python benchmarks/run_glue.py $(ARGS)
+	@$(BIN)/bilora compare --config benchmarks/configs/demo.yaml $(ARGS)
+	@$(BIN)/bilora report runs/demo
 
 # A file of tests stays in one process, which makes the runs that its tests share once. In the order of the folders, since
 # the longest files are not among the last there.

@@ -1,6 +1,6 @@
 """Compare methods on a GLUE task: train each with every seed, print one table, write results, adapters and plots.
 
-With neither ``--config`` nor ``--task`` nor ``--train-file`` it runs ``configs/demo.yaml``: the embedded model and
+With neither ``--config`` nor ``--task`` nor ``--train-file`` it runs ``configs/embedded.yaml``: the embedded model and
 sentences, offline, on a CPU. Examples::
 
     python benchmarks/run_glue.py
@@ -16,7 +16,7 @@ from pathlib import Path
 from bilora.commands.exit_codes import Program
 
 PROGRAM = Program(
-    "run_glue.py", "Compare methods on a GLUE task.", default_config=Path(__file__).parent / "configs" / "demo.yaml"
+    "run_glue.py", "Compare methods on a GLUE task.", default_config=Path(__file__).parent / "configs" / "embedded.yaml"
 )
 
 if __name__ == "__main__":

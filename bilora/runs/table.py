@@ -88,15 +88,32 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
 
 
 def print_cells(lines: Sequence[Mapping[str, str]], *, title: str) -> None:
-    """Print lines of cells by column, all of the same columns, to the standard output."""
+    """Print lines of cells by column, all of the same columns, to the standard output; on its side where too wide."""
+    console = Console(file=sys.stdout)  # of 80 columns where it is no terminal
+    table = _table(lines, title=title)
+    if _width(table) > console.width and _width(turned := _table(_turned(lines), title=title)) <= console.width:
+        table = turned
+    if not console.is_terminal:
+        # rich would cut the numbers.
+        console.width = max(console.width, _width(table))
+    console.print(table)
+
+
+def _turned(lines: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return a line per column but the first, whose cells are the names of the columns now."""
+    first, *names = lines[0]
+    return [{first: name, **{line[first]: line[name] for line in lines}} for name in names]
+
+
+def _table(lines: Sequence[Mapping[str, str]], *, title: str) -> Table:
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(lines[0]):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
-    for line in lines:
         # As text: a name may hold what rich would take for a style.
+        table.add_column(Text(name), justify="left" if index == 0 else "right", no_wrap=True)
+    for line in lines:
         table.add_row(*map(Text, line.values()))
-    console = Console(file=sys.stdout)
-    if not console.is_terminal:
-        # rich would take 80 columns, and cut the numbers.
-        console.width = Console(width=UNLIMITED).measure(table).maximum
-    console.print(table)
+    return table
+
+
+def _width(table: Table) -> int:
+    return Console(width=UNLIMITED).measure(table).maximum

@@ -13,7 +13,7 @@ from bilora.runs.config import SeveralRuns
 
 ALL = tracked_files("benchmarks/configs/*.yaml")
 RESULTS = [path for path in ALL if path.stem.startswith("results_")]
-COMPARISONS = [*RESULTS, *(path for path in ALL if path.stem.startswith("decays_"))]
+COMPARISONS = [*RESULTS, *(path for path in ALL if path.stem.startswith(("decays_", "demo")))]
 # The protocols of the study are read by its own tests.
 CONFIGS = [path for path in ALL if path not in COMPARISONS and not path.stem.startswith("study")]
 
@@ -45,7 +45,7 @@ def test_comparison_loads_and_is_fair(path: Path) -> None:
     loaded = comparison(path)
     said = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert loaded.methods == said["methods"]
-    assert set(loaded.entries) >= set(loaded.methods) - {"lora", "adalora", "pseudo_svd"}
+    assert set(loaded.entries) >= set(loaded.methods) - {"lora", "adalora", "pseudo_svd", "self_tuned"}
     budgets = {(run.steps, run.train_rows, run.lower.batch_size) for run in map(loaded.config_of, loaded.methods)}
     assert len(budgets) == 1
 
@@ -56,5 +56,6 @@ def test_comparisons_do_not_write_over_each_other() -> None:
 
 
 def test_there_are_the_demo_and_comparisons_on_four_tasks() -> None:
-    assert "demo" in [path.stem for path in CONFIGS]
+    assert "embedded" in [path.stem for path in CONFIGS]
+    assert "demo" in [path.stem for path in COMPARISONS]
     assert [path.stem for path in RESULTS] == [f"results_{task}" for task in ("cola", "mrpc", "sst2", "stsb")]

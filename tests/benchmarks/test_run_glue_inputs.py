@@ -16,7 +16,7 @@ from bilora.tasks.kinds import read_task
 
 
 @pytest.mark.parametrize(
-    ("given", "demo"),
+    ("given", "embedded"),
     [
         ([], True),
         (["--seeds", "3"], True),
@@ -28,8 +28,8 @@ from bilora.tasks.kinds import read_task
         (["--steps", "3", "--config=a.yaml"], False),
     ],
 )
-def test_the_demo_s_config_is_read_unless_another_or_a_task_is_named(given: list[str], demo: bool) -> None:
-    first = ["--config", str(ROOT / "benchmarks" / "configs" / "demo.yaml")] if demo else []
+def test_the_embedded_config_is_read_unless_another_or_a_task_is_named(given: list[str], embedded: bool) -> None:
+    first = ["--config", str(ROOT / "benchmarks" / "configs" / "embedded.yaml")] if embedded else []
     assert program("run_glue").default_words(given) == first
 
 
