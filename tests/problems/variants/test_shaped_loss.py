@@ -285,9 +285,9 @@ def test_what_is_told() -> None:
     assert found["words"] == "label smoothing 0.2, exponent of the generalized cross entropy 0.5"
 
 
-def found(name: str, data: list[dict[str, Any]], trusted: list[dict[str, Any]]) -> FitResult:
+def found(name: str, data: list[dict[str, Any]], trusted: list[dict[str, Any]], **settings: Any) -> FitResult:
     """Learn on the trusted rows, by the road that every run takes."""
-    below = LevelSettings(learning_rate=0.1, batch_size=20)
+    usual = {"steps": 160, "lower": LevelSettings(learning_rate=0.1, batch_size=20), "unroll_steps": 2}
     return fit(
         Regression(),  # type: ignore[arg-type]  # any module will do
         data,
@@ -296,13 +296,13 @@ def found(name: str, data: list[dict[str, Any]], trusted: list[dict[str, Any]]) 
             key: torch.stack([torch.as_tensor(row[key]) for row in some]) for key in ("features", "labels")
         },
         variant=name,
-        settings=FitSettings(steps=160, lower=below, unroll_steps=2, ending="keep", device="cpu"),
+        settings=FitSettings(**{**usual, "ending": "keep", "device": "cpu", **settings}),
     )
 
 
-def drawn_rows(count: int, *, seed: int, wrong: Callable[[int, int], bool]) -> list[dict[str, Any]]:
-    """Three classes that a logistic regression can tell apart; ``wrong(row, class)`` gives the next class."""
-    directions = 3.0 * torch.eye(CLASSES, FEATURES, dtype=torch.float64)
+def drawn_rows(count: int, *, seed: int, wrong: Callable[[int, int], bool], apart: float = 3.0) -> list[dict[str, Any]]:
+    """Three classes so far apart; where ``wrong(row, class)`` the label is that of the next class."""
+    directions = apart * torch.eye(CLASSES, FEATURES, dtype=torch.float64)
     features = draw(count, FEATURES, seed=seed)
     of_class = [row % CLASSES for row in range(count)]
     labels = [(c + wrong(row, c)) % CLASSES for row, c in enumerate(of_class)]
@@ -314,6 +314,18 @@ def drawn_rows(count: int, *, seed: int, wrong: Callable[[int, int], bool]) -> l
 
 
 TRUSTED = drawn_rows(60, seed=1, wrong=lambda row, c: False)
+
+
+def test_the_noise_of_a_class_is_found() -> None:
+    """Four in ten rows of the first class have the label of the second; the lower level has fitted that before."""
+    data = drawn_rows(600, seed=2, wrong=lambda row, c: c == 0 and row // CLASSES % 10 < 4, apart=1.5)
+    checked = drawn_rows(90, seed=1, wrong=lambda row, c: False, apart=1.5)
+    below = LevelSettings(learning_rate=0.2, batch_size=200, schedule="constant")
+    above = LevelSettings(batch_size=90)
+    result = found("learned_noise", data, checked, steps=200, warmup_steps=80, lower=below, upper=above)
+    [[_, T01, T02], [T10, _, T12], [T20, T21, _]] = [list(row.values()) for row in result.learned["noise"].values()]
+    assert 0.15 < T01 < 0.45
+    assert max(T02, T10, T12, T20, T21) < 0.08
 
 
 def test_a_source_of_wrong_labels_loses_its_weight() -> None:
