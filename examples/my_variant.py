@@ -60,8 +60,7 @@ class WeightUpper(ShapedUpper):
 
     def penalty(self) -> Tensor:
         """Return the weighted penalty."""
-        raw = shape_of(self).raw
-        return self.cfg.shrinkage * raw.square().mean()
+        return shape_of(self).raw.square().mean() * self.cfg.shrinkage
 
 
 def companion(model: nn.Module, settings: WeightSettings, rows: TrainingRows) -> ClassWeights:

@@ -65,8 +65,7 @@ class ShrunkUpper(ShapedUpper):
 
     def penalty(self) -> Tensor:
         """Return the weighted mean square of the raw numbers."""
-        raw = shape_of(self).raw
-        return self.cfg.shrinkage * raw.square().mean()
+        return shape_of(self).raw.square().mean() * self.cfg.shrinkage
 
 
 def companion(model: nn.Module, settings: LearnedRowsSettings, rows: TrainingRows) -> RowWeights:
