@@ -60,7 +60,8 @@ class WeightUpper(ShapedUpper):
 
     def penalty(self) -> Tensor:
         """Return the weighted penalty."""
-        return shape_of(self).raw.square().mean() * self.cfg.shrinkage
+        weight: float = self.cfg.shrinkage
+        return weight * shape_of(self).raw.square().mean()
 
 
 def companion(model: nn.Module, settings: WeightSettings, rows: TrainingRows) -> ClassWeights:

@@ -158,12 +158,6 @@ class Variant:
                 f"method {self.name!r} needs one class per row; it trains no regression, token classification, "
                 "generation or task of several labels per text: choose another method for those"
             )
-        if "sources" in self.row_marks and len(rows.source_names) < 2:
-            given = f"all from {rows.source_names[0]!r}" if rows.source_names else "without a 'source'"
-            raise SettingsError(
-                f"method {self.name!r} learns a weight for each source of rows, and the training rows are {given}; say "
-                "of every row which of two or more sources it is from"
-            )
 
     def splits_rows(self, settings: Any) -> bool:
         """Return whether one of the variant's own stages needs the rows divided into D1 and D2."""

@@ -65,7 +65,8 @@ class ShrunkUpper(ShapedUpper):
 
     def penalty(self) -> Tensor:
         """Return the weighted mean square of the raw numbers."""
-        return shape_of(self).raw.square().mean() * self.cfg.shrinkage
+        weight: float = self.cfg.shrinkage
+        return weight * shape_of(self).raw.square().mean()
 
 
 def companion(model: nn.Module, settings: LearnedRowsSettings, rows: TrainingRows) -> RowWeights:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bilora.data.row_marks import TrainingRows
-from bilora.errors import first_ten
+from bilora.errors import SettingsError, first_ten
 from bilora.problems.variants.shaped_loss import LossShape, ShapeSettings, shaped_variant
 
 
@@ -36,7 +36,13 @@ class SourceWeights(LossShape):
 
 
 def companion(model: nn.Module, settings: ShapeSettings, rows: TrainingRows) -> SourceWeights:
-    """Return weights of one."""
+    """Return weights of one; refuse rows of fewer than two sources."""
+    if len(rows.source_names) < 2:
+        given = f"all from {rows.source_names[0]!r}" if rows.source_names else "without a 'source'"
+        raise SettingsError(
+            f"method 'learned_sources' learns a weight for each source of rows, and the training rows are {given}; say "
+            "of every row which of two or more sources it is from"
+        )
     return SourceWeights(rows.source_names, settings)
 
 
