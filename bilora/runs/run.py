@@ -33,7 +33,7 @@ from bilora.runs.adapted_model import put_adapter
 from bilora.runs.description import describe_run
 from bilora.runs.evaluation import Evaluation, Scores
 from bilora.runs.folder import enter_run_folder
-from bilora.runs.plan import RunPlan, flipped_labels, shared_by_levels
+from bilora.runs.plan import RunPlan, flipped_labels, shared_by_levels, slow_precision
 from bilora.runs.results import (
     PeakMemory,
     has_values,
@@ -66,7 +66,7 @@ def prepare(plans: Sequence[RunPlan]) -> Prepared:
     sets = rows.validation if rows.upper is None else {**rows.validation, UPPER: rows.upper}
     encoded = {name: task.encode(part, tokenizer.own, max_length=config.max_length) for name, part in sets.items()}
     of_sets = (notice for part in encoded.values() for notice in part.notices)
-    notices = (*flipped_labels(plans), *shared_by_levels(plans), *tokenizer.notices, *of_sets)
+    notices = (*flipped_labels(plans), *slow_precision(config), *shared_by_levels(plans), *tokenizer.notices, *of_sets)
     upper = None if rows.upper is None else encoded.pop(UPPER)
     return Prepared(tokenizer, encoded, upper, notices)
 

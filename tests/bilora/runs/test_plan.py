@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bilora.data.sets import TaskRows
 from bilora.engines.settings import LevelSettings
@@ -52,6 +53,13 @@ def test_labels_are_flipped_for_training_alone_and_a_line_says_how_many(reviews:
     (notice,) = flipped_labels([clean, plan, plan])
     assert notice == f"{flips} of 100 training labels are wrong on purpose: flip_labels is 0.2, seed 1"
     assert notice in prepare([plan]).notices
+
+
+def test_a_line_says_that_a_cpu_is_slow_in_bf16(reviews: TaskRows, monkeypatch: pytest.MonkeyPatch) -> None:
+    for native in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native}, raising=False)  # noqa: B023
+        plan = plan_run(RunConfig(train_rows=100, precision="bf16", device="cpu"), reviews)
+        assert any("no instructions for bf16" in notice for notice in prepare([plan]).notices) is not native
 
 
 @pytest.mark.parametrize(
