@@ -97,7 +97,7 @@ def test_rows_of_a_given_upper_set_come_behind() -> None:
     assert {row[0] for row in result["batches"]["lower"]} == set(range(12))
     assert {row[0] for row in result["batches"]["upper"]} == set(range(12, 18))
     assert all(row[1] == row[0] % 2 for row in result["batches"]["upper"])
-    assert result["rows"] == TrainingRows(18, (9, 9))
+    assert result["rows"] == TrainingRows(18, (9, 9), first_upper=12)
 
 
 def test_nothing_is_marked_unless_a_variant_asks() -> None:
