@@ -27,6 +27,7 @@ COMPARE = Compare(
     "Compare methods at equal budget, each with settings chosen on a part of the training rows.",
     ComparisonConfig,
     run_comparison,
-    aliases={name: f"run.{name}" for name in RUN},
+    # Not the field's own name: in YAML, `on` is the value true.
+    aliases={"on": "runs_on", **{name: f"run.{name}" for name in RUN}},
     left_out={"run": NO_OPTIONS},
 )
