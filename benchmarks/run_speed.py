@@ -148,6 +148,7 @@ def _row(bench: Bench, road: Road, turns: Sequence[Turn], memory: dict[str, floa
         **dataclasses.asdict(bench.shape),
         "precision": bench.precision,
         "compiled": dataclasses.asdict(bench.compilation) if bench.compilation and road.compiled else None,
+        "checkpointing": bench.checkpointing,
         "road": road.name,
         "ms_per_step": 1e3 * statistics.median(turn.road.wall for turn in turns),
         "cpu_ms_per_step": 1e3 * statistics.median(turn.road.cpu for turn in turns),

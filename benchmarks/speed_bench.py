@@ -14,7 +14,15 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from bilora.models.embedded import embedded_model_folder
 from bilora.models.pretrained import quiet_peft
@@ -27,11 +35,25 @@ MODELS: dict[str, Callable[[], Any]] = {
         embedded_model_folder(), local_files_only=True
     ),
     "base": lambda: BertForSequenceClassification(BertConfig()),
+    "roberta_base": lambda: RobertaForSequenceClassification(RobertaConfig(max_position_embeddings=514)),
+    "roberta_large": lambda: RobertaForSequenceClassification(
+        RobertaConfig(
+            **{"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+            max_position_embeddings=514,
+        )
+    ),
+    "llama_1b": lambda: LlamaForSequenceClassification(
+        LlamaConfig(
+            **{"hidden_size": 2048, "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4},
+            **{"intermediate_size": 5632, "vocab_size": 32000, "pad_token_id": 0},
+        )
+    ),
     "toy": lambda: BertForSequenceClassification(
         BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
     ),
 }
-"""The embedded MiniLM, a 12-layer, 768-wide encoder with random weights, and a 2-layer one for trials."""
+"""The embedded MiniLM; with random weights a 12-layer, 768-wide encoder, RoBERTa's two shapes and a Llama of 1.1
+billion weights; and a 2-layer encoder for trials."""
 
 
 def settings_of(variant: Variant) -> Any:
@@ -94,6 +116,7 @@ class Bench:
     precision: str  # fp32, or bf16 by autocast
     device: torch.device
     compilation: Compilation | None = None  # of the roads that allow it
+    checkpointing: bool = False  # activations are computed again in the backward pass
     _models: dict[tuple[str, str, bool], PeftModel] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -110,6 +133,9 @@ class Bench:
             row = find_variant(variant)
             with quiet_peft():
                 model = row.adapt(_base_model(self.model), settings_of(row), task_type="SEQ_CLS", steps=1)
+            if self.checkpointing:
+                # The base is frozen: the other way gives its adapters no gradient.
+                model.activation_checkpointing_enable({"use_reentrant": False})
             if compilation is not None:
                 compilation.apply(model)
             self._models[key] = model.to(self.device).train()

@@ -53,11 +53,10 @@ def _run(path: str, words: tuple[str, ...], environment: dict[str, str], folder:
     runpy.run_path(path, run_name="__main__")
 
 
-def two_scripts(path: Path, *words: str) -> tuple[Script, Script]:
-    """Start a script twice, with the variables that torchrun gives to two processes."""
+def scripts(path: Path, *words: str, count: int) -> list[Script]:
+    """Start a script so many times, with the variables that torchrun gives to its processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    first, second = (Script(path, *words, RANK=rank, LOCAL_RANK=rank, **shared) for rank in ("0", "1"))
-    return first, second
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [Script(path, *words, RANK=rank, LOCAL_RANK=rank, **shared) for rank in map(str, range(count))]

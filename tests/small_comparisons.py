@@ -1,4 +1,4 @@
-"""Small comparisons, some of which come to harm; as a script, one that is to be killed: ``HOW FOLDER``."""
+"""Small comparisons, some of which come to harm; as a script, one that is to be killed: ``HOW FOLDER [ADDRESS]``."""
 
 import json
 import multiprocessing
@@ -9,12 +9,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import bilora.compare.on_ray
+from bilora.commands.exit_codes import exit_code
 from bilora.compare.choice import Choice
-from bilora.compare.comparison import report_jobs
+from bilora.compare.comparison import report_jobs, run_comparison
 from bilora.compare.config import ComparisonConfig
-from bilora.compare.folders import Job, RecordFolder
+from bilora.compare.folders import Job, Record, RecordFolder
+from bilora.compare.on_ray import Home, Sent, SharedModel, train
 from bilora.compare.workers import SPAWN, end_with_parent, run_jobs
+from bilora.data.sets import TaskRows
+from bilora.engines.checkpoints.saving import Checkpoints
 from bilora.engines.settings import LevelSettings
+from bilora.files.formats import write_whole
 from bilora.models.embedded import embedded_reviews
 from bilora.problems.levels.out_of_memory import OutOfMemory
 from bilora.runs.config import RunConfig
@@ -66,6 +72,55 @@ class Harmful(RecordFolder):
         return super().run_folder(job)
 
 
+class ShortAtTheEnd(RecordFolder):
+    """A folder in which the runs of one method have too little memory at their end."""
+
+    def keep(self, job: Job, record: Record) -> None:
+        if job.label == "short":
+            raise OutOfMemory("out of memory in step 8", section="lower")
+        super().keep(job, record)
+
+
+def on_ray(folder: Path, address: str, *more: str) -> ComparisonConfig:
+    """Return a comparison of one run on Ray, and of one each of other methods: ``far`` diverges."""
+    return small(
+        folder,
+        folder / "compared",
+        methods=["lora", *more],
+        entries={"far": {"method": "lora", "grid": [{"lower.learning_rate": 1e30}]}, "short": {"method": "lora"}},
+        **{"seeds": 1, "learning_rates": [0.05], "runs_on": "ray" if address else "local"},
+        ray_address=address or None,
+        run={"steps": 8, "save_every": 1},
+    )
+
+
+def waiting_train(job: Job, home: Home, rows: TaskRows, model: SharedModel) -> Sent:
+    """Run a job in a worker of Ray; that of ``lora`` waits in four of its steps to be ended, once in each."""
+
+    def wait(self: Checkpoints, engine: Any) -> None:
+        waiting = home.folder.path.parent / f"step-{engine.step}"
+        if 3 <= engine.step <= 6 and not waiting.exists():
+            write_whole(waiting, str(os.getpid()))
+            while self._signals.received is None:
+                time.sleep(0.02)
+        on_step_end(self, engine)
+
+    on_step_end = Checkpoints.on_step_end
+    if job.label == "lora":
+        Checkpoints.on_step_end = wait  # type: ignore[method-assign]
+    try:
+        return train(job, home, rows, model)
+    finally:
+        Checkpoints.on_step_end = on_step_end  # type: ignore[method-assign]
+
+
+def compare_on_ray(folder: Path, address: str) -> int:
+    """Return the exit code of the comparison as the command gives it."""
+    # Not this script's own copy, which a worker could not find.
+    bilora.compare.on_ray.train = sys.modules["small_comparisons"].waiting_train
+    return exit_code(lambda _: run_comparison(on_ray(folder, address), command=""), program="compare")
+
+
 def watch_the_pipe(folder: Path) -> None:
     """Wait for the parent's end, on a machine without death signals."""
     sys.platform = "darwin"
@@ -80,7 +135,9 @@ def watch_the_pipe(folder: Path) -> None:
     time.sleep(120)
 
 
-def main(how: str, folder: Path) -> None:
+def main(how: str, folder: Path, *address: str) -> None:
+    if how == "ray":
+        sys.exit(compare_on_ray(folder, *address))
     if how == "pipe":
         SPAWN.Process(target=watch_the_pipe, args=(folder,)).start()
         time.sleep(120)
@@ -90,4 +147,6 @@ def main(how: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    import small_comparisons  # noqa: F401, PLW0406
+
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])

@@ -29,12 +29,10 @@ COMPARE = Compare(
     ComparisonConfig,
     run_comparison,
     aliases={
+        # Not the field's own name: in YAML, `on` is the value true.
+        "on": "runs_on",
         **{name: f"run.{name}" for name in RUN},
-        **{
-            name: f"run.{ours}"
-            for name, ours in RENAMED.items()
-            if ours.partition(".")[0] in RUN and name not in COMPARISON
-        },
+        **{name: f"run.{ours}" for name, ours in RENAMED.items() if ours.partition(".")[0] in RUN},
     },
     left_out={"run": NO_OPTIONS},
 )

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ from bilora.compare.config import NO_OPTIONS, ComparisonConfig
 from bilora.compare.folders import Job, Record, RecordFolder, ResultsFolder, run_name
 from bilora.compare.jobs import read_rows, run_job
 from bilora.compare.lines import Line, lines_of
-from bilora.compare.workers import Lost, Outcome, run_jobs
+from bilora.compare.on_ray import ray_cluster
+from bilora.compare.workers import Lost, Outcome, RunJobs, run_jobs
 from bilora.compare.written import in_words, print_comparison, write_comparison
+from bilora.data.sets import TaskRows
 from bilora.errors import InterruptedRun, ProcessesError, ResourceError, SettingsError
 from bilora.files.formats import write_json, write_yaml
 from bilora.files.lock import locked
@@ -78,20 +82,24 @@ def run_comparison(config: ComparisonConfig, *, command: str) -> list[Line]:
         # What is no option of the command is no key of its file, which can be read back.
         settings["run"] = {name: value for name, value in settings["run"].items() if name not in NO_OPTIONS}
         write_yaml(path / CONFIG, settings)
-        at_once = _at_once(config.jobs)
-        # All trials of all methods first, so that several jobs at once never wait for one method to be done.
-        trials = _run_all(choice_jobs(config), path, at_once=at_once, purpose="trial")
-        choices = {
-            label: choose(label, config.candidates(label), [trial for trial in trials if trial["label"] == label])
-            for label in config.methods
-        }
-        write_json(path / "chosen.json", {label: dataclasses.asdict(choice) for label, choice in choices.items()})
-        records = _run_all(report_jobs(config, choices), path, at_once=at_once, purpose="run")
-        lines = lines_of(config, records, folder=path, task=rows.task)
-        write_comparison(path, config, records=records, lines=lines, choices=choices, command=command)
-        print_comparison(lines, title=f"{rows.task.name}: {len(config.seed_list)} seeds, validation split")
-        print(f"tables, runs and adapters: {path}")
-        return lines
+        with _runner(config) as run_jobs:
+            return _compared(config, rows, path, run_jobs=run_jobs, command=command)
+
+
+def _compared(config: ComparisonConfig, rows: TaskRows, path: Path, *, run_jobs: RunJobs, command: str) -> list[Line]:
+    # All trials of all methods first, so that several jobs at once never wait for one method to be done.
+    trials = _run_all(choice_jobs(config), path, run_jobs=run_jobs, purpose="trial")
+    choices = {
+        label: choose(label, config.candidates(label), [trial for trial in trials if trial["label"] == label])
+        for label in config.methods
+    }
+    write_json(path / "chosen.json", {label: dataclasses.asdict(choice) for label, choice in choices.items()})
+    records = _run_all(report_jobs(config, choices), path, run_jobs=run_jobs, purpose="run")
+    lines = lines_of(config, records, folder=path, task=rows.task)
+    write_comparison(path, config, records=records, lines=lines, choices=choices, command=command)
+    print_comparison(lines, title=f"{rows.task.name}: {len(config.seed_list)} seeds, validation split")
+    print(f"tables, runs and adapters: {path}")
+    return lines
 
 
 def choice_jobs(config: ComparisonConfig) -> list[Job]:
@@ -129,10 +137,10 @@ def _budgeted_steps(config: ComparisonConfig, label: str, choices: Mapping[str, 
     return max(1, round(steps * baseline_seconds / seconds))
 
 
-def _run_all(jobs: Sequence[Job], path: Path, *, at_once: int, purpose: str) -> list[Record]:
+def _run_all(jobs: Sequence[Job], path: Path, *, run_jobs: RunJobs, purpose: str) -> list[Record]:
     """Return the records of the jobs, in their order, and print what is done as it is done."""
     outcomes: dict[str, Outcome] = {}
-    for job, outcome in run_jobs(jobs, RecordFolder(path), at_once=at_once):
+    for job, outcome in run_jobs(jobs, RecordFolder(path)):
         outcomes[job.name] = outcome
         print(f"{purpose} {len(outcomes)}/{len(jobs)}: {_in_words(job, outcome)}", flush=True)
     _refuse_lost([(job, outcomes[job.name]) for job in jobs], path=path)
@@ -147,7 +155,8 @@ def _refuse_lost(ended: Sequence[tuple[Job, Outcome]], *, path: Path) -> None:
     kind = ResourceError if all(outcome.kind is ResourceError for _, outcome in lost) else ProcessesError
     raise kind(
         f"{len(lost)} of {len(ended)} runs did not end: {'; '.join(_in_words(*each) for each in lost)}. The others "
-        f"are kept in {path}, and the same command runs these alone; where memory was short, give fewer --jobs"
+        f"are kept in {path}, and the same command runs these alone; where memory was short, give fewer --jobs, or on "
+        "Ray more --cpus-per-run"
     )
 
 
@@ -171,6 +180,13 @@ def _comparison_folder(config: ComparisonConfig, task: str) -> Path:
     except OSError as error:
         raise SettingsError(f"output folder {path} cannot be created: {error}") from error
     return path
+
+
+def _runner(config: ComparisonConfig) -> AbstractContextManager[RunJobs]:
+    """Return where the runs are made, as a context in which they can be."""
+    if config.runs_on == "local":
+        return nullcontext(partial(run_jobs, at_once=_at_once(config.jobs)))
+    return ray_cluster(config.ray_address, cpus=config.cpus_per_run, gpus=config.gpus_per_run)
 
 
 def _at_once(jobs: int) -> int:

@@ -135,6 +135,12 @@ class ComparisonConfig:
         budget: ``steps``: as many steps for every method; ``seconds``: as many steps as fit into the time that the
             baseline's steps take, by the time that the method's steps took while choosing.
         jobs: Runs at once, each with one thread.
+        runs_on: ``local``: this machine; ``ray``: a Ray cluster, which takes ``pip install 'bilora[ray]'``. ``--on`` is
+            short for it.
+        ray_address: The cluster that runs already, ``HOST:PORT``, or ``auto``; None takes the one that this machine
+            belongs to, and starts one on this machine where there is none.
+        cpus_per_run: Cores that Ray keeps for a run, which has as many threads; below 1 several runs share one.
+        gpus_per_run: GPUs that Ray keeps for a run: 1, or a part of one that several runs share.
         run: Task, data, model and everything else that the runs share.
         output: Folder of the comparison; one that is there is gone on with. None takes ``runs/compare-<task>``.
         document: A Markdown file in which the comparison's section is written, or written anew.
@@ -153,6 +159,10 @@ class ComparisonConfig:
     choose_seeds: int = 1
     budget: Literal["steps", "seconds"] = "steps"
     jobs: int = 1
+    runs_on: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
+    cpus_per_run: float = 1.0
+    gpus_per_run: float = 0.0
     run: RunConfig = field(default_factory=SharedSettings)
     output: str | None = None
     document: str | None = None
@@ -182,6 +192,7 @@ class ComparisonConfig:
             ("choose_share", "it must be above 0 and below 1", 0 < self.choose_share < 1),
             ("choose_seeds", "it must be 1 to the number of seeds", 1 <= self.choose_seeds <= count),
             ("jobs", "it must be at least 1", self.jobs >= 1),
+            *self._checks_of_ray(),
         )
         refuse_faults("comparison", self, checks)
         for name in DECIDED:
@@ -191,6 +202,24 @@ class ComparisonConfig:
                     "output beside run"
                 )
         self._check_candidates()
+
+    def _checks_of_ray(self) -> tuple[tuple[str, str, bool], ...]:
+        """Return the checks of what is for a cluster alone."""
+        on_ray, of_ray = self.runs_on == "ray", "it belongs to --on ray; leave it out, or give that"
+        bare = self.gpus_per_run == 0 and self.run.device.startswith("cuda")
+        return (
+            (
+                "jobs",
+                "Ray runs as many at once as there is room for; give --cpus-per-run",
+                self.jobs == 1 or not on_ray,
+            ),
+            ("ray_address", of_ray, on_ray or self.ray_address is None),
+            ("cpus_per_run", of_ray, on_ray or self.cpus_per_run == 1),
+            ("gpus_per_run", of_ray, on_ray or self.gpus_per_run == 0),
+            ("cpus_per_run", "it must be above 0, and a whole number above 1", _is_share(self.cpus_per_run)),
+            ("gpus_per_run", "it must be 0 to 1, since a run has one device", 0 <= self.gpus_per_run <= 1),
+            ("gpus_per_run", f"and run.device is {self.run.device}; give 1, or a part of one", not (on_ray and bare)),
+        )
 
     @property
     def seed_list(self) -> list[int]:
@@ -229,6 +258,11 @@ class ComparisonConfig:
             raise SettingsError(
                 f"comparison: every method needs equally many candidates, at least one; there are {counts}"
             )
+
+
+def _is_share(count: float) -> bool:
+    """Return whether Ray can keep so many of something: a part of one, or a whole number."""
+    return 0 < count < 1 or (1 <= count < math.inf and count == int(count))
 
 
 def _refuse_watching(label: str, run: RunConfig) -> None:

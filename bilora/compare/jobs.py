@@ -7,6 +7,7 @@ import json
 from bilora.compare.folders import Job, JobFolder, Record
 from bilora.data.sets import TaskRows, take_validation
 from bilora.errors import DivergedError
+from bilora.models.copies import ModelCopy
 from bilora.runs.config import RunConfig
 from bilora.runs.plan import RunPlan, load_run_rows, plan_run, training_rows
 from bilora.runs.run import Prepared, prepare, run_once
@@ -18,12 +19,20 @@ DATA = (
 )
 
 
-def run_job(job: Job, folder: JobFolder, *, plan: RunPlan | None = None, prepared: Prepared | None = None) -> Record:
-    """Run a job and return its record; without a plan it makes one, over the job's own rows."""
-    plan = plan or _plan(job)
+def run_job(
+    job: Job,
+    folder: JobFolder,
+    *,
+    plan: RunPlan | None = None,
+    prepared: Prepared | None = None,
+    rows: TaskRows | None = None,
+    base: ModelCopy | None = None,
+) -> Record:
+    """Run a job and return its record; without a plan it makes one, over ``rows`` or those that its config names."""
+    plan = plan or _plan(job, rows or read_rows(job.config))
     failed, row = None, None
     try:
-        row = run_once(plan, prepared or prepare([plan]), folder=folder.run_folder(job))
+        row = run_once(plan, prepared or prepare([plan], base=base), folder=folder.run_folder(job))
     except DivergedError as error:
         if not folder.keeps_failures:
             raise
@@ -48,9 +57,9 @@ def run_job(job: Job, folder: JobFolder, *, plan: RunPlan | None = None, prepare
     return record
 
 
-def _plan(job: Job) -> RunPlan:
-    """Return the plan of a job over its own rows, of which a trial keeps some back to be scored on."""
-    config, rows = job.config, read_rows(job.config)
+def _plan(job: Job, rows: TaskRows) -> RunPlan:
+    """Return the plan of a job over its rows, of which a trial keeps some back to be scored on."""
+    config = job.config
     if job.held_out is None:
         return plan_run(config, rows)
     train, held_out = take_validation(training_rows(config, rows.train, rows.task), job.held_out)
@@ -61,7 +70,12 @@ def _plan(job: Job) -> RunPlan:
 
 def read_rows(config: RunConfig) -> TaskRows:
     """Return the rows of a config; those of one comparison are read once per process."""
-    return _read(json.dumps({name: getattr(config, name) for name in DATA}))
+    return _read(data_of(config))
+
+
+def data_of(config: RunConfig) -> str:
+    """Return the settings that say which rows are read, as text: configs with the same text have the same rows."""
+    return json.dumps({name: getattr(config, name) for name in DATA})
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -48,6 +48,8 @@ class Lost:
 
 
 Outcome = Record | Lost
+# What runs jobs somewhere: each comes back with its outcome as soon as it is there, finished ones first.
+RunJobs = Callable[[Sequence[Job], RecordFolder], Iterable[tuple[Job, Outcome]]]
 
 
 def run_jobs(jobs: Iterable[Job], folder: RecordFolder, *, at_once: int) -> Iterator[tuple[Job, Outcome]]:
@@ -61,13 +63,14 @@ def run_jobs(jobs: Iterable[Job], folder: RecordFolder, *, at_once: int) -> Iter
     if left and at_once > 1:
         yield from _in_processes(left, folder, at_once)
     else:
-        yield from ((job, _outcome(job, folder)) for job in left)
+        yield from ((job, outcome_of(job, folder)) for job in left)
 
 
-def _outcome(job: Job, folder: RecordFolder) -> Outcome:
+def outcome_of(job: Job, folder: RecordFolder, **given: Any) -> Outcome:
+    """Return the record of a job, which is run here, or why there is none; ``given`` is for :func:`run_job`."""
     try:
         with _alone_in(folder, job):
-            return run_job(job, folder)
+            return run_job(job, folder, **given)
     except Exception as error:
         # A disk that is full, unlike a memory, is so for the other runs as well.
         if not is_out_of_memory(error):
@@ -173,7 +176,7 @@ def _work(connection: Connection, folder: RecordFolder) -> None:
     try:
         with sigterm_raised():
             while True:
-                connection.send(_outcome(connection.recv(), folder))
+                connection.send(outcome_of(connection.recv(), folder))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except KeyboardInterrupt:
@@ -181,11 +184,12 @@ def _work(connection: Connection, folder: RecordFolder) -> None:
         raise SystemExit(128 + signal.SIGINT) from None
     except Exception as error:
         with contextlib.suppress(OSError):
-            connection.send(_as_sent(error))
+            connection.send(as_sent(error))
         raise SystemExit(128 + error.number if isinstance(error, InterruptedRun) else 1) from None
 
 
-def _as_sent(error: Exception) -> Exception:
+def as_sent(error: Exception) -> Exception:
+    """Return an error that comes through a pipe whole."""
     if not isinstance(error, BiloraError):
         # A traceback does not go through a pipe, and is all there is to know of a fault.
         error.add_note(traceback.format_exc())

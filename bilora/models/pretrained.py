@@ -48,6 +48,12 @@ class Tokenizer:
     place: str  # folder or hub id of the model
     own: Any
     notices: tuple[str, ...] = ()  # what was filled in
+    copied: str | None = None  # the folder to read the model's files from, where it is a copy of the place
+
+    @property
+    def folder(self) -> str:
+        """Where the model's files are read."""
+        return self.copied or self.place
 
     def save_filled_in(self, folder: Path) -> None:
         """Write it beside an adapter where something was filled in, which the base's own tokenizer lacks."""
@@ -55,10 +61,19 @@ class Tokenizer:
             self.own.save_pretrained(str(folder))
 
 
-def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Tokenizer:
-    """Return a model's tokenizer, checked against the model's config before any weight is read."""
+def model_place(model: str | None) -> str:
+    """Return the folder or hub id of the model that a config names."""
     embedded = EMBEDDED_MODELS.get(model)
-    place = str(model) if embedded is None else str(embedded())
+    return str(model) if embedded is None else str(embedded())
+
+
+def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int, copied: str | None = None) -> Tokenizer:
+    """Return a model's tokenizer, checked against the model's config before any weight is read.
+
+    The files are read from the folder ``copied`` where it is given, and all that is written names the model's place.
+    """
+    named = model_place(model)
+    place = copied or named
     options = {"local_files_only": only_local(place), "trust_remote_code": False}
     # First: the tokenizer looks into this file too, and would be told as the culprit.
     with _named_failure(place, CONFIG):
@@ -86,7 +101,8 @@ def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int) -> Toke
         check_fits(tokenizer, config, max_length=max_length)
     except DataError as error:
         raise DataError(f"{CONFIG} of {place!r}: {error}") from error
-    return Tokenizer(place, tokenizer, notices)
+    tokenizer.name_or_path = named
+    return Tokenizer(named, tokenizer, notices, copied)
 
 
 @dataclass(frozen=True)
@@ -104,13 +120,16 @@ def load_model(tokenizer: Tokenizer, task: AnyTask, *, weights: bool = True) -> 
 
     Without ``weights`` its tensors have shapes alone (torch's meta device), after all the same checks of its files.
     """
-    with _named_failure(tokenizer.place, CONFIG, "model.safetensors"):
+    folder = tokenizer.folder
+    with _named_failure(folder, CONFIG, "model.safetensors"):
         # Weights in .bin files are pickles, which can hold code; transformers reads them as data, but not unasked.
         options: dict[str, Any] = {"trust_remote_code": False, **({} if is_told(TRUST) else {"use_safetensors": True})}
         options |= {} if weights else {"device_map": "meta"}
-        model, loading = task.load_model(tokenizer.place, local_files_only=only_local(tokenizer.place), **options)
+        model, loading = task.load_model(folder, local_files_only=only_local(folder), **options)
         _refuse_torn(f"{model.base_model_prefix}.", loading)
     _set_pad_token(model.config, tokenizer.own)
+    # PEFT and transformers write it into what they save.
+    model.name_or_path = model.config.name_or_path = tokenizer.place
     # Mismatched: a saved head with another number of outputs, which transformers replaces by a new one.
     mismatched = {name.rpartition(".")[0]: shapes for name, *shapes in sorted(loading["mismatched_keys"])}
     drawn = {*(name.rpartition(".")[0] for name in loading["missing_keys"]), *mismatched}

@@ -25,6 +25,7 @@ from bilora.engines.training.split_loaders import DividedRows
 from bilora.files.formats import finite_or_null, write_json, write_whole
 from bilora.files.whole_folders import write_files
 from bilora.metrics.monitor import Monitor
+from bilora.models.copies import ModelCopy
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
 from bilora.problems.levels.betty_problem import PRECISIONS
 from bilora.processes.devices import choose_device
@@ -58,11 +59,11 @@ class Prepared:
     notices: tuple[str, ...] = ()  # what a reader of the results must know, one sentence each
 
 
-def prepare(plans: Sequence[RunPlan]) -> Prepared:
+def prepare(plans: Sequence[RunPlan], *, base: ModelCopy | None = None) -> Prepared:
     """Return what the runs share, which differ in method, seed and settings of training; no weights are read for it."""
     config, rows, task = plans[0].config, plans[0].rows, plans[0].task
-    model = task.default_model if config.model is None else config.model
-    tokenizer = load_tokenizer(model, task, max_length=config.max_length)
+    base = base or ModelCopy(task.default_model if config.model is None else config.model)
+    tokenizer = load_tokenizer(base.model, task, max_length=config.max_length, copied=base.folder)
     sets = rows.validation if rows.upper is None else {**rows.validation, UPPER: rows.upper}
     encoded = {name: task.encode(part, tokenizer.own, max_length=config.max_length) for name, part in sets.items()}
     of_sets = (notice for part in encoded.values() for notice in part.notices)

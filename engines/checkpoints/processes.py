@@ -79,13 +79,12 @@ def rescaled(
         old, new = saved[level], getattr(settings, level)
         # Of this run, per batch of the saved one, by their rows; a fraction, since a quotient in floats is not exact.
         batches = Fraction(old["batch_size"] * before, new.batch_size * now)
-        # The rows of a step may come in other pieces: a larger batch in fewer processes, or more accumulation. With
-        # settings as they were, a step takes another number of rows.
-        same_rows = batches * old["accumulation"] == new.accumulation
-        fits = same_rows and batches.denominator == 1
+        # The rows of a step may come in other pieces: a larger batch in fewer processes, or more accumulation, or less.
+        # With settings as they were, a step takes another number of rows.
+        fits = batches * old["accumulation"] == new.accumulation
         if fits:
             fitting[level] = {**old, "batch_size": new.batch_size, "accumulation": new.accumulation}
-        counts[level] = Rescaled(micro_batches=int(batches) if fits else 1, batches=batches)
+        counts[level] = Rescaled(micro_batches=batches if fits else Fraction(1), batches=batches)
     return fitting, counts
 
 

@@ -104,8 +104,17 @@ def _named(callbacks: tuple[Callback, ...]) -> dict[str, Stateful]:
 class Rescaled:
     """How many micro-batches, and batches of a loader by their rows, make one of the run that saved the state."""
 
-    micro_batches: int = 1
+    micro_batches: Fraction = Fraction(1)
     batches: Fraction = Fraction(1)
+
+    def count(self, made: int, *, level: str) -> int:
+        """Return how many micro-batches of this run those are that a level has made."""
+        count = made * self.micro_batches
+        if count.denominator > 1:
+            raise CheckpointError(
+                f"checkpoint does not fit: {level}: it was taken inside a step of several micro-batches"
+            )
+        return int(count)
 
 
 def reset_count(parts: Mapping[str, Any], engine: BilevelEngine, counts: Mapping[str, Rescaled]) -> dict[str, Any]:
@@ -116,7 +125,7 @@ def reset_count(parts: Mapping[str, Any], engine: BilevelEngine, counts: Mapping
             continue
         change = counts[level.section]
         progress, loaders = counted[f"{level.name}.progress"], counted[f"{level.name}.loaders"]
-        counted[f"{level.name}.progress"] = {**progress, "count": progress["count"] * change.micro_batches}
+        counted[f"{level.name}.progress"] = {**progress, "count": change.count(progress["count"], level=level.name)}
         counted[f"{level.name}.loaders"] = [
             # Whole batches, which hold all the rows that have been read; the last batch of an epoch may have been too
             # short to become as many smaller ones.
@@ -125,6 +134,6 @@ def reset_count(parts: Mapping[str, Any], engine: BilevelEngine, counts: Mapping
         ]
         # The engine counts the lower level's micro-batches a second time.
         if level is engine.lower_level:
-            made = counted["engine"]["micro_batches"] * change.micro_batches
+            made = change.count(counted["engine"]["micro_batches"], level=level.name)
             counted["engine"] = {**counted["engine"], "micro_batches": made}
     return counted

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from forked import two_scripts
+from forked import scripts
 from programs import results, run_glue, wait_for
 from tracked_files import ROOT
 
@@ -49,8 +49,8 @@ def torchrun(*words: str) -> subprocess.Popen[str]:
 
 def printed_by_two(*words: str) -> str:
     """Return what two processes printed, after both have ended well."""
-    scripts, printed = two_scripts(PROGRAM, *words), ""
-    for script in scripts:
+    printed = ""
+    for script in scripts(PROGRAM, *words, count=2):
         out, errors = script.communicate(timeout=500)
         assert script.poll() == 0, errors[-3000:]
         printed += out

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import two_scripts
+from forked import scripts
 
 from bilora.engines.hypergradients.catalog import HYPERGRADIENTS
 from bilora.engines.hypergradients.implicit import PRODUCTS
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 def run_two(folder: Path, *chosen: str, seconds: float) -> None:
     """Run the scenarios in two processes as torchrun would, and end both when the time is over."""
-    first, second = two_scripts(SCRIPT, str(folder), *chosen)
+    first, second = scripts(SCRIPT, str(folder), *chosen, count=2)
     try:
         _, errors = first.communicate(timeout=seconds)
     finally:
