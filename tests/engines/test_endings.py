@@ -19,11 +19,21 @@ Fit = Callable[..., Any]
 
 # The stages of each variant that ends as it is.
 BILEVEL = ("bilora", "self_tuned", "learned_decay", "learned_decay_bilora", "autolora", "bidora", "alternating")
-KEEP = {name: ["bilevel"] for name in BILEVEL}
+ROADS = ("noisy_then_trusted", "correction_then_trusted")
+KEEP = {name: ["bilevel"] for name in (*BILEVEL, *ROADS)}
 KEEP |= {name: ["single"] for name in ("lora", "dora", "adalora", "pseudo_svd")}
 KEEP |= {"two_stage": ["vectors", "values"], "lora_d1": ["d1"], "lora_early_stopping": ["d1"]}
 RETRAINED = ("self_tuned", "learned_decay", "learned_decay_bilora", "autolora", "bidora")
-WITH_VALUES = ("bilora", "self_tuned", "learned_decay_bilora", "autolora", "pseudo_svd", "alternating", "two_stage")
+WITH_VALUES = (
+    *ROADS,
+    "bilora",
+    "self_tuned",
+    "learned_decay_bilora",
+    "autolora",
+    "pseudo_svd",
+    "alternating",
+    "two_stage",
+)
 
 
 def names(variant: str, ending: Any) -> list[str]:
@@ -37,7 +47,9 @@ def test_stages_of_every_variant_under_every_ending(name: str) -> None:
     assert names(name, "keep") == KEEP[name]
     assert names(name, "retrain") == KEEP[name] + ["retrain"] * splits
     assert names(name, "prune") == KEEP[name] + ["prune"] * (name in WITH_VALUES)
-    assert names(name, None) == KEEP[name] + ["retrain"] * (name in RETRAINED)
+    then_trusted = ["doubtful", "trusted"]
+    assert names(name, "then_trusted") == KEEP[name] + then_trusted * splits
+    assert names(name, None) == KEEP[name] + ["retrain"] * (name in RETRAINED) + then_trusted * (name in ROADS)
 
 
 def test_pruning_cuts_and_trains_no_further(fit_adapter: Fit) -> None:
@@ -113,7 +125,7 @@ def test_a_search_whose_model_is_thrown_away_is_not_watched(fit_adapter: Fit, en
 @pytest.mark.parametrize(
     ("chosen", "match"),
     [
-        ("retain", "ending 'retain' is unknown; known: keep, prune, retrain.* Did you mean 'retrain'"),
+        ("retain", "ending 'retain' is unknown; known: keep, prune, retrain, then_trusted.* Did you mean 'retrain'"),
         ({"steps": 5}, r"ending has settings \(steps\) but no name"),
         ({"name": "retrain", "steps": 0}, "ending 'retrain': steps is 0; it must be at least 1"),
         ({"name": "retrain", "ranks": {"name": "enrgy"}}, "rank rule 'enrgy' is unknown"),

@@ -155,6 +155,10 @@ def test_trained_twice_alike_saved_and_loaded_over_a_base_that_stayed(
 ) -> None:
     """With dropout switched on; the causal models have Conv1D layers, rotary positions, and masked prompts."""
     rows, collate = (rows, stack) if kind == "bert" else (pairs(), PairCollator(0))
+    if name == "correction_then_trusted" and kind != "bert":
+        with pytest.raises(SettingsError, match="rows that have one class each, and these have not"):
+            train(name, adapted(name, kind=kind), rows, collate=collate)
+        return
 
     @torch.no_grad()
     def logits(model: nn.Module) -> Tensor:
