@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bilora.artifacts.adapter_files import read_about
 from bilora.artifacts.model_card import push_to_hub
@@ -20,7 +20,7 @@ from bilora.metrics.monitor import Monitor
 from bilora.processes.devices import choose_device
 from bilora.processes.group import join_processes
 from bilora.processes.processes import ONE_PROCESS, Processes
-from bilora.runs.config import ROADS
+from bilora.runs.config import ROADS, Road
 from bilora.runs.label_issues import FILE as LABEL_ISSUES
 from bilora.runs.label_issues import class_names, find_issues, write_issues
 from bilora.runs.out_of_sample import by_embeddings, folds_of, remove_parts
@@ -139,7 +139,7 @@ def _on_chosen_road(config: TrainConfig, plan: RunPlan, prepared: Prepared, fold
         raise CheckpointError(f"{path}: {road!r} is none of the roads {', '.join(ROADS)}; remove the file")
     if road == plan.config.road:
         return plan
-    chosen = dataclasses.replace(config, road=road, method=ROADS[road])
+    chosen = dataclasses.replace(config, road=cast(Road, road), method=ROADS[road])
     columns = None if plan.config.text_columns is None else tuple(plan.config.text_columns)
     return _plan_on(chosen, plan.rows, columns, plan.processes)
 
