@@ -69,7 +69,8 @@ class Command:
 TRAINING = ("--model", "../model", "--train-file", "../rows.jsonl", "--max-length", "16", "--device", "cpu")
 TRAIN = (
     *("train", *TRAINING, "--output", "run", "--steps", "12", "--unroll-steps", "2", "--validate-every", "4"),
-    *("--lower.batch-size", "8", "--upper.batch-size", "4", "--method-settings.bilora.dropout", "0.1"),
+    *("--lower.batch-size", "8", "--upper.batch-size", "4", "--method", "bilora"),
+    *("--method-settings.bilora.dropout", "0.1"),
 )
 COMPARE = (
     *("compare", *TRAINING, "--output", "compared", "--methods", "bilora", "lora", "--baseline", "lora"),

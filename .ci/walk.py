@@ -106,7 +106,7 @@ def main() -> None:
             csv.writer(stream).writerows([["text", "label"], *rows])
         argv = ["--train-file", str(file), "--output", str(Path(folder) / "run"), "--device", "cpu", "--steps", "6"]
         argv += ["--unroll-steps", "2", "--lower.batch-size", "8", "--upper.batch-size", "4"]
-        argv += [f"--method-settings.bilora.rank={RANK}"]
+        argv += ["--method", "bilora", f"--method-settings.bilora.rank={RANK}"]
         printed = io.StringIO()
         sys.setprofile(walks)
         try:

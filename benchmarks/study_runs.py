@@ -23,7 +23,7 @@ from bilora.metrics.classes import MEASURES
 from bilora.metrics.metric import Undefined
 from bilora.metrics.monitor import Monitor
 from bilora.problems.levels.betty_problem import PRECISIONS
-from bilora.runs.config import RunConfig
+from bilora.runs.config import RunConfig, SharedSettings
 from bilora.runs.evaluation import Evaluation
 from bilora.runs.plan import RunPlan, load_run_rows, plan_run
 from bilora.runs.run import Prepared, adapted, fit_adapted, prepare
@@ -96,7 +96,7 @@ class Study:
             if setting.model not in self.models:
                 raise SettingsError(f"setting {job.setting} needs a model; give --models {setting.model}=DIR")
             rows["model"] = str(self.models[setting.model])
-        config = RunConfig(seed=job.seed, train_rows=setting.rows, **rows)
+        config = SharedSettings(seed=job.seed, train_rows=setting.rows, **rows)
         adapter = {f"settings.{name}": value for name, value in setting.adapter.items()}
         # The nearer ones last: a job's own settings are those of its cell.
         values = {**self.protocol.run, **setting.run, **adapter, **dict(job.run)}

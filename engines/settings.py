@@ -14,6 +14,7 @@ from bilora.engines.hypergradients.implicit import ProductSettings
 from bilora.errors import SettingsError
 from bilora.problems.levels.hypergradient import Hypergradient
 from bilora.problems.variant import Variant
+from bilora.processes.devices import choose_device, has_bf16
 from bilora.settings.arguments import check_fields
 from bilora.settings.sections import refuse_faults
 
@@ -155,7 +156,8 @@ class FitSettings:
             the run. 0 skips none.
         on_save_error: ``stop`` or ``warn`` and go on, where a checkpoint cannot be written.
         on_out_of_memory: ``stop``, or ``halve`` the level's batch, double its accumulation, and start the stage again.
-        precision: ``fp32``, ``bf16`` or ``fp16``, by autocast; trainable parameters stay in float32.
+        precision: ``fp32``, ``bf16`` or ``fp16``, by autocast; trainable parameters stay in float32. ``auto`` becomes
+            ``bf16`` where the device has instructions for it, and ``fp32`` elsewhere.
         group_by_length: Whether a batch holds rows of nearly one length, which saves padding.
         torch_compile: ``off``, or torch.compile's mode: ``default``, ``reduce-overhead`` or ``max-autotune``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
@@ -188,7 +190,7 @@ class FitSettings:
     skip_diverged: int = 0
     on_save_error: Literal["stop", "warn"] = "stop"
     on_out_of_memory: Literal["stop", "halve"] = "stop"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
     group_by_length: bool = False
     torch_compile: CompileMode = "off"
     device: str = "auto"
@@ -225,7 +227,7 @@ class FitSettings:
             ("skip_diverged", "it must be positive, or 0 for none", self.skip_diverged >= 0),
             ("on_save_error", "allowed: stop, warn", self.on_save_error in ("stop", "warn")),
             ("on_out_of_memory", "allowed: stop, halve", self.on_out_of_memory in ("stop", "halve")),
-            ("precision", "allowed: fp32, bf16, fp16", self.precision in ("fp32", "bf16", "fp16")),
+            ("precision", "allowed: fp32, bf16, fp16, auto", self.precision in ("fp32", "bf16", "fp16")),
             ("torch_compile", f"allowed: {', '.join(COMPILE_MODES)}", self.torch_compile in COMPILE_MODES),
             (
                 "torch_compile",
@@ -284,6 +286,8 @@ class FitSettings:
         defaults = self.method_defaults
         _put(self, {name: value for name, value in defaults.items() if name in self.left_open})
         _put(self, self._levels(defaults))
+        if self.precision == "auto":
+            _put(self, {"precision": "bf16" if has_bf16(choose_device(self.device)) else "fp32"})
         _put(self, {"hypergradient": explicit(named(self.hypergradient), self.approximation)})
         _put(self, {name: value for name, value in self.UNSAID.items() if getattr(self, name) is None})
 

@@ -45,6 +45,9 @@ VARIANTS: dict[str, Variant] = {
 }
 """Every variant by name. A new one is a file with a ``VARIANT`` and a row here, or a user's own module."""
 
+# Of a run whose user names none: it has nothing to tune.
+DEFAULT_METHOD = "self_tuned"
+
 
 def find_variant(name: str) -> Variant:
     """Return the variant called ``name``, or the one that ``package.module:NAME`` points to.

@@ -150,13 +150,13 @@ class CommandRun:
 
 @pytest.fixture(scope="session")
 def command_run(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, review_file: Path) -> CommandRun:
-    """Train with little more than a model and a file, once for all tests."""
+    """Train BiLoRA with little more than a model and a file, once for all tests."""
     from bilora.commands.train import TRAIN
 
     folder = tmp_path_factory.mktemp("command") / "run"
     words = ["--model", str(tiny_encoder), "--train-file", str(review_file), "--output", str(folder)]
     words += ["--max-length", "32", "--device", "cpu", "--epochs", "4", "--lower.learning-rate", "0.02"]
-    words += ["--report-to", "tensorboard", "--seed", "3"]
+    words += ["--report-to", "tensorboard", "--seed", "3", "--method", "bilora"]
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         code = TRAIN.run(words)

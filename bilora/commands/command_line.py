@@ -16,7 +16,8 @@ from jsonargparse import ArgumentParser
 from bilora.engines.settings import RATES, LevelSettings
 from bilora.errors import BiloraError, SettingsError
 from bilora.files.formats import read_yaml
-from bilora.runs.config import RunConfig, SeveralRuns
+from bilora.problems.catalog import DEFAULT_METHOD
+from bilora.runs.config import RunConfig, SeveralRuns, SharedSettings
 from bilora.settings.lookup import TRUST, did_you_mean
 from bilora.settings.sections import one_line, refuse_nulls, refuse_plain_sections
 from bilora.settings.strict_yaml import STRICT, refuse_too_much, strict_yaml
@@ -98,10 +99,11 @@ def parse_config(
     for name, text in naming.items():
         # Files have both forms: a run of its own is written with one method and one seed, and was written with lists.
         types: Any = str | list[str] if name == "method" else int | list[int] | None
-        default = ("bilora" if flat is kind else ["bilora", "lora"]) if name == "method" else None
+        default = (DEFAULT_METHOD if flat is kind else ["bilora", "lora"]) if name == "method" else None
         parser.add_argument(f"--{name}", type=types, default=default, help=text)
     for name, names in (left_out or {}).items():
-        parser.add_class_arguments(get_type_hints(kind)[name], name, skip=set(names))
+        hint = get_type_hints(kind)[name]
+        parser.add_class_arguments(SharedSettings if hint is RunConfig else hint, name, skip=set(names))
     parser.set_defaults(_open_settings(flat, left_out or {}))
     words = _normal_form([*before, *argv], _list_options(flat) | {f"--{name}": True for name in naming})
     # Of the two names of one setting, words take the one that files of today have: then what stands later wins.
@@ -191,7 +193,7 @@ def _built(kind: type[Config], parser: ArgumentParser, values: Any, *, named: bo
     refuse_nulls(RunConfig, values.as_dict(), what="config")
     all_seeds = seed if seeds is None else seeds
     which = {"method": _listed(method), "seeds": [0, 1] if all_seeds is None else _listed(all_seeds)}
-    which["run"] = RunConfig(**parser.instantiate(values).as_dict())
+    which["run"] = SharedSettings(**parser.instantiate(values).as_dict())
     return kind(**which)
 
 

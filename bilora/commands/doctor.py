@@ -22,7 +22,7 @@ from bilora.engines.callbacks.trackers import LOGGERS
 from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.hypergradients.implicit import ProductSettings
 from bilora.errors import BiloraError, SettingsError
-from bilora.processes.devices import choose_device
+from bilora.processes.devices import choose_device, has_bf16
 from bilora.runs.run import adapted, prepare
 from bilora.tasks.kinds import kind_of
 
@@ -84,6 +84,9 @@ def check_precision(device: torch.device, precision: str) -> Finding:
         return Finding("fault", "precision", "fp16 needs a GPU; set --precision bf16 or fp32")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return Finding("fault", "precision", "this GPU has no bf16; set --precision fp16 or fp32")
+    if precision == "bf16" and device.type == "cpu" and not has_bf16(device):
+        text = "this CPU has no instructions for bf16, which takes it many times as long as fp32"
+        return Finding("note", "precision", f"{text}; --precision auto takes what is fast")
     return Finding("ok", "precision", precision)
 
 

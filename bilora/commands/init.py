@@ -13,7 +13,7 @@ from bilora.commands.train_config import TrainConfig
 from bilora.commands.verb import Verb
 from bilora.files.formats import write_whole
 from bilora.files.whole_folders import new_file
-from bilora.problems.catalog import find_variant
+from bilora.problems.catalog import DEFAULT_METHOD, find_variant
 from bilora.runs.config import has_formulation
 from bilora.settings.sections import resolved
 
@@ -37,7 +37,7 @@ class InitConfig:
     train_file: str | None = None
     validation_file: str | None = None
     model: str | None = None
-    method: str = "bilora"
+    method: str = DEFAULT_METHOD
     output: str | None = None
 
 

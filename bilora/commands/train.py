@@ -13,6 +13,7 @@ from bilora.commands.verb import Verb
 from bilora.data.records import Record, read_records
 from bilora.data.sets import TaskRows
 from bilora.engines.callbacks.trackers import ReportTo
+from bilora.engines.training.levels import stage_steps
 from bilora.errors import CheckpointError, DataError, InterruptedRun, SettingsError
 from bilora.files.formats import read_yaml, write_json
 from bilora.files.lock import locked
@@ -241,12 +242,19 @@ def _lines(config: TrainConfig, plan: RunPlan, prepared: Prepared, *, guessed: t
         yield f"note: {notice}"
     looked, looks = ("D2 looked at", "looks") if UPPER in prepared.validation else ("validated", "validations")
     stop = f", ended early after {run.early_stopping} {looks} without gain" if run.early_stopping else ""
-    yield f"{run.method}: {run.steps} steps on {prepared.tokenizer.place}, {looked} every {run.validate_every}{stop}"
+    yield f"{run.method}: {_steps(plan)} on {prepared.tokenizer.place}, {looked} every {run.validate_every}{stop}"
     if config.road == "auto":
         yield "road: first, trials on folds of the trusted rows; --road names one instead"
     # Who sets refresh may not know that this changes which rows the run is judged by.
     if config.refresh and dataclasses.replace(config, refresh=0).watches_upper:
         yield f"note: refresh is {config.refresh}: no D2 stays to be watched, so rows are held out"
+
+
+def _steps(plan: RunPlan) -> str:
+    """Return how many steps each stage makes, and what it is for."""
+    made = [(stage_steps(stage, plan.settings), stage.title) for stage in plan.stages]
+    parts = [f"{steps} steps {title}".rstrip() for steps, title in made if steps]
+    return ", then ".join(parts) + ("," if made[-1][1] else "")
 
 
 TRAIN = Verb(

@@ -29,8 +29,9 @@ class TrainConfig(RunConfig):
         validation_share: Share of ``train_file`` that is held out where there is no ``validation_file``. 0 holds none
             out: D2 is watched, on which the upper level is trained too. None is 0 where a split that stays leaves D2 to
             the upper level alone, and a tenth for other methods.
-        steps: Lower optimizer steps; None takes ``epochs``.
-        epochs: Passes of the lower level over its rows, where ``steps`` is None.
+        steps: Lower optimizer steps of each stage; None takes ``epochs``, and at least 40.
+        epochs: Passes of the lower level over D1, where ``steps`` is None: of 1,000 rows D1 has 800, and ten
+            passes in batches of 16 are 500 steps.
         refresh: Epochs of the lower level between two draws of a new split; 0 keeps the first, None does so where D2 is
             watched, and is 1 elsewhere.
         validate_every: Lower steps between two validations; None validates twenty times, 0 at the end only.

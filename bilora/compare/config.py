@@ -11,7 +11,7 @@ from bilora.engines.hypergradients.catalog import explicit
 from bilora.engines.settings import LevelSettings, reopened
 from bilora.errors import SettingsError
 from bilora.problems.catalog import find_variant
-from bilora.runs.config import RunConfig
+from bilora.runs.config import RunConfig, SharedSettings
 from bilora.settings.lookup import did_you_mean
 from bilora.settings.sections import BEYOND, build_section, refuse_faults, resolved
 
@@ -153,7 +153,7 @@ class ComparisonConfig:
     choose_seeds: int = 1
     budget: Literal["steps", "seconds"] = "steps"
     jobs: int = 1
-    run: RunConfig = field(default_factory=RunConfig)
+    run: RunConfig = field(default_factory=SharedSettings)
     output: str | None = None
     document: str | None = None
     debug: bool = False
@@ -185,7 +185,7 @@ class ComparisonConfig:
         )
         refuse_faults("comparison", self, checks)
         for name in DECIDED:
-            if (value := getattr(self.run, name)) != getattr(RunConfig(), name):
+            if (value := getattr(self.run, name)) != getattr(type(self.run)(), name):
                 raise SettingsError(
                     f"comparison: run.{name} is {value!r}, but the comparison decides it; give methods, seeds and "
                     "output beside run"

@@ -1,4 +1,6 @@
-"""Which device a run uses."""
+"""Which device a run uses, and what it computes in."""
+
+from collections.abc import Mapping
 
 import torch
 
@@ -25,3 +27,12 @@ def choose_device(name: str) -> torch.device:
         count = torch.cuda.device_count()
         raise SettingsError(f"device is {name!r}, but this machine has {count} of them, from cuda:0")
     return device
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Return whether a device has instructions for bfloat16; without, a CPU takes many times as long."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # Not every torch of the allowed range can say it of a CPU, and what is not known to be there is not relied on.
+    known: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return any(known.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))

@@ -50,6 +50,8 @@ class ReadRun:
     values: pandas.DataFrame
     # A row per term at the end: layer, term, value (its magnitude), and kept (terms of the layer).
     spectrum: pandas.DataFrame
+    # Which of its steps were for what, in words; empty where no stage says it.
+    stages: str
     # What it has learned beside its adapter, with `words` where they are for people.
     learned: dict[str, Any]
     per_class: list[dict[str, Any]]
@@ -88,6 +90,7 @@ def read_run(folder: Path) -> ReadRun:
         # What the page makes of them, made here, where the file can be named.
         summarise([results] if results else [])
         dict(results.get("versions", {}).items())
+        stages = _stages(results.get("stages", []))
     return ReadRun(
         folder=folder,
         label=label,
@@ -98,6 +101,7 @@ def read_run(folder: Path) -> ReadRun:
         metrics=_metrics(folder).assign(run=str(folder), label=label),
         values=_values(folder / "values.jsonl"),
         spectrum=_spectrum(folder / "spectrum.json"),
+        stages=stages,
         learned=_read_json(folder / "learned.json", kind=dict),
         per_class=_per_class(folder / "labels.json"),
         road=_read_json(folder / "road.json", kind=dict),
@@ -116,6 +120,15 @@ def _reading(path: Path) -> Iterator[Path]:
     except (ArithmeticError, AttributeError, LookupError, NotImplementedError, OSError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise DataError(f"{path} cannot be read: {type(error).__name__}: {text}; copy it from the run again") from error
+
+
+def _stages(stages: Sequence[dict[str, Any]]) -> str:
+    parts, last = [], 0
+    for stage in stages:
+        first, last = last + 1, last + int(stage["steps"])
+        if stage.get("title"):
+            parts.append(f"steps {first} to {last}: {stage['title']}")
+    return "; ".join(parts)
 
 
 def read_runs(folders: Iterable[Path]) -> list[ReadRun]:

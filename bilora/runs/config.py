@@ -17,7 +17,7 @@ from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.settings import OPEN, FitSettings, reopened
 from bilora.engines.training.stages import run_stages
 from bilora.errors import SettingsError, first_ten
-from bilora.problems.catalog import find_variant
+from bilora.problems.catalog import DEFAULT_METHOD, find_variant
 from bilora.problems.levels.level import Level
 from bilora.problems.stage import Stage
 from bilora.problems.variant import Variant
@@ -29,7 +29,6 @@ from bilora.tasks.labels import LabelledFiles
 from bilora.tasks.sources import EMBEDDED_TASK
 
 Road = Literal["auto", "trusted_only", "noisy_then_trusted", "correction_then_trusted", "method"]
-DEFAULT_METHOD = "bilora"
 DEFAULT_ROAD: Road = "noisy_then_trusted"
 
 # Share of the rows of a file that is held out for validation where no other is given.
@@ -69,7 +68,7 @@ class RunConfig(FitSettings):
         data_dir: Folder with ``<task>/train.jsonl[.gz]`` and ``<task>/validation*.jsonl[.gz]``; None asks the hub.
         model: Hub id or folder of a pre-trained model, or ``smollm2``, which is embedded; None is the embedded MiniLM,
             and for data-to-text tasks ``smollm2``.
-        method: Name of the variant, or ``package.module:NAME``.
+        method: Name of the variant, or ``package.module:NAME``; left out, it is the one that has nothing to tune.
         method_settings: Settings of single methods, by method name.
         formulation: Formulation of the singular values, for a method that has them.
         task_settings: Settings of the kind of task, such as those of decoding.
@@ -337,7 +336,8 @@ class RunConfig(FitSettings):
         for name in ("formulation", "ending"):
             if not self._concerns(name, self.method):
                 raise SettingsError(
-                    f"{name} is {getattr(self, name)!r}, which means nothing for method {self.method}; leave it out"
+                    f"{name} is {getattr(self, name)!r}, which means nothing for method {self.method}; leave it out, "
+                    "or choose another method"
                 )
         if self.source_column is not None and "sources" not in self.variant.row_marks:
             raise SettingsError(
@@ -391,6 +391,19 @@ def has_formulation(method: str) -> bool:
 
 
 @dataclass(frozen=True)
+class SharedSettings(RunConfig):
+    """What runs of several methods share; their methods are given beside it."""
+
+    # That of the base alone: it has all that some method has, so that no setting is refused before the methods are
+    # known.
+    method: str = "bilora"
+
+    def of(self, method: str, seed: int) -> RunConfig:
+        """Return the config of a run of one of the methods."""
+        return super().of(method, seed).as_base(RunConfig)
+
+
+@dataclass(frozen=True)
 class SeveralRuns:
     """Runs of several methods with several seeds, and what they share.
 
@@ -409,7 +422,7 @@ class SeveralRuns:
 
     method: list[str] = field(default_factory=lambda: ["bilora", "lora"])
     seeds: list[int] = field(default_factory=lambda: [0, 1])
-    run: RunConfig = field(default_factory=RunConfig)
+    run: RunConfig = field(default_factory=SharedSettings)
 
     def __post_init__(self) -> None:
         """Check what concerns the runs together, and each of them."""

@@ -16,7 +16,7 @@ from bilora.data.trusted_rows import check_weights
 from bilora.engines.training.plan import Plan
 from bilora.engines.training.split_loaders import refuse_refresh, with_upper_batch
 from bilora.errors import SettingsError
-from bilora.processes.devices import choose_device
+from bilora.processes.devices import choose_device, has_bf16
 from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.processes.sharded import ALONE
 from bilora.runs.config import RunConfig
@@ -163,6 +163,17 @@ def flipped_labels(plans: Iterable[RunPlan]) -> tuple[str, ...]:
             f"{plan.config.flip_labels:g}, seed {plan.config.seed}"
         )
     return tuple(notices)
+
+
+def slow_precision(config: RunConfig) -> tuple[str, ...]:
+    """Return a notice of a precision that the device computes in, but far slower than in float32."""
+    device = choose_device(config.device)
+    if config.precision != "bf16" or device.type != "cpu" or has_bf16(device):
+        return ()
+    return (
+        "this CPU has no instructions for bf16, which takes it many times as long as fp32; --precision auto takes what "
+        "is fast",
+    )
 
 
 def scored_sets(config: RunConfig) -> dict[str, Rows]:

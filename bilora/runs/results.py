@@ -21,6 +21,7 @@ from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.files import MetricsFile, TimesFile, ValuesFile
 from bilora.engines.training.result import FitResult
 from bilora.files.formats import read_lines, write_whole
+from bilora.problems.stage import Stage
 from bilora.runs.config import RunConfig, has_formulation, short_hypergradient
 from bilora.runs.evaluation import Scores
 from bilora.tasks.task import AnyTask
@@ -51,7 +52,7 @@ def results_row(
     }
 
 
-def training_details(result: FitResult) -> dict[str, Any]:
+def training_details(result: FitResult, stages: Sequence[Stage]) -> dict[str, Any]:
     """Return what is told of the training beside the row: upper steps, stages, and what was skipped or stopped."""
     return {
         "upper_steps": result.upper_steps,
@@ -59,7 +60,11 @@ def training_details(result: FitResult) -> dict[str, Any]:
         "stop_reason": result.stop_reason,
         "skipped_steps": result.skipped_steps,
         "skipped_upper_steps": result.skipped_upper_steps,
-        "stages": [dataclasses.asdict(stage) for stage in result.stages],
+        # A run that a callback ended has made fewer than were planned.
+        "stages": [
+            dataclasses.asdict(made) | {"title": stage.title}
+            for made, stage in zip(result.stages, stages, strict=False)
+        ],
     }
 
 

@@ -35,7 +35,7 @@ from bilora.runs.config import RunConfig
 from bilora.runs.description import describe_run
 from bilora.runs.evaluation import Evaluation, Scores
 from bilora.runs.folder import enter_run_folder
-from bilora.runs.plan import RunPlan, flipped_labels, shared_by_levels
+from bilora.runs.plan import RunPlan, flipped_labels, shared_by_levels, slow_precision
 from bilora.runs.results import (
     PeakMemory,
     has_values,
@@ -69,7 +69,7 @@ def prepare(plans: Sequence[RunPlan]) -> Prepared:
     sets = rows.validation if rows.upper is None else {**rows.validation, UPPER: rows.upper}
     encoded = {name: task.encode(part, tokenizer.own, max_length=config.max_length) for name, part in sets.items()}
     of_sets = (notice for part in encoded.values() for notice in part.notices)
-    notices = (*flipped_labels(plans), *shared_by_levels(plans), *tokenizer.notices, *of_sets)
+    notices = (*flipped_labels(plans), *slow_precision(config), *shared_by_levels(plans), *tokenizer.notices, *of_sets)
     upper = None if rows.upper is None else encoded.pop(UPPER)
     return Prepared(tokenizer, encoded, upper, notices)
 
@@ -137,7 +137,9 @@ def run_once(
         megabytes=megabytes,
         config_sha256=config.sha256(),
     )
-    processes.first_only(lambda: _write(plan, prepared, folder, scores=scores, row=row | training_details(result)))
+    processes.first_only(
+        lambda: _write(plan, prepared, folder, scores=scores, row=row | training_details(result, plan.stages))
+    )
     # The caller writes it as strict JSON, which knows neither NaN nor infinity.
     return finite_or_null(row)  # type: ignore[no-any-return]
 

@@ -30,7 +30,7 @@ from bilora.engines.training.result import FitResult
 from bilora.errors import SettingsError
 from bilora.files.formats import read_lines, write_json
 from bilora.models.pretrained import quiet_peft
-from bilora.problems.catalog import find_variant
+from bilora.problems.catalog import DEFAULT_METHOD, find_variant
 from bilora.problems.levels.betty_problem import PRECISIONS
 from bilora.problems.variant import Variant
 from bilora.problems.variants.bilora import BiloraSettings
@@ -77,7 +77,8 @@ class BilevelTrainer(Trainer):
         processing_class: The tokenizer, which pads batches and is saved beside the adapter.
         data_collator: Makes a batch, in place of padding by the tokenizer.
         peft_config: The adapter to put on a model that has none.
-        variant: Name of the method, ``package.module:NAME``, or the variant itself.
+        variant: Name of the method, ``package.module:NAME``, or the variant itself. That of the default,
+            ``self_tuned``, trains the adapter of ``BiloraConfig(init_weights="lora")``.
         variant_settings: The variant's own settings; None takes its defaults.
         callbacks: transformers' ``TrainerCallback``, or the engine's
             :class:`~bilora.engines.callbacks.callback.Callback`.
@@ -109,7 +110,7 @@ class BilevelTrainer(Trainer):
         processing_class: Any = None,
         data_collator: Callable[..., Any] | None = None,
         peft_config: PeftConfig | None = None,
-        variant: str | Variant = "bilora",
+        variant: str | Variant = DEFAULT_METHOD,
         variant_settings: Any = None,
         callbacks: Sequence[Callback | TrainerCallback | type[TrainerCallback]] | None = None,
         task: AnyTask | None = None,
@@ -369,7 +370,7 @@ def _adapted(model: Any, peft_config: PeftConfig | None) -> PeftModel:
     if not isinstance(model, PeftModel):
         raise SettingsError(
             f"model is a {type(model).__name__} without an adapter; give peft_config, such as "
-            "BiloraConfig(task_type='SEQ_CLS', r=8, alpha=16), or a model from peft.get_peft_model"
+            "BiloraConfig(task_type='SEQ_CLS', init_weights='lora'), or a model from peft.get_peft_model"
         )
     return model
 

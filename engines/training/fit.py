@@ -21,7 +21,7 @@ from bilora.engines.training.split_loaders import DividedRows
 from bilora.engines.training.staged_run import StagedRun
 from bilora.engines.training.stages import run_stages
 from bilora.metrics.monitor import Monitor
-from bilora.problems.catalog import find_variant
+from bilora.problems.catalog import DEFAULT_METHOD, find_variant
 from bilora.problems.variant import Variant
 from bilora.problems.variants.bilora import BiloraSettings
 from bilora.processes.group import join_processes
@@ -35,7 +35,7 @@ def fit(
     *,
     upper_rows: Sequence[Mapping[str, Any]] | None = None,
     collate: Collate,
-    variant: str | Variant = "bilora",
+    variant: str | Variant = DEFAULT_METHOD,
     variant_settings: Any = None,
     settings: FitSettings | None = None,
     validate: Callable[[], Metrics] | None = None,
@@ -59,7 +59,8 @@ def fit(
         upper_rows: Tokenised rows of D2, where it is given, such as rows that somebody has checked; then ``rows`` are
             D1. None draws both from ``rows``.
         collate: Makes a batch, a mapping with ``labels``, of a list of rows.
-        variant: Name, ``package.module:NAME``, or the variant itself.
+        variant: Name, ``package.module:NAME``, or the variant itself. That of the default, ``self_tuned``, trains the
+            adapter of ``BiloraConfig(init_weights="lora")``.
         variant_settings: The variant's own settings; None takes its defaults, and what the adapter was made with.
         settings: Steps, levels, hypergradient, split, device; None takes the defaults.
         validate: Returns metrics by name.

@@ -195,8 +195,9 @@ def refuse_other_adapter(model: nn.Module) -> None:
     config: Any = getattr(model, "peft_config", {}).get(getattr(model, "active_adapter", None))
     if isinstance(config, BiloraConfig) and (config.normalized or config.formulation != "real"):
         raise SettingsError(
-            "method 'self_tuned' trains the adapter of BiloraConfig(normalized=False, init_weights='lora'), and this "
-            f"one has formulation={config.formulation!r} and normalized={config.normalized}"
+            "method 'self_tuned' trains the adapter of BiloraConfig(init_weights='lora'), and this one has formulation="
+            f"{config.formulation!r} and normalized={config.normalized}; make such a one, or train this one by "
+            "variant='bilora'"
         )
 
 

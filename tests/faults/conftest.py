@@ -24,7 +24,7 @@ def interrupted_run(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path
     """A run of the command with two checkpoints, the second of its last step, that was cut off before its end."""
     folder = tmp_path_factory.mktemp("interrupted") / "run"
     words = ["train", "--model", str(tiny_encoder), "--train-file", str(review_file), "--output", str(folder)]
-    assert bilora_command.main([*words, *QUICK, "--save-every", "1"]) == 0
+    assert bilora_command.main([*words, *QUICK, "--save-every", "1", "--method", "bilora"]) == 0
     (folder / "finished.json").write_text('{"finished": false}')
     return folder
 

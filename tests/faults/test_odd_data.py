@@ -62,8 +62,24 @@ def test_ten_of_many_are_told() -> None:
 # ---- where the run is written ----
 
 
+# Its D1 and D2 are all the rows that there are.
+CONTROL = ["--method", "bilora"]
+
+
 def train(*more: str, rows: Path, model: Path, verb: str = "train") -> list[str]:
-    return [verb, "--train-file", str(rows), "--model", str(model), "--max-length", "32", "--device", "cpu", *more]
+    return [
+        verb,
+        "--train-file",
+        str(rows),
+        "--model",
+        str(model),
+        "--max-length",
+        "32",
+        "--device",
+        "cpu",
+        *CONTROL,
+        *more,
+    ]
 
 
 @pytest.mark.parametrize(

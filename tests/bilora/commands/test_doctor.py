@@ -83,8 +83,10 @@ def test_attention_is_held_against_the_derivatives(hypergradient: Any, implement
     assert doctor.check_attention(hypergradient, implementation).state == state
 
 
-def test_devices_and_precisions() -> None:
-    assert doctor.check_precision(torch.device("cpu"), "bf16").state == "ok"
+@pytest.mark.parametrize(("native", "state"), [(True, "ok"), (False, "note")])
+def test_devices_and_precisions(monkeypatch: pytest.MonkeyPatch, native: bool, state: str) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native}, raising=False)
+    assert doctor.check_precision(torch.device("cpu"), "bf16").state == state
     assert [finding.state for finding in doctor.check_device("cpu", "fp16")] == ["ok", "fault"]
     assert [finding.state for finding in doctor.check_device("tpu", "fp32")] == ["fault"]
 

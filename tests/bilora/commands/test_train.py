@@ -1,6 +1,7 @@
 """``bilora train`` from end to end on a tiny model: what it decides, what it writes, what it refuses."""
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -21,6 +22,7 @@ from bilora.commands.train import TRAIN
 from bilora.commands.train_config import TrainConfig
 from bilora.errors import DataError
 from bilora.files.lock import locked
+from bilora.report.report import ReportConfig, write_report
 from bilora.runs.config import RunConfig
 from bilora.runs.self_check import SelfCheck, Verdict
 from bilora.tasks.kinds import read_task
@@ -54,6 +56,34 @@ def test_a_model_and_a_file_make_a_whole_run_folder(command_run: Any) -> None:
         assert "config.json" not in names
         task, length = read_task(command_run.folder / name)
         assert (task.name, length) == ("reviews", 32)
+
+
+# After a few steps all of the twelve validation rows may be of one class.
+@pytest.mark.filterwarnings("ignore::bilora.metrics.metric.UndefinedMetricWarning")
+def test_a_run_whose_method_is_left_out_tunes_itself_and_says_what_it_learned(
+    command_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = short_words(command_run, tmp_path / "run")
+    place = words.index("--method")
+    code, printed = TRAIN.run([*words[:place], *words[place + 2 :]]), capsys.readouterr()
+    assert code == 0, printed.err
+    # A tenth is held out, since the second stage trains on D2 too; eight steps are far from saying anything.
+    assert "108 training rows, 12 validation; score: accuracy" in printed.out
+    assert (
+        "self_tuned: 8 steps learning how strongly to regularise, then 8 steps training on all rows, on " in printed.out
+    )
+    assert re.search(r"^learned: adapters: decay \d.*how much each layer may move: ", printed.out, re.MULTILINE)
+    assert "FAILED" not in printed.out
+    results = read_json(tmp_path / "run" / "all_results.json")
+    assert (results["method"], results["steps"]) == ("self_tuned", 16)
+    assert [part["steps"] for part in results["stages"]] == [8, 8]
+    assert results["scored_on"] == "validation"
+    titles = ["learning how strongly to regularise", "training on all rows"]
+    assert [part["title"] for part in results["stages"]] == titles
+    page = write_report(ReportConfig([str(tmp_path / "run")]))
+    text = page.read_text(encoding="utf-8")
+    assert "What was learned" in text
+    assert "steps 1 to 8: learning how strongly to regularise; steps 9 to 16: training on all rows" in text
 
 
 def test_steps_and_validations_follow_from_epochs_of_the_lower_rows(command_run: Any) -> None:

@@ -13,6 +13,7 @@ from bilora.commands.train import TRAIN
 from bilora.commands.train_config import TrainConfig
 from bilora.errors import SettingsError
 from bilora.models import pretrained
+from bilora.problems.catalog import DEFAULT_METHOD
 
 # A model of one layer and eight steps may know one class only.
 pytestmark = pytest.mark.filterwarnings("ignore:matthews_correlation of many is undefined")
@@ -157,7 +158,7 @@ FILES = {"train_file": "many.csv", "text_columns": ["text"], "trusted_file": "fe
         ({"road": "noisy_then_trusted"}, "noisy_then_trusted", "noisy_then_trusted"),
         ({"road": "trusted_only"}, "trusted_only", "self_tuned"),
         ({"method": "lora"}, "method", "lora"),
-        ({"road": "method"}, "method", "bilora"),
+        ({"road": "method"}, "method", DEFAULT_METHOD),
         ({"road": "correction_then_trusted", "method": "correction_then_trusted"}, *["correction_then_trusted"] * 2),
     ],
 )

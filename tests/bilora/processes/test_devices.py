@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from bilora.engines.settings import FitSettings
 from bilora.errors import SettingsError
-from bilora.processes.devices import choose_device
+from bilora.processes.devices import choose_device, has_bf16
 
 
 @pytest.fixture
@@ -45,3 +46,20 @@ def test_a_device_that_is_not(machine: dict[str, int], has: dict[str, int], name
     machine |= has
     with pytest.raises(SettingsError, match=message):
         choose_device(name)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "has"),
+    [
+        ({"avx2": True}, False),
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True, "avx512_bf16": False}, True),
+        ({}, False),
+    ],
+)
+def test_what_a_cpu_computes_in(monkeypatch: pytest.MonkeyPatch, instructions: dict[str, bool], has: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    assert has_bf16(torch.device("cpu")) == has
+    assert FitSettings(precision="auto", device="cpu").precision == ("bf16" if has else "fp32")
+    # What is asked for by name stays.
+    assert FitSettings(precision="bf16", device="cpu").precision == "bf16"

@@ -123,6 +123,7 @@ def test_adapter_step_save_reload_and_export(
         model,
         rows_of(kind),
         collate=collate,
+        variant="bilora",
         variant_settings=BiloraSettings(rank=2, target_modules=targets),
         settings=FitSettings(steps=2, unroll_steps=2, lower=level, upper=level, split_ratio=0.6, device="cpu"),
     )

@@ -12,7 +12,7 @@ from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.errors import SettingsError
 from bilora.files.formats import write_yaml
 from bilora.problems.catalog import VARIANTS
-from bilora.runs.config import RunConfig, SeveralRuns
+from bilora.runs.config import RunConfig, SeveralRuns, SharedSettings
 from bilora.settings.sections import resolved
 
 FILES: dict[str, Any] = {"train_file": "rows.csv", "text_columns": ["text"]}
@@ -88,8 +88,9 @@ OF_A_RUN: dict[str, Any] = {
         ({"ending": {"name": "retrain", "step": 3}}, "ending 'retrain' has no setting 'step'.* Did you mean 'steps'"),
         ({"ending": {"name": "prune", "ranks": {"name": "enrgy"}}}, "rank rule 'enrgy' is unknown"),
         ({"ending": "prune", "method": "lora"}, "ending is 'prune', which means nothing for method lora"),
-        ({"formulation": "sofmax"}, "sofmax.* Did you mean 'softmax'"),
+        ({"formulation": "sofmax", "method": "bilora"}, "sofmax.* Did you mean 'softmax'"),
         ({"formulation": "real", "method": "lora"}, "formulation is 'real', which means nothing for method lora"),
+        ({"formulation": "real"}, "means nothing for method self_tuned; leave it out, or choose another method"),
         ({"method_settings": {"bilroa": {}}}, "method 'bilroa' is unknown.* Did you mean 'bilora'"),
         ({"method_settings": {"adalora": {"rank": 0}}}, "adapter: rank is 0"),  # also where it is not run
         ({"method_settings": {"lora": {"rankk": 3}}}, "method 'lora' has no setting 'rankk'.* Did you mean 'rank'"),
@@ -127,8 +128,11 @@ def test_all_faults_of_the_run_are_told_together() -> None:
         ({"seeds": []}, r"seeds is \[\], give at least one"),
         ({"seeds": [1, 1]}, r"seeds is \[1, 1\], each may stand once"),
         ({"seeds": [-1]}, r"seeds is \[-1\], .* none may be negative"),
-        ({"run": RunConfig(ending="retrain"), "method": ["lora"]}, "ending is 'retrain', which means nothing"),
-        ({"run": RunConfig(formulation="real"), "method": ["lora"]}, "formulation .* means nothing for the methods"),
+        ({"run": SharedSettings(ending="retrain"), "method": ["lora"]}, "ending is 'retrain', which means nothing"),
+        (
+            {"run": SharedSettings(formulation="real"), "method": ["lora"]},
+            "formulation .* means nothing for the methods",
+        ),
     ],
 )
 def test_refusals_of_several_runs(settings: dict[str, Any], message: str) -> None:
@@ -140,8 +144,8 @@ def test_fit_settings_take_every_field_over() -> None:
     assert set(OF_A_FIT) == {field.name for field in dataclasses.fields(FitSettings)}
     for only_meter_or_compiled in ("meter", "torch_compile"):
         settings = {name: value for name, value in OF_A_FIT.items() if name != only_meter_or_compiled}
-        assert RunConfig(**settings).fit_settings() == FitSettings(**settings)
-    assert RunConfig().fit_settings() == FitSettings(), "the same defaults"
+        assert RunConfig(method="bilora", **settings).fit_settings() == FitSettings(**settings)
+    assert RunConfig(method="bilora").fit_settings() == FitSettings(), "the same defaults"
 
 
 def test_without_a_task_or_a_file_it_is_the_embedded_one() -> None:
@@ -157,7 +161,7 @@ def test_a_file_may_hold_settings_of_methods_that_are_not_run(method: str) -> No
 
 
 def test_formulation_goes_to_the_methods_that_have_one() -> None:
-    run = RunConfig(formulation="softmax", method_settings={"pseudo_svd": {"formulation": "binary"}})
+    run = SharedSettings(formulation="softmax", method_settings={"pseudo_svd": {"formulation": "binary"}})
     bilora, lora, pseudo_svd = SeveralRuns(["bilora", "lora", "pseudo_svd"], [0], run).runs
     assert (bilora.variant_settings.formulation, lora.formulation) == ("softmax", None)
     assert pseudo_svd.variant_settings.formulation == "binary", "the method's own section is nearer"
@@ -170,7 +174,7 @@ DECIDING = sorted({field.name for field in dataclasses.fields(RunConfig)} - {"me
 
 @pytest.mark.parametrize("field", DECIDING)
 def test_hash_changes_with_every_setting(field: str) -> None:
-    base = {"validate_every": 1} | ({} if field in ("task", "data_dir") else FILES)
+    base = {"method": "bilora", "validate_every": 1} | ({} if field in ("task", "data_dir") else FILES)
     assert RunConfig(**base).sha256() != RunConfig(**{**base, field: (OF_A_FIT | OF_A_RUN)[field]}).sha256()
 
 
@@ -192,7 +196,7 @@ def test_hash_knows_method_its_settings_and_seed_only() -> None:
     alone = RunConfig(method="lora").sha256()
     assert RunConfig(method="lora", output="elsewhere").sha256() == alone
     assert RunConfig(method="lora", method_settings={"bilora": {"rank": 3}}).sha256() == alone
-    assert RunConfig(formulation="real").of("lora", 0).sha256() == alone
+    assert SharedSettings(formulation="real").of("lora", 0).sha256() == alone
     assert RunConfig(method="lora", method_settings={"lora": {"rank": 3}}).sha256() != alone
     assert RunConfig(method="lora", method_settings={"lora": {"rank": 8}}).sha256() == alone, "8 is the default"
 
@@ -201,6 +205,7 @@ def test_hash_of_a_run_is_what_it_was_before_the_defaults_changed() -> None:
     """Written down with all settings that commit 23866d7 had by itself."""
     paper = {"bilora": {"formulation": "softmax", "normalized": False, "orthogonality": 0.1}}
     config = RunConfig(
+        method="bilora",
         method_settings=paper,
         hypergradient={"finite_difference": "central", "scale": "one"},
         lower=LevelSettings(learning_rate=1e-3),
@@ -212,6 +217,7 @@ def test_hash_of_a_run_is_what_it_was_before_the_defaults_changed() -> None:
 # ---- from a file ----------------------------------------------------------------------------------
 
 ODD: dict[str, Any] = {
+    "method": "bilora",
     "formulation": "binary",
     "method_settings": {"lora": {"rank": 3}, "bilora": {"target_modules": ["query"], "binary_entropy": 1e-5}},
     "seed": 3,

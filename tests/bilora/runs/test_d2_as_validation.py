@@ -17,8 +17,8 @@ from bilora.runs.plan import load_run_rows, plan_run
 from bilora.tasks.catalog import TASKS
 
 
-def train_config(path: Path, **settings: Any) -> TrainConfig:
-    return TrainConfig(train_file=str(path), text_columns=["text"], **settings)
+def train_config(path: Path, *, method: str = "bilora", **settings: Any) -> TrainConfig:
+    return TrainConfig(train_file=str(path), text_columns=["text"], method=method, **settings)
 
 
 def test_d2_of_a_run_is_what_the_upper_level_trained_on(command_run: Any) -> None:
@@ -67,7 +67,8 @@ def test_retraining_a_moving_split_or_validation_rows_leave_no_d2(review_file: P
 def test_tagged_rows_are_divided_as_in_training(tmp_path: Path) -> None:
     path = tmp_path / "tags.jsonl"
     path.write_text(dump_json({"words": ["a", "b"], "tags": ["O", "B-x"]}) * 100, encoding="utf-8")
-    config = TrainConfig(train_file=str(path), text_columns=["words"], label_column="tags").run_config(steps=8)
+    words: dict[str, Any] = {"text_columns": ["words"], "label_column": "tags", "method": "bilora"}
+    config = TrainConfig(train_file=str(path), **words).run_config(steps=8)
     plan = plan_run(config, load_run_rows(config))
     encoded = [{"input_ids": [1, 2], "labels": [0, 1]} for _ in plan.train]
     [split] = SplitLoaders(encoded, config, collate=list).splits
@@ -77,7 +78,8 @@ def test_tagged_rows_are_divided_as_in_training(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"method": "lora"}, {"refresh": 1}, {"ending": "retrain"}])
 def test_d2_that_cannot_be_watched_is_refused(change: dict[str, Any], review_file: Path) -> None:
-    config = RunConfig(train_file=str(review_file), text_columns=["text"], validation_share=0.0, **change)
+    settings: dict[str, Any] = {"text_columns": ["text"], "validation_share": 0.0, "method": "bilora", **change}
+    config = RunConfig(train_file=str(review_file), **settings)
     with pytest.raises(SettingsError, match="that takes refresh 0 and a method whose upper level alone"):
         plan_run(config, load_run_rows(config))
 

@@ -64,7 +64,7 @@ def words(settings: Mapping[str, Any], prefix: str = "--") -> list[str]:
 
 
 def by_command(change: dict[str, Any], folder: Path) -> dict[str, Any]:
-    return of_run(TRAIN.parse(words(change)))
+    return of_run(TRAIN.parse(["--method", "bilora", *words(change)]))
 
 
 def by_several(change: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -72,8 +72,7 @@ def by_several(change: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def by_yaml(change: dict[str, Any], folder: Path) -> dict[str, Any]:
-    # A file without any setting is refused.
-    write_yaml(folder / "config.yaml", change or {"seed": 0})
+    write_yaml(folder / "config.yaml", {"method": "bilora", **change})
     return of_run(TRAIN.parse(["--config", str(folder / "config.yaml")]))
 
 

@@ -86,7 +86,7 @@ def counted(rows: int, folder: Path, model: Path) -> Moves:
         csv.writer(stream).writerows([("text", "label"), *lines])
     sections._parser.cache_clear()  # what earlier tests have built would not be built here
     words = ["--model", str(model), "--train-file", str(path), "--output", str(folder / f"run-{rows}")]
-    return Moves([*words, "--max-length", "32", "--device", "cpu"])
+    return Moves([*words, "--method", "bilora", "--max-length", "32", "--device", "cpu"])
 
 
 def test_the_way_to_the_first_step_is_short(tmp_path: Path, tiny_encoder: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bilora.data.sets import TaskRows
 from bilora.engines.settings import LevelSettings
@@ -30,10 +31,17 @@ def test_a_file_in_place_of_a_task(tmp_path: Path) -> None:
 
 
 def test_a_plan_divides_the_rows_that_are_drawn_of_the_embedded_task(reviews: TaskRows) -> None:
-    plan = plan_run(RunConfig(train_rows=100), reviews)
+    plan = plan_run(RunConfig(method="bilora", train_rows=100), reviews)
     assert plan.split is not None
     assert (len(plan.split.lower), len(plan.split.upper)) == (80, 20)
     assert (plan.task.name, [stage.name for stage in plan.stages]) == ("rotten_tomatoes", ["bilevel"])
+
+
+def test_the_default_needs_no_whole_batch_of_d2(reviews: TaskRows) -> None:
+    plan = plan_run(RunConfig(train_rows=70), reviews)
+    assert plan.split is not None
+    assert len(plan.split.upper) == 14 < plan.settings.upper.batch_size
+    assert [stage.name for stage in plan.stages] == ["bilevel", "retrain"]
 
 
 def test_prepares_what_all_runs_share(reviews: TaskRows) -> None:
@@ -54,13 +62,23 @@ def test_labels_are_flipped_for_training_alone_and_a_line_says_how_many(reviews:
     assert notice in prepare([plan]).notices
 
 
+def test_a_line_says_that_a_cpu_is_slow_in_bf16(reviews: TaskRows, monkeypatch: pytest.MonkeyPatch) -> None:
+    for native in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native}, raising=False)  # noqa: B023
+        plan = plan_run(RunConfig(train_rows=100, precision="bf16", device="cpu"), reviews)
+        assert any("no instructions for bf16" in notice for notice in prepare([plan]).notices) is not native
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
         ({"train_rows": 201}, DataError, "201 rows are asked for"),
-        ({"train_rows": 70}, DataError, "the upper part has 14 rows, fewer than a batch of 16"),
+        ({"method": "bilora", "train_rows": 70}, DataError, "the upper part has 14 rows, fewer than a batch of 16"),
         ({"split_ratio": 0.05}, DataError, "the lower part has 10 rows, fewer than a batch of 16"),
-        ({"upper": LevelSettings(batch_size=41)}, DataError, "the upper part has 40 rows, fewer than a batch of 41"),
+        (
+            *({"method": "bilora", "upper": LevelSettings(batch_size=41)}, DataError),
+            "the upper part has 40 rows, fewer than a batch of 41",
+        ),
         ({"method": "lora", "train_rows": 15}, DataError, "the lower part has 15 rows, fewer than a batch of 16"),
         ({"device": "cpu:x"}, SettingsError, "device is 'cpu:x'"),
         ({"max_length": 513}, DataError, "the bert model has 512 positions"),

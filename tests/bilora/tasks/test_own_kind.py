@@ -66,7 +66,18 @@ def test_it_goes_every_road(tiny_encoder: Path, tmp_path: Path, capsys: pytest.C
     stars, rows, run = ["dull", "fair", "fine"], tmp_path / "films.csv", str(tmp_path / "run")
     rows.write_text("text,label\n" + "".join(f"a {stars[n % 3]} film,{n % 3 + 1}\n" for n in range(120)), "utf-8")
     words = ["--train-file", str(rows), "--task-type", NAME, "--model", str(tiny_encoder), "--validation-share", "0.2"]
-    words += ["--epochs", "20", "--max-length", "16", "--lower.learning-rate", "0.05", "--output", run]
+    words += [
+        "--method",
+        "bilora",
+        "--epochs",
+        "20",
+        "--max-length",
+        "16",
+        "--lower.learning-rate",
+        "0.05",
+        "--output",
+        run,
+    ]
     assert TRAIN.run(words) == 0
     assert json.loads((tmp_path / "run" / "all_results.json").read_text("utf-8"))["score"] < 0.2
     assert EXPORT.run([run, "--task-type", NAME, "--output", str(tmp_path / "lora")]) == 0

@@ -161,7 +161,7 @@ def test_a_run_answers_in_the_units_of_its_file(prices: Path, tiny_encoder: Path
     words = ["--train-file", prices, "--label-column", "price", "--model", tiny_encoder, "--output", run]
     words += ["--steps", 12, "--validate-every", 6, "--save-every", 6, "--keep-best", "false", "--early-stopping", 0]
     words += ["--lower.batch-size", 8, "--upper.batch-size", 8, "--unroll-steps", 2, "--device", "cpu"]
-    words = [str(word) for word in (*words, "--max-length", 16)]
+    words = [str(word) for word in (*words, "--max-length", 16, "--method", "bilora")]
     # Exit 0: the self-check has loaded both adapters, and found the trained model's answers.
     assert TRAIN.run(words) == 0
     heads = [

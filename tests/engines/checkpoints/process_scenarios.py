@@ -357,7 +357,7 @@ def fit_bert(model: Any, processes: Processes) -> Tensor:
     batches = level(processes)
     # Parts that divide into whole batches, which one process and two read alike.
     settings = FitSettings(steps=40, unroll_steps=2, split_ratio=0.5, lower=batches, upper=batches, device="cpu")
-    fit(model, token_rows(), collate=collate, settings=settings, processes=processes)
+    fit(model, token_rows(), collate=collate, variant="bilora", settings=settings, processes=processes)
     return vector(model)
 
 

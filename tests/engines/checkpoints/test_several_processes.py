@@ -44,6 +44,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Out
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     words = ["--model", str(tiny_encoder), "--train-file", str(folder / "rows.jsonl"), "--max-length", "16"]
     words += ["--device", "cpu", "--epochs", "8", "--lower.batch-size", "4", "--upper.batch-size", "4"]
+    words += ["--method", "bilora"]
     (folder / "words.json").write_text(json.dumps(words), encoding="utf-8")
     run_two(folder, seconds=900.0)
     return lambda scenario: json.loads((folder / f"{scenario}.json").read_text())

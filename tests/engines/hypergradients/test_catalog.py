@@ -232,7 +232,8 @@ def test_an_object_that_no_file_could_name_is_refused_by_all_that_write(make_eng
 
 def test_darts_is_the_derivative_through_a_step_by_every_road(make_engine: Make, tmp_path: Path) -> None:
     arguments = BilevelTrainingArguments(str(tmp_path), use_cpu=True).fit_settings(rows=8, splits=True)
-    runs = (FitSettings(), RunConfig(), TrainConfig().run_config(), ComparisonConfig().run, arguments)
+    of_bilora = (RunConfig(method="bilora"), TrainConfig(method="bilora").run_config())
+    runs = (FitSettings(), *of_bilora, ComparisonConfig().run, arguments)
     engine = make_engine(hypergradient="darts")
     chosen = [build_hypergradient(run.hypergradient) for run in runs] + [engine.upper_level.hypergradient, Darts()]
     assert [choice.scale for choice in chosen] == ["learning_rate"] * len(chosen)

@@ -75,6 +75,7 @@ class Making:
             "compute_metrics": accuracy,
             "processing_class": self.tokenizer,
             "peft_config": bilora_config(),
+            "variant": "bilora",
         }
         return kind(options.pop("model", None) or fresh(self.model), args, **{**given, **options})
 
@@ -153,7 +154,8 @@ def test_code_for_the_trainer_of_transformers_runs_with_other_class_names(args: 
     theirs, ours = make.folder / "theirs", make.folder / "ours"
     lora = get_peft_model(fresh(make.model), LoraConfig(task_type="SEQ_CLS", r=4))
     one = script(Trainer, TrainingArguments, make, "theirs", model=lora, args=args)
-    upper = {"upper_dataset": make.rows.select(range(64, 80)), "peft_config": bilora_config()}
+    rows = make.rows.select(range(64, 80))
+    upper = {"upper_dataset": rows, "peft_config": bilora_config(), "variant": "bilora"}
     two = script(BilevelTrainer, BilevelTrainingArguments, make, "ours", model=fresh(make.model), args=args, **upper)
     if args["save_strategy"] == "best":  # which steps are the best ones differs
         without = [[(event, step) for event, step in events if event != "on_save"] for events in (one[0], two[0])]
@@ -268,7 +270,12 @@ def test_it_goes_the_road_of_fit(make: Making, tokenizer: Any, rows: Dataset) ->
     settings = other.args.fit_settings(rows=80, splits=True)
     adapter = trainer.variant_settings
     assert adapter == BiloraSettings(rank=4, formulation=adapter.formulation, normalized=adapter.normalized)
-    common: Any = {"collate": Collator(tokenizer), "variant_settings": adapter, "settings": settings}
+    common: Any = {
+        "collate": Collator(tokenizer),
+        "variant": "bilora",
+        "variant_settings": adapter,
+        "settings": settings,
+    }
     fit(other.model, encoded[:80], **common)
     assert result.global_step == 6
     assert_equal(trainer.model, other.model)

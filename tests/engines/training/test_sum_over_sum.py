@@ -40,6 +40,7 @@ def trained(batch_size: int, accumulation: int, hypergradient: str) -> dict[str,
         model,
         rows(),
         collate=lambda some: {name: torch.tensor([row[name] for row in some]) for name in ("input_ids", "labels")},
+        variant="bilora",
         settings=FitSettings(
             steps=4, unroll_steps=2, lower=level, upper=level, hypergradient=hypergradient, device="cpu"
         ),

@@ -278,9 +278,7 @@ def test_an_adapter_that_it_cannot_train() -> None:
     torch.manual_seed(0)
     bilora = VARIANTS["bilora"]
     model = bilora.adapt(tiny_bert(0.0), bilora.settings(rank=2), task_type="SEQ_CLS", steps=1)
-    with pytest.raises(
-        SettingsError, match=r"trains the adapter of BiloraConfig\(normalized=False, init_weights='lora'"
-    ):
+    with pytest.raises(SettingsError, match=r"BiloraConfig\(init_weights='lora'\), .*variant='bilora'"):
         trained(model, SelfTunedSettings())
 
 

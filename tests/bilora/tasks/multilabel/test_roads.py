@@ -55,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, rows_file:
     folder = tmp_path_factory.mktemp("multilabel") / "run"
     words = ["--model", tiny_encoder, "--train-file", rows_file, "--label-column", "bad", "good", "slow"]
     words += ["--validation-share", "0.2", "--max-length", "16", "--device", "cpu", "--epochs", "30"]
-    words += ["--lower.learning-rate", "0.05", "--class-weights", "auto", "--output", folder]
+    words += ["--method", "bilora", "--lower.learning-rate", "0.05", "--class-weights", "auto", "--output", folder]
     with contextlib.redirect_stdout(io.StringIO()):
         assert TRAIN.run([str(word) for word in words]) == 0
     return folder
@@ -127,7 +127,7 @@ def test_the_trainer_saves_a_folder_that_predicts(tiny_encoder: Path, tmp_path: 
         train_dataset=Dataset.from_list(rows * 20),
         eval_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=BiloraConfig(task_type="SEQ_CLS", r=2),
+        peft_config=BiloraConfig(task_type="SEQ_CLS", r=2, init_weights="lora"),
         task=task,
     )
     trainer.train()
