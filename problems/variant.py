@@ -102,6 +102,8 @@ class Variant:
         row_marks: What every training batch is to hold beside the model's inputs, for a ``training_step`` to take off:
             ``row_ids``, the position of each row among the run's training rows as they were read, and ``sources``, its
             index among the run's sources, where rows name them.
+        own_loss: Whether the lower level computes its loss from logits and labels, with what the upper level learns in
+            it and nowhere else. Rows then need one class each, and weights of classes have no effect on that loss.
         hypergradient: The only approximation that the variant runs with; None takes the run's.
         defaults: Settings of training by name, of a level with a dot (``upper.schedule``), that the variant has where
             the user leaves them out; see :class:`~bilora.engines.settings.FitSettings` for which they can be.
@@ -123,6 +125,7 @@ class Variant:
     has_values: bool = False
     companion: Callable[[nn.Module, Any, TrainingRows], Companion] | None = None
     row_marks: tuple[str, ...] = ()
+    own_loss: bool = False
     hypergradient: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -146,6 +149,20 @@ class Variant:
             raise SettingsError(
                 f"variant_settings is {settings!r}; method {self.name!r} takes {self.settings.__name__}(...), or None "
                 "for its defaults"
+            )
+
+    def check_rows(self, rows: TrainingRows) -> None:
+        """Refuse training rows that lack what the variant learns from."""
+        if self.own_loss and not rows.class_counts:
+            raise SettingsError(
+                f"method {self.name!r} needs one class per row; it trains no regression, token classification, "
+                "generation or task of several labels per text: choose another method for those"
+            )
+        if "sources" in self.row_marks and len(rows.source_names) < 2:
+            given = f"all from {rows.source_names[0]!r}" if rows.source_names else "without a 'source'"
+            raise SettingsError(
+                f"method {self.name!r} learns a weight for each source of rows, and the training rows are {given}; say "
+                "of every row which of two or more sources it is from"
             )
 
     def splits_rows(self, settings: Any) -> bool:

@@ -21,19 +21,21 @@ class TrainingRows:
         count: Number of rows; the ``row_ids`` of a batch are from 0 to ``count - 1``.
         class_counts: Number of rows of each class, by class index; empty where the rows do not have one class each.
         source_names: Names of the sources; the ``sources`` of a batch are indices into them. May be empty.
+        first_upper: The first of the ``row_ids`` of D2, which come last, where D2 is given; None where it is drawn.
 
     Example:
         >>> rows = [{"labels": 0, "source": "web"}, {"labels": 2, "source": "experts"}]
         >>> TrainingRows.of(rows)
-        TrainingRows(count=2, class_counts=(1, 0, 1), source_names=('experts', 'web'))
+        TrainingRows(count=2, class_counts=(1, 0, 1), source_names=('experts', 'web'), first_upper=None)
     """
 
     count: int
     class_counts: tuple[int, ...] = ()
     source_names: tuple[str, ...] = ()
+    first_upper: int | None = None
 
     @classmethod
-    def of(cls, rows: Sequence[Mapping[str, Any]], *, classes: int = 0) -> Self:
+    def of(cls, rows: Sequence[Mapping[str, Any]], *, classes: int = 0, first_upper: int | None = None) -> Self:
         """Return what encoded rows are, with at least so many classes.
 
         Raises:
@@ -47,7 +49,7 @@ class TrainingRows:
         # -100 and the like would be no class.
         have_classes = len(labels) == sum(counts.values()) and min(counts, default=-1) >= 0
         of_class = [counts[label] for label in range(max(classes, max(counts) + 1))] if have_classes else []
-        return cls(len(labels), tuple(of_class), _names(sources))
+        return cls(len(labels), tuple(of_class), _names(sources), first_upper)
 
 
 def _names(sources: Sequence[Any]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from bilora.artifacts.scored_on import UPPER
 from bilora.data.flipped_labels import flip_labels
 from bilora.data.loaders import check_batch
 from bilora.data.records import Record
+from bilora.data.row_marks import TrainingRows
 from bilora.data.rows import Rows
 from bilora.data.sets import TaskRows, shared_texts
 from bilora.data.split import Split, split_rows
@@ -50,6 +51,8 @@ class RunPlan(Plan):
             )
         if config.shard_base and self.processes.count == 1:
             raise SettingsError(ALONE)
+        if self.variant.own_loss:
+            self._check_own_loss()
         # Refuses labels that are all the same.
         self.target_scale  # noqa: B018
         if config.weight_column is not None:
@@ -77,6 +80,18 @@ class RunPlan(Plan):
         if self.config.class_weights == "none":
             return None
         return resolve_class_weights(self.config.class_weights, self.task.class_counts(self.train))
+
+    def _check_own_loss(self) -> None:
+        """Refuse rows and weights of classes that a loss which a method computes itself has no use for."""
+        column = self.config.source_column
+        sources = [None if column is None else row[column] for row in self.train]
+        pairs = zip(self.train.labels, sources, strict=True)
+        self.variant.check_rows(TrainingRows.of([{"labels": label, "source": source} for label, source in pairs]))
+        if self.config.class_weights != "none":
+            raise SettingsError(
+                f"class_weights is {self.config.class_weights!r}, and method {self.config.method!r} computes a loss of "
+                "its own, without them; leave it out"
+            )
 
     def _check_room(self) -> None:
         """Refuse rows that do not fill a batch of each level; a row may make several examples."""

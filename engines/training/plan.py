@@ -7,6 +7,7 @@ from typing import Any
 from bilora.data.split import Split
 from bilora.engines.checks import check_upper_steps
 from bilora.engines.hypergradients.catalog import build_hypergradient
+from bilora.engines.hypergradients.first_order import FirstOrder
 from bilora.engines.settings import FitSettings
 from bilora.engines.training.levels import stage_steps
 from bilora.errors import SettingsError
@@ -30,7 +31,7 @@ class Plan:
     processes: Processes = field(default=ONE_PROCESS, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse stages in which an upper level would never step, and ``halve`` with several processes."""
+        """Refuse stages in which an upper level would never step or learn, and ``halve`` with several processes."""
         settings = self.settings
         # Here too, and not by the engine alone: a model that takes minutes to load should not be loaded for it.
         for stage in self.stages:
@@ -40,6 +41,11 @@ class Plan:
                 built = chosen if isinstance(chosen, Hypergradient) else build_hypergradient(chosen)
                 looks_back = built.needs.steps
                 check_upper_steps(stage_steps(stage, settings), unroll=unroll, warmup=warmup, looks_back=looks_back)
+        if self.variant.own_loss and isinstance(self.hypergradient, FirstOrder):
+            raise SettingsError(
+                f"hypergradient is 'first_order', by which method {self.variant.name!r} would learn nothing: D2's loss "
+                "depends on what it learns through the lower steps alone; choose darts, its default, or unrolled"
+            )
         # One that is out of memory cannot halve the batches of all.
         if self.processes.count > 1 and settings.on_out_of_memory == "halve":
             raise SettingsError(

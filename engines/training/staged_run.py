@@ -28,7 +28,7 @@ from bilora.engines.training.levels import Levels, build_levels, stage_steps
 from bilora.engines.training.plan import Plan
 from bilora.engines.training.result import FitResult, StageResult
 from bilora.engines.training.smaller_batches import Points, restart, try_longest_rows
-from bilora.engines.training.split_loaders import numbered
+from bilora.engines.training.split_loaders import DividedRows, numbered
 from bilora.engines.training.stage_state import Resumed, restore_stage, restore_staged, trained_values
 from bilora.engines.training.stages import place_of, prepare_model
 from bilora.errors import SettingsError
@@ -91,7 +91,10 @@ class StagedRun:
         """Build the companion for the rows that there are, and mark them where the variant asks for it."""
         # Not for every variant: each row is read, which takes time where they are tokenised when asked for.
         variant, config = self.variant, getattr(self.model, "config", None)
-        described = TrainingRows.of(self.rows, classes=getattr(config, "num_labels", None) or 0)
+        first_upper = self.rows.upper.start if isinstance(self.rows, DividedRows) else None
+        outputs = getattr(config, "num_labels", None) or 0
+        described = TrainingRows.of(self.rows, classes=outputs, first_upper=first_upper)
+        variant.check_rows(described)
         if variant.companion is not None:
             self.companion = variant.companion(self.model, self.variant_settings, described)
         marks = (*variant.row_marks, *(() if self.compute_loss is None else ("weights",)))

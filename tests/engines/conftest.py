@@ -236,6 +236,8 @@ def fit_adapter() -> Callable[..., Fitted]:
         torch.seed()  # what the fit does must come from its own seed
         tokens = torch.randint(1, 64, (40, 6), generator=torch.Generator().manual_seed(1))
         data = [{"input_ids": ids, "labels": index % 2} for index, ids in enumerate(tokens.tolist())]
+        if "sources" in variant.row_marks:
+            data = [{**row, "source": f"site {index % 3}"} for index, row in enumerate(data)]
         batches = LevelSettings(batch_size=8, learning_rate=1e-2)
         return _fitted(model, data, variant, batches, callbacks, {"variant_settings": adapter, **given, **fit_settings})
 

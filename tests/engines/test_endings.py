@@ -18,12 +18,14 @@ from bilora.problems import VARIANTS, LowerProblem, Variant
 Fit = Callable[..., Any]
 
 # The stages of each variant that ends as it is.
-BILEVEL = ("bilora", "self_tuned", "learned_decay", "learned_decay_bilora", "autolora", "bidora", "alternating")
+SHAPED = tuple(f"learned_{what}" for what in ("noise", "sources", "classes", "rows", "loss"))
+DECAYS = ("self_tuned", "learned_decay", "learned_decay_bilora")
+BILEVEL = ("bilora", *DECAYS, "autolora", "bidora", "alternating", *SHAPED)
 ROADS = ("noisy_then_trusted", "correction_then_trusted")
 KEEP = {name: ["bilevel"] for name in (*BILEVEL, *ROADS)}
 KEEP |= {name: ["single"] for name in ("lora", "dora", "adalora", "pseudo_svd")}
 KEEP |= {"two_stage": ["vectors", "values"], "lora_d1": ["d1"], "lora_early_stopping": ["d1"]}
-RETRAINED = ("self_tuned", "learned_decay", "learned_decay_bilora", "autolora", "bidora")
+RETRAINED = (*DECAYS, "autolora", "bidora", *SHAPED)
 WITH_VALUES = (
     *ROADS,
     "bilora",

@@ -70,8 +70,33 @@ def test_a_line_says_that_a_cpu_is_slow_in_bf16(reviews: TaskRows, monkeypatch: 
 
 
 @pytest.mark.parametrize(
+    "method", ["learned_noise", "learned_sources", "learned_classes", "learned_rows", "learned_loss"]
+)
+def test_a_loss_of_ones_own_takes_rows_of_one_class_each(method: str, tmp_path: Path) -> None:
+    """Neither numbers nor tags nor lists of labels, and no weights of classes."""
+    numbers, tags, lists = (tmp_path / name for name in ("numbers.csv", "tags.jsonl", "lists.jsonl"))
+    numbers.write_text("text,label\n" + "".join(f"text {k},{k / 7:.3f}\n" for k in range(80)), encoding="utf-8")
+    tags.write_text('{"text": ["a", "b"], "label": ["O", "B-x"]}\n' * 80, encoding="utf-8")
+    lists.write_text("".join(f'{{"text": "t {k}", "label": ["x", "y"]}}\n' for k in range(80)), encoding="utf-8")
+    for path in (numbers, tags, lists):
+        config = RunConfig(train_file=str(path), text_columns=["text"], label_column="label", method=method)
+        with pytest.raises(SettingsError, match=f"^method '{method}' needs one class per row; it trains no regression"):
+            plan_run(config, load_run_rows(config))
+
+
+@pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
+        (
+            {"method": "learned_noise", "class_weights": "auto"},
+            SettingsError,
+            "class_weights is 'auto', and method 'learned_noise' computes a loss of its own, without them",
+        ),
+        (
+            {"method": "learned_loss", "hypergradient": "first_order"},
+            SettingsError,
+            "hypergradient is 'first_order', by which method 'learned_loss' would learn nothing",
+        ),
         ({"train_rows": 201}, DataError, "201 rows are asked for"),
         ({"method": "bilora", "train_rows": 70}, DataError, "the upper part has 14 rows, fewer than a batch of 16"),
         ({"split_ratio": 0.05}, DataError, "the lower part has 10 rows, fewer than a batch of 16"),

@@ -145,18 +145,21 @@ def test_every_variant(fit_adapter: Fit, tmp_path: Path, method: str) -> None:
         resumed_from(step, tmp_path / "whole", fitted)
 
 
-@pytest.mark.parametrize("values", ["shuffled", "off"])
-def test_what_is_averaged_over_a_stage(fit_adapter: Fit, tmp_path: Path, values: str) -> None:
+AVERAGED = [("self_tuned", {"values": values}) for values in ("shuffled", "off")]
+
+
+@pytest.mark.parametrize(("method", "options"), [*AVERAGED, ("learned_noise", {}), ("learned_rows", {})])
+def test_what_is_averaged_over_a_stage(fit_adapter: Fit, tmp_path: Path, method: str, options: dict[str, Any]) -> None:
     """With enough rows of D2 for the path to count, from the middle of either stage."""
 
     def fitted(folder: Path, **more: Any) -> Any:
         settings = {"steps": 8, "save_every": 1, "split_ratio": 0.5, "unroll_steps": 1, "upper": level()}
         files = [MetricsFile(folder / "metrics.jsonl")]
-        return fit_adapter("self_tuned", values=values, settings=settings, callbacks=files, folder=folder, **more)
+        return fit_adapter(method, settings=settings, callbacks=files, folder=folder, **options, **more)
 
     (tmp_path / "whole").mkdir()
     learned = fitted(tmp_path / "whole").result.learned
-    assert learned["fallen_back"] != ["adapters", "head"]
+    assert learned.get("fallen_back") != ["adapters", "head"]
     assert "fewer" not in learned["words"]
     for step in (5, 8, 13):
         resumed_from(step, tmp_path / "whole", fitted)
