@@ -49,14 +49,16 @@ def measured(judge: str, rows: list[dict[str, Any]], folder: Path, *, folds: int
     chances = JUDGES[judge](run, loaded, parts, parts=folder / "parts")
     seconds = time.perf_counter() - started
     wrong = numpy.array([row["label"] != row["true_label"] for row in rows])
-    named = [issue.row - 1 for issue in find_issues(loaded.train, loaded.task, chances)]  # type: ignore[arg-type]
+    named = [issue.row - 1 for issue in find_issues(loaded.train, loaded.task, chances)]
+    doubts = suspicion([int(label) for label in loaded.train.labels if isinstance(label, int)], chances)
     return {
         "judge": judge,
         "rows": len(rows),
         "wrong": round(float(wrong.mean()), 4),
         "named": len(named),
-        f"precision_{FIRST}": round(float(wrong[named[:FIRST]].mean()), 4),
-        "auc": round(float(roc_auc_score(wrong, suspicion([int(x) for x in loaded.train.labels], chances))), 4),  # type: ignore[arg-type]
+        "precision_named": round(float(wrong[named].mean()), 4),
+        f"precision_{FIRST}": round(float(wrong[numpy.argsort(-doubts, kind="stable")[:FIRST]].mean()), 4),
+        "auc": round(float(roc_auc_score(wrong, doubts)), 4),
         "seconds": round(seconds, 1),
     }
 

@@ -8,7 +8,7 @@ import torch
 
 from bilora import magnitudes
 from bilora.engines.callbacks.callback import Callback
-from bilora.engines.endings import ENDINGS, Keep, Prune, Retrain, build_ending
+from bilora.engines.endings import ENDINGS, Keep, Prune, Retrain, ThenTrusted, build_ending
 from bilora.engines.settings import FitSettings
 from bilora.engines.training.stages import run_stages
 from bilora.errors import SettingsError
@@ -150,7 +150,7 @@ def test_ranks_for_a_method_without_values() -> None:
 
 
 def test_table_and_an_ending_of_one_s_own() -> None:
-    assert {"keep": Keep, "retrain": Retrain, "prune": Prune} == ENDINGS
+    assert {"keep": Keep, "retrain": Retrain, "prune": Prune, "then_trusted": ThenTrusted} == ENDINGS
     assert names("bilora", "bilora.engines.endings:Retrain") == ["bilevel", "retrain"]
     own = Variant("own", LowerProblem, None, dict, lambda model, *_, **__: model, ending="prune")
     assert [stage.name for stage in run_stages(own, {}, FitSettings())] == ["single"]
