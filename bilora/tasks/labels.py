@@ -43,6 +43,9 @@ class LabelledFiles:
     validation_share: float = 0.1  # below 1; 0 takes none
     task_type: str | None = None  # None lets the labels decide
     on_bad_row: OnBadRow = "error"
+    trusted: str | None = None  # rows that somebody has checked, in a file of their own
+    trusted_column: str | None = None  # or in the training file, where this column says so
+    row_columns: tuple[str, ...] = ()  # of the training file, beside text and labels
 
     def __post_init__(self) -> None:
         texts, separator, share = self.text_columns, self.label_separator, self.validation_share
@@ -56,6 +59,11 @@ class LabelledFiles:
             (bool(both), f"label_column is {''.join(both[:1])!r}, which is among text_columns too"),
             (twice, f"label_column is {self.label_columns!r}, which names a column twice"),
             (misplaced, f"label_separator is {separator!r}, it must not be empty, and belongs to one label_column"),
+            (
+                bool(used := [name for name in self._of_rows if name in (*texts, *self._labels)]),
+                f"column {''.join(used[:1])!r} holds text or label; trusted_column, source_column and weight_column "
+                "are others",
+            ),
             (not 0 <= share < 1, f"validation_share is {share}, it must be at least 0 and below 1"),
             (self.on_bad_row not in ("error", "skip"), f"on_bad_row is {self.on_bad_row!r}; allowed: error, skip"),
         )
@@ -87,6 +95,11 @@ class LabelledFiles:
                 f"{path} has no column {missing[0]!r}; it has: {first_ten(sorted(there))}; name them with "
                 f"--text-columns and --label-column.{did_you_mean(missing[0], there)}"
             )
+        if path == self.train and (absent := [name for name in self._of_rows if name not in there]):
+            raise DataError(
+                f"{path} has no column {absent[0]!r}; it has: {first_ten(sorted(there))}."
+                f"{did_you_mean(absent[0], there)}"
+            )
         if self.label_columns:
             return [self._with_marked(*record) for record in records]
         # JSON and Parquet say what is a number; in CSV only the look of a cell can.
@@ -94,6 +107,10 @@ class LabelledFiles:
             return records
         column = self.label_column
         return [(line, row and {**row, column: self._label(row[column])}, faults) for line, row, faults in records]
+
+    @property
+    def _of_rows(self) -> tuple[str, ...]:
+        return self.row_columns if self.trusted_column is None else (self.trusted_column, *self.row_columns)
 
     def _label(self, cell: str) -> Any:
         if self.label_separator is None:
