@@ -11,8 +11,9 @@ from bilora.artifacts.scored_on import UPPER, in_words, set_in_words, set_kind
 from bilora.commands.train_config import TrainConfig
 from bilora.commands.usual_names import RENAMED
 from bilora.commands.verb import Verb
-from bilora.data.records import Record, read_records
+from bilora.data.records import read_records
 from bilora.data.sets import TaskRows
+from bilora.data.tables import Record
 from bilora.engines.callbacks.trackers import ReportTo
 from bilora.engines.training.levels import stage_steps
 from bilora.errors import CheckpointError, DataError, InterruptedRun, SettingsError

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from bilora.artifacts.scored_on import UPPER
 from bilora.data.flipped_labels import flip_labels
 from bilora.data.loaders import check_batch
-from bilora.data.records import Record
 from bilora.data.row_marks import TrainingRows
 from bilora.data.rows import Rows
 from bilora.data.sets import TaskRows, shared_texts
 from bilora.data.split import Split, split_rows
+from bilora.data.tables import Record
 from bilora.data.trusted_rows import check_weights
 from bilora.engines.training.plan import Plan
 from bilora.engines.training.split_loaders import refuse_refresh, with_upper_batch

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from bilora.data.faults import refuse
-from bilora.data.records import Record
 from bilora.data.rows import Row, Rows, check_record, check_records
 from bilora.data.sets import TaskRows, join_sets, shared_texts, take_validation
+from bilora.data.tables import Record
 from bilora.data.trusted_rows import check_trusted, divided_by_column
 from bilora.errors import DataError, first_ten
 from bilora.tasks.kinds import find_kind, guess_task_type

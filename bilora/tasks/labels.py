@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from bilora.data.faults import Fault, OnBadRow
-from bilora.data.records import Record, is_untyped, read_records
+from bilora.data.records import is_untyped, read_records
 from bilora.data.rows import Row
+from bilora.data.tables import Record
 from bilora.errors import DataError, SettingsError, first_ten
 from bilora.settings.lookup import did_you_mean
 
