@@ -45,7 +45,7 @@ MODELS: dict[str, Callable[[], Any]] = {
             max_position_embeddings=514,
         )
     ),
-    "llama_1b": lambda: LlamaForSequenceClassification(
+    "llama_1b": lambda: LlamaForSequenceClassification(  # type: ignore[no-untyped-call]
         LlamaConfig(
             hidden_size=2048,
             num_hidden_layers=22,
