@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +36,7 @@ from bilora.runs.self_check import SelfCheck, require_passed
 from bilora.runs.table import print_table
 from bilora.settings.lookup import TRUST, is_told, names_code
 from bilora.settings.sections import resolved
-from bilora.tasks.labels import guess_text_columns
+from bilora.tasks.labels import LABEL, guess_label_column, guess_text_columns
 
 # Settings that the command decides by the rows where they are null.
 OPEN = ("steps", "refresh", "validate_every", "validation_share")
@@ -62,9 +63,10 @@ def train(config: TrainConfig) -> Path:
     # Of the processes that torchrun has started all train, and the first alone writes, checks and prints.
     processes = join_processes(device=config.device)
     # Everything that can fail for the user's words comes before the folder, which --overwrite empties.
-    plan, guessed = plan_of(config, processes)
+    columns = find_columns(config)
+    config, plan = columns.config, plan_of(columns, processes)
     prepared = prepare([plan])
-    processes.first_only(lambda: print(*_lines(config, plan, prepared, guessed=guessed), sep="\n", flush=True))
+    processes.first_only(lambda: print(*_lines(columns, plan, prepared), sep="\n", flush=True))
     folder = processes.first_only(lambda: command_folder(config, task=plan.task.name))
     # Until the last file is written: nobody else may go on in the folder of a run that is alive.
     with processes.entered_by_first(locked(folder)):
@@ -121,13 +123,42 @@ def refuse_sending(config: TrainConfig) -> None:
             )
 
 
-def plan_of(config: TrainConfig, processes: Processes = ONE_PROCESS) -> tuple[RunPlan, tuple[str, ...] | None]:
-    """Return the plan of the command's run, checked, and the columns of text where they had to be guessed."""
-    columns, records = _text_columns(config)
-    rows = load_run_rows(config, records, text_columns=columns)
+@dataclass(frozen=True)
+class Columns:
+    """What the training file is read by."""
+
+    config: TrainConfig  # with the column of labels that was found
+    texts: tuple[str, ...] | None = None  # None without a file
+    records: list[Record] | None = None  # of the file: it may be large, and is read once
+    found: tuple[str, ...] = ()  # a sentence for each that was not named
+
+
+def find_columns(config: TrainConfig) -> Columns:
+    """Return the columns of the training file, those that the user has named and those that are found in it."""
+    if config.train_file is None:
+        return Columns(config)
+    records = read_records(config.train_file)
+    rows, found = [row for _, row, faults in records if not faults], list[str]()
+    if config.label_column == LABEL and rows and not any(LABEL in row for row in rows):
+        label = guess_label_column(rows, text_columns=config.text_columns or (), source=config.train_file)
+        if label != LABEL:
+            config = dataclasses.replace(config, label_column=label)
+            found.append(f"the label is in {label!r}; --label-column says otherwise")
+    if config.text_columns is not None:
+        return Columns(config, tuple(config.text_columns), records, tuple(found))
+    labels = [config.label_column] if isinstance(config.label_column, str) else config.label_column
+    texts = guess_text_columns(rows, label_columns=labels, source=str(config.train_file))
+    found.append(f"the text is in {' and '.join(map(repr, texts))}; --text-columns says otherwise")
+    return Columns(config, texts, records, tuple(found))
+
+
+def plan_of(columns: Columns, processes: Processes = ONE_PROCESS) -> RunPlan:
+    """Return the plan of the command's run, checked."""
+    config = columns.config
+    rows = load_run_rows(config, columns.records, text_columns=columns.texts)
     if config.road == "auto":
         check_can_choose(rows.task, processes)
-    return _plan_on(config, rows, columns, processes), columns if config.text_columns is None else None
+    return _plan_on(config, rows, columns.texts, processes)
 
 
 def _on_chosen_road(config: TrainConfig, plan: RunPlan, prepared: Prepared, folder: Path) -> RunPlan:
@@ -224,28 +255,13 @@ def resumed_words(argv: Sequence[str]) -> Sequence[str]:
     return ("--config", str(folder / TRAIN_FILE), *left_open, *words_of_then(settings))
 
 
-def _text_columns(config: TrainConfig) -> tuple[tuple[str, ...] | None, list[Record] | None]:
-    """Return the columns of text of the training file, None without one, and its records where they had to be read."""
-    if config.train_file is None:
-        return None, None
-    if config.text_columns is not None:
-        return tuple(config.text_columns), None
-    # The records go on to those who read the rows: a large file is read once.
-    records = read_records(config.train_file)
-    rows = [row for _, row, faults in records if not faults]
-    columns = [config.label_column] if isinstance(config.label_column, str) else config.label_column
-    return guess_text_columns(rows, label_columns=columns, source=config.train_file), records
-
-
-def _lines(config: TrainConfig, plan: RunPlan, prepared: Prepared, *, guessed: tuple[str, ...] | None) -> Iterator[str]:
+def _lines(columns: Columns, plan: RunPlan, prepared: Prepared) -> Iterator[str]:
     """Yield what is printed before the training: the rows, what was decided for the user, and the steps."""
-    run, task, rows = plan.config, plan.task, plan.rows
+    config, run, task, rows = columns.config, plan.config, plan.task, plan.rows
     sets = ", ".join(f"{len(part):,} {set_in_words(name)}" for name, part in rows.validation.items())
     trusted = f", {len(rows.upper):,} trusted ones" if run.has_trusted and rows.upper is not None else ""
     yield f"task {task.name}: {len(rows.train):,} training rows{trusted}, {sets}; score: {task.metric}"
-    if guessed is not None:
-        yield f"note: the text is in {' and '.join(map(repr, guessed))}; --text-columns says otherwise"
-    for notice in (*rows.notices, *prepared.notices):
+    for notice in (*columns.found, *rows.notices, *prepared.notices):
         yield f"note: {notice}"
     looked, looks = ("D2 looked at", "looks") if UPPER in prepared.validation else ("validated", "validations")
     stop = f", ended early after {run.early_stopping} {looks} without gain" if run.early_stopping else ""

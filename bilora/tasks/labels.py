@@ -178,8 +178,44 @@ KNOWN_COLUMNS: tuple[tuple[str, ...], ...] = (
     *((name,) for name in ("tokens", "text", "sentence", "review", "content")),
 )
 
+# Names that data sets give to what is to be predicted, where no column has the name that is the default.
+LABEL = "label"
+KNOWN_LABELS = (
+    "labels",
+    "class",
+    "category",
+    "target",
+    "sentiment",
+    "intent",
+    "stance",
+    "topic",
+    "emotion",
+    "tags",
+    "ner_tags",
+) + ("rating", "score", "y")
+
+# Characters; what is longer is a text.
+LONGEST_LABEL = 100
+
 # Rows that are looked at for columns of other names: enough to tell, and no more than a moment for a large file.
 LOOKED_AT = 100
+
+
+def guess_label_column(rows: Sequence[Row], *, text_columns: Sequence[str], source: str) -> str:
+    """Return the column of labels: that of the default or of a known name, else the only one whose values repeat."""
+    names = list(dict.fromkeys(name for row in rows for name in row if name not in text_columns))
+    known = [name for name in names if name.strip().lower() in (LABEL, *KNOWN_LABELS)]
+    first = [name for name in known if name.strip().lower() == LABEL]
+    found = first or known or [name for name in names if _repeats([row.get(name) for row in rows])]
+    if len(found) > 1:
+        raise DataError(f"{source}: {first_ten(found)} could each be the label; name one with --label-column")
+    # Without any the default stays, and its absence is told with the columns that there are.
+    return found[0] if found else LABEL
+
+
+def _repeats(values: Sequence[Any]) -> bool:
+    given = [str(value) for value in values if value is not None and value != ""]
+    return 2 <= len(set(given)) <= max(2, len(given) // 2) and max(map(len, given)) <= LONGEST_LABEL
 
 
 def guess_text_columns(rows: Sequence[Row], *, label_columns: Sequence[str], source: str) -> tuple[str, ...]:
