@@ -81,8 +81,8 @@ METHODS_THAT_WORK = (
 
 # Names of Trainer with a meaning of their own on two levels.
 METHODS: dict[str, str] = {
-    "train": "trains both levels; `trial` is refused, and an interrupt ends it after a whole step where checkpoints are "
-    "saved",
+    "train": "trains both levels; `trial` is refused, and an interrupt ends it after a whole step, with a checkpoint, "
+    "where any are saved",
     "evaluate": "the loss is the mean over rows, or over tokens with a label, whatever the batches",
     "evaluation_loop": "the loss is the mean over rows, or over tokens with a label, whatever the batches",
     "compute_loss": "of a subclass: the loss of both levels, and of evaluations; `num_items_in_batch` is not given",

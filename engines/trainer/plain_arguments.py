@@ -10,6 +10,8 @@ from transformers.trainer_utils import HubStrategy
 
 from bilora.engines.settings import RATES
 from bilora.engines.trainer.arguments import BilevelTrainingArguments
+from bilora.problems.variant import Variant
+from bilora.problems.variants.learned_decay import DecayedLower
 
 # Below it rates are those of full fine-tuning, such as the 5e-5 that transformers has where none is given.
 LOWEST_USUAL_RATE = 1e-4
@@ -40,6 +42,17 @@ def own_arguments(args: TrainingArguments | None) -> BilevelTrainingArguments:
             stacklevel=3,
         )
     return _kind_for(type(args))(**given)
+
+
+def tell_learned_decays(args: BilevelTrainingArguments, variant: Variant) -> None:
+    """Say where a weight decay that is given has no effect, since the method learns its own."""
+    if args.weight_decay and issubclass(variant.lower, DecayedLower):
+        warnings.warn(
+            f"weight_decay is {args.weight_decay}, and method {variant.name!r} learns its weight decays; give "
+            "variant='bilora' for one that takes yours",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _kind_for(kind: type[TrainingArguments]) -> Any:

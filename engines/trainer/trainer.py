@@ -24,7 +24,7 @@ from bilora.engines.trainer.arguments import BilevelTrainingArguments
 from bilora.engines.trainer.data import Dataset, batches_of, check_labels, training_rows
 from bilora.engines.trainer.files import check_task, enter_folder, kept_scores, save_trained
 from bilora.engines.trainer.hooks import TrainerHooks, scores_of
-from bilora.engines.trainer.plain_arguments import own_arguments
+from bilora.engines.trainer.plain_arguments import own_arguments, tell_learned_decays
 from bilora.engines.trainer.refused import refuse_generation, refuse_trainer
 from bilora.engines.training.diverged import NAME as DIVERGED
 from bilora.engines.training.fit import fit
@@ -120,6 +120,7 @@ class BilevelTrainer(Trainer):
         self.engine_callbacks = tuple(hook for hook in hooks if isinstance(hook, Callback))
         self.variant = find_variant(variant) if isinstance(variant, str) else variant
         self.variant.check_settings(variant_settings)
+        tell_learned_decays(args, self.variant)
         self.upper_dataset, self.train_dataset = upper_dataset, train_dataset
         self.model_init, self._adapter = model_init, (peft_config, variant_settings)
         first = self._made_model(says=True) if model is None else self._adapted(model, says=True)

@@ -98,7 +98,7 @@ def test_a_script_for_text_classification(tiny_encoder: Path, tokenizer: Any, re
             processing_class=tokenizer,
             data_collator=transformers.DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8),
         )
-    said = [str(warning.message) for warning in caught if "bilora" in str(warning.message).lower()]
+    said = [str(warning.message) for warning in caught if "adapter" in str(warning.message)]
     assert [NOTICE in said[1], "learning_rate is 2e-05, as given" in said[0], len(said)] == [True, True, 2]
     predicted = data.select(range(10)).remove_columns("label")
     prediction = run_example(
@@ -235,7 +235,7 @@ def test_plain_arguments_are_obeyed_as_given(tmp_path: Path) -> None:
     assert (settings.steps, settings.lower.warmup, settings.lower.weight_decay) == (20, 0.0, 0.25)
     with pytest.warns(UserWarning, match="learning_rate is 5e-05, as given; rates below 0.0001"):
         own_arguments(TrainingArguments(str(tmp_path), **QUIET))
-    with pytest.raises(SettingsError, match="arguments: optim is adafactor"):
+    with pytest.raises(SettingsError, match="arguments: optim is 'adafactor', both levels"):
         own_arguments(TrainingArguments(str(tmp_path), optim="adafactor", learning_rate=1e-3, **QUIET))
 
     @dataclasses.dataclass
@@ -246,6 +246,45 @@ def test_plain_arguments_are_obeyed_as_given(tmp_path: Path) -> None:
     assert isinstance(mine, Mine)
     assert isinstance(mine, BilevelTrainingArguments)
     assert mine.temperature == 3.0  # type: ignore[attr-defined]
+
+
+def test_a_weight_decay_that_a_method_learns_is_told(tiny_encoder: Path, tmp_path: Path) -> None:
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=2)
+    args = BilevelTrainingArguments(str(tmp_path), weight_decay=0.01, **QUIET)
+    config = BiloraConfig(task_type="SEQ_CLS", init_weights="lora")
+    with pytest.warns(UserWarning, match="weight_decay is 0.01, and method 'self_tuned' learns its weight decays"):
+        BilevelTrainer(model, args, peft_config=config)
+
+
+def test_several_sets_are_evaluated_in_a_training(
+    tiny_encoder: Path, tokenizer: Any, reviews: Dataset, tmp_path: Path
+) -> None:
+    data = reviews.map(lambda row: tokenizer(row["text"], truncation=True, max_length=16))
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=2)
+    settings = {
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "max_steps": 9,
+        "seed": 1,
+    }
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_one_loss", "learning_rate": 0.0}
+    settings |= {"upper_learning_rate": 0.0, "per_device_train_batch_size": 8}
+    args = BilevelTrainingArguments(str(tmp_path / "out"), **settings, **QUIET)
+    trainer = BilevelTrainer(
+        model,
+        args,
+        transformers.DataCollatorWithPadding(tokenizer),
+        data.select(range(40)),
+        {"one": data.select(range(40, 50)), "two": data.select(range(50, 60))},
+        peft_config=BiloraConfig(task_type="SEQ_CLS", r=2),
+        variant="bilora",
+        callbacks=[transformers.EarlyStoppingCallback(early_stopping_patience=2)],
+    )
+    assert trainer.train().global_step == 3  # nothing is learned: the first evaluation is the best
+    assert sum("eval_two_loss" in entry for entry in trainer.log_history) == 3
+    assert trainer.state.best_metric == pytest.approx(trainer.evaluate()["eval_one_loss"])
 
 
 def test_the_defaults_of_its_own_arguments_are_those_of_the_command() -> None:
