@@ -32,18 +32,18 @@ def adapted(
             model = get_peft_model(model, peft_config)
     if isinstance(model, PeftModel):
         return model
-    task_type = task_type_of(model)
+    task_type, settings = task_type_of(model), variant_settings or variant.settings()
     with quiet_peft():
-        model = variant.adapt(model, variant_settings or variant.settings(), task_type=task_type, steps=steps)
+        new: PeftModel = variant.adapt(model, settings, task_type=task_type, steps=steps)
     if says:
-        config = model.peft_config[model.active_adapter]
+        config: Any = new.peft_config[new.active_adapter]
         warnings.warn(
             f"the model has no adapter, and gets that of method {variant.name!r}: {type(config).__name__}(r={config.r}"
             f", task_type={task_type!r}); give peft_config, or a model from peft.get_peft_model, for another one",
             UserWarning,
             stacklevel=4,
         )
-    return model
+    return new
 
 
 def task_type_of(model: Any) -> str:

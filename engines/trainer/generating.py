@@ -21,7 +21,7 @@ class BilevelSeq2SeqTrainingArguments(BilevelTrainingArguments, Seq2SeqTrainingA
     """
 
 
-class BilevelSeq2SeqTrainer(BilevelTrainer, Seq2SeqTrainer):  # type: ignore[misc]  # theirs have other signatures
+class BilevelSeq2SeqTrainer(BilevelTrainer, Seq2SeqTrainer):
     """Train an encoder-decoder on two levels, and evaluate and predict by generation where the arguments say so.
 
     ``evaluate`` and ``predict`` take ``max_length``, ``num_beams`` and the like, as those of ``Seq2SeqTrainer`` do. The

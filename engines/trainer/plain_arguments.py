@@ -41,7 +41,8 @@ def own_arguments(args: TrainingArguments | None) -> BilevelTrainingArguments:
             UserWarning,
             stacklevel=3,
         )
-    return _kind_for(type(args))(**given)
+    own: BilevelTrainingArguments = _kind_for(type(args))(**given)
+    return own
 
 
 def tell_learned_decays(args: BilevelTrainingArguments, variant: Variant) -> None:

@@ -122,7 +122,8 @@ class BilevelTrainer(Trainer):
         self.variant.check_settings(variant_settings)
         tell_learned_decays(args, self.variant)
         self.upper_dataset, self.train_dataset = upper_dataset, train_dataset
-        self.model_init, self._adapter = model_init, (peft_config, variant_settings)
+        self.model_init = model_init  # type: ignore[assignment]  # of transformers, where it may be None as well
+        self._adapter = peft_config, variant_settings
         first = self._made_model(says=True) if model is None else self._adapted(model, says=True)
         self.variant_settings = variant_settings or settings_of(first, self.variant)
         self.task, self.max_length = task, max_length
@@ -144,7 +145,8 @@ class BilevelTrainer(Trainer):
             callbacks=[hook for hook in hooks if not isinstance(hook, Callback)],
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
-        self.model_init = model_init  # Trainer would put a model without an adapter in place of this one
+        # Only now: Trainer would put a model without an adapter in place of this one.
+        self.model_init = model_init  # type: ignore[assignment]
 
     @property
     def log_history(self) -> list[dict[str, Any]]:

@@ -10,6 +10,8 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from bilora import BiloraConfig
@@ -285,6 +287,25 @@ def test_several_sets_are_evaluated_in_a_training(
     assert trainer.train().global_step == 3  # nothing is learned: the first evaluation is the best
     assert sum("eval_two_loss" in entry for entry in trainer.log_history) == 3
     assert trainer.state.best_metric == pytest.approx(trainer.evaluate()["eval_one_loss"])
+
+
+def test_a_tracker_that_is_named_gets_the_logs(
+    tiny_encoder: Path, tokenizer: Any, reviews: Dataset, tmp_path: Path
+) -> None:
+    data = reviews.map(lambda row: tokenizer(row["text"], truncation=True, max_length=16))
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=2)
+    named = {**QUIET, "report_to": ["tensorboard"], "logging_steps": 1}
+    args = BilevelTrainingArguments(str(tmp_path / "out"), max_steps=2, **named)
+    config = BiloraConfig(task_type="SEQ_CLS", r=2, init_weights="lora")
+    tracker = transformers.integrations.TensorBoardCallback(SummaryWriter(str(tmp_path / "events")))
+    trainer = BilevelTrainer(model, args, None, data, None, tokenizer, peft_config=config)
+    trainer.remove_callback(transformers.integrations.TensorBoardCallback)
+    trainer.add_callback(tracker)
+    trainer.train()
+    events = EventAccumulator(str(tmp_path / "events"))
+    events.Reload()
+    losses = [entry["loss"] for entry in trainer.log_history if "loss" in entry]
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(losses, rel=1e-6)
 
 
 def test_the_defaults_of_its_own_arguments_are_those_of_the_command() -> None:
