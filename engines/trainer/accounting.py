@@ -86,6 +86,8 @@ METHODS: dict[str, str] = {
     "evaluate": "the loss is the mean over rows, or over tokens with a label, whatever the batches",
     "evaluation_loop": "the loss is the mean over rows, or over tokens with a label, whatever the batches",
     "compute_loss": "of a subclass: the loss of both levels, and of evaluations; `num_items_in_batch` is not given",
+    "create_optimizer": "of a subclass: the optimizer of the lower level, without the parameters of the upper one; "
+    "refused for a method that learns its weight decays, as the default does",
     "compute_loss_context_manager": "of evaluations; in training each level enters the precision of the arguments",
     "autocast_smart_context_manager": "of evaluations; in training each level enters the precision of the arguments",
     "save_model": "writes the adapter folder of `bilora train`, with its model card, and no pickle",

@@ -13,7 +13,6 @@ COUNTED = "the steps are counted by the levels; call it, or write a callback"
 # Methods of Trainer that a training on two levels does not call: one that a subclass overrides would do nothing.
 NOT_CALLED = {
     "training_step": "override compute_loss, or write a method in a file of its own",
-    "create_optimizer": ADAMW,
     "create_scheduler": "each level has a schedule of its own",
     "create_optimizer_and_scheduler": "each level has an AdamW and a schedule of its own",
     "get_optimizer_cls_and_kwargs": ADAMW,

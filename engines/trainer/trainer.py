@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from bilora.engines.trainer.arguments import BilevelTrainingArguments
 from bilora.engines.trainer.data import Dataset, batches_of, check_labels, training_rows
 from bilora.engines.trainer.files import check_task, enter_folder, kept_scores, save_trained
 from bilora.engines.trainer.hooks import TrainerHooks, scores_of
+from bilora.engines.trainer.optimizer import makes_optimizer, own_optimizer, refuse_optimizer
 from bilora.engines.trainer.plain_arguments import own_arguments, tell_learned_decays
 from bilora.engines.trainer.refused import refuse_generation, refuse_trainer
 from bilora.engines.training.diverged import NAME as DIVERGED
@@ -47,7 +49,7 @@ class BilevelTrainer(Trainer):
     """Train an adapter on two levels, and evaluate, predict and save as transformers' Trainer does.
 
     Callbacks, state, evaluation, prediction and the hub are Trainer's. A ``compute_loss`` that a subclass overrides is
-    the loss of both levels. What Trainer has and two levels have not is refused by name.
+    the loss of both levels, and a ``create_optimizer`` makes the optimizer of the lower one. What Trainer has and two levels have not is refused by name.
 
     Args:
         model: A model with the variant's adapter on it, or one without; it gets ``peft_config``, or the variant's own
@@ -120,6 +122,7 @@ class BilevelTrainer(Trainer):
         self.engine_callbacks = tuple(hook for hook in hooks if isinstance(hook, Callback))
         self.variant = find_variant(variant) if isinstance(variant, str) else variant
         self.variant.check_settings(variant_settings)
+        refuse_optimizer(type(self), self.variant)
         tell_learned_decays(args, self.variant)
         self.upper_dataset, self.train_dataset = upper_dataset, train_dataset
         self.model_init = model_init  # type: ignore[assignment]  # of transformers, where it may be None as well
@@ -218,6 +221,7 @@ class BilevelTrainer(Trainer):
                 variant=self.variant,
                 variant_settings=self.variant_settings,
                 settings=settings,
+                lower_optimizer=partial(own_optimizer, self) if makes_optimizer(type(self)) else None,
                 # Only to choose the best: else the engine would evaluate at the end, whatever the control says.
                 validate=hooks.validate if settings.keep_best or settings.early_stopping else None,
                 monitor=self.args.monitor,

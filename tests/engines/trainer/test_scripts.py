@@ -323,6 +323,24 @@ def test_a_model_whose_class_says_no_task_is_refused(tiny_encoder: Path, tmp_pat
         BilevelTrainer()
 
 
+@pytest.mark.parametrize("kind", ["question", "causal"])
+def test_the_default_adapter_is_for_the_task_of_the_models_class(kind: str, tmp_path: Path) -> None:
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    rows: list[dict[str, Any]] = [{"input_ids": [1 + index % 5, 2, 3, 4]} for index in range(60)]
+    if kind == "question":
+        model: Any = transformers.BertForQuestionAnswering(transformers.BertConfig(intermediate_size=16, **sizes))
+        rows = [{**row, "start_positions": 1, "end_positions": 2} for row in rows]
+    else:
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(intermediate_size=16, **sizes))
+        rows = [{**row, "labels": row["input_ids"]} for row in rows]
+    args = BilevelTrainingArguments(str(tmp_path / "out"), max_steps=2, **QUIET)
+    with pytest.warns(UserWarning, match=f"task_type='{'QUESTION_ANS' if kind == 'question' else 'CAUSAL_LM'}'"):
+        trainer = BilevelTrainer(model, args, train_dataset=rows[:40], eval_dataset=rows[40:])
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] != before
+
+
 def test_model_init_begins_every_training_anew(
     tiny_encoder: Path, tokenizer: Any, reviews: Dataset, tmp_path: Path
 ) -> None:

@@ -245,10 +245,51 @@ def test_a_loss_of_the_users_own_is_that_of_both_levels(make: Making) -> None:
     assert metrics_of(make, "d")[0]["lower_task_loss"] != before[0]["lower_task_loss"]
 
 
+class Momentum(BilevelTrainer):
+    """A user's own optimizer, over all that the model has, as many make it."""
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        head = [value for name, value in self.model.named_parameters() if "classifier" in name]
+        rest = [value for name, value in self.model.named_parameters() if "classifier" not in name]
+        self.optimizer = torch.optim.SGD([{"params": head, "lr": 0.5}, {"params": rest}], lr=0.1, momentum=0.9)
+        return self.optimizer
+
+
+class Theirs(BilevelTrainer):
+    """Trainer's own method, with another rate."""
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        optimizer = super().create_optimizer(model)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.025
+        return optimizer
+
+
+def test_an_optimizer_of_the_users_own_is_that_of_the_lower_level(make: Making) -> None:
+    args = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
+    whole = make("whole", kind=Momentum, args=args)
+    whole.train()
+    assert isinstance(whole.optimizer, torch.optim.SGD)
+    assert whole.get_learning_rates() == [0.5, 0.1]
+    with pytest.raises(InterruptedRun):
+        make("part", kind=Momentum, args=args, callbacks=[Stopping(4)]).train()
+    again = make("part", kind=Momentum, args=args)
+    again.train(resume_from_checkpoint=True)
+    assert_equal(whole.model, again.model)
+    # AdamW of transformers, made over the lower level alone, is that of a trainer with that rate.
+    theirs, same = make("a", kind=Theirs, args=args), make("b", args={**args, "learning_rate": 0.025})
+    theirs.train(), same.train()
+    for (name, left), (_, right) in zip(theirs.model.named_parameters(), same.model.named_parameters(), strict=True):
+        assert torch.allclose(left, right, atol=1e-6), name
+        assert left.requires_grad == right.requires_grad, name
+    with pytest.raises(SettingsError, match="overrides create_optimizer, and method 'self_tuned' learns the weight"):
+        make("c", kind=Momentum, variant="self_tuned")
+
+
 def test_what_two_levels_do_not_call_is_refused_by_name(make: Making) -> None:
-    own = type("Own", (BilevelTrainer,), {"create_optimizer": lambda self, model=None: None})
+    own = type("Own", (BilevelTrainer,), {"create_scheduler": lambda self, *given: None})
     late = type("Late", (TrainerCallback,), {"on_optimizer_step": lambda self, args, state, control, **given: None})
-    with pytest.raises(SettingsError, match="Own overrides create_optimizer, which is not called"):
+    with pytest.raises(SettingsError, match="Own overrides create_scheduler, which is not called"):
         make("a", kind=own)
     with pytest.raises(SettingsError, match="takes no optimizers: each level"):
         make("b", optimizers=(torch.optim.SGD([torch.zeros(1)]), None))
