@@ -49,7 +49,8 @@ class BilevelTrainer(Trainer):
     """Train an adapter on two levels, and evaluate, predict and save as transformers' Trainer does.
 
     Callbacks, state, evaluation, prediction and the hub are Trainer's. A ``compute_loss`` that a subclass overrides is
-    the loss of both levels, and a ``create_optimizer`` makes the optimizer of the lower one. What Trainer has and two levels have not is refused by name.
+    the loss of both levels, and a ``create_optimizer`` makes the optimizer of the lower one. What Trainer has and two
+    levels have not is refused by name.
 
     Args:
         model: A model with the variant's adapter on it, or one without; it gets ``peft_config``, or the variant's own

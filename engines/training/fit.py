@@ -65,8 +65,8 @@ def fit(
             adapter of ``BiloraConfig(init_weights="lora")``.
         variant_settings: The variant's own settings; None takes its defaults, and what the adapter was made with.
         settings: Steps, levels, hypergradient, split, device; None takes the defaults.
-        lower_optimizer: From the lower, or only, level of a stage to an optimizer of its ``trainable_parameters()``, whose
-            rates follow the schedule; None makes an AdamW by the settings.
+        lower_optimizer: From the lower, or only, level of a stage to an optimizer of its ``trainable_parameters()``,
+            whose rates follow the schedule; None makes an AdamW by the settings.
         validate: Returns metrics by name.
         monitor: The metric that early stopping and keep-the-best watch, where the settings ask for them.
         callbacks: Hang on the engine, see :class:`~bilora.engines.callbacks.callback.Callback`.
