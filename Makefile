@@ -92,6 +92,7 @@ docs: $(READY) links
 # What `bilora --help` shows; to be written again when an option or a verb changes.
 help-texts: $(READY)
 	@$(BIN)/python .ci/write_help_texts.py
+	@$(BIN)/python .ci/write_trainer_table.py
 
 # PEFT's own tests against BiLoRA, from the source of the installed version (SUITE=all for those of whole models too).
 conformance: $(READY)

@@ -20,11 +20,14 @@ from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.callbacks.records import StagePlace, StepRecord, UpperRecord, ValidationRecord
 from bilora.engines.trainer.trainer import BilevelTrainer
 from bilora.engines.trainer.arguments import BilevelTrainingArguments
+from bilora.engines.trainer.generating import BilevelSeq2SeqTrainer, BilevelSeq2SeqTrainingArguments
 
 __all__ = [
     "ENDINGS",
     "HYPERGRADIENTS",
     "BilevelEngine",
+    "BilevelSeq2SeqTrainer",
+    "BilevelSeq2SeqTrainingArguments",
     "BilevelTrainer",
     "BilevelTrainingArguments",
     "Callback",

@@ -47,7 +47,9 @@ REFUSED: dict[str, tuple[str, ...]] = {
     "evaluation has the precision of training, and evaluates every row": (
         *("bf16_full_eval", "fp16_full_eval", "dataloader_drop_last"),
     ),
-    "each level draws its rows in an order that follows from 'seed' alone": ("data_seed", "length_column_name"),
+    "each level draws its rows in an order that follows from 'seed' alone": (
+        *("data_seed", "length_column_name", "sortish_sampler"),
+    ),
     "it is not measured here": ("include_num_input_tokens_seen", "debug", "torch_empty_cache_steps"),
 }
 
@@ -57,7 +59,9 @@ class BilevelTrainingArguments(TrainingArguments):
     """How a trainer trains: the arguments of transformers for the lower level, ``upper_...`` for the upper one.
 
     What is not listed here means what it does for transformers' Trainer, of the lower level and its steps, or is
-    refused by name, see :data:`REFUSED`. The defaults are those of :class:`~bilora.engines.settings.FitSettings`.
+    refused by name, see :data:`REFUSED`. The defaults are those of :class:`~bilora.engines.settings.FitSettings`
+    and of the command; with rows for evaluation, ``eval_strategy`` and ``load_best_model_at_end`` keep the best step,
+    as the command does.
 
     Args:
         upper_learning_rate: Peak learning rate of the upper level.
@@ -88,12 +92,16 @@ class BilevelTrainingArguments(TrainingArguments):
 
     Example:
         >>> BilevelTrainingArguments("out", num_train_epochs=2).fit_settings(rows=100, splits=True).steps
-        20
+        10
     """
 
     # So that a command line can give the mapping as JSON.
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "hypergradient"]  # noqa: RUF012  # no field
 
+    per_device_train_batch_size: int = FIT.lower.batch_size
+    # As many as ``bilora train`` makes of a file that is not tiny.
+    num_train_epochs: float = 10.0
+    seed: int = FIT.seed
     learning_rate: float = RATES["lower"]
     weight_decay: float = FIT.lower.weight_decay
     lr_scheduler_type: SchedulerType | str = FIT.lower.schedule

@@ -5,55 +5,41 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from huggingface_hub import ModelCard
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerState
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length, speed_metrics
 
-from bilora import BiloraConfig
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.files import MetricsFile
+from bilora.engines.trainer.adapted import adapted, settings_of
 from bilora.engines.trainer.arguments import BilevelTrainingArguments
 from bilora.engines.trainer.data import Dataset, batches_of, check_labels, training_rows
 from bilora.engines.trainer.files import check_task, enter_folder, kept_scores, save_trained
 from bilora.engines.trainer.hooks import TrainerHooks, scores_of
+from bilora.engines.trainer.optimizer import makes_optimizer, own_optimizer, refuse_optimizer
+from bilora.engines.trainer.plain_arguments import own_arguments, tell_learned_decays
+from bilora.engines.trainer.refused import refuse_generation, refuse_trainer
 from bilora.engines.training.diverged import NAME as DIVERGED
 from bilora.engines.training.fit import fit
 from bilora.engines.training.result import FitResult
 from bilora.errors import SettingsError
 from bilora.files.formats import read_lines, write_json
-from bilora.models.pretrained import quiet_peft
 from bilora.problems.catalog import DEFAULT_METHOD, find_variant
 from bilora.problems.levels.betty_problem import PRECISIONS
 from bilora.problems.variant import Variant
-from bilora.problems.variants.bilora import BiloraSettings
 from bilora.settings.arguments import check_arguments
 from bilora.tasks.task import AnyTask
 
 ComputeMetrics = Callable[[EvalPrediction], dict[str, Any]]
-
-# Methods of Trainer that a training on two levels does not call, with what to do instead.
-NOT_CALLED = {
-    "training_step": "override compute_loss, or write a method in a file of its own",
-    "create_optimizer": "each level has an AdamW of its own",
-    "create_scheduler": "each level has a schedule of its own",
-    "create_optimizer_and_scheduler": "each level has an AdamW and a schedule of its own",
-    "get_train_dataloader": "each level draws batches of its own rows; give a data_collator or an upper_dataset",
-}
-
-# Arguments of Trainer that mean nothing on two levels, with the reason.
-NOT_TAKEN = {
-    "model_init": "give the model itself, and make a trainer per training",
-    "optimizers": "each level is trained by AdamW",
-    "optimizer_cls_and_kwargs": "each level is trained by AdamW",
-}
 
 # Events inside a step of an optimizer, of which two levels have two: nobody could tell whose they are.
 NOT_FIRED = ("on_substep_end", "on_pre_optimizer_step", "on_optimizer_step")
@@ -63,11 +49,14 @@ class BilevelTrainer(Trainer):
     """Train an adapter on two levels, and evaluate, predict and save as transformers' Trainer does.
 
     Callbacks, state, evaluation, prediction and the hub are Trainer's. A ``compute_loss`` that a subclass overrides is
-    the loss of both levels. What Trainer has and two levels have not is refused by name.
+    the loss of both levels, and a ``create_optimizer`` makes the optimizer of the lower one. What Trainer has and two
+    levels have not is refused by name.
 
     Args:
-        model: A model with the variant's adapter on it, or one without, and ``peft_config``.
-        args: The settings.
+        model: A model with the variant's adapter on it, or one without; it gets ``peft_config``, or the variant's own
+            adapter, for the task that its class names, and a notice says so.
+        args: The settings. Plain ``TrainingArguments`` are obeyed as given, for the lower level; a notice says where
+            their learning rate is one for full fine-tuning.
         train_dataset: Tokenised rows with ``labels`` or ``label``; columns that the model does not take are left out,
             and labels that are numbers are trained on as they are, not standardised.
         upper_dataset: Rows of D2, the part that the upper level trains on; then ``train_dataset`` is D1. None draws
@@ -76,6 +65,7 @@ class BilevelTrainer(Trainer):
         compute_metrics: From predictions and labels to metrics by name.
         processing_class: The tokenizer, which pads batches and is saved beside the adapter.
         data_collator: Makes a batch, in place of padding by the tokenizer.
+        model_init: Returns the model, in place of ``model``; each training begins with a new one.
         peft_config: The adapter to put on a model that has none.
         variant: Name of the method, ``package.module:NAME``, or the variant itself. That of the default,
             ``self_tuned``, trains the adapter of ``BiloraConfig(init_weights="lora")``.
@@ -89,7 +79,8 @@ class BilevelTrainer(Trainer):
         preprocess_logits_for_metrics: From the logits and labels of a batch to predictions for ``compute_metrics``.
 
     Raises:
-        SettingsError: The model has no adapter and none is given, or other outputs than the task.
+        SettingsError: An argument means nothing on two levels, the model has no adapter and its class does not say
+            which task it is for, or it has other outputs than the task.
 
     Attributes:
         log_history: Losses and evaluations, as in ``trainer_state.json``; ``metrics.jsonl`` has every step.
@@ -100,15 +91,17 @@ class BilevelTrainer(Trainer):
 
     def __init__(
         self,
-        model: Any,
-        args: BilevelTrainingArguments,
-        *,
-        train_dataset: Dataset | None = None,
-        upper_dataset: Dataset | None = None,
-        eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
-        compute_metrics: ComputeMetrics | None = None,
-        processing_class: Any = None,
+        model: Any = None,
+        args: TrainingArguments | None = None,
+        # In Trainer's order, for code that gives them by place.
         data_collator: Callable[..., Any] | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
+        processing_class: Any = None,
+        model_init: Callable[..., Any] | None = None,
+        *,
+        upper_dataset: Dataset | None = None,
+        compute_metrics: ComputeMetrics | None = None,
         peft_config: PeftConfig | None = None,
         variant: str | Variant = DEFAULT_METHOD,
         variant_settings: Any = None,
@@ -120,24 +113,32 @@ class BilevelTrainer(Trainer):
         **refused: Any,
     ) -> None:
         # Before super().__init__, which moves the model to a device.
-        _refuse(type(self), args, refused)
-        check_arguments(BilevelTrainer, locals(), model=nn.Module)
+        refuse_trainer(type(self), refused)
+        check_arguments(BilevelTrainer, locals(), model=nn.Module | None)
+        if (model is None) == (model_init is None):
+            raise SettingsError("a trainer needs 'model' or 'model_init', and not both")
+        self.args = args = own_arguments(args)
+        refuse_generation(type(self), args)
         hooks: list[Any] = list(callbacks or ())
         self.engine_callbacks = tuple(hook for hook in hooks if isinstance(hook, Callback))
         self.variant = find_variant(variant) if isinstance(variant, str) else variant
-        adapted = _adapted(model, peft_config)
-        self.variant_settings = variant_settings or _settings_of(adapted, self.variant)
-        self.variant.check_settings(self.variant_settings)
-        self.upper_dataset = upper_dataset
+        self.variant.check_settings(variant_settings)
+        refuse_optimizer(type(self), self.variant)
+        tell_learned_decays(args, self.variant)
+        self.upper_dataset, self.train_dataset = upper_dataset, train_dataset
+        self.model_init = model_init  # type: ignore[assignment]  # of transformers, where it may be None as well
+        self._adapter = peft_config, variant_settings
+        first = self._made_model(says=True) if model is None else self._adapted(model, says=True)
+        self.variant_settings = variant_settings or settings_of(first, self.variant)
         self.task, self.max_length = task, max_length
         if task is not None:
-            check_task(task, adapted)
+            check_task(task, first)
         self.first_step = 0
         self.scores: Mapping[str, Any] = {}
         self._loss_sum, self._loss_items = 0.0, 0
         self._checked = set[int]()
         super().__init__(
-            adapted,
+            first,
             args,
             data_collator,
             train_dataset,
@@ -148,6 +149,8 @@ class BilevelTrainer(Trainer):
             callbacks=[hook for hook in hooks if not isinstance(hook, Callback)],
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        # Only now: Trainer would put a model without an adapter in place of this one.
+        self.model_init = model_init  # type: ignore[assignment]
 
     @property
     def log_history(self) -> list[dict[str, Any]]:
@@ -202,6 +205,8 @@ class BilevelTrainer(Trainer):
         rows = self._rows(self.train_dataset, "train_dataset")
         upper_rows = None if self.upper_dataset is None else self._rows(self.upper_dataset, "upper_dataset")
         splits = upper_rows is None and self.variant.splits_rows(self.variant_settings)
+        if self.model_init is not None:
+            self._take_model(self._made_model(says=False))
         folder, resume = enter_folder(Path(self.output_dir), resume_from_checkpoint)
         settings = self.args.fit_settings(rows=len(rows), splits=splits, defaults=self.variant.defaults)
         steps_per_epoch = self.args.steps_per_epoch(rows=len(rows), splits=splits)
@@ -217,6 +222,7 @@ class BilevelTrainer(Trainer):
                 variant=self.variant,
                 variant_settings=self.variant_settings,
                 settings=settings,
+                lower_optimizer=partial(own_optimizer, self) if makes_optimizer(type(self)) else None,
                 # Only to choose the best: else the engine would evaluate at the end, whatever the control says.
                 validate=hooks.validate if settings.keep_best or settings.early_stopping else None,
                 monitor=self.args.monitor,
@@ -245,11 +251,15 @@ class BilevelTrainer(Trainer):
         return TrainOutput(result.steps, metrics["train_loss"], metrics)
 
     def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+        **generation: Any,
     ) -> dict[str, float]:
         """Return loss and metrics of the model as it is, as Trainer does; those of the own rows go into the card."""
         self._check_evaluated(self.eval_dataset if eval_dataset is None else eval_dataset)
-        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix, **generation)
         if eval_dataset is None:
             self.scores = scores_of(metrics, metric_key_prefix)
         return metrics
@@ -298,22 +308,52 @@ class BilevelTrainer(Trainer):
             raise SettingsError(f"{rows} holds training rows, which push_to_hub would upload; move it away")
         return super().push_to_hub(*args, **options)
 
-    def create_model_card(  # type: ignore[override]
+    def create_model_card(
         self,
         language: str | None = None,
         license: str | None = None,
         tags: str | list[str] | None = None,
         model_name: str | None = None,
-        **refused: Any,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
     ) -> None:
-        """Add language, license and tags to the card in ``output_dir``, for the hub; the rest of the card is ours."""
-        if refused:
-            raise SettingsError(f"the model card takes language, license and tags, not {', '.join(refused)}")
+        """Add to the card in ``output_dir`` what the hub lists models by; its other numbers and words are ours.
+
+        The repository has the name of ``model_name``, and the base model is the adapter's own, not ``finetuned_from``.
+        """
         path = Path(self.output_dir) / "README.md"
+        if not path.is_file():
+            self.save_model(_internal_call=True)
         card = ModelCard.load(path)
         card.data.language, card.data.license = language, license
-        card.data.tags = [*(card.data.tags or ()), *([tags] if isinstance(tags, str) else tags or ())]
+        card.data.tags = [*(card.data.tags or ()), *_listed(tags), *_listed(tasks)]
+        card.data.datasets = _listed(dataset_tags) or None
+        if dataset is not None:
+            parts = f" ({', '.join(_listed(dataset_args))})" if dataset_args else ""
+            card.text = (
+                f"{card.text.rstrip()}\n\nThe data, as named by the author: {', '.join(_listed(dataset))}{parts}.\n"
+            )
         card.save(path)
+
+    def _made_model(self, *, says: bool) -> PeftModel:
+        """Return a new model of the user's function, drawn by the seed alone."""
+        set_seed(self.args.seed)
+        return self._adapted(self.call_model_init(), says=says)
+
+    def _adapted(self, model: Any, *, says: bool) -> PeftModel:
+        peft_config, settings = self._adapter
+        rows = len(self.train_dataset) if has_length(self.train_dataset) else 1
+        splits = self.upper_dataset is None and self.variant.splits_rows(settings)
+        fit_settings = self.args.fit_settings(rows=rows, splits=splits, defaults=self.variant.defaults)
+        return adapted(model, peft_config, self.variant, settings, steps=fit_settings.lower_steps, says=says)
+
+    def _take_model(self, model: PeftModel) -> None:
+        self.model = self.model_wrapped = self.callback_handler.model = model
+        self._move_model_to_device(model, self.args.device)
+        model.config.use_cache = self.args.use_cache
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # As a run writes its adapter folder; Trainer would put pickles among the files.
@@ -349,35 +389,5 @@ class BilevelTrainer(Trainer):
         return int((labels != -100).sum())
 
 
-def _refuse(kind: type[BilevelTrainer], args: Any, refused: Mapping[str, Any]) -> None:
-    if not isinstance(args, BilevelTrainingArguments):
-        raise SettingsError(f"args is a {type(args).__name__}; give BilevelTrainingArguments, which has its arguments")
-    # Refused by name: an argument that is taken and does nothing costs its user a day.
-    for name, value in refused.items():
-        if name not in NOT_TAKEN:
-            raise TypeError(f"BilevelTrainer got an unexpected argument {name!r}")
-        if value is not None:
-            raise SettingsError(f"BilevelTrainer takes no {name}: {NOT_TAKEN[name]}")
-    for name, instead in NOT_CALLED.items():
-        if getattr(kind, name) is not getattr(Trainer, name):
-            raise SettingsError(f"{kind.__name__} overrides {name}, which is not called on two levels: {instead}")
-
-
-def _adapted(model: Any, peft_config: PeftConfig | None) -> PeftModel:
-    if peft_config is not None:
-        with quiet_peft():
-            model = get_peft_model(model, peft_config)
-    if not isinstance(model, PeftModel):
-        raise SettingsError(
-            f"model is a {type(model).__name__} without an adapter; give peft_config, such as "
-            "BiloraConfig(task_type='SEQ_CLS', init_weights='lora'), or a model from peft.get_peft_model"
-        )
-    return model
-
-
-def _settings_of(model: PeftModel, variant: Variant) -> Any:
-    # The adapter is there already, and the loss has to fit how its values and lengths are made.
-    config = model.peft_config[model.active_adapter]
-    if variant.settings is BiloraSettings and isinstance(config, BiloraConfig):
-        return BiloraSettings(rank=config.r, formulation=config.formulation, normalized=config.normalized)
-    return variant.settings()
+def _listed(words: str | list[str] | None) -> list[str]:
+    return [words] if isinstance(words, str) else list(words or ())

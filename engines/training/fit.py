@@ -14,6 +14,7 @@ from bilora.engines.bilevel import Metrics
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.checkpoints.saving import Checkpoints
 from bilora.engines.settings import FitSettings
+from bilora.engines.training.levels import LowerOptimizer
 from bilora.engines.training.plan import Plan
 from bilora.engines.training.result import FitResult
 from bilora.engines.training.saved_run import SavedRun
@@ -38,6 +39,7 @@ def fit(
     variant: str | Variant = DEFAULT_METHOD,
     variant_settings: Any = None,
     settings: FitSettings | None = None,
+    lower_optimizer: LowerOptimizer | None = None,
     validate: Callable[[], Metrics] | None = None,
     monitor: Monitor | None = None,
     callbacks: Sequence[Callback] = (),
@@ -63,6 +65,8 @@ def fit(
             adapter of ``BiloraConfig(init_weights="lora")``.
         variant_settings: The variant's own settings; None takes its defaults, and what the adapter was made with.
         settings: Steps, levels, hypergradient, split, device; None takes the defaults.
+        lower_optimizer: From the lower, or only, level of a stage to an optimizer of its ``trainable_parameters()``,
+            whose rates follow the schedule; None makes an AdamW by the settings.
         validate: Returns metrics by name.
         monitor: The metric that early stopping and keep-the-best watch, where the settings ask for them.
         callbacks: Hang on the engine, see :class:`~bilora.engines.callbacks.callback.Callback`.
@@ -103,6 +107,7 @@ def fit(
         rows if upper_rows is None else DividedRows(rows, upper_rows),
         plan,
         collate=collate,
+        lower_optimizer=lower_optimizer,
         validate=validate,
         monitor=monitor,
         callbacks=callbacks,
@@ -120,6 +125,7 @@ def fit_plan(
     collate: Collate,
     count_terms: Callable[[Any], float] | None = None,
     compute_loss: Callable[[Any, Any], Any] | None = None,
+    lower_optimizer: LowerOptimizer | None = None,
     validate: Callable[[], Metrics] | None = None,
     monitor: Monitor | None = None,
     callbacks: Sequence[Callback] = (),
@@ -143,6 +149,7 @@ def fit_plan(
             count_terms=count_terms,
             compute_loss=compute_loss,
             plan=plan,
+            lower_optimizer=lower_optimizer,
             validate=validate,
             monitor=monitor,
             callbacks=hooks,

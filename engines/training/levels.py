@@ -26,6 +26,9 @@ from bilora.processes.processes import ONE_PROCESS, Processes
 
 AnyLevel = TypeVar("AnyLevel", bound=Level)
 
+# Makes the optimizer of the lower, or only, level of a stage, in place of AdamW.
+LowerOptimizer = Callable[[Level], torch.optim.Optimizer]
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -59,6 +62,7 @@ def build_levels(
     companion: Companion | None = None,
     processes: Processes = ONE_PROCESS,
     split: Split | None = None,
+    lower_optimizer: LowerOptimizer | None = None,
 ) -> Levels:
     """Return the levels of ``stage`` over ``model``, with their optimizers, schedules and rows."""
 
@@ -67,10 +71,13 @@ def build_levels(
         # Before the optimizer, whose groups may take their weight decays from it.
         level.companion = companion
         assert options.learning_rate is not None  # FitSettings has put the level's own in
-        # Fused: one call per step for all the small tensors of an adapter, on CPU, CUDA and MPS alike.
-        level.optimizer = torch.optim.AdamW(
-            level.optimizer_groups(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
-        )
+        if lower_optimizer is not None and name == "lower":
+            level.optimizer = lower_optimizer(level)
+        else:
+            # Fused: one call per step for all the small tensors of an adapter, on CPU, CUDA and MPS alike.
+            level.optimizer = torch.optim.AdamW(
+                level.optimizer_groups(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+            )
         # What transformers calls constant has no warm-up.
         schedule = "constant_with_warmup" if options.schedule == "constant" else options.schedule
         level.scheduler = get_scheduler(schedule, level.optimizer, math.ceil(options.warmup * steps), steps)

@@ -24,7 +24,7 @@ from bilora.engines.checkpoints.files import remove_later
 from bilora.engines.checks import sample_of
 from bilora.engines.training.diverged import SkippedBatches, divergence_told
 from bilora.engines.training.kept_parameters import check_kept
-from bilora.engines.training.levels import Levels, build_levels, stage_steps
+from bilora.engines.training.levels import Levels, LowerOptimizer, build_levels, stage_steps
 from bilora.engines.training.plan import Plan
 from bilora.engines.training.result import FitResult, StageResult
 from bilora.engines.training.smaller_batches import Points, restart, try_longest_rows
@@ -50,6 +50,7 @@ class StagedRun:
     plan: Plan
     count_terms: Callable[[Any], float] | None = None
     compute_loss: Callable[[Any, Any], Any] | None = None
+    lower_optimizer: LowerOptimizer | None = None
     validate: Callable[[], Metrics] | None = None
     monitor: Monitor | None = None
     callbacks: tuple[Callback, ...] = ()
@@ -239,6 +240,7 @@ class StagedRun:
             companion=self.companion,
             processes=self.processes,
             split=self.plan.split,
+            lower_optimizer=self.lower_optimizer,
         )
         for level in self.levels.both:
             level.count_terms = self.count_terms

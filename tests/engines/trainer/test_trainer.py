@@ -19,7 +19,6 @@ from bilora.commands.predict import PREDICT
 from bilora.engines import BilevelTrainer, BilevelTrainingArguments, FitSettings, fit
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.checkpoints.files import checkpoints
-from bilora.engines.trainer.arguments import REFUSED
 from bilora.engines.trainer.trainer import NOT_FIRED
 from bilora.errors import CheckpointError, DataError, InterruptedRun, SettingsError
 from bilora.files.formats import read_lines
@@ -246,21 +245,60 @@ def test_a_loss_of_the_users_own_is_that_of_both_levels(make: Making) -> None:
     assert metrics_of(make, "d")[0]["lower_task_loss"] != before[0]["lower_task_loss"]
 
 
+class Momentum(BilevelTrainer):
+    """A user's own optimizer, over all that the model has, as many make it."""
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        head = [value for name, value in self.model.named_parameters() if "classifier" in name]
+        rest = [value for name, value in self.model.named_parameters() if "classifier" not in name]
+        self.optimizer = torch.optim.SGD([{"params": head, "lr": 0.5}, {"params": rest}], lr=0.1, momentum=0.9)
+        return self.optimizer
+
+
+class Theirs(BilevelTrainer):
+    """Trainer's own method, with another rate."""
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        optimizer = super().create_optimizer(model)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.025
+        return optimizer
+
+
+def test_an_optimizer_of_the_users_own_is_that_of_the_lower_level(make: Making) -> None:
+    args = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
+    whole = make("whole", kind=Momentum, args=args)
+    whole.train()
+    assert isinstance(whole.optimizer, torch.optim.SGD)
+    assert whole.get_learning_rates() == [0.5, 0.1]
+    with pytest.raises(InterruptedRun):
+        make("part", kind=Momentum, args=args, callbacks=[Stopping(4)]).train()
+    again = make("part", kind=Momentum, args=args)
+    again.train(resume_from_checkpoint=True)
+    assert_equal(whole.model, again.model)
+    # AdamW of transformers, made over the lower level alone, is that of a trainer with that rate.
+    theirs, same = make("a", kind=Theirs, args=args), make("b", args={**args, "learning_rate": 0.025})
+    theirs.train(), same.train()
+    for (name, left), (_, right) in zip(theirs.model.named_parameters(), same.model.named_parameters(), strict=True):
+        assert torch.allclose(left, right, atol=1e-6), name
+        assert left.requires_grad == right.requires_grad, name
+    with pytest.raises(SettingsError, match="overrides create_optimizer, and method 'self_tuned' learns the weight"):
+        make("c", kind=Momentum, variant="self_tuned")
+
+
 def test_what_two_levels_do_not_call_is_refused_by_name(make: Making) -> None:
-    own = type("Own", (BilevelTrainer,), {"create_optimizer": lambda self, model=None: None})
+    own = type("Own", (BilevelTrainer,), {"create_scheduler": lambda self, *given: None})
     late = type("Late", (TrainerCallback,), {"on_optimizer_step": lambda self, args, state, control, **given: None})
-    with pytest.raises(SettingsError, match="Own overrides create_optimizer, which is not called"):
+    with pytest.raises(SettingsError, match="Own overrides create_scheduler, which is not called"):
         make("a", kind=own)
     with pytest.raises(SettingsError, match="takes no optimizers: each level"):
-        make("b", optimizers=(None, None))
+        make("b", optimizers=(torch.optim.SGD([torch.zeros(1)]), None))
     with pytest.raises(TypeError, match="unexpected argument 'train_data'"):
         make("c", train_data=[])
     with pytest.raises(SettingsError, match="callback Late has on_optimizer_step"):
         make("d", callbacks=[late()]).train()
     with pytest.raises(SettingsError, match="no hyperparameter_search; bilora compare"):
         make("e").hyperparameter_search()
-    with pytest.raises(SettingsError, match="args is a TrainingArguments"):
-        BilevelTrainer(fresh(make.model), TrainingArguments("out", use_cpu=True))  # type: ignore[arg-type]
 
 
 def test_it_goes_the_road_of_fit(make: Making, tokenizer: Any, rows: Dataset) -> None:
@@ -472,16 +510,17 @@ def test_the_adapter_and_its_card_are_pushed(make: Making, monkeypatch: pytest.M
     monkeypatch.setattr("transformers.trainer.hf_api", Hub)
     trainer = make()
     trainer.train()
-    trainer.push_to_hub(tags="mine", language="en")
+    trainer.push_to_hub(tags="mine", language="en", dataset="reviews", dataset_tags="films", dataset_args="short")
     card = (make.folder / "out" / "README.md").read_text(encoding="utf-8")
-    assert all(words in card for words in ("language: en", "- mine", "# own data: bilora adapter"))
+    assert all(words in card for words in ("language: en", "- mine", "- films", "# own data: bilora adapter"))
+    assert "as named by the author: reviews (short)." in card
     assert [(call["repo_id"], call["folder_path"]) for call in calls] == [("me/out", str(make.folder / "out"))]
-    with pytest.raises(SettingsError, match="takes language, license and tags, not dataset"):
-        trainer.push_to_hub(dataset="reviews")
     (make.folder / "out" / "diverged.json").write_text("{}", encoding="utf-8")
     with pytest.raises(SettingsError, match=r"diverged.json holds training rows, which push_to_hub would upload"):
         trainer.push_to_hub()
     assert len(calls) == 1
+    make("asked", args={"push_to_hub": True, "hub_model_id": "mine"}).save_model()
+    assert [call["repo_id"] for call in calls] == ["me/out", "me/mine"]
 
 
 def test_an_adapter_of_another_name_has_its_card_beside_it(make: Making) -> None:
@@ -493,8 +532,8 @@ def test_an_adapter_of_another_name_has_its_card_beside_it(make: Making) -> None
 
 
 def test_what_is_missing_is_told(make: Making, rows: Dataset) -> None:
-    with pytest.raises(SettingsError, match="without an adapter; give peft_config"):
-        make("a", peft_config=None)
+    with pytest.raises(SettingsError, match="without an adapter, and its class does not say"):
+        make("a", peft_config=None, model=torch.nn.Sequential(torch.nn.Linear(1, 1)))
     with pytest.raises(DataError, match=r"train_dataset\[0\] has the columns text, label; .* tokenise"):
         make("b", train_dataset=rows.select_columns(["text", "label"])).train()
     empty = make("c", train_dataset=None, eval_dataset=None)
@@ -554,46 +593,15 @@ def test_bad_arguments_are_told_when_they_are_made(args: dict[str, Any], message
         BilevelTrainingArguments("out", **{"use_cpu": True, **args})
 
 
-OBEYED = {
-    *("output_dir", "per_device_train_batch_size", "num_train_epochs", "max_steps", "learning_rate", "weight_decay"),
-    *("lr_scheduler_type", "warmup_steps", "gradient_accumulation_steps", "max_grad_norm", "label_smoothing_factor"),
-    *("bf16", "fp16", "tf32", "use_cache", "auto_find_batch_size", "seed", "full_determinism", "use_cpu"),
-    *("logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node", "log_level", "log_level_replica"),
-    *("disable_tqdm", "report_to", "run_name", "project", "skip_memory_metrics", "trackio_space_id"),
-    *("trackio_bucket_id", "trackio_static_space_id", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start"),
-    *("per_device_eval_batch_size", "prediction_loss_only", "eval_do_concat_batches", "eval_use_gather_object"),
-    *("eval_accumulation_steps", "include_for_metrics", "batch_eval_metrics", "save_strategy", "save_steps"),
-    *("save_total_limit", "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy"),
-    *("hub_always_push", "hub_revision", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
-    *("restore_callback_states_from_checkpoint", "remove_unused_columns", "label_names", "train_sampling_strategy"),
-    # Nothing is filtered: a loss that is not finite ends a training, and is reported by an evaluation.
-    "logging_nan_inf_filter",
-    # Of the rows of evaluations and predictions; the training rows are in memory.
-    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_in_order"),
-    *("dataloader_prefetch_factor", "dataloader_multiprocessing_context"),
-    # Read by scripts, not by Trainer; of several processes, which are refused as such.
-    *("do_train", "do_eval", "do_predict", "resume_from_checkpoint"),
-    *("average_tokens_across_devices", "ddp_timeout", "local_rank", "fsdp_config"),
-}
-
-
-def test_every_argument_of_transformers_is_obeyed_or_refused() -> None:
-    refused = {name for names in REFUSED.values() for name in names}
-    assert not OBEYED & refused
-    arguments = {argument.name for argument in dataclasses.fields(TrainingArguments)}
-    assert arguments - refused == OBEYED
-    for name in sorted(refused & arguments):
-        with pytest.raises(SettingsError, match=f"arguments: .*{name} is "):
-            BilevelTrainingArguments("out", use_cpu=True, **{name: "other"})
+def test_what_transformers_has_filled_in_is_no_argument_of_the_users() -> None:
     args = BilevelTrainingArguments("out", use_cpu=True)
-    assert dataclasses.replace(args, seed=1).seed == 1  # what transformers has filled in is no argument of the user's
+    assert dataclasses.replace(args, seed=1).seed == 1
 
 
 def test_the_defaults_are_those_of_fit() -> None:
     theirs = FitSettings(device="cpu", steps=3)
-    size = theirs.lower.batch_size
-    ours = BilevelTrainingArguments("out", use_cpu=True, seed=theirs.seed, per_device_train_batch_size=size)
-    assert ours.fit_settings(rows=size, splits=False) == theirs
+    ours = BilevelTrainingArguments("out", use_cpu=True, num_train_epochs=3)
+    assert ours.fit_settings(rows=theirs.lower.batch_size, splits=False) == theirs
     # And from a command line, where a mapping is JSON.
     words = ["--hypergradient", '{"name": "neumann"}', "--warmup_steps", "3", "--max_steps", "10", "--use_cpu"]
     (parsed,) = transformers.HfArgumentParser(BilevelTrainingArguments).parse_args_into_dataclasses(words)
