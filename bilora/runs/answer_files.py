@@ -46,7 +46,8 @@ def write_answers(answers: FileAnswers | WholeFileAnswers, output: Path | None, 
             writer.close()
     notes = [f"the file has {theirs!r} already; ours is called {ours!r}" for theirs, ours in layout.renamed.items()]
     if writer is not None and writer.mended:
-        notes.append(f"{writer.mended:,} cells have spaces for tabs and line ends, which .tsv cannot hold")
+        cells = "1 cell has" if writer.mended == 1 else f"{writer.mended:,} cells have"
+        notes.append(f"{cells} spaces for tabs and line ends, which .tsv cannot hold")
     return written, notes
 
 

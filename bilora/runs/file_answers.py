@@ -165,11 +165,11 @@ class FileAnswers:
         """What a reader of the answers so far must know, of the whole file."""
         # Of the parts of which a notice says nothing the rows count too.
         marks = {"\0": self.chunks.source, "\2": str(self.count - self.bad)}
-        said = (
-            "".join(chain(*zip_longest(text.split("\1"), map(str, counts), fillvalue="")))
-            for text, counts in self._notices.items()
-        )
-        return [re.sub("[\0\2]", lambda mark: marks[mark[0]], text) for text in said]
+        texts = [
+            "".join(chain(*zip_longest(template.split("\1"), map(str, counts), fillvalue="")))
+            for template, counts in self._notices.items()
+        ]
+        return [re.sub("[\0\2]", lambda mark: marks[mark[0]], text) for text in texts]
 
     def warn(self) -> None:
         """Warn of the rows without an answer."""
