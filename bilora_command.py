@@ -21,6 +21,7 @@ VERBS = {
     "merge": "bilora.commands.export:MERGE",
     "report": "bilora.commands.report:REPORT",
     "compare": "bilora.commands.compare:COMPARE",
+    "check-labels": "bilora.commands.check_labels:CHECK_LABELS",
     "doctor": "bilora.commands.doctor:DOCTOR",
     "init": "bilora.commands.init:INIT",
 }

@@ -38,14 +38,22 @@ MODELS: dict[str, Callable[[], Any]] = {
     "roberta_base": lambda: RobertaForSequenceClassification(RobertaConfig(max_position_embeddings=514)),
     "roberta_large": lambda: RobertaForSequenceClassification(
         RobertaConfig(
-            **{"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+            hidden_size=1024,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            intermediate_size=4096,
             max_position_embeddings=514,
         )
     ),
-    "llama_1b": lambda: LlamaForSequenceClassification(
+    "llama_1b": lambda: LlamaForSequenceClassification(  # type: ignore[no-untyped-call]
         LlamaConfig(
-            **{"hidden_size": 2048, "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4},
-            **{"intermediate_size": 5632, "vocab_size": 32000, "pad_token_id": 0},
+            hidden_size=2048,
+            num_hidden_layers=22,
+            num_attention_heads=32,
+            num_key_value_heads=4,
+            intermediate_size=5632,
+            vocab_size=32000,
+            pad_token_id=0,
         )
     ),
     "toy": lambda: BertForSequenceClassification(

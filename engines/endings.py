@@ -7,8 +7,10 @@ from typing import Any, Protocol
 from bilora.adapter.pruning import Cut
 from bilora.adapter.ranks import build_rank_rule
 from bilora.errors import SettingsError
+from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.stage import Stage
 from bilora.problems.variant import Variant
+from bilora.problems.variants.bilora import BiloraLower
 from bilora.settings.lookup import find
 from bilora.settings.sections import build_section
 
@@ -76,7 +78,42 @@ class Prune:
         return (Stage("prune", variant.lower, steps=0, cut=cut),) if variant.has_values else ()
 
 
-ENDINGS: dict[str, Callable[..., Ending]] = {"keep": Keep, "retrain": Retrain, "prune": Prune}
+@dataclass(frozen=True)
+class ThenTrusted:
+    """Train the lower level anew on D1, whose labels are doubtful, and go on with D2, whose labels are trusted."""
+
+    # Of the steps, and of the lower level's learning rate, when it goes on: what D1 has taught is to stay.
+    share: float = 0.25
+    rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("share", "rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise SettingsError(
+                    f"ending 'then_trusted': {name} is {getattr(self, name)}; it must be above 0, and at most 1"
+                )
+
+    def stages(self, variant: Variant, settings: Any) -> tuple[Stage, ...]:
+        """Return the two stages."""
+        if not variant.splits_rows(settings):
+            return ()
+        # Its loaders are those of both parts, of which the trusted one may be small.
+        common: dict[str, Any] = {"small_upper": True, "is_search": True}
+        doubtful, trusted = "training on the doubtful rows", "going on with the trusted rows"
+        # Without a loss or decays of the variant's: they are for wrong labels, and these are right.
+        plain = BiloraLower if variant.has_values else LowerProblem
+        return (
+            Stage("doubtful", variant.lower, rows="lower", fresh=True, title=doubtful, **common),
+            Stage("trusted", plain, rows="upper", share=self.share, rate=self.rate, small_upper=True, title=trusted),
+        )
+
+
+ENDINGS: dict[str, Callable[..., Ending]] = {
+    "keep": Keep,
+    "retrain": Retrain,
+    "prune": Prune,
+    "then_trusted": ThenTrusted,
+}
 """Every ending by name; a user's own is ``package.module:NAME``."""
 
 
@@ -95,7 +132,7 @@ def build_ending(chosen: str | Mapping[str, Any]) -> Ending:
         >>> build_ending("retain")
         Traceback (most recent call last):
             ...
-        bilora.errors.SettingsError: ending 'retain' is unknown; known: keep, prune, retrain; or give \
+        bilora.errors.SettingsError: ending 'retain' is unknown; known: keep, prune, retrain, then_trusted; or give \
 'package.module:NAME'. Did you mean 'retrain'?
     """
     settings = {"name": chosen} if isinstance(chosen, str) else dict(chosen)

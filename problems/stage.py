@@ -44,6 +44,9 @@ class Stage:
         rows: The rows of a single level. On ``upper`` (D2) it has the upper level's settings and number of
             steps, otherwise the lower level's.
         steps: Optimizer steps; None for those of the run's settings. A stage of 0 steps only cuts ranks.
+        share: Of the run's steps, where ``steps`` is None.
+        rate: Share of the lower level's learning rate at which a single level goes on with the rows of ``upper``, under
+            the lower level's settings and for its steps; None trains it as ``rows`` says.
         fresh: Whether the level's parameters start anew, from the values that they had before the run.
         cut: Ranks to cut before the first step, by the values that earlier stages have learned.
         watch: Early stopping on D2, for a stage that trains on D1 alone; ends with the best parameters.
@@ -65,6 +68,8 @@ class Stage:
     upper: type[UpperProblem] | None = None
     rows: RowsOf = "all"
     steps: int | None = None
+    share: float = 1.0
+    rate: float | None = None
     fresh: bool = False
     cut: Cut | None = None
     watch: Watch | None = None
@@ -78,6 +83,12 @@ class Stage:
         # On all rows, or on those of D2, it would train on the rows that it watches.
         if self.watch is not None and self.rows != "lower":
             raise SettingsError(f"stage {self.name!r}: only a stage on the rows of 'lower' can watch those of 'upper'")
+        if self.rate is not None and (self.rows != "upper" or not self.rate > 0):
+            raise SettingsError(
+                f"stage {self.name!r}: rate is {self.rate}; it must be positive, on the rows of 'upper'"
+            )
+        if not 0 < self.share <= 1:
+            raise SettingsError(f"stage {self.name!r}: share is {self.share}; it must be above 0, and at most 1")
         if self.steps is not None and self.steps < 0:
             raise SettingsError(f"stage {self.name!r}: steps is {self.steps}; it must not be negative")
 

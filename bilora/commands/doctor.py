@@ -14,7 +14,7 @@ import torch
 from packaging.requirements import Requirement
 
 from bilora.artifacts.scored_on import set_in_words
-from bilora.commands.train import check_words, plan_of
+from bilora.commands.train import check_words, find_columns, plan_of
 from bilora.commands.train_config import TrainConfig
 from bilora.commands.usual_names import RENAMED
 from bilora.commands.verb import Verb
@@ -162,12 +162,13 @@ def _words_data_and_model(config: TrainConfig) -> Iterator[Finding]:
         yield Finding("fault", "settings", str(error))
         return
     try:
-        plan, _ = plan_of(config)
+        columns = find_columns(config)
+        plan = plan_of(columns)
     except BiloraError as error:
         yield Finding("fault", "data", str(error))
         return
     rows = plan.rows
-    for notice in rows.notices:
+    for notice in (*columns.found, *rows.notices):
         yield Finding("note", "data", notice)
     yield Finding("ok", "data", _described(rows))
     try:

@@ -2,8 +2,9 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bilora.artifacts.adapter_files import read_about
 from bilora.artifacts.model_card import push_to_hub
@@ -11,30 +12,43 @@ from bilora.artifacts.scored_on import UPPER, in_words, set_in_words, set_kind
 from bilora.commands.train_config import TrainConfig
 from bilora.commands.usual_names import RENAMED
 from bilora.commands.verb import Verb
-from bilora.data.records import Record, read_records
+from bilora.data.records import read_records
+from bilora.data.sets import TaskRows
+from bilora.data.tables import Record
 from bilora.engines.callbacks.trackers import ReportTo
 from bilora.engines.training.levels import stage_steps
-from bilora.errors import InterruptedRun, SettingsError
+from bilora.errors import CheckpointError, DataError, InterruptedRun, SettingsError
 from bilora.files.formats import read_yaml, write_json
 from bilora.files.lock import locked
 from bilora.metrics.monitor import Monitor
 from bilora.processes.devices import choose_device
 from bilora.processes.group import join_processes
 from bilora.processes.processes import ONE_PROCESS, Processes
-from bilora.runs.plan import RunPlan, load_run_rows, plan_run
+from bilora.runs.config import ROADS, Road
+from bilora.runs.label_issues import FILE as LABEL_ISSUES
+from bilora.runs.label_issues import class_names, find_issues, write_issues
+from bilora.runs.out_of_sample import by_embeddings, folds_of, remove_parts
+from bilora.runs.plan import RunPlan, load_run_rows, plan_run, rows_of_road
 from bilora.runs.resume import check_folder, command_folder, keep_config, resumed_folder, words_of_then
+from bilora.runs.road_choice import check_can_choose, choose_road
 from bilora.runs.run import Prepared, prepare, run_once
 from bilora.runs.self_check import SelfCheck, require_passed
 from bilora.runs.table import print_table
 from bilora.settings.lookup import TRUST, is_told, names_code
 from bilora.settings.sections import resolved
-from bilora.tasks.labels import guess_text_columns
+from bilora.tasks.labels import LABEL, guess_label_column, guess_text_columns
 
 # Settings that the command decides by the rows where they are null.
 OPEN = ("steps", "refresh", "validate_every", "validation_share")
 
 # The record of what was done, written last.
 FINISHED = "finished.json"
+
+# The road that was chosen, and why.
+ROAD_FILE = "road.json"
+
+# Parts of the doubtful rows, each judged by the others.
+LABEL_FOLDS = 5
 
 # Trackers that write files, and send nothing away.
 LOCAL_TRACKERS = ("tensorboard",)
@@ -49,9 +63,10 @@ def train(config: TrainConfig) -> Path:
     # Of the processes that torchrun has started all train, and the first alone writes, checks and prints.
     processes = join_processes(device=config.device)
     # Everything that can fail for the user's words comes before the folder, which --overwrite empties.
-    plan, guessed = plan_of(config, processes)
+    columns = find_columns(config)
+    config, plan = columns.config, plan_of(columns, processes)
     prepared = prepare([plan])
-    processes.first_only(lambda: print(*_lines(config, plan, prepared, guessed=guessed), sep="\n", flush=True))
+    processes.first_only(lambda: print(*_lines(columns, plan, prepared), sep="\n", flush=True))
     folder = processes.first_only(lambda: command_folder(config, task=plan.task.name))
     # Until the last file is written: nobody else may go on in the folder of a run that is alive.
     with processes.entered_by_first(locked(folder)):
@@ -62,7 +77,11 @@ def train(config: TrainConfig) -> Path:
         check = SelfCheck(plan.task, prepared.tokenizer, rows, device=config.device)
         # Before the first step, so that a run that is cut off at any moment can be resumed.
         processes.first_only(lambda: _begin(config, folder))
+        if config.road == "auto":
+            plan = _on_chosen_road(config, plan, prepared, folder)
+            prepared = prepare([plan])
         row = _run(config, plan, prepared, folder, check)
+        processes.first_only(lambda: _write_label_issues(plan, folder))
         processes.first_only(lambda: _finish(config, row, folder, check))
     return folder
 
@@ -104,14 +123,92 @@ def refuse_sending(config: TrainConfig) -> None:
             )
 
 
-def plan_of(config: TrainConfig, processes: Processes = ONE_PROCESS) -> tuple[RunPlan, tuple[str, ...] | None]:
-    """Return the plan of the command's run, checked, and the columns of text where they had to be guessed."""
-    columns, records = _text_columns(config)
-    rows = load_run_rows(config, records, text_columns=columns)
-    count = len(rows.train) if config.train_rows is None else config.train_rows
+@dataclass(frozen=True)
+class Columns:
+    """What the training file is read by."""
+
+    config: TrainConfig  # with the column of labels that was found
+    texts: tuple[str, ...] | None = None  # None without a file
+    records: list[Record] | None = None  # of the file: it may be large, and is read once
+    found: tuple[str, ...] = ()  # a sentence for each that was not named
+
+
+def find_columns(config: TrainConfig) -> Columns:
+    """Return the columns of the training file, those that the user has named and those that are found in it."""
+    if config.train_file is None:
+        return Columns(config)
+    records = read_records(config.train_file)
+    rows, found = [row for _, row, faults in records if not faults], list[str]()
+    if config.label_column == LABEL and rows and not any(LABEL in row for row in rows):
+        label = guess_label_column(rows, text_columns=config.text_columns or (), source=config.train_file)
+        if label != LABEL:
+            config = dataclasses.replace(config, label_column=label)
+            found.append(f"the label is in {label!r}; --label-column says otherwise")
+    if config.text_columns is not None:
+        return Columns(config, tuple(config.text_columns), records, tuple(found))
+    labels = [config.label_column] if isinstance(config.label_column, str) else config.label_column
+    texts = guess_text_columns(rows, label_columns=labels, source=str(config.train_file))
+    found.append(f"the text is in {' and '.join(map(repr, texts))}; --text-columns says otherwise")
+    return Columns(config, texts, records, tuple(found))
+
+
+def plan_of(columns: Columns, processes: Processes = ONE_PROCESS) -> RunPlan:
+    """Return the plan of the command's run, checked."""
+    config = columns.config
+    rows = load_run_rows(config, columns.records, text_columns=columns.texts)
+    if config.road == "auto":
+        check_can_choose(rows.task, processes)
+    return _plan_on(config, rows, columns.texts, processes)
+
+
+def _on_chosen_road(config: TrainConfig, plan: RunPlan, prepared: Prepared, folder: Path) -> RunPlan:
+    """Return the plan of the road that trials choose, or chose before the run was interrupted."""
+    path = folder / ROAD_FILE
+    if path.is_file():
+        road = str(read_about(path).get("road"))
+    else:
+        rows = plan.rows.upper
+        assert rows is not None  # read with a trusted_file or trusted_column
+        alone = dataclasses.replace(config, road="trusted_only", method=ROADS["trusted_only"])
+        choice = choose_road(plan, prepared, trusted_steps=alone.steps_for(len(rows)))
+        print(f"road: {choice.words}", flush=True)
+        write_json(path, choice.to_json())
+        road = choice.road
+    if road not in ROADS:
+        raise CheckpointError(f"{path}: {road!r} is none of the roads {', '.join(ROADS)}; remove the file")
+    if road == plan.config.road:
+        return plan
+    chosen = dataclasses.replace(config, road=cast(Road, road), method=ROADS[road])
+    columns = None if plan.config.text_columns is None else tuple(plan.config.text_columns)
+    return _plan_on(chosen, plan.rows, columns, plan.processes)
+
+
+def _write_label_issues(plan: RunPlan, folder: Path) -> None:
+    """Write which labels of the doubtful rows are likely wrong, where there are such rows of one class each."""
+    rows, path = plan.rows.doubtful, folder / LABEL_ISSUES
+    if rows is None or path.is_file():
+        return
+    parts = path.with_name(f"{path.name}.parts")
+    try:
+        folds = folds_of(rows, LABEL_FOLDS, names=class_names(plan.task), seed=plan.config.seed)
+    except DataError as error:
+        print(f"note: no {LABEL_ISSUES}: {error}")
+        return
+    chances = by_embeddings(plan.config, dataclasses.replace(plan.rows, train=rows), folds, parts=parts)
+    issues = find_issues(rows, plan.task, chances)
+    write_issues(path, issues)
+    remove_parts(parts)
+    print(f"{len(issues):,} of the {len(rows):,} doubtful labels are likely wrong: {path}")
+
+
+def _plan_on(config: TrainConfig, rows: TaskRows, columns: tuple[str, ...] | None, processes: Processes) -> RunPlan:
+    train = rows_of_road(config, rows).train
+    count = len(train) if config.train_rows is None or config.road == "trusted_only" else config.train_rows
     steps = config.steps_for(count, processes=processes.count)
-    run = config.run_config(steps=steps, text_columns=columns, upper_given=rows.upper is not None)
-    return plan_run(run, rows, processes=processes), columns if config.text_columns is None else None
+    # Where rows are trusted and none are given for validation, what is held out is doubtful, and chooses nothing.
+    unwatched = rows.upper is not None and (not config.has_trusted or config.validation_file is None)
+    run = config.run_config(steps=steps, text_columns=columns, upper_given=unwatched)
+    return plan_run(run, rows, processes=processes)
 
 
 def _finish(config: TrainConfig, row: dict[str, Any], folder: Path, check: SelfCheck) -> None:
@@ -158,31 +255,19 @@ def resumed_words(argv: Sequence[str]) -> Sequence[str]:
     return ("--config", str(folder / TRAIN_FILE), *left_open, *words_of_then(settings))
 
 
-def _text_columns(config: TrainConfig) -> tuple[tuple[str, ...] | None, list[Record] | None]:
-    """Return the columns of text of the training file, None without one, and its records where they had to be read."""
-    if config.train_file is None:
-        return None, None
-    if config.text_columns is not None:
-        return tuple(config.text_columns), None
-    # The records go on to those who read the rows: a large file is read once.
-    records = read_records(config.train_file)
-    rows = [row for _, row, faults in records if not faults]
-    columns = [config.label_column] if isinstance(config.label_column, str) else config.label_column
-    return guess_text_columns(rows, label_columns=columns, source=config.train_file), records
-
-
-def _lines(config: TrainConfig, plan: RunPlan, prepared: Prepared, *, guessed: tuple[str, ...] | None) -> Iterator[str]:
+def _lines(columns: Columns, plan: RunPlan, prepared: Prepared) -> Iterator[str]:
     """Yield what is printed before the training: the rows, what was decided for the user, and the steps."""
-    run, task, rows = plan.config, plan.task, plan.rows
+    config, run, task, rows = columns.config, plan.config, plan.task, plan.rows
     sets = ", ".join(f"{len(part):,} {set_in_words(name)}" for name, part in rows.validation.items())
-    yield f"task {task.name}: {len(rows.train):,} training rows, {sets}; score: {task.metric}"
-    if guessed is not None:
-        yield f"note: the text is in {' and '.join(map(repr, guessed))}; --text-columns says otherwise"
-    for notice in (*rows.notices, *prepared.notices):
+    trusted = f", {len(rows.upper):,} trusted ones" if run.has_trusted and rows.upper is not None else ""
+    yield f"task {task.name}: {len(rows.train):,} training rows{trusted}, {sets}; score: {task.metric}"
+    for notice in (*columns.found, *rows.notices, *prepared.notices):
         yield f"note: {notice}"
     looked, looks = ("D2 looked at", "looks") if UPPER in prepared.validation else ("validated", "validations")
     stop = f", ended early after {run.early_stopping} {looks} without gain" if run.early_stopping else ""
     yield f"{run.method}: {_steps(plan)} on {prepared.tokenizer.place}, {looked} every {run.validate_every}{stop}"
+    if config.road == "auto":
+        yield "road: first, trials on folds of the trusted rows; --road names one instead"
     # Who sets refresh may not know that this changes which rows the run is judged by.
     if config.refresh and dataclasses.replace(config, refresh=0).watches_upper:
         yield f"note: refresh is {config.refresh}: no D2 stays to be watched, so rows are held out"

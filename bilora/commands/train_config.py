@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from bilora.engines.callbacks.trackers import check_loggers
 from bilora.errors import SettingsError
-from bilora.runs.config import HELD_OUT, RunConfig
+from bilora.runs.config import DEFAULT_ROAD, HELD_OUT, Road, RunConfig
 from bilora.settings.arguments import check_fields
 from bilora.settings.sections import BEYOND, refuse_faults
 from bilora.tasks.labels import LabelledFiles
@@ -66,6 +66,7 @@ class TrainConfig(RunConfig):
     UNSAID: ClassVar[Mapping[str, Any]] = {}
     # Nobody means the sentences of the demo without saying so.
     DEFAULT_TASK: ClassVar[str | None] = None
+    ROAD_UNSAID: ClassVar[Road] = "auto"
 
     def __post_init__(self) -> None:
         """Check everything that can be checked before any file is read."""
@@ -110,7 +111,7 @@ class TrainConfig(RunConfig):
     @property
     def watches_upper(self) -> bool:
         """Whether D2 stands in for validation rows: none are given, and none of ``train_file`` are held out."""
-        if self.train_file is None or self.validation_file is not None:
+        if self.train_file is None or self.validation_file is not None or self.has_trusted:
             return False
         return self.leaves_upper if self.validation_share is None else self.validation_share == 0
 
@@ -120,9 +121,11 @@ class TrainConfig(RunConfig):
             return self.steps
         # Each process reads batches of its own.
         batch = self.lower.batch_size * self.lower.accumulation * processes
+        # Where D2 is given, D1 is all of the rows.
+        share = 1.0 if self.has_trusted and self.road != "trusted_only" else self.split_ratio
         if self.epochs is None:
-            return max(LEAST_STEPS, round(EPOCHS * self.split_ratio * rows / batch))
-        return max(1, round(self.epochs * self.split_ratio * rows / batch))
+            return max(LEAST_STEPS, round(EPOCHS * share * rows / batch))
+        return max(1, round(self.epochs * share * rows / batch))
 
     def run_config(
         self, *, steps: int | None = None, text_columns: tuple[str, ...] | None = None, upper_given: bool = False
@@ -139,6 +142,8 @@ class TrainConfig(RunConfig):
             "keep_best": not upper_given,
         }
         changed: dict[str, Any] = {name: value for name, value in decided.items() if getattr(self, name) is None}
+        if self.road == "auto":
+            changed["road"] = DEFAULT_ROAD
         if text_columns is not None:
             changed["text_columns"] = list(text_columns)
         return self.as_base(RunConfig, steps=steps, **changed)

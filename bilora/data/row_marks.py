@@ -90,12 +90,15 @@ class MarkingCollate:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the batch, with ``row_ids`` and, where the rows name their sources, ``sources``, each ``(batch,)``."""
         # A collator may stack, or pad, whatever it finds in a row.
-        bare = [{name: value for name, value in row.items() if name not in ROW_MARKS.values()} for row in rows]
+        others = (*ROW_MARKS.values(), "weight")
+        bare = [{name: value for name, value in row.items() if name not in others} for row in rows]
         batch = dict(self.collate(bare))
         if "row_ids" in self.marks:
             batch["row_ids"] = torch.tensor([row["row_id"] for row in rows])
         if "sources" in self.marks and self.source_names:
             batch["sources"] = torch.tensor([self.source_names.index(str(row["source"])) for row in rows])
+        if "weights" in self.marks:
+            batch["weights"] = torch.tensor([float(row.get("weight", 1.0)) for row in rows])
         return batch
 
 

@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bilora.data.faults import Fault, OnBadRow, refuse, warn_of_skipped
-from bilora.data.records import Record, read_records
+from bilora.data.records import read_records
+from bilora.data.tables import Record
 from bilora.errors import DataError
 
 if TYPE_CHECKING:

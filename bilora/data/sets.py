@@ -24,6 +24,7 @@ class TaskRows:
     validation: dict[str, Rows]  # the set that gives the score first
     notices: tuple[str, ...] = ()
     upper: Rows | None = None  # D2, where it is a set by itself; None where D2 is drawn from the training rows
+    doubtful: Rows | None = None  # training rows whose labels nobody has checked, where others are trusted
 
     @property
     def skipped(self) -> dict[str, int]:

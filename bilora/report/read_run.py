@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,15 @@ from bilora.artifacts.scored_on import UPPER, VALIDATION
 from bilora.engines.checkpoints.config_change import deciding_settings
 from bilora.errors import DataError
 from bilora.files.formats import load_yaml, parse_json, read_lines, read_text
+from bilora.runs.label_issues import read_issues
 from bilora.runs.table import summarise
 
 # The columns of metrics.jsonl that figures draw: numbers, and lists of them.
 NUMBERS = re.compile(rf"step|.*loss|.*_norm|meter_cosine|({VALIDATION}|{UPPER})\..*")
 RATES = re.compile(r".*_learning_rates")
+
+# Labels that are likely wrong, of which there may be thousands.
+SHOWN_ISSUES = 50
 
 # Letters of settings in a label: a row and the name of a picture have room for so many.
 LONGEST = 80
@@ -51,6 +55,9 @@ class ReadRun:
     # What it has learned beside its adapter, with `words` where they are for people.
     learned: dict[str, Any]
     per_class: list[dict[str, Any]]
+    # The road from doubtful and trusted rows, with why it was chosen, and the labels that are most likely wrong.
+    road: dict[str, Any]
+    label_issues: list[dict[str, Any]]
     # label, prediction: a row per validation row, if the kind of task keeps both.
     predictions: pandas.DataFrame
 
@@ -97,6 +104,8 @@ def read_run(folder: Path) -> ReadRun:
         stages=stages,
         learned=_read_json(folder / "learned.json", kind=dict),
         per_class=_per_class(folder / "labels.json"),
+        road=_read_json(folder / "road.json", kind=dict),
+        label_issues=_label_issues(folder / "label_issues.csv"),
         predictions=_predictions(folder),
     )
 
@@ -215,6 +224,13 @@ def _run_folders(folder: Path) -> list[Path]:
 def _per_class(path: Path) -> list[dict[str, Any]]:
     with _reading(path):
         return [dict(row) for row in _read_json(path, kind=list)]
+
+
+def _label_issues(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with _reading(path):
+        return [asdict(issue) for issue in read_issues(path)[:SHOWN_ISSUES]]
 
 
 def _predictions(folder: Path) -> pandas.DataFrame:

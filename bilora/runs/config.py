@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from bilora.data.faults import OnBadRow
 from bilora.engines.checkpoints.config_change import FREE
@@ -18,6 +18,7 @@ from bilora.engines.settings import OPEN, FitSettings, reopened
 from bilora.engines.training.stages import run_stages
 from bilora.errors import SettingsError, first_ten
 from bilora.problems.catalog import DEFAULT_METHOD, find_variant
+from bilora.problems.levels.level import Level
 from bilora.problems.stage import Stage
 from bilora.problems.variant import Variant
 from bilora.settings.sections import build_section, refuse_faults, resolved
@@ -26,6 +27,9 @@ from bilora.tasks.class_weights import check_class_weights
 from bilora.tasks.kinds import find_kind
 from bilora.tasks.labels import LabelledFiles
 from bilora.tasks.sources import EMBEDDED_TASK
+
+Road = Literal["auto", "trusted_only", "noisy_then_trusted", "correction_then_trusted", "method"]
+DEFAULT_ROAD: Road = "noisy_then_trusted"
 
 # Share of the rows of a file that is held out for validation where no other is given.
 HELD_OUT = 0.1
@@ -52,6 +56,17 @@ class RunConfig(FitSettings):
         validation_share: That share; 0 holds none out, and D2, on which the upper level is trained too, is watched.
             None is a tenth, and in ``bilora train`` 0 where D2 can be watched.
         task_type: ``classification``, ``regression`` or ``token_classification``; None lets the labels decide.
+        trusted_file: Rows that somebody has checked, in the form of ``train_file``, whose rows are doubtful then: at
+            least one of each class, and ten in all.
+        trusted_column: The column of ``train_file`` that marks such rows by true, 1 or yes, in place of a file.
+        road: What is made of doubtful and trusted rows: ``trusted_only`` leaves the doubtful ones out,
+            ``noisy_then_trusted`` trains on them and goes on with the others, ``correction_then_trusted`` does so with
+            a loss that knows how labels go wrong, ``method`` trains ``method`` with the trusted rows as D2, and
+            ``auto`` tries the first three on folds of the trusted rows, in ``bilora train``. None is ``auto`` there,
+            and elsewhere ``noisy_then_trusted``, unless a method is named.
+        source_column: The column of ``train_file`` with the source of each row, for a method that learns of sources.
+        weight_column: The column of ``train_file`` with the weight of each row in the training loss; trusted
+            rows have 1.
         on_bad_row: Rows of these files that cannot be used: ``error`` refuses them, ``skip`` counts them, warns and
             leaves them out.
         data_dir: Folder with ``<task>/train.jsonl[.gz]`` and ``<task>/validation*.jsonl[.gz]``; None asks the hub.
@@ -98,6 +113,11 @@ class RunConfig(FitSettings):
     validation_file: str | None = None
     validation_share: float | None = None
     task_type: str | None = None
+    trusted_file: str | None = None
+    trusted_column: str | None = None
+    road: Road | None = None
+    source_column: str | None = None
+    weight_column: str | None = None
     on_bad_row: OnBadRow = "error"
     data_dir: str | None = None
     model: str | None = None
@@ -123,6 +143,8 @@ class RunConfig(FitSettings):
     UNSAID: ClassVar[Mapping[str, Any]] = {**FitSettings.UNSAID, "validation_share": HELD_OUT}
     # What is trained on where neither a task nor a file is named.
     DEFAULT_TASK: ClassVar[str | None] = EMBEDDED_TASK
+    # The road where rows are trusted, and neither a road nor a method is named.
+    ROAD_UNSAID: ClassVar[Road] = DEFAULT_ROAD
 
     def __post_init__(self) -> None:
         """Check everything that can be checked before any file is read."""
@@ -141,6 +163,11 @@ class RunConfig(FitSettings):
     def fit_settings(self) -> FitSettings:
         """Return the part of the config that :func:`~bilora.engines.training.fit.fit` takes."""
         return self.as_base(FitSettings)
+
+    @property
+    def has_trusted(self) -> bool:
+        """Whether some rows are trusted, and the others doubtful."""
+        return self.trusted_file is not None or self.trusted_column is not None
 
     @property
     def held_out(self) -> float:
@@ -169,6 +196,9 @@ class RunConfig(FitSettings):
             validation_share=self.held_out,
             task_type=self.task_type,
             on_bad_row=self.on_bad_row,
+            trusted=self.trusted_file,
+            trusted_column=self.trusted_column,
+            row_columns=tuple(name for name in (self.source_column, self.weight_column) if name is not None),
         )
 
     # Looked up and built once: the plan, the run and its hash all ask for these.
@@ -208,6 +238,7 @@ class RunConfig(FitSettings):
             "method_settings": {name: section for name, section in self.method_settings.items() if name == method},
             "formulation": self.formulation if self._concerns("formulation", method) else None,
             "ending": self.ending if self._concerns("ending", method) else None,
+            "road": self.road if method == self.method else "method" if self.road else None,
             # A config that is written down and read again must not remove anything.
             "overwrite": False,
             # Another method may have other defaults.
@@ -229,6 +260,9 @@ class RunConfig(FitSettings):
             del settings["flip_labels"]
         for name in ADAPTER:  # they are among those of the method
             del settings[name]
+        for name in ("trusted_file", "trusted_column", "road", "source_column", "weight_column"):
+            if settings[name] is None:
+                del settings[name]
         settings["method_settings"] = resolved(self.variant_settings)
         name, more = short_hypergradient(self.hypergradient)
         settings["hypergradient"] = {"name": name, **more} if more else name
@@ -241,6 +275,12 @@ class RunConfig(FitSettings):
 
     def _fill_in(self) -> None:
         # By object.__setattr__, the one way into a frozen dataclass.
+        # First: a method may have other defaults.
+        if self.has_trusted:
+            road: Road = self.road or (self.ROAD_UNSAID if self.method == DEFAULT_METHOD else "method")
+            object.__setattr__(self, "road", road)
+            if road != "method" and self.method == DEFAULT_METHOD:
+                object.__setattr__(self, "method", ROADS[DEFAULT_ROAD if road == "auto" else road])
         super()._fill_in()
         if self.task is None and self.train_file is None:
             object.__setattr__(self, "task", self.DEFAULT_TASK)
@@ -276,6 +316,36 @@ class RunConfig(FitSettings):
             ("label_separator", with_file, files or self.label_separator is None),
             ("task_type", with_file, files or self.task_type is None),
             ("on_bad_row", with_file, files or self.on_bad_row == "error"),
+            ("trusted_file", with_file, files or self.trusted_file is None),
+            ("trusted_column", with_file, files or self.trusted_column is None),
+            (
+                "trusted_file",
+                "trusted_column names the same rows in another way; take one",
+                self.trusted_file is None or self.trusted_column is None,
+            ),
+            ("road", "it is for trusted rows; give trusted_file or trusted_column", self.has_trusted or not self.road),
+            (
+                "road",
+                f"it has a method of its own, and method is {self.method!r}; leave one out, or set road to method",
+                self.road not in ROADS or self.method == ROADS[self.road],
+            ),
+            (
+                "road",
+                f"bilora train alone decides by trials; take {', '.join(ROADS)} or method",
+                self.road != "auto" or self.ROAD_UNSAID == "auto",
+            ),
+            (
+                "road",
+                f"it chooses the method, and method is {self.method!r}; leave one out",
+                self.road != "auto" or self.method == ROADS[DEFAULT_ROAD],
+            ),
+            ("source_column", with_file, files or self.source_column is None),
+            ("weight_column", with_file, files or self.weight_column is None),
+            (
+                "validation_share",
+                "the trusted rows are D2, and trained on; give validation_file, or a share above 0",
+                not self.has_trusted or self.validation_file is not None or self.validation_share != 0,
+            ),
         )
 
     def _check_method(self) -> None:
@@ -288,6 +358,18 @@ class RunConfig(FitSettings):
                     f"{name} is {getattr(self, name)!r}, which means nothing for method {self.method}; leave it out, "
                     "or choose another method"
                 )
+        if self.source_column is not None and "sources" not in self.variant.row_marks:
+            raise SettingsError(
+                f"source_column is {self.source_column!r}, and method {self.method} learns nothing of sources; leave "
+                "it out"
+            )
+        levels = [level for stage in self.stages for level in (stage.lower, stage.upper) if level is not None]
+        own = [level for level in levels if level.training_step is not Level.training_step and not level.reads_weights]
+        if self.weight_column is not None and own:
+            raise SettingsError(
+                f"weight_column is {self.weight_column!r}, and method {self.method} has a loss of its own, which does "
+                "not weigh rows; leave it out"
+            )
 
     def _concerns(self, name: str, method: str) -> bool:
         """Return whether formulation or ending, where one is given, means something for a method."""
@@ -299,6 +381,13 @@ class RunConfig(FitSettings):
         # To keep the adapter as it is takes no stage and means something everywhere.
         return isinstance(ending, Keep) or bool(ending.stages(find_variant(method), self.settings_of(method)))
 
+
+# The road to a model where rows are trusted: the method of each, ``method`` standing for the one that is named.
+ROADS = {
+    "trusted_only": "self_tuned",
+    "noisy_then_trusted": "noisy_then_trusted",
+    "correction_then_trusted": "correction_then_trusted",
+}
 
 THEN = {"finite_difference": "central", "scale": "one"}
 

@@ -26,7 +26,7 @@ KEYS = frozenset(("method", "steps", "hypergradient", "lower", "upper"))
 COMMAND = ("results.jsonl", "loss-*.png", "report.html", "report-figures/*.png")  # beside the command's runs
 RUN = (
     *("metrics.jsonl", "times.jsonl", "values.jsonl", "all_results.json", "trainer_state.json", "label_map.json"),
-    "finished.json",
+    *("finished.json", "road.json", "label_issues.csv", "label_issues.csv.parts/*.safetensors"),
     *("split.json", "spectrum.json", "learned.json", "predictions-*.jsonl", "diverged.json", "skipped-*.json"),
     *("outputs.txt", "references.txt", "scores.json", "tensorboard/events.out.tfevents.*"),
 )

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from bilora.artifacts.scored_on import UPPER
 from bilora.data.flipped_labels import flip_labels
 from bilora.data.loaders import check_batch
-from bilora.data.records import Record
 from bilora.data.row_marks import TrainingRows
 from bilora.data.rows import Rows
 from bilora.data.sets import TaskRows, shared_texts
 from bilora.data.split import Split, split_rows
+from bilora.data.tables import Record
+from bilora.data.trusted_rows import check_weights
 from bilora.engines.training.plan import Plan
 from bilora.engines.training.split_loaders import refuse_refresh, with_upper_batch
 from bilora.errors import SettingsError
@@ -23,6 +24,7 @@ from bilora.runs.config import RunConfig
 from bilora.tasks.catalog import find_task
 from bilora.tasks.class_weights import resolve_class_weights
 from bilora.tasks.labelled_files import load_labelled_files
+from bilora.tasks.row_weights import row_weighted_loss
 from bilora.tasks.sources import EMBEDDED_TASK, take_rows
 from bilora.tasks.targets import TargetScale
 from bilora.tasks.task import AnyTask
@@ -41,7 +43,7 @@ class RunPlan(Plan):
         super().__post_init__()
         config = self.config
         self._check_room()
-        if self.rows.upper is not None and (config.early_stopping or config.keep_best):
+        if self.rows.upper is not None and not config.has_trusted and (config.early_stopping or config.keep_best):
             scored = next(iter(self.rows.validation))
             raise SettingsError(
                 f"early_stopping and keep_best would choose by the {scored} set, which gives the score, since the "
@@ -53,6 +55,8 @@ class RunPlan(Plan):
             self._check_own_loss()
         # Refuses labels that are all the same.
         self.target_scale  # noqa: B018
+        if config.weight_column is not None:
+            row_weighted_loss(self.task, None)  # refuses rows without one class each
         # Refuses a class that is to be weighted and has no row.
         self.class_weights()
 
@@ -79,7 +83,10 @@ class RunPlan(Plan):
 
     def _check_own_loss(self) -> None:
         """Refuse rows and weights of classes that a loss which a method computes itself has no use for."""
-        self.variant.check_rows(TrainingRows.of([{"labels": label} for label in self.train.labels]))
+        column = self.config.source_column
+        sources = [None if column is None else row[column] for row in self.train]
+        pairs = zip(self.train.labels, sources, strict=True)
+        self.variant.check_rows(TrainingRows.of([{"labels": label, "source": source} for label, source in pairs]))
         if self.config.class_weights != "none":
             raise SettingsError(
                 f"class_weights is {self.config.class_weights!r}, and method {self.config.method!r} computes a loss of "
@@ -111,6 +118,7 @@ def plan_run(config: RunConfig, rows: TaskRows, *, processes: Processes = ONE_PR
     """Return the plan of a run on the rows of its config, checked; no model is read for it."""
     # Refuses a device that is not there, before a model is loaded.
     choose_device(config.device)
+    rows = rows_of_road(config, rows)
     train = training_rows(config, rows.train, rows.task)
     split = _first_split(config, rows, train)
     return RunPlan(
@@ -126,6 +134,14 @@ def plan_run(config: RunConfig, rows: TaskRows, *, processes: Processes = ONE_PR
     )
 
 
+def rows_of_road(config: RunConfig, rows: TaskRows) -> TaskRows:
+    """Return the rows that the road of a run trains on: D1 and D2 are drawn of trusted rows that stand alone."""
+    if config.road != "trusted_only":
+        return rows
+    assert rows.upper is not None  # read with a trusted_file or trusted_column
+    return dataclasses.replace(rows, train=rows.upper, upper=None)
+
+
 def load_run_rows(
     config: RunConfig, records: list[Record] | None = None, *, text_columns: Sequence[str] | None = None
 ) -> TaskRows:
@@ -135,11 +151,16 @@ def load_run_rows(
     if files is None:
         return find_task(config.task or EMBEDDED_TASK).with_settings(config.task_settings).load_rows(config.data_dir)
     rows = load_labelled_files(files, records)
+    if config.weight_column is not None:
+        check_weights(rows.train, config.weight_column)
     return dataclasses.replace(rows, task=rows.task.with_settings(config.task_settings))
 
 
 def training_rows(config: RunConfig, rows: Rows, task: AnyTask) -> Rows:
     """Return the training rows of a run, with the labels that it trains on."""
+    # Both are about the doubtful rows, where others are trusted.
+    if config.road == "trusted_only":
+        return rows
     drawn = rows if config.train_rows is None else take_rows(rows, config.train_rows, seed=config.seed)
     if not config.flip_labels:
         return drawn
@@ -172,7 +193,7 @@ def slow_precision(config: RunConfig) -> tuple[str, ...]:
 
 def scored_sets(config: RunConfig) -> dict[str, Rows]:
     """Return the rows that a run was scored on, by the name of the set."""
-    rows = load_run_rows(config)
+    rows = rows_of_road(config, load_run_rows(config))
     train = training_rows(config, rows.train, rows.task)
     return rows.validation or _with_upper_watched(config, rows, train, _first_split(config, rows, train)).validation
 

@@ -16,6 +16,7 @@ from bilora.adapter.spectrum import Spectrum, magnitudes
 from bilora.artifacts.adapter_files import save_adapter
 from bilora.artifacts.fingerprint import base_fingerprint, command
 from bilora.artifacts.scored_on import UPPER, set_kind
+from bilora.data.trusted_rows import row_weight
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.progress import Progress, SpikeWarning
 from bilora.engines.checkpoints.stop_signals import StopSignals, agreed
@@ -31,6 +32,7 @@ from bilora.problems.levels.betty_problem import PRECISIONS
 from bilora.processes.devices import choose_device
 from bilora.processes.sharded import shard_base
 from bilora.runs.adapted_model import put_adapter
+from bilora.runs.config import RunConfig
 from bilora.runs.description import describe_run
 from bilora.runs.evaluation import Evaluation, Scores
 from bilora.runs.folder import enter_run_folder
@@ -45,6 +47,7 @@ from bilora.runs.results import (
     write_predictions,
 )
 from bilora.tasks.class_weights import weigh_classes
+from bilora.tasks.row_weights import row_weighted_loss, weight_sum
 from bilora.tasks.targets import standardise
 from bilora.tasks.task import EncodedRows, Inference
 
@@ -149,16 +152,42 @@ def fit_adapted(
     """Train the model that :func:`adapted` returns on the plan's encoded rows; ``watched`` is for ``fit_plan``."""
     weights = plan.class_weights()
     of_class = None if weights is None else torch.tensor(weights)
+    weighted = plan.config.weight_column is not None
+
+    def count_terms(batch: Any) -> float:
+        if weighted:
+            return float(weight_sum(batch["weights"], batch["labels"], of_class))
+        return plan.task.terms(batch["labels"], of_class)
+
+    rows = marked(train, plan.config)
     return fit_plan(
         model,
-        train.encoded if prepared.upper is None else DividedRows(train.encoded, prepared.upper.encoded),
+        rows if prepared.upper is None else DividedRows(rows, marked(prepared.upper, plan.config, trusted=True)),
         plan,
         collate=plan.task.collator(prepared.tokenizer.own),
-        count_terms=lambda batch: plan.task.terms(batch["labels"], of_class),
+        count_terms=count_terms,
+        compute_loss=row_weighted_loss(plan.task, weights) if weighted else None,
         resume=resume,
         allow_config_change=plan.config.allow_config_change,
         **watched,
     )
+
+
+def marked(data: EncodedRows, config: RunConfig, *, trusted: bool = False) -> list[dict[str, Any]]:
+    """Return encoded rows with the source and the weight that the columns of the config give them."""
+    # Not in what is evaluated too: a tokenizer would try to pad them.
+    if config.source_column is None and config.weight_column is None:
+        return data.encoded
+    rows = []
+    for row, encoded in zip(data.rows, data.encoded, strict=True):
+        more: dict[str, Any] = {}
+        if config.source_column is not None:
+            # A file of trusted rows need not say where they are from.
+            more["source"] = str(row.get(config.source_column, "trusted") if trusted else row[config.source_column])
+        if config.weight_column is not None:
+            more["weight"] = 1.0 if trusted else row_weight(row[config.weight_column])
+        rows.append({**encoded, **more})
+    return rows
 
 
 def adapted(plan: RunPlan, prepared: Prepared, *, weights: bool = True) -> tuple[PeftModel, tuple[str, ...]]:

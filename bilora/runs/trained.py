@@ -10,6 +10,7 @@ from typing import Any
 from peft import PeftModel
 
 from bilora.artifacts import adapter_files
+from bilora.data.tables import Record
 from bilora.errors import SHORT, DataError, SettingsError, first_ten
 from bilora.files.formats import load_yaml
 from bilora.models.pretrained import Tokenizer, load_model, load_tokenizer
@@ -54,7 +55,7 @@ class Trained:
             raise SettingsError(f"task {self.task.name!r} is not predicted from texts; take bilora predict with a file")
         if isinstance(texts, str) or len(texts) == 0:
             raise DataError(f"texts is {SHORT.repr(texts)}; give a list of texts")
-        records = [(number, self._row(text), []) for number, text in enumerate(texts, start=1)]
+        records: list[Record] = [(number, self._row(text), []) for number, text in enumerate(texts, start=1)]
         rows = self.task.unlabelled_rows(records, source="texts")
         found, notices = self.task.answers(self.inference, rows, max_length=self.max_length)
         for notice in notices:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from bilora.data.faults import Fault, OnBadRow
-from bilora.data.records import Record, is_untyped, read_records
+from bilora.data.records import is_untyped, read_records
 from bilora.data.rows import Row
+from bilora.data.tables import Record
 from bilora.errors import DataError, SettingsError, first_ten
 from bilora.settings.lookup import did_you_mean
 
@@ -43,6 +44,9 @@ class LabelledFiles:
     validation_share: float = 0.1  # below 1; 0 takes none
     task_type: str | None = None  # None lets the labels decide
     on_bad_row: OnBadRow = "error"
+    trusted: str | None = None  # rows that somebody has checked, in a file of their own
+    trusted_column: str | None = None  # or in the training file, where this column says so
+    row_columns: tuple[str, ...] = ()  # of the training file, beside text and labels
 
     def __post_init__(self) -> None:
         texts, separator, share = self.text_columns, self.label_separator, self.validation_share
@@ -56,6 +60,11 @@ class LabelledFiles:
             (bool(both), f"label_column is {''.join(both[:1])!r}, which is among text_columns too"),
             (twice, f"label_column is {self.label_columns!r}, which names a column twice"),
             (misplaced, f"label_separator is {separator!r}, it must not be empty, and belongs to one label_column"),
+            (
+                bool(used := [name for name in self._of_rows if name in (*texts, *self._labels)]),
+                f"column {''.join(used[:1])!r} holds text or label; trusted_column, source_column and weight_column "
+                "are others",
+            ),
             (not 0 <= share < 1, f"validation_share is {share}, it must be at least 0 and below 1"),
             (self.on_bad_row not in ("error", "skip"), f"on_bad_row is {self.on_bad_row!r}; allowed: error, skip"),
         )
@@ -87,6 +96,11 @@ class LabelledFiles:
                 f"{path} has no column {missing[0]!r}; it has: {first_ten(sorted(there))}; name them with "
                 f"--text-columns and --label-column.{did_you_mean(missing[0], there)}"
             )
+        if path == self.train and (absent := [name for name in self._of_rows if name not in there]):
+            raise DataError(
+                f"{path} has no column {absent[0]!r}; it has: {first_ten(sorted(there))}."
+                f"{did_you_mean(absent[0], there)}"
+            )
         if self.label_columns:
             return [self._with_marked(*record) for record in records]
         # JSON and Parquet say what is a number; in CSV only the look of a cell can.
@@ -94,6 +108,10 @@ class LabelledFiles:
             return records
         column = self.label_column
         return [(line, row and {**row, column: self._label(row[column])}, faults) for line, row, faults in records]
+
+    @property
+    def _of_rows(self) -> tuple[str, ...]:
+        return self.row_columns if self.trusted_column is None else (self.trusted_column, *self.row_columns)
 
     def _label(self, cell: str) -> Any:
         if self.label_separator is None:
@@ -160,8 +178,44 @@ KNOWN_COLUMNS: tuple[tuple[str, ...], ...] = (
     *((name,) for name in ("tokens", "text", "sentence", "review", "content")),
 )
 
+# Names that data sets give to what is to be predicted, where no column has the name that is the default.
+LABEL = "label"
+KNOWN_LABELS = (
+    "labels",
+    "class",
+    "category",
+    "target",
+    "sentiment",
+    "intent",
+    "stance",
+    "topic",
+    "emotion",
+    "tags",
+    "ner_tags",
+) + ("rating", "score", "y")
+
+# Characters; what is longer is a text.
+LONGEST_LABEL = 100
+
 # Rows that are looked at for columns of other names: enough to tell, and no more than a moment for a large file.
 LOOKED_AT = 100
+
+
+def guess_label_column(rows: Sequence[Row], *, text_columns: Sequence[str], source: str) -> str:
+    """Return the column of labels: that of the default or of a known name, else the only one whose values repeat."""
+    names = list(dict.fromkeys(name for row in rows for name in row if name not in text_columns))
+    known = [name for name in names if name.strip().lower() in (LABEL, *KNOWN_LABELS)]
+    first = [name for name in known if name.strip().lower() == LABEL]
+    found = first or known or [name for name in names if _repeats([row.get(name) for row in rows])]
+    if len(found) > 1:
+        raise DataError(f"{source}: {first_ten(found)} could each be the label; name one with --label-column")
+    # Without any the default stays, and its absence is told with the columns that there are.
+    return found[0] if found else LABEL
+
+
+def _repeats(values: Sequence[Any]) -> bool:
+    given = [str(value) for value in values if value is not None and value != ""]
+    return 2 <= len(set(given)) <= max(2, len(given) // 2) and max(map(len, given)) <= LONGEST_LABEL
 
 
 def guess_text_columns(rows: Sequence[Row], *, label_columns: Sequence[str], source: str) -> tuple[str, ...]:

@@ -56,7 +56,8 @@ def fit(
         model: A model with the variant's adapter on it, from ``get_peft_model``.
         rows: Tokenised training rows; integer or float ``labels`` stratify the split, and those with the same
             ``group`` stay in one part. ``source`` says where a row is from, for variants that ask.
-        upper_rows: Tokenised rows of D2, where it is given; then ``rows`` are D1. None draws both from ``rows``.
+        upper_rows: Tokenised rows of D2, where it is given, such as rows that somebody has checked; then ``rows`` are
+            D1. None draws both from ``rows``.
         collate: Makes a batch, a mapping with ``labels``, of a list of rows.
         variant: Name, ``package.module:NAME``, or the variant itself. That of the default, ``self_tuned``, trains the
             adapter of ``BiloraConfig(init_weights="lora")``.
@@ -118,6 +119,7 @@ def fit_plan(
     *,
     collate: Collate,
     count_terms: Callable[[Any], float] | None = None,
+    compute_loss: Callable[[Any, Any], Any] | None = None,
     validate: Callable[[], Metrics] | None = None,
     monitor: Monitor | None = None,
     callbacks: Sequence[Callback] = (),
@@ -127,7 +129,8 @@ def fit_plan(
 ) -> FitResult:
     """Do what a plan says and return what came of it; the other arguments are those of :func:`fit`.
 
-    ``count_terms`` tells of how many terms the loss of a batch is the mean; None counts its labels.
+    ``count_terms`` tells of how many terms the loss of a batch is the mean; None counts its labels. ``compute_loss``
+    takes the loss of a model on a batch with ``weights``, where rows have a ``weight``; None takes the model's own.
     """
 
     def make(plan: Plan, checkpoints: Checkpoints) -> StagedRun:
@@ -138,6 +141,7 @@ def fit_plan(
             rows,
             collate=collate,
             count_terms=count_terms,
+            compute_loss=compute_loss,
             plan=plan,
             validate=validate,
             monitor=monitor,

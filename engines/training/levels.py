@@ -1,5 +1,6 @@
 """From a stage and settings to the levels: problem, optimizer, schedule and data put together."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,8 @@ def build_levels(
         level.scheduler = get_scheduler(schedule, level.optimizer, math.ceil(options.warmup * steps), steps)
         return level
 
+    if stage.rate is not None:
+        settings = _going_on(settings, stage.rate)
     loaders = None
     if stage.splits:
         loaders = SplitLoaders(
@@ -106,8 +109,8 @@ def stage_steps(stage: Stage, settings: FitSettings) -> int:
     """Return how many optimizer steps the lower, or only, level of a stage makes."""
     if stage.steps is not None:
         return stage.steps
-    if stage.rows != "upper":
-        return settings.lower_steps
+    if stage.rows != "upper" or stage.rate is not None:
+        return max(1, round(stage.share * settings.lower_steps))
     steps = upper_step_count(settings)
     if steps == 0:
         raise SettingsError(
@@ -115,6 +118,13 @@ def stage_steps(stage: Stage, settings: FitSettings) -> int:
             f"{settings.unroll_steps} and warmup_steps={settings.warmup_steps} there are none; raise steps"
         )
     return steps
+
+
+def _going_on(settings: FitSettings, rate: float) -> FitSettings:
+    """Return the settings with those of the lower level for D2 too, at a share of its learning rate."""
+    assert settings.lower.learning_rate is not None  # FitSettings has put the level's own in
+    slower = dataclasses.replace(settings.lower, learning_rate=rate * settings.lower.learning_rate)
+    return dataclasses.replace(settings, upper=slower)
 
 
 def upper_step_count(settings: FitSettings) -> int:

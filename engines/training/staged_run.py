@@ -49,6 +49,7 @@ class StagedRun:
     collate: Collate
     plan: Plan
     count_terms: Callable[[Any], float] | None = None
+    compute_loss: Callable[[Any, Any], Any] | None = None
     validate: Callable[[], Metrics] | None = None
     monitor: Monitor | None = None
     callbacks: tuple[Callback, ...] = ()
@@ -71,7 +72,7 @@ class StagedRun:
         # Only where a stage starts anew: it is as large as the adapter, and goes into every checkpoint.
         self.start = trained_values(self.model) if any(stage.fresh for stage in self.stages) else None
         self.companion: Companion | None = None
-        if self.variant.companion is not None or self.variant.row_marks:
+        if self.variant.companion is not None or self.variant.row_marks or self.compute_loss is not None:
             self._look_at_rows()
         self.engine: BilevelEngine | None = None
         self.levels: Levels | None = None
@@ -96,9 +97,10 @@ class StagedRun:
         variant.check_rows(described)
         if variant.companion is not None:
             self.companion = variant.companion(self.model, self.variant_settings, described)
-        if variant.row_marks:
+        marks = (*variant.row_marks, *(() if self.compute_loss is None else ("weights",)))
+        if marks:
             self.rows = numbered(self.rows)
-            self.collate = MarkingCollate(self.collate, variant.row_marks, described.source_names)
+            self.collate = MarkingCollate(self.collate, marks, described.source_names)
 
     def run(self, *, resumed: Resumed | None = None) -> FitResult:
         """Run the stages in order, until the last one or until a callback ends the run."""
@@ -240,6 +242,7 @@ class StagedRun:
         )
         for level in self.levels.both:
             level.count_terms = self.count_terms
+            level.compute_loss = self.compute_loss
         if stage.rows == "upper":
             self.levels.lower.section = "upper"
         self.watchers = self._watchers(stage, self.levels)

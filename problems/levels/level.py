@@ -94,7 +94,8 @@ class Level(BettyProblem):
     # A CUDA graph overwrites its outputs when it is run again, and both losses and gradients outlive a pass.
     copies_outputs: bool = False
 
-    # A trainer whose subclass computes the loss sets this, to be called with the module and a batch.
+    # A trainer whose subclass computes the loss sets this, to be called with the module and a batch; so does a run
+    # whose rows have weights, which are in the batch then.
     compute_loss: Callable[[nn.Module, Any], Any] | None = None
 
     # The engine sets the processes of its run.
@@ -102,6 +103,9 @@ class Level(BettyProblem):
 
     # Set by a problem whose gradient is zero on purpose.
     may_idle: bool = False
+
+    # Whether a training_step of one's own weighs rows by ``weights`` of the batch.
+    reads_weights: bool = False
 
     # Whoever knows the loss better than its labels tell sets this, as where classes are weighted.
     count_terms: Callable[[Any], float] | None = None

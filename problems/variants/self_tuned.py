@@ -190,8 +190,8 @@ def _layer_means(model: nn.Module) -> dict[str, float]:
     }
 
 
-def companion(model: nn.Module, settings: SelfTunedSettings, rows: TrainingRows) -> SelfTuning:
-    """Return the decays of everything on the lower level of a model whose values can start at one."""
+def refuse_other_adapter(model: nn.Module) -> None:
+    """Refuse a BiLoRA adapter whose values cannot start at one."""
     config: Any = getattr(model, "peft_config", {}).get(getattr(model, "active_adapter", None))
     if isinstance(config, BiloraConfig) and (config.normalized or config.formulation != "real"):
         raise SettingsError(
@@ -199,6 +199,11 @@ def companion(model: nn.Module, settings: SelfTunedSettings, rows: TrainingRows)
             f"{config.formulation!r} and normalized={config.normalized}; make such a one, or train this one by "
             "variant='bilora'"
         )
+
+
+def companion(model: nn.Module, settings: SelfTunedSettings, rows: TrainingRows) -> SelfTuning:
+    """Return the decays of everything on the lower level of a model whose values can start at one."""
+    refuse_other_adapter(model)
     return SelfTuning(model, settings)
 
 

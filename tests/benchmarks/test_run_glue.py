@@ -23,12 +23,14 @@ from bilora.tasks.catalog import find_task
 from bilora.tasks.sources import take_rows
 from bilora.tasks.task import Inference
 
-# Those whose road is that of learned_noise; the sentences also name no sources.
-ALIKE = {"learned_sources", "learned_classes", "learned_rows", "learned_loss"}
-METHODS = [name for name in VARIANTS if name not in ALIKE]
+# Those whose road is that of learned_noise, and those of trusted rows; the sentences name neither sources nor trusted
+# rows.
+LEFT_OUT = {"learned_sources", "learned_classes", "learned_rows", "learned_loss"}
+LEFT_OUT |= {"noisy_then_trusted", "correction_then_trusted"}
+METHODS = [name for name in VARIANTS if name not in LEFT_OUT]
 SPLIT = {name for name in METHODS if VARIANTS[name].splits_rows(VARIANTS[name].settings())}
-WITH_VALUES = {name for name, variant in VARIANTS.items() if variant.has_values}
-BILEVEL = {name for name, variant in VARIANTS.items() if variant.upper is not None}
+WITH_VALUES = {name for name in METHODS if VARIANTS[name].has_values}
+BILEVEL = {name for name in METHODS if VARIANTS[name].upper is not None}
 RETRAINED = ("self_tuned", "learned_decay", "learned_decay_bilora", "autolora", "bidora", "learned_noise")
 STAGES = {**dict.fromkeys(RETRAINED, ["bilevel", "retrain"]), "two_stage": ["vectors", "values"]}
 """Methods whose runs have more than one stage."""

@@ -112,6 +112,8 @@ def test_the_demo_runs_without_a_network(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert (ended.returncode, ended.stderr) == (0, "")
+    # A line of progress stands there every 30 seconds.
+    assert ended.returncode == 0
+    assert [line for line in ended.stderr.splitlines() if not line.endswith(" left")] == []
     assert {row["method"] for row in results(tmp_path / "out")} == {"bilora", "lora"}
     assert "│ bilora " in ended.stdout

@@ -8,7 +8,7 @@ import torch
 
 from bilora import magnitudes
 from bilora.engines.callbacks.callback import Callback
-from bilora.engines.endings import ENDINGS, Keep, Prune, Retrain, build_ending
+from bilora.engines.endings import ENDINGS, Keep, Prune, Retrain, ThenTrusted, build_ending
 from bilora.engines.settings import FitSettings
 from bilora.engines.training.stages import run_stages
 from bilora.errors import SettingsError
@@ -21,11 +21,21 @@ Fit = Callable[..., Any]
 SHAPED = tuple(f"learned_{what}" for what in ("noise", "sources", "classes", "rows", "loss"))
 DECAYS = ("self_tuned", "learned_decay", "learned_decay_bilora")
 BILEVEL = ("bilora", *DECAYS, "autolora", "bidora", "alternating", *SHAPED)
-KEEP = {name: ["bilevel"] for name in BILEVEL}
+ROADS = ("noisy_then_trusted", "correction_then_trusted")
+KEEP = {name: ["bilevel"] for name in (*BILEVEL, *ROADS)}
 KEEP |= {name: ["single"] for name in ("lora", "dora", "adalora", "pseudo_svd")}
 KEEP |= {"two_stage": ["vectors", "values"], "lora_d1": ["d1"], "lora_early_stopping": ["d1"]}
 RETRAINED = (*DECAYS, "autolora", "bidora", *SHAPED)
-WITH_VALUES = ("bilora", "self_tuned", "learned_decay_bilora", "autolora", "pseudo_svd", "alternating", "two_stage")
+WITH_VALUES = (
+    *ROADS,
+    "bilora",
+    "self_tuned",
+    "learned_decay_bilora",
+    "autolora",
+    "pseudo_svd",
+    "alternating",
+    "two_stage",
+)
 
 
 def names(variant: str, ending: Any) -> list[str]:
@@ -39,7 +49,9 @@ def test_stages_of_every_variant_under_every_ending(name: str) -> None:
     assert names(name, "keep") == KEEP[name]
     assert names(name, "retrain") == KEEP[name] + ["retrain"] * splits
     assert names(name, "prune") == KEEP[name] + ["prune"] * (name in WITH_VALUES)
-    assert names(name, None) == KEEP[name] + ["retrain"] * (name in RETRAINED)
+    then_trusted = ["doubtful", "trusted"]
+    assert names(name, "then_trusted") == KEEP[name] + then_trusted * splits
+    assert names(name, None) == KEEP[name] + ["retrain"] * (name in RETRAINED) + then_trusted * (name in ROADS)
 
 
 def test_pruning_cuts_and_trains_no_further(fit_adapter: Fit) -> None:
@@ -115,7 +127,7 @@ def test_a_search_whose_model_is_thrown_away_is_not_watched(fit_adapter: Fit, en
 @pytest.mark.parametrize(
     ("chosen", "match"),
     [
-        ("retain", "ending 'retain' is unknown; known: keep, prune, retrain.* Did you mean 'retrain'"),
+        ("retain", "ending 'retain' is unknown; known: keep, prune, retrain, then_trusted.* Did you mean 'retrain'"),
         ({"steps": 5}, r"ending has settings \(steps\) but no name"),
         ({"name": "retrain", "steps": 0}, "ending 'retrain': steps is 0; it must be at least 1"),
         ({"name": "retrain", "ranks": {"name": "enrgy"}}, "rank rule 'enrgy' is unknown"),
@@ -138,7 +150,7 @@ def test_ranks_for_a_method_without_values() -> None:
 
 
 def test_table_and_an_ending_of_one_s_own() -> None:
-    assert {"keep": Keep, "retrain": Retrain, "prune": Prune} == ENDINGS
+    assert {"keep": Keep, "retrain": Retrain, "prune": Prune, "then_trusted": ThenTrusted} == ENDINGS
     assert names("bilora", "bilora.engines.endings:Retrain") == ["bilevel", "retrain"]
     own = Variant("own", LowerProblem, None, dict, lambda model, *_, **__: model, ending="prune")
     assert [stage.name for stage in run_stages(own, {}, FitSettings())] == ["single"]

@@ -19,6 +19,7 @@ from bilora.report import report
 from bilora.report.read_run import read_run, read_runs
 from bilora.report.report import ALL_MAPS, ReportConfig, draw, write_report
 from bilora.report.style import COLOURS
+from bilora.runs.label_issues import LabelIssue, write_issues
 
 NASTY = '<script>alert("x")</script> & $a$'
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -293,6 +294,16 @@ def test_numbers_per_class_are_a_table(tmp_path: Path) -> None:
     assert "<tr><th>label</th><th>rows</th><th>f1</th></tr>" in text
     assert "<tr><td>&lt;b&gt;</td><td>3</td><td>0.250</td></tr>" in text
     assert "<td>undefined</td></tr>" in text
+
+
+def test_likely_wrong_labels_are_a_table_of_fifty_and_the_road_is_told(tmp_path: Path) -> None:
+    folder = toy_run(tmp_path / "a")
+    write_issues(folder / "label_issues.csv", [LabelIssue(row, "<b>", "no", "yes", 0.75) for row in range(2, 62)])
+    (folder / "road.json").write_text(json.dumps({"road": "trusted_only", "words": "trusted_only, since it is best"}))
+    text = report.page(read_runs([folder]), drawings=[])
+    assert "<tr><td>2</td><td>&lt;b&gt;</td><td>no</td><td>yes</td><td>0.750</td></tr>" in text
+    assert text.count("<td>&lt;b&gt;</td>") == 50
+    assert "road: trusted_only, since it is best" in text
 
 
 def test_trials_of_a_comparison_are_left_out_and_methods_stand_in_its_order(runs: Path, tmp_path: Path) -> None:

@@ -1,0 +1,115 @@
+"""``bilora check-labels``: which labels of a file are likely wrong."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bilora.commands.verb import Verb
+from bilora.data.records import read_records
+from bilora.files.whole_folders import new_file
+from bilora.runs.config import RunConfig
+from bilora.runs.label_issues import Chances, class_names, find_issues, write_issues
+from bilora.runs.out_of_sample import by_embeddings, by_training, folds_of, remove_parts
+from bilora.runs.plan import load_run_rows
+from bilora.settings.sections import refuse_faults
+from bilora.tasks.labels import guess_text_columns
+
+# Of the trainings: rows of a batch, and steps with which anything is learned at all.
+BATCH, LEAST_STEPS = 16, 40
+
+JUDGES: dict[str, Callable[..., Chances]] = {"embeddings": by_embeddings, "training": by_training}
+"""Where the probabilities come from, by the name of the setting."""
+
+
+@dataclass(frozen=True)
+class CheckLabelsConfig:
+    """A file of labelled rows, and what judges them.
+
+    Args:
+        file: The file (csv, tsv, jsonl, parquet); each row has one class.
+        text_columns: Its columns with the text, one or two; None takes those of usual names, or that hold text.
+        label_column: Its column with the labels.
+        by: ``embeddings`` fits a logistic regression to a frozen model's embeddings, ``training`` trains a LoRA; either
+            is done for each fold, on the rows of the others.
+        folds: Parts of the file; each is judged by what the others teach.
+        model: Hub id or folder of the model; None is the embedded MiniLM.
+        max_length: Largest number of tokens of a row.
+        output: The csv file to write; None is the name of the file with ``-label_issues.csv`` at the end.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        epochs: Passes of a ``training`` over the rows of its folds.
+        seed: Of the folds, and of the training.
+
+    Raises:
+        SettingsError: A value is out of range.
+    """
+
+    file: str
+    text_columns: list[str] | None = None
+    label_column: str = "label"
+    by: Literal["embeddings", "training"] = "embeddings"
+    folds: int = 5
+    model: str | None = None
+    max_length: int = 128
+    output: str | None = None
+    device: str = "auto"
+    epochs: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        checks = (
+            ("by", f"allowed: {', '.join(JUDGES)}", self.by in JUDGES),
+            ("folds", "it must be at least 2", self.folds >= 2),
+            ("epochs", "it must be at least 1", self.epochs >= 1),
+            ("max_length", "it must be at least 1", self.max_length >= 1),
+            ("seed", "it must not be negative", self.seed >= 0),
+        )
+        refuse_faults("config", self, checks)
+
+    def run_config(self, columns: tuple[str, ...], *, rows: int = 0) -> RunConfig:
+        """Return the config of the trainings, of so many rows."""
+        return RunConfig(
+            train_file=self.file,
+            text_columns=list(columns),
+            label_column=self.label_column,
+            validation_share=0.0,
+            model=self.model,
+            max_length=self.max_length,
+            method="lora",
+            steps=max(LEAST_STEPS, self.epochs * rows // BATCH),
+            device=self.device,
+            seed=self.seed,
+        )
+
+
+def check_labels(config: CheckLabelsConfig) -> Path:
+    """Write the rows whose label is likely wrong, and return the file."""
+    # First of all: a file that cannot be written should be told before the work is done.
+    name = f"{Path(config.file).name.split('.')[0] or 'rows'}-label_issues.csv"
+    output = new_file(config.output or str(Path(config.file).with_name(name)))
+    records = read_records(config.file)
+    given = [row for _, row, faults in records if not faults]
+    columns = config.text_columns or guess_text_columns(given, label_columns=[config.label_column], source=config.file)
+    rows = load_run_rows(config.run_config(tuple(columns)), records)
+    names = class_names(rows.task)
+    folds = folds_of(rows.train, config.folds, names=names, seed=config.seed)
+    print(f"{len(rows.train):,} rows of {len(names)} classes, in {len(folds)} folds, judged by {config.by}", flush=True)
+    # Whatever was done before a stop is found again there.
+    parts = output.with_name(f"{output.name}.parts")
+    run = config.run_config(tuple(columns), rows=len(rows.train))
+    issues = find_issues(rows.train, rows.task, JUDGES[config.by](run, rows, folds, parts=parts))
+    write_issues(output, issues)
+    remove_parts(parts)
+    share = len(issues) / len(rows.train)
+    print(f"{len(issues):,} labels are likely wrong ({share:.1%} of the rows), the most suspicious first: {output}")
+    return output
+
+
+CHECK_LABELS = Verb(
+    "check-labels",
+    "Find the labels of a file that are likely wrong.",
+    CheckLabelsConfig,
+    check_labels,
+    positional="file",
+)
