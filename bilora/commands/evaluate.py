@@ -1,5 +1,6 @@
 """``bilora evaluate``: loss and metrics of a trained adapter on labelled rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from bilora.artifacts.scored_on import UPPER, WHOLE_D2
 from bilora.commands.command_line import parse_config
 from bilora.commands.verb import Verb
 from bilora.data.records import read_records
-from bilora.data.rows import Rows, check_records
+from bilora.data.rows import Row, Rows, check_records
 from bilora.errors import SettingsError, first_ten
 from bilora.files.formats import write_json
 from bilora.files.whole_folders import new_file
@@ -17,6 +18,7 @@ from bilora.runs.plan import scored_sets
 from bilora.runs.table import print_cells
 from bilora.runs.trained import Trained, open_trained
 from bilora.tasks.columns import columns_in_words, find_text_columns, with_columns
+from bilora.tasks.labels import LabelledFiles, guess_label_column
 from bilora.tasks.task import AnyTask, BaseTask
 
 
@@ -30,7 +32,7 @@ class EvaluateConfig:
             rows, or its D2 where no row was held out.
         text_columns: The columns of the file with the text, one for each of the training file; None takes those of its
             names, or finds them by name and content.
-        label_column: The column of the file with the labels; None takes that of the training file.
+        label_column: The column of the file with the labels; None takes that of the training file, or finds it.
         model: The base model, where it is no longer where it was in training.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         output: A file for the metrics as JSON.
@@ -81,17 +83,32 @@ def _rows(config: EvaluateConfig, task: AnyTask, path: str) -> Rows:
             )
         return task.read_rows(path, labelled=True)
     files, records = task.columns, read_records(path)
-    labels = files.label_columns or (config.label_column or files.label_column,)
+    labels = files.label_columns
     if config.label_column and files.label_columns:
         raise SettingsError(f"label_column is {config.label_column!r}, and the labels are in {first_ten(labels)}")
     rows = [row for _, row, faults in records if row and not faults]
-    found = find_text_columns(files.text_columns, rows, source=path, given=config.text_columns, others=labels)
-    if found and config.text_columns is None:
-        print(f"note: {columns_in_words(found, source=path)}")
-    if config.label_column:
-        found[files.label_column] = config.label_column
+    found = dict[str, str]()
+    if not files.label_columns:
+        label = config.label_column or _label_column(files, rows, source=path, given=config.text_columns)
+        labels, found = (label,), {} if label == files.label_column else {files.label_column: label}
+    texts = find_text_columns(files.text_columns, rows, source=path, given=config.text_columns, others=labels)
+    if texts and config.text_columns is None:
+        print(f"note: {columns_in_words(texts, source=path)}")
+    if found and config.label_column is None:
+        print(
+            f"note: {path} has no {files.label_column!r}: the label is in {labels[0]!r}; --label-column says otherwise"
+        )
+    found |= texts
     renamed = [with_columns(record, found) for record in records]
     return check_records(files.read(path, renamed), task, source=path, split="evaluation")
+
+
+def _label_column(files: LabelledFiles, rows: Sequence[Row], *, source: str, given: Sequence[str] | None) -> str:
+    if any(files.label_column in row for row in rows):
+        return files.label_column
+    label = guess_label_column(rows, text_columns=given or files.text_columns, source=source)
+    # Without one, the column that is missing is told.
+    return label if any(label in row for row in rows) else files.label_column
 
 
 def _metrics(trained: Trained, rows: Rows, name: str) -> dict[str, Any]:
