@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     print(json.dumps(versions()))
     for size in sizes:
         print(
-            f"{size['rows']:,} rows of {options.form}: {size['megabytes']:.0f} MiB, {size['cpu_seconds']:.0f} s of CPU"
+            f"{size['rows']:,} rows of {options.form}: {size['megabytes']:.1f} MiB, {size['cpu_seconds']:.0f} s of CPU"
         )
     print(f"ratio of peak memory: {sizes[-1]['megabytes'] / sizes[0]['megabytes']:.3f}")
     return 0
@@ -65,7 +65,7 @@ def write_adapter(folder: Path) -> None:
     """Write a random base model of one layer, and an adapter on it for two classes."""
     torch.manual_seed(0)
     base, adapter = folder / "base", folder / "adapter"
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    sizes: Any = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     BertModel(BertConfig(max_position_embeddings=LENGTH, **sizes)).save_pretrained(base)
     AutoTokenizer.from_pretrained(embedded_model_folder()).save_pretrained(base)
     model: Any = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)

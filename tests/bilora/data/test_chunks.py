@@ -14,7 +14,7 @@ from bilora.data.records import read_records
 from bilora.errors import DataError
 
 CONTENTS = {
-    "rows.csv": 'text,id\n"a\nb, c",1\n\nd,2\ne\nf,3\n\n\n'.encode(),
+    "rows.csv": b'text,id\n"a\nb, c",1\n\nd,2\ne\nf,3\n\n\n',
     "bom.csv": b"\xef\xbb\xbftext;id\r\na;1\r\nb;2\r\n",
     "latin.csv": "text,id\nun café,1\ndéjà vu,2\nhélas,3\n".encode("latin-1"),
     "wide.csv": "text\tid\na\t1\nb\t2\n".encode("utf-16"),
