@@ -1,9 +1,11 @@
 """Text from the bytes of a file, whatever encoding it was saved in."""
 
 import codecs
-import re
+import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from bilora.errors import DataError
 
@@ -22,21 +24,51 @@ LOOKED_AT = 200_000
 
 def decode(path: Path, content: bytes) -> str:
     """Return the text of a file; what is not UTF-8 is told by a warning, and refused where it is a single fault."""
-    try:
-        return content.removeprefix(codecs.BOM_UTF8).decode("utf-8")
-    except UnicodeDecodeError as error:
-        fault = error
-    encoding = next((name for mark, name in MARKS if content.startswith(mark)), None) or _guess(content)
+    return content.decode(find_encoding(path, lambda: io.BytesIO(content))).removeprefix("\ufeff")
+
+
+def find_encoding(source: object, opened: Callable[[], BinaryIO], *, broken: bool = False) -> str:
+    """Return the encoding of a file, told by a warning where it is not UTF-8.
+
+    A line that is not UTF-8 among others that are is a single fault: it is refused, or with ``broken`` left to whoever
+    reads the lines, as UTF-8.
+    """
+    first: tuple[int, int] | None = None
+    head, has_utf8 = bytearray(), False
+    with opened() as lines:
+        # Line by line, which no character of UTF-8 crosses: the file need not fit into memory.
+        for number, line in enumerate(lines, start=1):
+            if len(head) < LOOKED_AT:
+                head += line
+            if line.isascii():
+                continue
+            try:
+                line.decode("utf-8")
+                has_utf8 = True
+            except UnicodeDecodeError as error:
+                first = first or (number, error.start + 1)
+    if first is None:
+        return "utf-8"
+    encoding = next((name for mark, name in MARKS if head.startswith(mark)), None) or _guess(bytes(head))
     # Where other lines are UTF-8, one that is not is broken: in another encoding all the others would be.
-    if encoding is None or (encoding in ENCODINGS and _has_utf8(content)):
-        raise _refusal(path, content, fault)
+    if encoding is None or (encoding in ENCODINGS and has_utf8):
+        encoding = "utf-8" if broken and has_utf8 else None
+    if encoding is None or not (encoding == "utf-8" or _is_in(encoding, opened)):
+        raise DataError(f"{source}:{first[0]}: byte {first[1]} is not UTF-8; save the file as UTF-8")
+    if encoding != "utf-8":
+        what = f"is not UTF-8, and was read as {encoding}; if letters look wrong, save the file as UTF-8"
+        warnings.warn(f"{source}: {what}", RuntimeWarning, stacklevel=3)
+    return encoding
+
+
+def _is_in(encoding: str, opened: Callable[[], BinaryIO]) -> bool:
     try:
-        text = content.decode(encoding)
+        with opened() as lines:
+            for _ in codecs.iterdecode(lines, encoding):
+                pass
     except UnicodeDecodeError:
-        raise _refusal(path, content, fault) from None
-    what = f"is not UTF-8, and was read as {encoding}; if letters look wrong, save the file as UTF-8"
-    warnings.warn(f"{path}: {what}", RuntimeWarning, stacklevel=3)
-    return text.removeprefix("\ufeff")
+        return False
+    return True
 
 
 def _guess(content: bytes) -> str | None:
@@ -53,19 +85,3 @@ def _guess(content: bytes) -> str | None:
         for name in match.could_be_from_charset
     }
     return next((name for name in ENCODINGS if name in alike), best.encoding)
-
-
-def _has_utf8(content: bytes) -> bool:
-    for line in re.findall(rb"[^\n]*[\x80-\xff][^\n]*", content):
-        try:
-            line.decode("utf-8")
-        except UnicodeDecodeError:
-            continue
-        return True
-    return False
-
-
-def _refusal(path: Path, content: bytes, error: UnicodeDecodeError) -> DataError:
-    line = content.count(b"\n", 0, error.start) + 1
-    column = error.start - content.rfind(b"\n", 0, error.start)
-    return DataError(f"{path}:{line}: byte {column} is not UTF-8; save the file as UTF-8")

@@ -65,20 +65,30 @@ def parsed_row(row: Any, *, escaped: bool) -> tuple[dict[str, Any], list[Fault]]
     return row, faults
 
 
-def refuse(faults: Sequence[str], *, source: str) -> Never:
-    """Raise a ``DataError`` with the first five faults and the count of the rest."""
-    faults_in_words = "1 fault" if len(faults) == 1 else f"{len(faults):,} faults"
-    raise DataError(_with_first(f"{source}: {faults_in_words} in the rows", faults))
+def refuse(faults: Sequence[str], *, source: str, count: int | None = None) -> Never:
+    """Raise a ``DataError`` with the first five faults and the count of the rest, of ``count`` in all."""
+    count = len(faults) if count is None else count
+    faults_in_words = "1 fault" if count == 1 else f"{count:,} faults"
+    raise DataError(_with_first(f"{source}: {faults_in_words} in the rows", faults, count))
 
 
 def warn_of_skipped(faults: Sequence[str], *, rows: int, of: int, source: str) -> None:
     """Warn that so many rows are left out, with the first five faults and the count of the rest."""
     headline = f"{source}: {rows:,} of {of:,} rows {'is' if rows == 1 else 'are'} left out (on_bad_row: skip)"
-    warnings.warn(_with_first(headline, faults), RuntimeWarning, stacklevel=3)
+    warnings.warn(_with_first(headline, faults, len(faults)), RuntimeWarning, stacklevel=3)
 
 
-def _with_first(headline: str, faults: Sequence[str]) -> str:
-    rest = [f"and {len(faults) - SHOWN:,} more"] if len(faults) > SHOWN else []
+def warn_of_unanswered(faults: Sequence[str], *, rows: int, of: int, source: str, count: int, skipped: bool) -> None:
+    """Warn that so many rows are left out or have no prediction, with the first five of ``count`` faults."""
+    what = ("is" if rows == 1 else "are") + " left out (on_bad_row: skip)"
+    if not skipped:
+        what = ("has" if rows == 1 else "have") + " no prediction (on_bad_row: keep)"
+    headline = f"{source}: {rows:,} of {of:,} rows {what}"
+    warnings.warn(_with_first(headline, faults, count), RuntimeWarning, stacklevel=3)
+
+
+def _with_first(headline: str, faults: Sequence[str], count: int) -> str:
+    rest = [f"and {count - SHOWN:,} more"] if count > SHOWN else []
     return "\n  ".join([headline, *faults[:SHOWN], *rest])
 
 

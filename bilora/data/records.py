@@ -16,7 +16,7 @@ from typing import Any
 
 from bilora.data.encodings import decode
 from bilora.data.faults import STRICT, BadNumber, Fault, parse_line, parsed_row
-from bilora.data.tables import Record, as_records, read_delimited
+from bilora.data.tables import Record, as_table, read_delimited
 from bilora.errors import DataError
 from bilora.files.formats import in_one_line, plain_file
 
@@ -108,7 +108,8 @@ def _spreadsheet(path: Path) -> list[Record]:
         warnings.warn(f"{path}: {what}", RuntimeWarning, stacklevel=3)
     width = max((len(cells) for _, cells in rows), default=0)
     full = ((number, [*cells, *[None] * (width - len(cells))] if cells else []) for number, cells in rows)
-    return as_records(path, list(full))
+    cells_by_line = list(full)
+    return list(as_table(path, lambda: iter(cells_by_line)))
 
 
 def _filled(cells: Sequence[Any]) -> list[Any]:
@@ -126,22 +127,28 @@ def _parquet(path: Path) -> list[Record]:
     plain_file(path)
     try:
         table = parquet.read_table(path)
-        rows = table.to_pylist()
-    except UnicodeDecodeError:
-        return [_cell_by_cell(number, cells) for number, cells in enumerate(_cells_of(table), start=1)]
+        return records_of(table, class_names(table.schema.metadata))
     except (OSError, ArrowException) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    for column, names in _class_names(table.schema.metadata).items():
+
+
+def records_of(table: Any, names: Mapping[str, Sequence[str]], *, first: int = 1) -> list[Record]:
+    """Return the rows of an Arrow table or batch, numbered from ``first``, with the names of their classes."""
+    try:
+        rows = table.to_pylist()
+    except UnicodeDecodeError:
+        return [_cell_by_cell(number, cells) for number, cells in enumerate(_cells_of(table), start=first)]
+    for column, of_column in names.items():
         for row in rows:
             # -1 is the mark of a row without a label.
-            if type(row.get(column)) is int and 0 <= row[column] < len(names):
-                row[column] = names[row[column]]
-    return [(number, row, []) for number, row in enumerate(rows, start=1)]
+            if type(row.get(column)) is int and 0 <= row[column] < len(of_column):
+                row[column] = of_column[row[column]]
+    return [(number, row, []) for number, row in enumerate(rows, start=first)]
 
 
 def _cells_of(table: Any) -> Iterator[dict[str, Any]]:
     for cells in zip(*table.columns, strict=True):
-        yield dict(zip(table.column_names, cells, strict=True))
+        yield dict(zip(table.schema.names, cells, strict=True))
 
 
 def _cell_by_cell(number: int, cells: Mapping[str, Any]) -> Record:
@@ -156,7 +163,7 @@ def _cell_by_cell(number: int, cells: Mapping[str, Any]) -> Record:
     return number, row, faults
 
 
-def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
     """Return the names of the classes of each column that the library datasets has written as a ClassLabel."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
@@ -166,12 +173,15 @@ def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]
     return {name: list(map(str, names)) for name, names in labels.items() if isinstance(names, list)}
 
 
+CSV: dict[str, Any] = {"strict": True}
+# Without quoting: GLUE's files have texts that begin with a double quote and do not end with one.
+TSV: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+
 READERS: dict[str, Callable[[Path], list[Record]]] = {
     ".jsonl": _json_lines,
     ".json": _json,
-    ".csv": partial(_delimited, strict=True),
-    # Without quoting: GLUE's files have texts that begin with a double quote and do not end with one.
-    ".tsv": partial(_delimited, delimiter="\t", quoting=csv.QUOTE_NONE),
+    ".csv": partial(_delimited, **CSV),
+    ".tsv": partial(_delimited, **TSV),
 }
 
 TABLES: dict[str, Callable[[Path], list[Record]]] = {".parquet": _parquet, ".xlsx": _spreadsheet}

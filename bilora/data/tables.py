@@ -1,13 +1,16 @@
 """Rows of cells as records: what parts the columns of a text, and whether the first row names them."""
 
+import contextlib
 import csv
 import io
+import itertools
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from bilora.data.faults import Fault
 from bilora.errors import DataError, first_ten
@@ -31,84 +34,122 @@ NAMES = frozenset(
 _NUMBER = re.compile(r"-?\d+([.,]\d+)?")
 
 
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells that can be gone through again, and the names of their columns."""
+
+    source: object  # what the rows are called in messages
+    names: tuple[str, ...]
+    has_header: bool  # whether the first row is the names
+    rows: Callable[[], Iterator[Cells]]
+
+    def __iter__(self) -> Iterator[Record]:
+        """Return the records from the first one on."""
+        rows = itertools.islice(_without_blank_end(self.rows()), int(self.has_header), None)
+        return (_record(line, cells, self.names) for line, cells in rows)
+
+
 def read_delimited(path: Path, text: str, **form: Any) -> list[Record]:
     """Return the records of a text whose columns a delimiter parts; without one in ``form`` it is found."""
-    # The csv module takes no field above 128 KiB unless told; it is told for all, so what it was told is put back.
-    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
-    try:
-        if "delimiter" not in form:
-            form["delimiter"] = _delimiter(path, text, form)
+    with long_fields(len(text)):
         # newline="": a line end inside of quotes stays as it is.
-        rows = list(_cells(path, csv.reader(io.StringIO(text, newline=""), **form)))
+        return list(open_delimited(path, lambda: io.StringIO(text, newline=""), **form))
+
+
+def open_delimited(source: object, opened: Callable[[], TextIO], **form: Any) -> Table:
+    """Return the table in a text, which is opened anew each time that its rows are gone through."""
+    if "delimiter" not in form:
+        form["delimiter"] = _delimiter(source, opened, form)
+    return as_table(source, lambda: _cells(source, opened, form))
+
+
+@contextlib.contextmanager
+def long_fields(characters: int) -> Iterator[None]:
+    """Let the csv module take fields of so many characters."""
+    # It takes none above 128 KiB unless told; it is told for all, so what it was told is put back.
+    limit = csv.field_size_limit(max(characters, csv.field_size_limit()))
+    try:
+        yield
     finally:
         csv.field_size_limit(limit)
-    return as_records(path, rows)
 
 
-def as_records(path: Path, rows: list[Cells]) -> list[Record]:
-    """Return rows of cells as records, with the names of the first row, or made ones where it holds no names."""
-    while rows and not rows[-1][1]:
-        rows.pop()
-    if not rows:
-        return []
-    number, first = rows[0]
-    names = ["" if name is None else str(name) for name in first]
-    if _is_data(first, [cells for _, cells in rows[1:]]):
-        names = [f"column_{position}" for position in range(1, len(names) + 1)]
+def as_table(source: object, rows: Callable[[], Iterator[Cells]]) -> Table:
+    """Return rows of cells as a table, with the names of the first row, or made ones where it holds no names."""
+    all_rows = _without_blank_end(rows())
+    number, first = next(all_rows, (1, []))
+    names = tuple("" if name is None else str(name) for name in first)
+    if _is_data(first, (cells for _, cells in all_rows)):
+        names = tuple(f"column_{position}" for position in range(1, len(names) + 1))
         warnings.warn(
-            f"{path}: the first row is no header, and was read as a row; its columns are called {first_ten(names)}",
+            f"{source}: the first row is no header, and was read as a row; its columns are called {first_ten(names)}",
             RuntimeWarning,
             stacklevel=4,
         )
-        return [_record(line, cells, names) for line, cells in rows]
+        return Table(source, names, False, rows)
     # As a dict of fields, the last of them would win without a word.
     if twice := sorted(str(name) for name, count in Counter(names).items() if count > 1):
-        raise DataError(f"{path}:{number}: column {twice[0]!r} is there twice; give every column its own name")
-    return [_record(line, cells, names) for line, cells in rows[1:]]
+        raise DataError(f"{source}:{number}: column {twice[0]!r} is there twice; give every column its own name")
+    return Table(source, names, True, rows)
 
 
-def _is_data(first: Sequence[Any], others: Sequence[Sequence[Any]]) -> bool:
+def _without_blank_end(rows: Iterator[Cells]) -> Iterator[Cells]:
+    blank = 0
+    for line, cells in rows:
+        if not cells:
+            blank += 1
+            continue
+        # Blank rows stand on lines one after the other.
+        yield from ((line - ahead, []) for ahead in range(blank, 0, -1))
+        blank = 0
+        yield line, cells
+
+
+def _is_data(first: Sequence[Any], others: Iterable[Sequence[Any]]) -> bool:
     """Return whether a first row holds values: a number, or what a later row has in the same column."""
-    if not others or any(str(cell).strip().lower() in NAMES for cell in first):
+    if any(str(cell).strip().lower() in NAMES for cell in first):
         return False
-    # Files that were put together have their header in the middle too.
-    rows = [cells for cells in others if len(cells) == len(first) and list(cells) != list(first)]
-    again = (len(first) > 1 and any(cell and cells[i] == cell for cells in rows) for i, cell in enumerate(first))
-    return any(again) or any(_NUMBER.fullmatch(str(cell).strip()) for cell in first)
+    is_number = any(_NUMBER.fullmatch(str(cell).strip()) for cell in first)
+    # No longer than needed: the rows may be read from a large file.
+    for cells in filter(None, others):
+        # Files that were put together have their header in the middle too.
+        comparable = len(first) > 1 and len(cells) == len(first) and list(cells) != list(first)
+        if is_number or (comparable and any(cell and cells[i] == cell for i, cell in enumerate(first))):
+            return True
+    return False
 
 
-def _delimiter(path: Path, text: str, form: Any) -> str:
+def _delimiter(source: object, opened: Callable[[], TextIO], form: Any) -> str:
     for delimiter, name in DELIMITERS.items():
-        if _fits(text, {**form, "delimiter": delimiter}):
+        if _fits(opened, {**form, "delimiter": delimiter}):
             if delimiter != ",":
-                warnings.warn(f"{path}: the columns are parted by a {name}", RuntimeWarning, stacklevel=4)
+                warnings.warn(f"{source}: the columns are parted by a {name}", RuntimeWarning, stacklevel=4)
             return delimiter
     return ","
 
 
-def _fits(text: str, form: Any) -> bool:
+def _fits(opened: Callable[[], TextIO], form: Any) -> bool:
     """Return whether a delimiter parts all of the first rows into the same number of columns, more than one."""
-    counts = set()
     try:
-        for position, cells in enumerate(csv.reader(io.StringIO(text, newline=""), **form)):
-            if position >= LOOKED_AT:
-                break
-            if cells:
-                counts.add(len(cells))
+        with opened() as text:
+            rows = itertools.islice(csv.reader(text, **form), LOOKED_AT)
+            counts = {len(cells) for cells in rows if cells}
     except csv.Error:
         return False
     return len(counts) == 1 and counts != {1}
 
 
-def _cells(path: Path, reader: Any) -> Iterator[Cells]:
+def _cells(source: object, opened: Callable[[], TextIO], form: Any) -> Iterator[Cells]:
     # The reader counts the lines it has read; a record of several lines is named by its first one.
     first = 1
-    try:
-        for cells in reader:
-            yield first, cells
-            first = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{path}:{first}: the record that begins here is broken: {error}") from error
+    with opened() as text:
+        reader = csv.reader(text, **form)
+        try:
+            for cells in reader:
+                yield first, cells
+                first = reader.line_num + 1
+        except csv.Error as error:
+            raise DataError(f"{source}:{first}: the record that begins here is broken: {error}") from error
 
 
 def _record(number: int, cells: Sequence[Any], names: Sequence[str]) -> Record:

@@ -1,8 +1,10 @@
 """JSON as the standard has it (no NaN, no infinity, no key twice), lines of it, and YAML."""
 
+import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -127,11 +129,18 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all, texts as UTF-8, and in the place of a link, not through it."""
+    with written_whole(path) as unfinished:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give the path of a new file, which gets the name ``path`` once it is written, and goes where that fails."""
     unfinished = unfinished_name(path)
     # What a killed process left, or what somebody else has put there: a link.
     unfinished.unlink(missing_ok=True)
     try:
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        yield unfinished
         os.replace(unfinished, path)
     finally:
         # What a full disk has left of it takes room.

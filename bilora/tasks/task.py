@@ -18,7 +18,7 @@ from torch.nn import functional
 from bilora.data.faults import Fault
 from bilora.data.loaders import Collate
 from bilora.data.records import read_records
-from bilora.data.rows import Row, Rows, check_records
+from bilora.data.rows import Row, Rows, check_record, check_records
 from bilora.data.sets import TaskRows
 from bilora.data.tables import Record
 from bilora.errors import SettingsError
@@ -330,6 +330,15 @@ class BaseTask(TaskKind):
         empty = not self.validation_splits, "validation_splits is empty; give at least one name"
         refuse_wrong(f"task {self.name!r}", *faults, empty)
 
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns of a file that hold the text; none where a task finds its input by itself."""
+        return () if type(self).columns is BaseTask.columns else self.columns.text_columns
+
+    def own_records(self, path: str) -> list[Record] | None:
+        """Return the records of a file in a form of this kind of task alone, None where the file has another form."""
+        return None
+
     def with_stand_in(self, row: Row) -> dict[str, Any]:
         """Return a row whose label is one that is allowed, in place of whatever is there."""
         raise SettingsError(f"task {self.name!r} is not predicted row by row")
@@ -339,6 +348,11 @@ class BaseTask(TaskKind):
         if labelled:
             return check_records(self.columns.read(path), self, source=path, split="evaluation")
         return self.unlabelled_rows(read_records(path), source=path)
+
+    def check_unlabelled(self, record: Record) -> tuple[dict[str, Any], list[Fault]]:
+        """Return the row as the task uses it, whatever stands in the place of its label, and what is wrong with it."""
+        line, row, faults = record
+        return check_record((line, self.with_stand_in(row) if row else row, faults), self)
 
     def unlabelled_rows(self, records: Sequence[Record], *, source: str) -> Rows:
         """Return records as checked rows, whatever stands in the place of their labels."""

@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import Any
 from xml.etree import ElementTree
 
-from bilora.data.rows import Rows, check_rows, read_rows
+from bilora.data.rows import Rows, check_records, read_rows
+from bilora.data.tables import Record
 from bilora.errors import DataError
 from bilora.tasks.sources import SetFiles
 from bilora.tasks.task import AnyTask
@@ -17,13 +18,20 @@ Numbered = tuple[int, dict[str, Any]]
 
 def read_generation_file(path: Path, task: AnyTask, *, split: str) -> Rows:
     """Return the checked rows of a file; in ``.json`` and ``.xml`` the number in an error is that of the entry."""
-    if path.suffix not in READERS:
+    entries = read_entries(path)
+    if entries is None:
         return read_rows(path, task, split=split)
+    return check_records(entries, task, source=str(path), split=split)
+
+
+def read_entries(path: Path) -> list[Record] | None:
+    """Return the entries of a file of one of :data:`READERS`, None of another one."""
+    if path.suffix not in READERS:
+        return None
     try:
-        rows = list(READERS[path.suffix](path))
+        return [(number, row, []) for number, row in READERS[path.suffix](path)]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError, ElementTree.ParseError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    return check_rows(rows, task, source=str(path), split=split)
 
 
 def _json_rows(path: Path) -> Iterator[Numbered]:

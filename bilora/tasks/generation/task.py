@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from bilora.data.faults import Fault
 from bilora.data.loaders import Collate
-from bilora.data.rows import Rows, check_records
+from bilora.data.rows import Rows, check_record, check_records
 from bilora.data.sets import TaskRows, shared_texts
 from bilora.data.tables import Record
 from bilora.errors import SettingsError
@@ -20,7 +20,7 @@ from bilora.settings.sections import build_section, refuse_faults, resolved
 from bilora.tasks.generation.batches import PairCollator, encode_pairs
 from bilora.tasks.generation.decoding import Decoding, decode, token_loss
 from bilora.tasks.generation.layouts import read_references, read_source
-from bilora.tasks.generation.rows import SET_FILES, join_references, read_generation_file
+from bilora.tasks.generation.rows import SET_FILES, join_references, read_entries, read_generation_file
 from bilora.tasks.sources import read_sets, take_rows
 from bilora.tasks.task import Answers, BaseTask, EncodedRows, Evaluated, HubNames, Inference, Metrics
 
@@ -145,6 +145,19 @@ class GenerationTask(BaseTask):
         # Whatever stands for references in a file to be predicted is not looked at.
         task = self if labelled else _WithoutReferences(**vars(self))
         return read_generation_file(Path(path), task, split="evaluation" if labelled else "prediction")
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """None: the input is found in the fields of any layout that is published."""
+        return ()
+
+    def own_records(self, path: str) -> list[Record] | None:
+        """Return the entries of a ``.json`` or ``.xml`` file."""
+        return read_entries(Path(path))
+
+    def check_unlabelled(self, record: Record) -> tuple[dict[str, Any], list[Fault]]:
+        """Return input and id, whatever stands for references, and everything wrong with the row."""
+        return check_record(record, _WithoutReferences(**vars(self)))
 
     def unlabelled_rows(self, records: Sequence[Record], *, source: str) -> Rows:
         """Return records as checked rows, whatever stands for their references."""

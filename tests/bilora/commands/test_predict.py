@@ -63,7 +63,12 @@ def test_targets_that_are_there_are_not_looked_at(trained: Trained, tmp_path: Pa
 
 @pytest.mark.usefixtures("trained")
 def test_a_row_without_an_input_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert PREDICT.run(["run", "--file", write(tmp_path / "rows.jsonl", {"mr": "name[A]"}, {"text": "A"})]) == 2
+    assert (
+        PREDICT.run(
+            ["run", "--file", write(tmp_path / "rows.jsonl", {"mr": "name[A]"}, {"text": "A"}), "--on-bad-row", "error"]
+        )
+        == 2
+    )
     assert "rows.jsonl:2: holds the input in no known field" in capsys.readouterr().err
     assert PREDICT.run(["run", "--file", str(tmp_path / "rows.doc")]) == 2
     assert "other forms are not read" in capsys.readouterr().err

@@ -99,6 +99,23 @@ def test_predictions_are_printed(command_run: Any, review_file: Path, capsys: Ca
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == predictions
 
 
+def test_a_file_s_columns_may_have_other_names(
+    command_run: Any, review_file: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    rows = [
+        {"number": index, "words": row["text"], "mark": row["label"]}
+        for index, row in enumerate(read_lines(review_file))
+    ]
+    path = write_lines(tmp_path / "rows.jsonl", rows)
+    words = ["--label-column", "mark", "--output"]
+    assert ran(EVALUATE, command_run.folder, "--file", path, *words, tmp_path / "a.json") == 0
+    assert "has no 'text': the text is in 'words'; --text-columns says otherwise" in capsys.readouterr().out
+    named = ["--text-columns", "words"]
+    assert ran(EVALUATE, command_run.folder, "--data", path, *named, *words, tmp_path / "b.json") == 0
+    assert ran(EVALUATE, command_run.folder, "--data", review_file, "--output", tmp_path / "c.json") == 0
+    assert load_json(tmp_path / "a.json") == load_json(tmp_path / "b.json") == load_json(tmp_path / "c.json")
+
+
 def test_an_export(command_run: Any, review_file: Path, tmp_path: Path, predictions: Rows) -> None:
     """It predicts the same, and has the rank that it is cut to."""
     assert ran(EXPORT, command_run.folder, "--output", tmp_path / "whole") == 0
@@ -170,8 +187,12 @@ def test_what_cannot_be_meant_is_told(command_run: Any, review_file: Path, tmp_p
         (EVALUATE, [command_run.folder / "lora", "--model", "no/such"], "no model can be loaded"),
         (EVALUATE, [command_run.folder, "--dta", "x"], "Did you mean '--data'?"),
         (EVALUATE, [command_run.folder, "--output", review_file], "is there already"),
-        (PREDICT, [command_run.folder], "required: file"),
-        (PREDICT, [command_run.folder, "--file", rows], "rows.jsonl:2 field 'text': is missing"),
+        (
+            PREDICT,
+            [command_run.folder, "--file", rows, "--on-bad-row", "error"],
+            "rows.jsonl:2 field 'text': is missing",
+        ),
+        (EVALUATE, [command_run.folder, "--file", rows], "has no column 'label'"),
         (EXPORT, [command_run.folder, "--output", review_file.parent], "is not an earlier export"),
         (EXPORT, [command_run.folder, "--output", tmp_path / "a", "--rank", "0"], "it must be at least 1"),
         (EXPORT, [command_run.folder / "lora", "--output", tmp_path / "a"], "not one of BiLoRA"),
