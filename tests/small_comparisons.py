@@ -23,7 +23,7 @@ from bilora.engines.settings import LevelSettings
 from bilora.files.formats import write_whole
 from bilora.models.embedded import embedded_reviews
 from bilora.problems.levels.out_of_memory import OutOfMemory
-from bilora.runs.config import RunConfig
+from bilora.runs.config import SharedSettings
 
 
 def write_inputs(folder: Path, model: Path) -> Path:
@@ -51,7 +51,7 @@ def small(inputs: Path, output: Path, **changed: Any) -> ComparisonConfig:
         **{"seeds": 2, "learning_rates": [0.01, 0.05], "output": str(output)},
         **changed,
     }
-    return ComparisonConfig(run=RunConfig(**run), **settings)
+    return ComparisonConfig(run=SharedSettings(**run), **settings)
 
 
 def jobs_of(config: ComparisonConfig) -> list[Job]:

@@ -90,12 +90,14 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
 def print_cells(lines: Sequence[Mapping[str, str]], *, title: str) -> None:
     """Print lines of cells by column, all of the same columns, to the standard output; on its side where too wide."""
     console = Console(file=sys.stdout)  # of 80 columns where it is no terminal
-    table = _table(lines, title=title)
-    if _width(table) > console.width and _width(turned := _table(_turned(lines), title=title)) <= console.width:
+    table = _table(lines)
+    if _width(table) > console.width and _width(turned := _table(_turned(lines))) <= console.width:
         table = turned
     if not console.is_terminal:
         # rich would cut the numbers.
         console.width = max(console.width, _width(table))
+    # By itself: a table breaks a title that is wider than its columns.
+    console.print(Text(title), soft_wrap=True)
     console.print(table)
 
 
@@ -105,8 +107,8 @@ def _turned(lines: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     return [{first: name, **{line[first]: line[name] for line in lines}} for name in names]
 
 
-def _table(lines: Sequence[Mapping[str, str]], *, title: str) -> Table:
-    table = Table(title=title, title_justify="left")
+def _table(lines: Sequence[Mapping[str, str]]) -> Table:
+    table = Table()
     for index, name in enumerate(lines[0]):
         # As text: a name may hold what rich would take for a style.
         table.add_column(Text(name), justify="left" if index == 0 else "right", no_wrap=True)

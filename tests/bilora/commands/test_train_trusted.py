@@ -61,7 +61,7 @@ def test_every_road_ends_with_an_adapter(run: Run, tmp_path: Path, road: str) ->
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     stages = list(dict.fromkeys(json.loads(line)["stage"] for line in lines))
-    assert stages == {"trusted_only": ["bilevel", "retrain"], "method": ["bilevel"]}.get(
+    assert stages == dict.fromkeys(("trusted_only", "method"), ["bilevel", "retrain"]).get(
         road, ["bilevel", "doubtful", "trusted"]
     )
     rows = "20 training rows" if road == "trusted_only" else "36 training rows, 20 trusted ones"

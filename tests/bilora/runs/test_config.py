@@ -59,6 +59,15 @@ OF_A_RUN: dict[str, Any] = {
     "data_dir": "folder",
     "model": "folder",
     "formulation": "softmax",
+    "rank": 3,
+    "alpha": 3.0,
+    "dropout": 0.2,
+    "target_modules": ["key"],
+    "trusted_file": "trusted.csv",
+    "trusted_column": "checked",
+    "road": "trusted_only",
+    "source_column": "source",
+    "weight_column": "weight",
     "train_rows": 10,
     "flip_labels": 0.2,
     "max_length": 64,
@@ -175,6 +184,9 @@ DECIDING = sorted({field.name for field in dataclasses.fields(RunConfig)} - {"me
 @pytest.mark.parametrize("field", DECIDING)
 def test_hash_changes_with_every_setting(field: str) -> None:
     base = {"method": "bilora", "validate_every": 1} | ({} if field in ("task", "data_dir") else FILES)
+    # A road is one of trusted rows, which have it instead of a method.
+    base |= {"trusted_file": "trusted.csv", "method": "self_tuned"} if field == "road" else {}
+    base |= {"method": "learned_sources"} if field == "source_column" else {}
     assert RunConfig(**base).sha256() != RunConfig(**{**base, field: (OF_A_FIT | OF_A_RUN)[field]}).sha256()
 
 

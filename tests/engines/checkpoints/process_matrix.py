@@ -122,6 +122,7 @@ def trained(case: Case, processes: Processes, *watch: Callback, batch: int | Non
     settings = FitSettings(**{**options, **case.settings, **where})
     if case.is_bert:
         rows, collate = DividedRows(*map(token_rows, case.rows)), padded
+        given["variant"] = "bilora"
     else:
         rows, collate = DividedRows(*(weighted_rows(case.over, count) for count in case.rows)), stacked
         given["variant"] = dataclasses.replace(VARIANT, lower=WeightedLower, upper=WeightedUpper)

@@ -78,7 +78,7 @@ def levels(batch_size: int, accumulation: int = 1) -> FitSettings:
         ((1, levels(8)), (2, levels(8)), Rescaled(batches=Fraction(1, 2)), True),  # more of them
         ((2, levels(8)), (1, levels(16)), Rescaled(), True),  # the same batches
         ((2, levels(8)), (1, levels(8, 2)), Rescaled(2, Fraction(2)), True),  # the same rows, in two pieces
-        ((1, levels(8, 2)), (2, levels(8)), Rescaled(batches=Fraction(1, 2)), False),  # half a piece may be done
+        ((1, levels(8, 2)), (2, levels(8)), Rescaled(Fraction(1, 2), Fraction(1, 2)), True),  # in one piece
         ((2, levels(8)), (1, levels(12)), Rescaled(batches=Fraction(4, 3)), False),
     ],
 )
