@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,13 @@ MARKS = (
     *((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
     *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
 )
-# Bytes of the file that are enough to tell.
+NOT_ASCII = bytes(range(128, 256))
+
+# Bytes of the file that are enough to tell; and of those that are not ASCII the fewest that are no accident.
 LOOKED_AT = 200_000
+ENOUGH = 2
+# Half of a surrogate pair, as careless writers of UTF-8 leave it.
+HALF = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
 
 
 def decode(path: Path, content: bytes) -> str:
@@ -30,11 +36,11 @@ def decode(path: Path, content: bytes) -> str:
 def find_encoding(source: object, opened: Callable[[], BinaryIO], *, broken: bool = False) -> str:
     """Return the encoding of a file, told by a warning where it is not UTF-8.
 
-    A line that is not UTF-8 among others that are is a single fault: it is refused, or with ``broken`` left to whoever
-    reads the lines, as UTF-8.
+    A line that is not UTF-8 among others that are, or one odd byte, is a single fault: it is refused, or with
+    ``broken`` left to whoever reads the lines, as UTF-8.
     """
     first: tuple[int, int] | None = None
-    head, has_utf8 = bytearray(), False
+    head, has_utf8, others = bytearray(), False, 0
     with opened() as lines:
         # Line by line, which no character of UTF-8 crosses: the file need not fit into memory.
         for number, line in enumerate(lines, start=1):
@@ -47,12 +53,15 @@ def find_encoding(source: object, opened: Callable[[], BinaryIO], *, broken: boo
                 has_utf8 = True
             except UnicodeDecodeError as error:
                 first = first or (number, error.start + 1)
+                others += len(line) - len(line.translate(None, NOT_ASCII))
+                has_utf8 = has_utf8 or HALF.search(line) is not None
     if first is None:
         return "utf-8"
     encoding = next((name for mark, name in MARKS if head.startswith(mark)), None) or _guess(bytes(head))
     # Where other lines are UTF-8, one that is not is broken: in another encoding all the others would be.
-    if encoding is None or (encoding in ENCODINGS and has_utf8):
-        encoding = "utf-8" if broken and has_utf8 else None
+    is_broken = has_utf8 or others < ENOUGH
+    if encoding is None or (encoding in ENCODINGS and is_broken):
+        encoding = "utf-8" if broken and is_broken else None
     if encoding is None or not (encoding == "utf-8" or _is_in(encoding, opened)):
         raise DataError(f"{source}:{first[0]}: byte {first[1]} is not UTF-8; save the file as UTF-8")
     if encoding != "utf-8":

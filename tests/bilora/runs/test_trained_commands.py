@@ -208,7 +208,7 @@ def test_tags_are_predicted_token_by_token(tiny_encoder: Path, tmp_path: Path, c
     path = write_lines(tmp_path / "towns.jsonl", rows)
     words = ["--model", tiny_encoder, "--train-file", path, "--label-column", "tags", "--output", tmp_path / "run"]
     words += ["--max-length", "8", "--steps", "20", "--device", "cpu", "--lower.learning-rate", "0.05"]
-    words += ["--lower.batch-size", "8", "--upper.batch-size", "8"]
+    words += ["--lower.batch-size", "8", "--upper.batch-size", "8", "--method", "bilora"]
     assert ran(TRAIN, *words, "--keep-best", "false", "--early-stopping", "0") == 0, capsys.readouterr().err
     tokens = ["in", "Ljubljana", "today", "and", "then", "in", "Rome"]
     unlabelled = write_lines(tmp_path / "new.jsonl", [{"tokens": tokens}])
