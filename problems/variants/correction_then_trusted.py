@@ -12,6 +12,7 @@ from bilora.problems.levels.losses import read_loss
 from bilora.problems.stage import Stage
 from bilora.problems.variants import self_tuned
 from bilora.problems.variants.learned_decay_bilora import DecayedBiloraLower
+from bilora.problems.variants.learned_noise import corrected_losses
 from bilora.problems.variants.self_tuned import SelfTunedSettings, SelfTunedUpper, SelfTuning
 
 # Of what earlier steps have seen, at each upper step: half is gone after 34, as the model that is asked gets better.
@@ -66,12 +67,6 @@ class Correction(SelfTuning):
         return {**learned, "transition_matrix": self.matrix.tolist(), "words": words}
 
 
-def corrected_losses(logits: Tensor, labels: Tensor, matrix: Tensor) -> Tensor:
-    """Return ``-log sum_c p_c T[c, label]`` of each row ``(batch,)``, with ``logits (batch, classes)`` of p."""
-    log_chances = logits.float().log_softmax(-1)
-    return -torch.logsumexp(log_chances + matrix.clamp_min(SMALLEST).log().T[labels], dim=-1)
-
-
 class CorrectedLower(DecayedBiloraLower):
     """The lower level under decays, whose loss asks for the label that a row of the predicted class would have."""
 
@@ -80,7 +75,8 @@ class CorrectedLower(DecayedBiloraLower):
     def training_step(self, batch: Any) -> Any:
         """Return the corrected loss, weighted where rows have weights."""
         weights, labels = batch.pop("weights", None), batch["labels"]
-        losses = corrected_losses(self.forward(**batch).logits, labels, _correction(self).matrix)
+        log_T = _correction(self).matrix.clamp_min(SMALLEST).log()
+        losses = corrected_losses(self.forward(**batch).logits.float(), labels, log_T)
         return losses.mean() if weights is None else (weights * losses).sum() / weights.sum().clamp_min(1e-12)
 
 

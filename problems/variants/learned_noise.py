@@ -29,15 +29,14 @@ class LearnedNoiseSettings(ShapeSettings):
         return super().faults() + ([f"right_at_start is {self.right_at_start}, it must be in [0.5, 1)"] * wrong)
 
 
-def corrected_losses(logits: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+def corrected_losses(logits: Tensor, labels: Tensor, log_T: Tensor) -> Tensor:
     """Return ``-log sum_c p_c T[c, y]``, forward correction (Patrini et al. 2017, arXiv 1609.03683, theorem 2).
 
     Args:
         logits: Of the model, ``(rows, classes)``; ``p`` is their softmax.
         labels: As given, ``(rows,)``.
-        noise: Logits of T, ``(classes, classes)``; row c of T is the softmax of its row c.
+        log_T: Logarithm of the chance ``T[c, y]`` that a row of class c is labelled y, ``(classes, classes)``.
     """
-    log_T = noise.log_softmax(dim=-1)
     # By logarithms, so that a probability near zero keeps its digits.
     return -torch.logsumexp(logits.log_softmax(dim=-1) + log_T[:, labels].T, dim=-1)
 
@@ -53,7 +52,7 @@ class TransitionMatrix(LossShape):
 
     def row_losses(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the corrected losses, and the plain ones of D2's rows, which the last stage trains on too."""
-        losses = corrected_losses(logits, batch["labels"], self.raw)
+        losses = corrected_losses(logits, batch["labels"], self.raw.log_softmax(dim=-1))
         if self.first_upper is None:
             return losses
         plain = functional.cross_entropy(logits, batch["labels"], reduction="none")

@@ -13,7 +13,8 @@ from bilora.engines.training.fit import FitResult, fit
 from bilora.engines.training.stages import run_stages
 from bilora.errors import SettingsError
 from bilora.problems import VARIANTS
-from bilora.problems.variants.correction_then_trusted import KEPT, Correction, companion, corrected_losses
+from bilora.problems.variants.correction_then_trusted import KEPT, SMALLEST, Correction, companion
+from bilora.problems.variants.learned_noise import corrected_losses
 from bilora.problems.variants.self_tuned import SelfTunedSettings
 
 ROADS = ("noisy_then_trusted", "correction_then_trusted")
@@ -31,9 +32,11 @@ def test_the_corrected_loss_is_that_of_the_mixed_probabilities() -> None:
     logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
     matrix = torch.rand(3, 3).softmax(-1)
     expected = -(logits.softmax(-1) @ matrix)[torch.arange(6), labels].log()
-    torch.testing.assert_close(corrected_losses(logits, labels, matrix), expected)
+    torch.testing.assert_close(corrected_losses(logits, labels, matrix.clamp_min(SMALLEST).log()), expected)
     plain = functional.cross_entropy(logits, labels, reduction="none")
-    torch.testing.assert_close(corrected_losses(logits, labels, torch.eye(3)), plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        corrected_losses(logits, labels, torch.eye(3).clamp_min(SMALLEST).log()), plain, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_the_matrix_is_the_mean_of_what_is_said_of_each_class() -> None:
