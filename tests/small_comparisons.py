@@ -1,5 +1,6 @@
 """Small comparisons, some of which come to harm; as a script, one that is to be killed: ``HOW FOLDER [ADDRESS]``."""
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -117,7 +118,7 @@ def waiting_train(job: Job, home: Home, rows: TaskRows, model: SharedModel) -> S
 def compare_on_ray(folder: Path, address: str) -> int:
     """Return the exit code of the comparison as the command gives it."""
     # Not this script's own copy, which a worker could not find.
-    bilora.compare.on_ray.train = sys.modules["small_comparisons"].waiting_train
+    bilora.compare.on_ray.train = importlib.import_module("small_comparisons").waiting_train
     return exit_code(lambda _: run_comparison(on_ray(folder, address), command=""), program="compare")
 
 
@@ -147,6 +148,4 @@ def main(how: str, folder: Path, *address: str) -> None:
 
 
 if __name__ == "__main__":
-    import small_comparisons  # noqa: F401, PLW0406
-
     main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
