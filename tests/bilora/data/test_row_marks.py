@@ -1,6 +1,7 @@
 """Row ids and sources in the batches of every kind of task, and what a companion may know of the rows."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -45,8 +46,9 @@ ROWS: dict[str, tuple[Callable[[], AnyTask], list[dict[str, Any]], int]] = {
 def test_every_kind_of_task_has_them(kind: str, causal_tokenizer: Any) -> None:
     make, given, examples = ROWS[kind]
     task = make()
-    tokenizer = causal_tokenizer if kind == "generation" else AutoTokenizer.from_pretrained(embedded_model_folder())
-    if tokenizer.pad_token is None:
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model_folder())
+    if kind == "generation":
+        tokenizer = deepcopy(causal_tokenizer)  # other tests want the one without a pad token
         tokenizer.pad_token = tokenizer.eos_token
     rows = check_rows(enumerate(given, start=1), task, source="toy", split="train")
     encoded = task.encode(rows, tokenizer, max_length=32).encoded

@@ -237,10 +237,12 @@ def test_a_pad_token_that_was_filled_in_is_in_every_folder(
 ) -> None:
     base, run = tmp_path / "base", tmp_path / "run"
     sizes = {"vocab_size": 300, "n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    torch.manual_seed(0)
     GPT2Model(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0, initializer_range=0.5)).save_pretrained(base)
     causal_tokenizer.save_pretrained(base)
     words = ["--model", base, "--train-file", review_file, "--output", run, "--max-length", 32, "--device", "cpu"]
-    assert ran(TRAIN, *words, "--steps", 4, "--unroll-steps", 2, "--lower.learning-rate", 0.02) == 0
+    words += ["--method", "bilora", "--steps", 4, "--unroll-steps", 2, "--lower.learning-rate", 0.02]
+    assert ran(TRAIN, *words) == 0
     assert ran(EXPORT, run, "--output", tmp_path / "export") == 0
     assert ran(MERGE, run, "--output", tmp_path / "merged") == 0
     lines = write_lines(tmp_path / "two.jsonl", [{"text": "good"}, {"text": "a film that is not so good"}])
