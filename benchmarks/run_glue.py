@@ -13,7 +13,7 @@ sentences, offline, on a CPU. Examples::
 import sys
 from pathlib import Path
 
-from bilora.commands.exit_codes import Program
+from bilora.commands.program import Program
 
 PROGRAM = Program(
     "run_glue.py", "Compare methods on a GLUE task.", default_config=Path(__file__).parent / "configs" / "embedded.yaml"

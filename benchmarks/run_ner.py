@@ -11,7 +11,7 @@ sentences of ``--data-dir``. Examples::
 import sys
 from pathlib import Path
 
-from bilora.commands.exit_codes import Program
+from bilora.commands.program import Program
 
 PROGRAM = Program(
     "run_ner.py",

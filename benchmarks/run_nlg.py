@@ -11,7 +11,7 @@ meaning representations of E2E, on a CPU; ``--data-dir`` says where E2E is. Exam
 import sys
 from pathlib import Path
 
-from bilora.commands.exit_codes import Program
+from bilora.commands.program import Program
 
 PROGRAM = Program(
     "run_nlg.py",

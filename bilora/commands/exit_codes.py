@@ -1,29 +1,20 @@
-"""What every program that runs a config has in common: its words, its errors, its exit code."""
+"""What every program that runs a config has in common: its errors, and its exit code."""
 
 import errno
 import os
-import shlex
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from bilora.commands.command_line import BAD_INPUT, parse_config
-from bilora.compare.comparison import compare_methods
+from bilora.commands.command_line import BAD_INPUT
 from bilora.engines.checkpoints.stop_signals import end_at_once_when_told_again, sigterm_raised
 from bilora.errors import BiloraError, DivergedError, InterruptedRun, ProcessesError, ResourceError, SelfCheckError
-from bilora.files.formats import read_yaml
 from bilora.files.whole_folders import is_full
-from bilora.models.pretrained import quiet_transformers
 from bilora.problems.levels.out_of_memory import is_out_of_memory
-from bilora.processes.group import join_processes
-from bilora.runs.config import SeveralRuns
-from bilora.runs.resume import CONFIG, resumed_folder, words_of_then
 from bilora.settings.lookup import TRUST, told_by
 from bilora.settings.sections import shortened
 
@@ -44,44 +35,6 @@ NO_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.E
 
 # How long another process waits before it prints an error; the launcher ends it as soon as the first has ended.
 SECONDS_FOR_FIRST = 10.0
-
-
-@dataclass(frozen=True)
-class Program:
-    """A program that compares methods."""
-
-    # Of its file, for help and errors.
-    name: str
-    description: str
-    # The YAML file that is read unless one of the options `naming` is given.
-    default_config: Path
-    naming: Sequence[str] = ("--config", "--task", "--train-file", "--train_file")
-
-    def run(self, argv: Sequence[str]) -> int:
-        """Run the command and return its exit code, see :func:`exit_code`."""
-        quiet_transformers()
-        return exit_code(self._compare, argv, program=self.name)
-
-    def default_words(self, argv: Sequence[str]) -> list[str]:
-        """Return the words that read the default config, unless the user's name a config or where the rows are."""
-        if (folder := resumed_folder(argv)) is not None:
-            return ["--config", str(folder / CONFIG), *words_of_then(read_yaml(folder / CONFIG))]
-        # Its settings are for its own rows: they are not mixed with those for the user's.
-        named = any(word.split("=")[0] in self.naming for word in argv)
-        return [] if named else ["--config", str(self.default_config)]
-
-    def parse(self, argv: Sequence[str]) -> SeveralRuns:
-        """Return the config that the words make."""
-        before = self.default_words(argv)
-        return parse_config(SeveralRuns, argv, prog=self.name, description=self.description, before=before)
-
-    def _compare(self, argv: Sequence[str]) -> None:
-        config = self.parse(argv)
-        processes = join_processes(device=config.run.device)
-        if argv and processes.is_first:
-            # Not before the words are understood: what --print_config writes can be read back as YAML.
-            print("command:", shlex.join(["python", f"benchmarks/{self.name}", *argv]))
-        compare_methods(config, processes)
 
 
 def asks_for_debug(argv: Sequence[str]) -> bool:
