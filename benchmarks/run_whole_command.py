@@ -135,7 +135,10 @@ def write_rows(train: Path, validation: Path, count: int) -> None:
     """Write embedded sentences as two csv files."""
     rows = take_rows(embedded_reviews(), count + VALIDATION_ROWS, seed=0)
     named = [{"text": row["text"], "label": ("bad", "good")[row["label"]]} for row in rows]
-    for path, part in ((train, named[:count]), (validation, named[count:])):
+    # They come sorted by their labels.
+    held = set(range(0, len(named), len(named) // VALIDATION_ROWS)[:VALIDATION_ROWS])
+    parts = [[row for index, row in enumerate(named) if (index in held) is wanted] for wanted in (False, True)]
+    for path, part in zip((train, validation), parts, strict=True):
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, ["text", "label"])
             writer.writeheader()

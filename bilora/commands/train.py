@@ -1,6 +1,7 @@
 """``bilora train``: one adapter for one task, from rows to a folder that can be shipped."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,7 +208,10 @@ def _plan_on(config: TrainConfig, rows: TaskRows, columns: tuple[str, ...] | Non
     steps = config.steps_for(count, processes=processes.count)
     # Where rows are trusted and none are given for validation, what is held out is doubtful, and chooses nothing.
     unwatched = rows.upper is not None and (not config.has_trusted or config.validation_file is None)
-    run = config.run_config(steps=steps, text_columns=columns, upper_given=unwatched)
+    # Where none are held out, D2 is watched; each process validates its share.
+    validated = sum(map(len, rows.validation.values())) or round((1 - config.split_ratio) * count)
+    validated = math.ceil(validated / processes.count)
+    run = config.run_config(steps=steps, text_columns=columns, upper_given=unwatched, validated=validated)
     return plan_run(run, rows, processes=processes)
 
 

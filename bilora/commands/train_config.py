@@ -1,5 +1,6 @@
 """The configuration of ``bilora train``: that of a run, with defaults that need no thought."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -11,8 +12,10 @@ from bilora.settings.arguments import check_fields
 from bilora.settings.sections import BEYOND, refuse_faults
 from bilora.tasks.labels import LabelledFiles
 
-# Validations of a run whose user does not say how often.
-VALIDATIONS = 20
+# Validations of a run whose user does not say how often, or as many as take this share of the training's time.
+VALIDATIONS, VALIDATION_SHARE = 20, 0.1
+# A validation is a forward pass of its rows; a step is one of its batch, and a backward pass that takes as long.
+PASSES_OF_STEP = 2
 # Of a run whose user says neither epochs nor steps. Ten epochs of a few rows are a handful of steps, too few to learn
 # anything.
 EPOCHS = 10
@@ -36,7 +39,8 @@ class TrainConfig(RunConfig):
             rows D1 has 800, and ten passes in batches of 16 are 500 steps.
         refresh: Epochs of the lower level between two draws of a new split; 0 keeps the first, None does so where D2 is
             watched, and is 1 elsewhere.
-        validate_every: Lower steps between two validations; None validates twenty times, 0 at the end only.
+        validate_every: Lower steps between two validations; 0 validates at the end only. None validates twenty times, or
+            as often as takes a tenth of the training's time.
         early_stopping: Validations without gain before the run is stopped; 0 does not stop early, None is 5.
         keep_best: Whether to end with the parameters of the best validation instead of the last ones; None does.
         log_every: Steps between two lines of progress where the output is no terminal; None writes one every 30
@@ -127,8 +131,19 @@ class TrainConfig(RunConfig):
             return max(LEAST_STEPS, round(EPOCHS * share * rows / batch))
         return max(1, round(self.epochs * share * rows / batch))
 
+    def _validate_every(self, steps: int, validated: int) -> int:
+        """Return the steps between two validations of so many rows."""
+        passes = PASSES_OF_STEP * self.lower.batch_size * self.lower.accumulation * steps
+        affordable = VALIDATION_SHARE * passes / validated if validated else VALIDATIONS
+        return min(steps, max(1, steps // VALIDATIONS, math.ceil(steps / affordable)))
+
     def run_config(
-        self, *, steps: int | None = None, text_columns: tuple[str, ...] | None = None, upper_given: bool = False
+        self,
+        *,
+        steps: int | None = None,
+        text_columns: tuple[str, ...] | None = None,
+        upper_given: bool = False,
+        validated: int = 0,
     ) -> RunConfig:
         """Return the config of the run, with what this one leaves open; None takes steps and columns of this one."""
         # While the steps are not known yet, 1 lets everything else be checked.
@@ -136,7 +151,7 @@ class TrainConfig(RunConfig):
         decided = {
             "validation_share": self.held_out,
             "refresh": 0 if watches or upper_given else 1,
-            "validate_every": max(1, steps // VALIDATIONS),
+            "validate_every": self._validate_every(steps, validated),
             # Where a validation set of its own is D2, the one set that is left gives the score, and chooses nothing.
             "early_stopping": 0 if upper_given else PATIENCE,
             "keep_best": not upper_given,

@@ -96,6 +96,12 @@ def test_steps_and_validations_follow_from_epochs_of_the_lower_rows(command_run:
     assert TrainConfig().run_config(steps=100).validate_every == 5
 
 
+@pytest.mark.parametrize(("rows", "every"), [(10, 15), (50, 16), (100, 32), (1000, 300)])
+def test_validations_take_a_tenth_of_the_training(rows: int, every: int) -> None:
+    # A step passes 16 rows forward and backward: 9,600 passes of a row, of which 960 are for validations.
+    assert TrainConfig().run_config(steps=300, validated=rows).validate_every == every
+
+
 def test_the_config_that_is_written_is_one_of_train_and_of_a_comparison(command_run: Any) -> None:
     words = ["--config", str(command_run.folder / "config.yaml")]
     compared = parse_config(RunConfig, words, prog="", description="")
