@@ -48,9 +48,9 @@ def commands() -> list[tuple[str, list[str]]]:
 
 def test_there_is_something_to_check() -> None:
     assert {words[0] for _, words in commands()} >= {"bilora", "python", "make", "pip", "uv"}
-    for page in ("README.md", "docs/write-your-own-variant.md"):
+    for page in ("docs/the-command.md", "docs/write-your-own-variant.md"):
         assert any("benchmarks/run_glue.py" in words for name, words in commands() if name == page)
-        assert code_blocks(PAGES[page], "python")
+    assert code_blocks(README, "python")
     assert len(blocks("python")) > 5
     assert blocks("yaml")
 
@@ -174,12 +174,13 @@ def test_files_that_are_named_exist_and_links_lead_to_pages(page: str) -> None:
     assert [link for link in sorted(linked) if not (ROOT / page).parent.joinpath(link).is_file()] == []
 
 
-def test_options_that_the_readme_names_exist(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_that_the_pages_name_exist(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_config(SeveralRuns, ["--help"], prog="run_glue.py", description="")
     helps = [capsys.readouterr().out, *(path.read_text() for path in tracked_files("bilora/commands/help/*.txt"))]
     known = {option.replace("-", "_") for text in helps for option in re.findall(r"--[a-z][\w.-]*", text)}
-    prose = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+    text = README + PAGES["docs/the-command.md"] + PAGES["docs/which-hypergradient.md"]
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     named = {option.replace("-", "_") for option in re.findall(r"`(--[a-z][\w.-]*)", prose)}
     assert named
     # What stands below an option that is a mapping is that mapping's key: one that does not exist raises here.
@@ -210,10 +211,23 @@ def rows(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("| `") and line.count("|") > 6]
 
 
-def test_measured_hypergradients_are_those_of_the_readme() -> None:
-    told = rows(PAGES["docs/which-hypergradient.md"])
+def test_the_hypergradients_of_the_page_are_the_measured_ones() -> None:
+    """The cosines, to the digits that are shown; a name has its settings behind it, as in ``terms 5``."""
+    told = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows(PAGES["docs/which-hypergradient.md"])]
     assert len(told) == len(bilora.engines.HYPERGRADIENTS)
-    assert set(told) <= set(rows(README))
+    measured = [
+        [cell.strip() for cell in line.strip("│").split("│")]
+        for line in (ROOT / "benchmarks/results/hypergradients.txt").read_text(encoding="utf-8").splitlines()
+        if re.search(r"│ (exact|-) +│", line)
+    ]
+    for first, _, _, *cosines, _ in told:
+        name, *_ = re.findall(r"\w+", first)
+        numbers = re.findall(r"\d+", first)
+        # As the table has it: `darts, scale one`, `neumann, terms 5, step size power_iteration`.
+        found = [row for row in measured if re.findall(r"\w+", row[0])[0] == name]
+        found = [row for row in found if re.findall(r"\d+", row[0])[: len(numbers)] == numbers]
+        values = [["-" if cell == "undefined" else f"{float(cell):.3f}" for cell in row[2:8:2]] for row in found]
+        assert cosines in values, first
 
 
 def test_messages_that_are_explained_are_ones_that_exist() -> None:
