@@ -49,8 +49,8 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "pruned": {"steps": 12, "lower": level(4)},
 }
 METHODS = {"single level": {"method": "lora"}, "pruned": {"method": "adalora", "initial_rank": 4}}
-# Schedules that are resumed from every step; the others from the second, the fifth and the last but one.
-EVERY = ("plain", "accumulation", "refresh")
+# The schedule that is resumed from every step; the others are from the second, the fifth and the last but one.
+EVERY = ("plain",)
 
 
 def drawn() -> dict[str, float | None]:
