@@ -15,8 +15,8 @@ from study_jobs import Done, Line, best_cell, cell_job, jobs, random_cells
 from study_protocol import Cell, Protocol, job_of, lora
 from study_runs import measure, unpack
 
-from bilora.compare.statistics import ROW_DRAWS, Interval, mean_row_interval, wilcoxon
 from bilora.report.style import COLOURS, Drawing, style
+from bilora.runs.statistics import ROW_DRAWS, Interval, mean_row_interval, wilcoxon
 
 # Scores are told in points, hundredths of a metric.
 POINTS = 100.0

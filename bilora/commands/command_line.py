@@ -244,7 +244,7 @@ def _plain_value(word: str) -> Any:
 # Options that may stand without a value, and the value they then have.
 SWITCHES = {
     **dict.fromkeys(("--debug", "--allow_config_change", "--keep_best", "--shard_base"), "true"),
-    **dict.fromkeys(("--overwrite", "--uniform_rank"), "true"),
+    **dict.fromkeys(("--overwrite", "--uniform_rank", "--no_texts"), "true"),
     "--resume": "auto",
 }
 

@@ -10,7 +10,8 @@ import pandas
 
 from bilora.compare.config import ComparisonConfig
 from bilora.compare.folders import Record
-from bilora.compare.statistics import (
+from bilora.runs.results import read_predictions
+from bilora.runs.statistics import (
     Interval,
     Wilcoxon,
     best_score,
@@ -22,7 +23,6 @@ from bilora.compare.statistics import (
     seconds_to_reach,
     wilcoxon,
 )
-from bilora.runs.results import read_predictions
 from bilora.runs.table import Spread
 from bilora.tasks.task import AnyTask
 

@@ -14,8 +14,8 @@ from bilora.compare.choice import Choice
 from bilora.compare.config import ComparisonConfig
 from bilora.compare.folders import Record
 from bilora.compare.lines import Line
-from bilora.compare.statistics import Interval, Wilcoxon
 from bilora.files.formats import finite_or_null, write_whole
+from bilora.runs.statistics import Interval, Wilcoxon
 from bilora.runs.table import print_cells, spread_cell
 
 _spread = partial(spread_cell, sign="±")

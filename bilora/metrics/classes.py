@@ -91,6 +91,20 @@ def compute_metrics(task: Task, predictions: Numbers, references: Numbers) -> di
     return dict(task_metric(task).compute(predictions=predicted, references=labels))
 
 
+def class_table(predictions: Sequence[str], references: Sequence[str]) -> list[dict[str, Any]]:
+    """Return ``label``, ``precision``, ``recall``, ``f1`` and ``support`` (rows that are of it) of every class by name.
+
+    A share of nothing is None: the precision of a class that no row gets, the recall of one that no row is of.
+    """
+    names = sorted({*predictions, *references})
+    settings = {"labels": names, "average": None, "zero_division": numpy.nan}
+    columns = sklearn_metrics.precision_recall_fscore_support(list(references), list(predictions), **settings)
+    keys = ("label", "precision", "recall", "f1", "support")
+    rows = zip(names, *(column.tolist() for column in columns), strict=True)
+    # NaN is the one value that differs from itself.
+    return [dict(zip(keys, (value if value == value else None for value in row), strict=True)) for row in rows]
+
+
 def _measure(key: str, task: Task) -> Measure:
     measure = find(MEASURES, key, kind="metric")
     too_many = measure.most_labels is not None and task.num_labels > measure.most_labels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import datasets
 
@@ -61,26 +61,48 @@ def count_tokens(predictions: Tags, references: Tags) -> Counts:
     return Counts(both=same, predicted=total, references=total)
 
 
-def _share(count: Callable[[Tags, Tags], Counts], whole: Callable[[Counts], float]) -> Compute:
-    def share(predictions: Tags, references: Tags) -> float:
-        counts = count(predictions, references)
-        if not whole(counts):
+@dataclass(frozen=True)
+class Share:
+    """What is the same in both, as a share of a whole; ``count`` may be asked row by row, since counts add up."""
+
+    count: Callable[[Tags, Tags], Counts]
+    whole: Callable[[Counts], float]
+
+    def __call__(self, predictions: Tags, references: Tags) -> float:
+        """Return the share over all rows."""
+        return self.of(self.count(predictions, references))
+
+    def of(self, counts: Counts) -> float:
+        """Return the share that counts make."""
+        if not self.whole(counts):
             raise Undefined("there is no entity to take a share of")
-        return counts.both / whole(counts)
-
-    return share
+        return counts.both / self.whole(counts)
 
 
-TOKEN_MEASURES: dict[str, Compute] = {
+TOKEN_MEASURES: dict[str, Share] = {
     # 2 both / (predicted + references)
-    "entity_f1": _share(count_entities, lambda counts: (counts.predicted + counts.references) / 2),
-    "entity_precision": _share(count_entities, lambda counts: counts.predicted),
-    "entity_recall": _share(count_entities, lambda counts: counts.references),
-    "token_accuracy": _share(count_tokens, lambda counts: counts.references),
+    "entity_f1": Share(count_entities, lambda counts: (counts.predicted + counts.references) / 2),
+    "entity_precision": Share(count_entities, lambda counts: counts.predicted),
+    "entity_recall": Share(count_entities, lambda counts: counts.references),
+    "token_accuracy": Share(count_tokens, lambda counts: counts.references),
 }
+
+
+def entity_table(predictions: Tags, references: Tags) -> list[dict[str, Any]]:
+    """Return ``label``, ``precision``, ``recall``, ``f1`` and ``support`` (entities) of every type of entity."""
+    pairs = [(entities(row), entities(labels)) for row, labels in zip(predictions, references, strict=True)]
+    table = []
+    for name in sorted({kind for pair in pairs for found in pair for kind, _, _ in found}):
+        of_type = [tuple({span for span in found if span[0] == name} for found in pair) for pair in pairs]
+        both = sum(len(found & right) for found, right in of_type)
+        predicted, support = (sum(len(pair[side]) for pair in of_type) for side in (0, 1))
+        shares = (both, predicted), (both, support), (2 * both, predicted + support)
+        precision, recall, f1 = (part / whole if whole else None for part, whole in shares)
+        table.append({"label": name, "precision": precision, "recall": recall, "f1": f1, "support": support})
+    return table
 
 
 def token_metric(task: TokenTask) -> Metric:
     """Return the metric of a token classification task, over the tags of each row."""
-    measures = {key: TOKEN_MEASURES[key] for key in task.metric_keys}
+    measures: dict[str, Compute] = {key: TOKEN_MEASURES[key] for key in task.metric_keys}
     return Metric(task.name, measures, datasets.Sequence(TEXT))

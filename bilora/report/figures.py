@@ -11,7 +11,7 @@ from matplotlib.ticker import LogFormatter, NullFormatter
 
 from bilora.artifacts.scored_on import UPPER, VALIDATION, in_words
 from bilora.report.read_run import ReadRun
-from bilora.report.style import Drawing, legend_below, palette, panels, style
+from bilora.report.style import WIDEST, Drawing, legend_below, palette, panels, style, wrapped
 
 # Steps over which a training loss is averaged; a single batch's loss says little.
 SMOOTHING = 20
@@ -62,43 +62,48 @@ def gap_points(run: ReadRun) -> pandas.DataFrame:
     return table.assign(value=table["value"] - table["step"].map(training)).dropna(subset="value")
 
 
-def loss_curves(runs: Sequence[ReadRun], *, seconds: bool = False) -> Drawing:
-    """Draw all losses over steps or seconds, a panel per method, a line per seed."""
-    over, x, unit = ("seconds", "seconds", "seconds") if seconds else ("steps", "step", "lower step")
-    # A step whose seconds were not written, in a run that was cut off, has no place on that axis.
-    table = pandas.concat([loss_points(run) for run in runs]).dropna(subset=x)
+def loss_curves(runs: Sequence[ReadRun]) -> Drawing:
+    """Draw all losses over steps, a panel per method, a line per seed."""
+    table = pandas.concat([loss_points(run) for run in runs])
     with style():
-        figure, axes = _panel_per_label(runs, unit, "loss")
+        figure, axes = _panel_per_label(runs, "lower step", "loss")
         for label, panel in axes.items():
             rows = table[table["label"] == label]
             is_training = rows["curve"].isin(TRAINING)
-            _draw_seeds(panel, rows[is_training], x, hue="curve", colours=CURVES)
+            _draw_seeds(panel, rows[is_training], "step", hue="curve", colours=CURVES)
             # Losses on held-out rows are few, and have a dot each.
-            _draw_seeds(panel, rows[~is_training], x, hue="curve", colours=CURVES, marker="o")
+            _draw_seeds(panel, rows[~is_training], "step", hue="curve", colours=CURVES, marker="o")
             panel.set_ylim(0.0, _largest_shown(runs))
         legend_below(figure, {curve: CURVES[curve] for curve in CURVES if curve in set(table["curve"])})
     caption = (
-        f"Loss over {over}, a line per seed. Training losses are means over {SMOOTHING} steps, without penalties; "
+        f"Loss over steps, a line per seed. Training losses are means over {SMOOTHING} steps, without penalties; "
         "single-level methods train on all rows, drawn as lower loss. AdaLoRA's holds PEFT's regularizer; "
         f"the panels end at one and a half times the largest loss on {scored_rows(runs)}."
     )
-    return Drawing(f"losses-over-{over}", f"Losses over {over}", caption, figure)
+    return Drawing("losses", "Losses", caption, figure)
 
 
 def score_curves(runs: Sequence[ReadRun], metric: str) -> Drawing:
-    """Draw the score of all methods over steps and over seconds: mean over seeds, and deviation."""
+    """Draw the score over steps, and of several methods over seconds too: mean over seeds, and deviation."""
     kinds = {run.scored_on for run in runs}
     title = f"Validation {metric}" if kinds == {VALIDATION} else f"{metric} on D2" if kinds == {UPPER} else metric
     caption = f"{metric} on {scored_rows(runs)}: mean over seeds, with the sample deviation as a band."
     tables = [points(run, f"{run.scored_on}.{metric}") for run in runs]
-    return Drawing("score", title, caption, _means(runs, tables, metric))
+    # Of one method the second picture would be the first one again.
+    over = ("step", "seconds") if len(by_label(runs)) > 1 and _is_timed(runs) else ("step",)
+    return Drawing("score", title, caption, _means(runs, tables, metric, over=over))
+
+
+def _is_timed(runs: Sequence[ReadRun]) -> bool:
+    return any(run.metrics["seconds"].notna().any() for run in runs)
 
 
 def gap_curves(runs: Sequence[ReadRun]) -> Drawing | None:
-    """Draw validation loss less training loss of all methods; None where no rows were held out."""
-    if all(run.scored_on == UPPER for run in runs):
+    """Draw validation loss less training loss of several methods; None where no rows were held out."""
+    # Of one method, both losses stand in the picture of the losses.
+    if len(by_label(runs)) == 1 or all(run.scored_on == UPPER for run in runs):
         return None
-    figure = _means(runs, [gap_points(run) for run in runs], "validation loss - training loss")
+    figure = _means(runs, [gap_points(run) for run in runs], "validation - training loss", over=("step",))
     largest = _largest_shown(runs)
     for panel in figure.axes:
         # A training loss of another size, as with a regularizer in it, would press all other curves flat.
@@ -141,7 +146,7 @@ def cosine_curves(runs: Sequence[ReadRun]) -> Drawing | None:
     if table.empty:
         return None
     with style():
-        figure, (panel,) = panels(1, width=5.6)
+        figure, (panel,) = panels(1, width=WIDEST, height=2.6)
         colours = palette(by_label(runs))
         # What an exact implicit part would have.
         panel.axhline(1.0, color="black", linewidth=0.6)
@@ -158,8 +163,11 @@ def rate_curves(runs: Sequence[ReadRun]) -> Drawing:
     # Equal rates lie on each other: the first method is the widest line, and the last one the thinnest on top.
     widths = {label: 1.2 + 0.7 * (len(colours) - index) for index, label in enumerate(colours)}
     with style():
-        figure, axes = panels(2, width=4.4, share=False)
-        for panel, level in zip(axes, ("lower", "upper"), strict=True):
+        levels = [
+            level for level in ("lower", "upper") if any(f"{level}_learning_rates" in run.metrics for run in runs)
+        ]
+        figure, axes = panels(max(1, len(levels)), share=False)
+        for panel, level in zip(axes, levels, strict=False):
             for label, (run, *_) in by_label(runs).items():
                 rates = run.metrics.get(f"{level}_learning_rates")
                 if rates is not None:
@@ -178,7 +186,8 @@ def _panel_per_label(runs: Sequence[ReadRun], x: str, y: str) -> tuple[Figure, d
     labels = by_label(runs)
     figure, axes = panels(len(labels))
     for label, panel in zip(labels, axes, strict=True):
-        panel.set(title=label, xlabel=x)
+        # Of one method the page says which it is.
+        panel.set(title=wrapped(label, WIDEST / 2) if len(labels) > 1 else "", xlabel=x)
     axes[0].set_ylabel(y)
     return figure, dict(zip(labels, axes, strict=True))
 
@@ -201,12 +210,15 @@ def _draw_seeds(
         seaborn.lineplot(table, **lines, **look, ax=panel)
 
 
-def _means(runs: Sequence[ReadRun], tables: Sequence[pandas.DataFrame], name: str) -> Figure:
-    """Draw mean and deviation over the seeds of each method, over steps and over seconds."""
+UNITS = {"step": "lower step", "seconds": "seconds, mean over seeds"}
+
+
+def _means(runs: Sequence[ReadRun], tables: Sequence[pandas.DataFrame], name: str, *, over: Sequence[str]) -> Figure:
+    """Draw mean and deviation over the seeds of each method, a panel per axis that they are drawn over."""
     colours = palette(by_label(runs))
     with style():
-        figure, axes = panels(2, width=4.4, share=False)
-        for panel, x, unit in zip(axes, ("step", "seconds"), ("lower step", "seconds, mean over seeds"), strict=True):
+        figure, axes = panels(len(over), width=WIDEST, height=2.2, share=False)
+        for panel, x in zip(axes, over, strict=True):
             table = pandas.concat(tables, ignore_index=True).dropna(subset=x)
             table["turn"] = table.groupby("run").cumcount()
             turns = table.groupby(["label", "turn"])
@@ -218,8 +230,9 @@ def _means(runs: Sequence[ReadRun], tables: Sequence[pandas.DataFrame], name: st
             look = {"marker": "o", "markersize": 4, "linewidth": 1.3, "err_kws": {"alpha": 0.12, "linewidth": 0}}
             if len(table):
                 seaborn.lineplot(table, **lines, **look, ax=panel)
-            panel.set(xlabel=unit, ylabel=name)
+            panel.set(xlabel=UNITS[x], ylabel=name)
         # Not when they are made: then seconds and steps would share their axis too.
-        axes[1].sharey(axes[0])
+        for panel in axes[1:]:
+            panel.sharey(axes[0])
         legend_below(figure, colours)
     return figure

@@ -1,8 +1,12 @@
 """The folder of a run, read back as tables."""
 
 import collections
+import contextlib
 import dataclasses
+import functools
 import hashlib
+import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,18 +15,31 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pandas
 
 from bilora.artifacts.scored_on import UPPER, VALIDATION
 from bilora.engines.checkpoints.config_change import deciding_settings
 from bilora.errors import DataError
 from bilora.files.formats import load_yaml, parse_json, read_lines, read_text
+from bilora.metrics.metric import Undefined
+from bilora.report.judged import judged
 from bilora.runs.label_issues import read_issues
 from bilora.runs.table import summarise
+from bilora.tasks.kinds import TASK_FILE, TASK_KINDS, read_task
+from bilora.tasks.task import AnyTask
 
 # The columns of metrics.jsonl that figures draw: numbers, and lists of them.
 NUMBERS = re.compile(rf"step|.*loss|.*_norm|meter_cosine|({VALIDATION}|{UPPER})\..*")
 RATES = re.compile(r".*_learning_rates")
+
+# Of all_results.json, the numbers that sentences are made of.
+NUMBERS_AT_END = (
+    *("score", "train_loss", "validation_loss", "seconds", "peak_memory_mb", "trainable_parameters"),
+    *("steps", "best_step"),
+)
+# Fields of a line of predictions that hold texts of the row.
+TEXTS = ("text", "tokens", "source", "output", "references")
 
 # Labels that are likely wrong, of which there may be thousands.
 SHOWN_ISSUES = 50
@@ -58,13 +75,73 @@ class ReadRun:
     # The road from doubtful and trusted rows, with why it was chosen, and the labels that are most likely wrong.
     road: dict[str, Any]
     label_issues: list[dict[str, Any]]
-    # label, prediction: a row per validation row, if the kind of task keeps both.
-    predictions: pandas.DataFrame
+    # What it is in its comparison; empty outside of one.
+    comparison: dict[str, Any]
+    # What its adapter was trained for; None for a kind of task that is not of this library, or is not told.
+    task: AnyTask | None
+    # The lines of predictions-<set>.jsonl, of the set that gave the score, and the same decision by decision.
+    answers: list[dict[str, Any]]
+    judged: pandas.DataFrame
+    # Numbers of its results; None for what is missing or not finite.
+    numbers: dict[str, float | None]
+    metrics_at_end: dict[str, float | None]
+    # Whether it is of the baseline of its comparison; of a single one, nobody has said so.
+    is_baseline: bool = False
 
     @property
     def name(self) -> str:
         """Label and seed."""
         return f"{self.label}, seed {self.seed}"
+
+    @functools.cached_property
+    def predictions(self) -> pandas.DataFrame:
+        """label, prediction: a row per validation row, if the kind of task keeps both."""
+        rows = pandas.DataFrame(self.answers)
+        return rows if {"label", "prediction"} <= set(rows) else pandas.DataFrame()
+
+    @property
+    def method(self) -> str:
+        """Name of its method."""
+        method = self.config["method"]
+        # Earlier versions wrote a method as a list of one.
+        return str(method if isinstance(method, str) else method[0])
+
+    @property
+    def metric(self) -> str:
+        """Key of the metric that is its score."""
+        return str(self.results.get("metric", "score"))
+
+    @property
+    def greater_is_better(self) -> bool | None:
+        """Whether a larger score is better; None where nothing says so."""
+        if self.task is not None:
+            return self.task.greater_is_better
+        greater = self.comparison.get("greater_is_better")
+        return greater if isinstance(greater, bool) else None
+
+    @property
+    def task_name(self) -> str:
+        """Name of its task, as its results have it."""
+        return str(self.results.get("task") or self.config.get("task") or "run")
+
+    @functools.cached_property
+    def rows_key(self) -> str:
+        """A hash of the rows that gave the score, with their labels."""
+        sides = ("id", "row", "label", "tags", "references")
+        rows = [[row.get(side) for side in sides] for row in self.answers]
+        return hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()
+
+    @property
+    def source(self) -> str | None:
+        """The file of the rows that gave the score, where it was kept."""
+        sources = self.results.get("sources")
+        return str(next(iter(sources.values()))) if isinstance(sources, dict) and sources else None
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of trained parameters."""
+        count = self.numbers["trainable_parameters"]
+        return None if count is None else int(count)
 
     @property
     def scored_on(self) -> str:
@@ -91,6 +168,8 @@ def read_run(folder: Path) -> ReadRun:
         summarise([results] if results else [])
         dict(results.get("versions", {}).items())
         stages = _stages(results.get("stages", []))
+        numbers = {name: _number(results.get(name)) for name in NUMBERS_AT_END}
+        metrics_at_end = {str(name): _number(value) for name, value in results.get("metrics", {}).items()}
     return ReadRun(
         folder=folder,
         label=label,
@@ -106,7 +185,12 @@ def read_run(folder: Path) -> ReadRun:
         per_class=_per_class(folder / "labels.json"),
         road=_read_json(folder / "road.json", kind=dict),
         label_issues=_label_issues(folder / "label_issues.csv"),
-        predictions=_predictions(folder),
+        comparison=comparison,
+        task=(task := _task(folder / "adapter" / TASK_FILE)),
+        answers=(answers := _answers(folder, task)),
+        judged=judged(answers),
+        numbers=numbers,
+        metrics_at_end=metrics_at_end,
     )
 
 
@@ -139,10 +223,21 @@ def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
         run_folders = _run_folders(folder)
         rows = read_lines(folder / "results.jsonl")
         order = list(dict.fromkeys(str(row.get("label", row.get("method"))) for row in rows))
+        baseline = _baseline(folder / "config.yaml")
         inside = [read_run(path) for path in run_folders]
+        inside = [dataclasses.replace(run, is_baseline=run.label == baseline) for run in inside]
         inside.sort(key=lambda run: (order.index(run.label) if run.label in order else len(order), run.label, run.seed))
         runs |= {run.folder.resolve(): run for run in inside}
     return _told_apart(list(runs.values()))
+
+
+def _baseline(path: Path) -> str | None:
+    """Return the baseline that the settings of a comparison name; None for the folder of anything else."""
+    if not path.is_file():
+        return None
+    with _reading(path):
+        baseline = load_yaml(path).get("baseline")
+    return baseline if isinstance(baseline, str) else None
 
 
 def _told_apart(runs: Sequence[ReadRun]) -> list[ReadRun]:
@@ -233,15 +328,47 @@ def _label_issues(path: Path) -> list[dict[str, Any]]:
         return [asdict(issue) for issue in read_issues(path)[:SHOWN_ISSUES]]
 
 
-def _predictions(folder: Path) -> pandas.DataFrame:
+def _answers(folder: Path, task: AnyTask | None) -> list[dict[str, Any]]:
     """Return the predictions on the set that gave the score, which is the first one that was written."""
     # The name decides between two of one moment, as files of a copied folder may be.
     files = sorted(folder.glob("predictions-*.jsonl"), key=lambda path: (path.lstat().st_mtime_ns, path.name))
     if not files:
-        return pandas.DataFrame()
+        return []
     with _reading(files[0]) as path:
-        rows = pandas.DataFrame(read_lines(path))
-        return rows if {"label", "prediction"} <= set(rows) else pandas.DataFrame()
+        answers = read_lines(path)
+        # What the page makes of them, made here, where the file can be named.
+        judged(answers)
+        if task is not None and answers and (score := task.rescored(answers)) is not None:
+            with contextlib.suppress(Undefined):
+                score(numpy.arange(len(answers)))
+        return answers
+
+
+def _task(path: Path) -> AnyTask | None:
+    """Return what an adapter was trained for; None where it is not told, or is of a kind that is the user's own."""
+    about = _read_json(path, kind=dict)
+    # A folder names no code to import.
+    return read_task(path.parent)[0] if about.get("kind") in TASK_KINDS else None
+
+
+def _number(value: Any) -> float | None:
+    number = None if value is None else float(value)
+    return number if number is not None and math.isfinite(number) else None
+
+
+def without_texts(run: ReadRun) -> ReadRun:
+    """Return a run of which no text of a row is kept."""
+    # Of a kind that is not known, labels and answers may be texts too.
+    known = run.task is not None
+    answers = (
+        [{name: value for name, value in row.items() if name not in TEXTS} for row in run.answers] if known else []
+    )
+    return dataclasses.replace(
+        run,
+        answers=answers,
+        judged=run.judged.assign(text=None) if known else run.judged[:0],
+        label_issues=[{name: value for name, value in row.items() if name != "text"} for row in run.label_issues],
+    )
 
 
 def _read_json(path: Path, *, kind: type) -> Any:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bilora.data.rows import Rows
 from bilora.errors import DataError
 from bilora.files.formats import write_whole
-from bilora.tasks.task import AnyTask
+from bilora.tasks.task import AnyTask, BaseTask
 
 Chances = NDArray[numpy.float64]
 
@@ -66,14 +66,14 @@ def find_issues(rows: Rows, task: AnyTask, chances: Chances) -> list[LabelIssue]
     from cleanlab.filter import find_label_issues
 
     names = class_names(task)
-    text_fields: tuple[str, ...] = getattr(task, "text_fields", ())
     labels = numpy.asarray(rows.labels, dtype=int)
     ranked = find_label_issues(labels, chances, return_indices_ranked_by="self_confidence", n_jobs=1)
     likely = chances.argmax(axis=1)
     return [
         LabelIssue(
             row=rows.lines[index],
-            text=" / ".join(str(rows[index][name]) for name in text_fields),
+            # A task of a user need not inherit the method.
+            text=task.shown_text(rows[index]) if isinstance(task, BaseTask) else "",
             given=names[labels[index]],
             likely=names[likely[index]],
             confidence=float(chances[index, likely[index]]),

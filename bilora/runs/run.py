@@ -217,7 +217,9 @@ def _write(plan: RunPlan, prepared: Prepared, folder: Path, *, scores: Scores, r
     write_predictions(scores.predictions, folder)
     for name, text in scores.files.items():
         write_whole(folder / name, text)
-    more = {"processes": plan.processes.count, "skipped_rows": plan.rows.skipped, "command": command()}
+    sources = {name: rows.source for name, rows in plan.rows.validation.items()}
+    more = {"processes": plan.processes.count, "skipped_rows": plan.rows.skipped, "sources": sources}
+    more |= {"command": command()}
     write_json(folder / "all_results.json", row | more)
     describe_run(
         folder,

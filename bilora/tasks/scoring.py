@@ -1,6 +1,7 @@
 """What a model gives for encoded rows, batch by batch, and in which order."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -81,12 +82,25 @@ def in_row_order(items: Iterable[Item], encoded: Sequence[Mapping[str, Any]]) ->
     return [by_position[position] for position in range(len(encoded))]
 
 
+def answers_and_labels(
+    predictions: Sequence[Mapping[str, Any]], encode: Callable[[Any], Any]
+) -> tuple[numpy.ndarray[Any, Any], numpy.ndarray[Any, Any]]:
+    """Return the answers and the labels of the predictions of an evaluation, each encoded."""
+    answers, labels = (numpy.asarray([encode(row[key]) for row in predictions]) for key in ("prediction", "label"))
+    return answers, labels
+
+
 def by_rows(
     predictions: Sequence[Mapping[str, Any]], measure: Callable[..., float], encode: Callable[[Any], Any]
 ) -> Callable[[Any], float]:
     """Return a measure as a function of row numbers, out of the predictions of an evaluation."""
-    answers, labels = (numpy.asarray([encode(row[key]) for row in predictions]) for key in ("prediction", "label"))
+    answers, labels = answers_and_labels(predictions, encode)
     return lambda rows: measure(answers[rows], labels[rows])
+
+
+def short_chance(chance: float) -> float | None:
+    """Return a probability as the files of predictions have it, with six digits behind the point; None for NaN."""
+    return round(chance, 6) if math.isfinite(chance) else None
 
 
 def one_class(predicted: Iterable[str], labels: Iterable[str], *, of: str) -> tuple[str, ...]:

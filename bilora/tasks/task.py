@@ -365,6 +365,17 @@ class BaseTask(TaskKind):
         # A copy of a row with a space more is the same text: it must not be trained on and scored.
         return tuple([row[name].strip() for name in self.text_fields])
 
+    def shown_text(self, row: Mapping[str, Any]) -> str:
+        """Return the texts of a row as one, for people."""
+        return " / ".join(str(row[name]) for name in self.text_fields)
+
+    def places(self, rows: Rows) -> list[dict[str, Any]]:
+        """Return what the predictions say of each row itself: its id, its line in the file, and its text."""
+        return [
+            {"id": row_id, "line": line, "text": self.shown_text(row)}
+            for row_id, line, row in zip(rows.ids, rows.lines, rows, strict=True)
+        ]
+
     def collator(self, tokenizer: Any) -> Collate:
         """Return a collator that pads to the longest row."""
         return Collator(tokenizer)

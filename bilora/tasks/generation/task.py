@@ -210,8 +210,10 @@ class GenerationTask(BaseTask):
         outputs = decode(inference, sources, self.decoding)
         metrics = losses | score_texts([text_metric(key) for key in self.metric_keys], outputs, references)
         predictions = [
-            {"id": row["id"], "source": source, "output": output, "references": those}
-            for row, source, output, those in zip(data.rows, sources, outputs, references, strict=True)
+            {"id": row["id"], "line": line, "source": source, "output": output, "references": those}
+            for row, line, source, output, those in zip(
+                data.rows, data.rows.lines, sources, outputs, references, strict=True
+            )
         ]
         return Evaluated(metrics, predictions, self._files(outputs, references, metrics))
 

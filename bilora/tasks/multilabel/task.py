@@ -16,11 +16,12 @@ from torch.nn import functional
 from bilora.data.faults import Fault
 from bilora.data.rows import Row, Rows
 from bilora.errors import SHORT, DataError, SettingsError, first_ten
-from bilora.metrics.multilabel import MULTILABEL_MEASURES, compute_multilabel, label_table
+from bilora.metrics.multilabel import compute_multilabel, label_table
+from bilora.metrics.resampled import label_score
 from bilora.settings.lookup import did_you_mean
 from bilora.settings.sections import build_section
 from bilora.tasks.labels import MOST_CLASSES, LabelledFiles, are_lists, in_order, label_settings, listed
-from bilora.tasks.scoring import by_rows, in_row_order, ordered_loader, predict
+from bilora.tasks.scoring import answers_and_labels, in_row_order, ordered_loader, predict, short_chance
 from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, Inference
 from bilora.tasks.text.batches import encode_texts
 from bilora.tasks.text.rows import class_name, field_faults, text_faults
@@ -153,9 +154,16 @@ class MultilabelTask(BaseTask):
         given = self._given(logits)
         table = label_table(given, labels.int().numpy(), self.label_names)
         metrics = {"loss": loss, **compute_multilabel(self, given, labels.int().numpy())}
+        chances = logits.double().sigmoid().tolist()
+        ordered = in_row_order(list(zip(given, chances, strict=True)), data.encoded)
         predictions = [
-            {"id": row_id, "label": self._named(encoded["labels"]), "prediction": self._named(got)}
-            for row_id, encoded, got in zip(data.rows.ids, data.encoded, in_row_order(given, data.encoded), strict=True)
+            {
+                **place,
+                "label": self._named(encoded["labels"]),
+                "prediction": self._named(got),
+                "probabilities": dict(zip(self.label_names, map(short_chance, of_row), strict=True)),
+            }
+            for place, encoded, (got, of_row) in zip(self.places(data.rows), data.encoded, ordered, strict=True)
         ]
         nothing = (
             f"none of the {len(given):,} rows gets a label; the model tells nothing apart yet: train longer, take "
@@ -188,9 +196,8 @@ class MultilabelTask(BaseTask):
 
     def rescored(self, predictions: Sequence[Mapping[str, Any]]) -> Callable[[numpy.ndarray[Any, Any]], float]:
         """Return the headline metric as a function of row numbers."""
-        return by_rows(
-            predictions, MULTILABEL_MEASURES[self.metric], lambda names: [name in names for name in self.label_names]
-        )
+        marks = answers_and_labels(predictions, lambda names: [int(name in names) for name in self.label_names])
+        return label_score(self.metric, *marks)
 
     @classmethod
     def guess(cls, rows: Sequence[Row], files: LabelledFiles) -> str | None:

@@ -14,8 +14,18 @@ from bilora.data.faults import Fault
 from bilora.data.rows import Row, Rows
 from bilora.errors import SHORT, DataError, SettingsError
 from bilora.metrics.classes import MEASURES, compute_metrics
+from bilora.metrics.resampled import class_score
 from bilora.tasks.labels import MOST_CLASSES, LabelledFiles, are_lists, given_values, in_order, label_settings
-from bilora.tasks.scoring import by_rows, in_row_order, one_class, ordered_loader, predict, predicted_batches
+from bilora.tasks.scoring import (
+    answers_and_labels,
+    by_rows,
+    in_row_order,
+    one_class,
+    ordered_loader,
+    predict,
+    predicted_batches,
+    short_chance,
+)
 from bilora.tasks.targets import TargetScale
 from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, Inference
 from bilora.tasks.text.batches import encode_texts
@@ -145,10 +155,21 @@ class TextTask(BaseTask):
         # In float64, so that the mean does not depend on how the rows fall into batches.
         loss = float(self.loss(logits.double(), labels))
         metrics = {"loss": loss, **compute_metrics(self, answers.tolist(), labels.tolist())}
-        ordered = in_row_order(answers.tolist(), data.encoded)
+        chances = None if self.is_regression else logits.double().softmax(dim=-1)
+        columns = [answers.tolist()]
+        if chances is not None:
+            # Of what is answered, and of the label: with more, a file of many classes would grow without end.
+            of_both = (chances.gather(1, index.unsqueeze(1)).squeeze(1) for index in (answers, labels))
+            columns += [column.tolist() for column in of_both]
+        ordered = in_row_order(list(zip(*columns, strict=True)), data.encoded)
         predictions = [
-            {"id": row_id, "label": self._named(row["label"]), "prediction": self._named(answer)}
-            for row_id, row, answer in zip(data.rows.ids, data.rows, ordered, strict=True)
+            {
+                **place,
+                "label": self._named(row["label"]),
+                "prediction": self._named(answer),
+                **dict(zip(("confidence", "label_confidence"), map(short_chance, both), strict=False)),
+            }
+            for place, row, (answer, *both) in zip(self.places(data.rows), data.rows, ordered, strict=True)
         ]
         sides = ([row[side] for row in predictions] for side in ("prediction", "label"))
         return Evaluated(metrics, predictions, notices=() if self.is_regression else one_class(*sides, of="rows"))
@@ -171,9 +192,10 @@ class TextTask(BaseTask):
 
     def rescored(self, predictions: Sequence[Mapping[str, Any]]) -> Callable[[numpy.ndarray[Any, Any]], float]:
         """Return the headline metric as a function of row numbers."""
-        index = {name: position for position, name in enumerate(self.label_names or ())}
-        measure = MEASURES[self.metric].compute
-        return by_rows(predictions, measure, lambda answer: answer if self.is_regression else index[answer])
+        if self.label_names is None:
+            return by_rows(predictions, MEASURES[self.metric].compute, float)
+        index = {name: position for position, name in enumerate(self.label_names)}
+        return class_score(self.metric, *answers_and_labels(predictions, index.__getitem__))
 
     @classmethod
     def guess(cls, rows: Sequence[Row], files: LabelledFiles) -> str | None:

@@ -1,12 +1,14 @@
 """Classification of every token of a row."""
 
+import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import numpy
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,9 +16,9 @@ from bilora.data.faults import Fault
 from bilora.data.loaders import Collate
 from bilora.data.rows import Row, Rows
 from bilora.errors import DataError, SettingsError
-from bilora.metrics.tokens import token_metric
+from bilora.metrics.tokens import TOKEN_MEASURES, Counts, token_metric
 from bilora.tasks.labels import LabelledFiles, are_lists, label_settings, listed
-from bilora.tasks.scoring import in_row_order, one_class, ordered_loader, predicted_batches
+from bilora.tasks.scoring import in_row_order, one_class, ordered_loader, predicted_batches, short_chance
 from bilora.tasks.task import IGNORED, Answers, AnyTask, BaseTask, EncodedRows, Evaluated, HubNames, Inference, Metrics
 from bilora.tasks.tokens.batches import collate_tokens, encode_tokens
 from bilora.tasks.tokens.rows import OUTSIDE, check_row
@@ -124,22 +126,24 @@ class TokenTask(BaseTask):
 
     def validate(self, inference: Inference, data: EncodedRows) -> Evaluated:
         """Return the mean loss over the labelled tokens, metrics over all tokens, and the tags of every row."""
-        total, count, pieces = 0.0, 0, []
+        total, count, pieces, chances = 0.0, 0, [], []
         for logits, labels in self._batches(inference, data):
             # In float64, so that the mean does not depend on how the rows fall into batches.
             flat = logits.double().flatten(0, 1)
             total += float(functional.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="sum"))
             count += int((labels != IGNORED).sum())
             pieces += [self._named(row) for row in _first_pieces(logits.argmax(dim=-1), labels)]
+            chances += list(_first_pieces(logits.double().softmax(dim=-1).amax(dim=-1), labels))
         # A token behind max_length counts as predicted to be in no entity; without O, as predicted wrongly.
         tags = self._by_token(data, pieces, unseen=OUTSIDE if OUTSIDE in self.label_names else "")
         references = [self._named(row[self.tags_field]) for row in data.rows]
+        tokens = [list(row[self.tokens_field]) for row in data.rows]
         scores = token_metric(self).compute(predictions=tags, references=references)
         metrics: Metrics = {"loss": total / count if count else None, **scores}
-        predictions = [
-            {"row": row_id, "tokens": list(row[self.tokens_field]), "tags": right, "predicted": predicted}
-            for row_id, row, right, predicted in zip(data.rows.ids, data.rows, references, tags, strict=True)
-        ]
+        confidence = self._by_token(data, [list(map(short_chance, row)) for row in chances], unseen=None)
+        columns = (data.rows.ids, data.rows.lines, tokens, references, tags, confidence)
+        names = ("row", "line", "tokens", "tags", "predicted", "confidence")
+        predictions = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
         notices = one_class(chain.from_iterable(tags), chain.from_iterable(references), of="tokens")
         return Evaluated(metrics, predictions, notices=notices)
 
@@ -157,6 +161,14 @@ class TokenTask(BaseTask):
             for row, prediction, probabilities in zip(rows, *columns, strict=True)
         ]
         return answers, data.notices
+
+    def rescored(self, predictions: Sequence[Mapping[str, Any]]) -> Callable[[Any], float]:
+        """Return the headline metric as a function of row numbers."""
+        share = TOKEN_MEASURES[self.metric]
+        # Once per row: the counts of a resample are sums of these.
+        counts = [share.count([row["predicted"]], [row["tags"]]) for row in predictions]
+        by_row = numpy.asarray([dataclasses.astuple(of_row) for of_row in counts])
+        return lambda rows: share.of(Counts(*by_row[rows].sum(axis=0).tolist()))
 
     def _batches(self, inference: Inference, data: EncodedRows) -> Iterator[tuple[Tensor, Tensor]]:
         return predicted_batches(inference, ordered_loader(data.encoded, self.collator(inference.tokenizer)))

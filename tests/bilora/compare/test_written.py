@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from bilora.compare.lines import Line
-from bilora.compare.statistics import Wilcoxon
 from bilora.compare.written import cells, markdown_table, notes, print_comparison, write_rows, write_section
+from bilora.runs.statistics import Wilcoxon
 from bilora.runs.table import Spread
 
 

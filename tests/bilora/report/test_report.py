@@ -1,5 +1,6 @@
 """A report of toy runs: what it shows, that all text is escaped, and that it asks nothing of the net."""
 
+import html
 import json
 import re
 import shutil
@@ -10,70 +11,29 @@ from typing import Any
 
 import pytest
 import yaml
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from toy_runs import CLASS_TASK, NASTY, answers, class_answers, jsonl, toy_run
 
 from bilora.commands.report import REPORT
 from bilora.errors import DataError, SettingsError
 from bilora.report import report
-from bilora.report.read_run import read_run, read_runs
+from bilora.report.read_run import ReadRun, read_run, read_runs, without_texts
 from bilora.report.report import ALL_MAPS, ReportConfig, draw, write_report
 from bilora.report.style import COLOURS
 from bilora.runs.label_issues import LabelIssue, write_issues
 
-NASTY = '<script>alert("x")</script> & $a$'
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-def jsonl(rows: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def step_line(step: int, *, upper: bool) -> dict[str, Any]:
-    line: dict[str, Any] = {"stage": "bilevel", "step": step, "lower_loss": 2.0 / step, "lower_task_loss": 1.0 / step}
-    line |= {"lower_gradient_norm": 1.0, "lower_learning_rates": [0.01 / step]}
-    if upper:
-        line |= {"upper_step": step // 2, "upper_loss": 1.5 / step, "upper_learning_rates": [0.1]}
-        line |= {"hypergradient_norm": 0.5, "direct_norm": 0.25, "implicit_norm": 0.0, "meter_cosine": 0.75}
-    return line
-
-
-def toy_run(
-    folder: Path,
-    *,
-    method: str = "bilora",
-    label: str | None = None,
-    seed: int = 0,
-    steps: int = 8,
-    predictions: Any = (),
-) -> Path:
-    """Write the files of a run, as if it had been made."""
-    folder.mkdir(parents=True)
-    bilevel = method == "bilora"
-    (folder / "config.yaml").write_text(yaml.safe_dump({"method": [method], "seeds": [seed], "task": "mrpc"}))
-    lines = [step_line(step, upper=bilevel and step % 2 == 0) for step in range(1, steps + 1)]
-    lines += [{"stage": "bilevel", "step": s, "validation": {"loss": 0.5, "accuracy": 0.5 + s / 100}} for s in (4, 8)]
-    (folder / "metrics.jsonl").write_text(jsonl(lines))
-    (folder / "times.jsonl").write_text(jsonl([{"step": s, "seconds": s / 2} for s in range(1, steps + 1)]))
-    if bilevel:
-        layers = {f"bert.encoder.layer.{index}.attention.self.query": [1.0, -0.5] for index in range(3)}
-        (folder / "values.jsonl").write_text(jsonl([{"stage": "b", "step": s, "layers": layers} for s in (0, 4, 8)]))
-        spectrum = [{"layer": name, "values": [2.0, 0.5], "kept": 1} for name in layers]
-        (folder / "spectrum.json").write_text(json.dumps(spectrum))
-        (folder / "learned.json").write_text(json.dumps({"words": f"{NASTY}: decay 16.1"}))
-    if label is not None:
-        (folder / "comparison.json").write_text(json.dumps({"label": label, "purpose": "report"}))
-    if predictions:
-        (folder / "predictions-validation.jsonl").write_text(jsonl(predictions))
-    row = {"task": "mrpc", "method": method, "seed": seed, "metric": "accuracy", "score": 0.58, "train_loss": 0.25}
-    row |= {"validation_loss": 0.5, "seconds": 4.0, "peak_memory_mb": 100.0, "trainable_parameters": 10}
-    row |= {"versions": {"torch": "2"}, "command": f"python run {NASTY}", "config_sha256": "abc"}
-    (folder / "all_results.json").write_text(json.dumps(row))
-    return folder
-
-
-def answers(*pairs: tuple[Any, Any]) -> list[dict[str, Any]]:
-    return [{"id": index, "label": label, "prediction": answer} for index, (label, answer) in enumerate(pairs)]
+def cells(page: str) -> list[list[str]]:
+    """Return the texts of the cells of all rows of tables."""
+    rows = re.findall(r"<tr.*?</tr>", page, flags=re.DOTALL)
+    return [
+        [html.unescape(re.sub(r"<[^>]+>", "", cell)) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)] for row in rows
+    ]
 
 
 def drawings(folder: Path) -> dict[str, Figure]:
@@ -88,9 +48,10 @@ def numbers(line: Any) -> Any:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four runs of two methods, one with a nasty label and nasty class names."""
     folder = tmp_path_factory.mktemp("comparison")
-    rows = answers((NASTY, NASTY), (NASTY, "no"), ("no", "no"))
+    rows = [{**row, "line": 2, "text": NASTY, "confidence": 0.9} for row in answers((NASTY, NASTY), (NASTY, "no"))]
+    learned = {"words": f"{NASTY}: decay 16.1", "decays": {NASTY: 16.1, "head": 3.0}}
     for seed in (0, 1):
-        toy_run(folder / "runs" / f"a{seed}", label=NASTY, seed=seed, predictions=rows)
+        toy_run(folder / "runs" / f"a{seed}", label=NASTY, seed=seed, predictions=rows, learned=learned)
         toy_run(folder / "runs" / f"b{seed}", label="lora", method="lora", seed=seed, predictions=rows)
     return folder
 
@@ -138,9 +99,10 @@ def test_texts_are_escaped_and_shown_as_they_are(page: Path) -> None:
 def test_every_figure_is_in_the_page_and_a_picture(page: Path) -> None:
     pictures = list(page.with_name("report-figures").iterdir())
     nasty = "-script-alert--x----script-----a-"
-    curves = ("losses-over-steps", "losses-over-seconds", "score", "gap", "hypergradient", "cosine", "learning-rates")
-    maps = (f"{kind}-{nasty}-seed{seed}.png" for kind in ("values", "spectrum") for seed in (0, 1))
-    assert {path.name for path in pictures} == {*(f"{name}.png" for name in (*curves, "costs", "confusion")), *maps}
+    curves = ("losses", "score", "gap", "hypergradient", "cosine", "learning-rates")
+    maps = (f"{kind}-{nasty}-seed{seed}.png" for kind in ("values", "spectrum", "learned") for seed in (0, 1))
+    of_answers = ("costs", "confusion", "reliability")
+    assert {path.name for path in pictures} == {*(f"{name}.png" for name in (*curves, *of_answers)), *maps}
     assert page.read_text(encoding="utf-8").count("<svg") == len(pictures)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
 
@@ -152,7 +114,8 @@ def test_the_same_runs_give_the_same_bytes(runs: Path, page: Path, tmp_path: Pat
 
 def test_a_single_level_run_has_no_figures_of_an_upper_level(tmp_path: Path) -> None:
     names = list(drawings(toy_run(tmp_path / "a", method="lora")))
-    assert names == ["losses-over-steps", "losses-over-seconds", "score", "gap", "learning-rates", "costs"]
+    # The gap is in the picture of the losses, and time and memory are in the table of scores.
+    assert names == ["score", "losses", "learning-rates"]
 
 
 def test_a_run_that_has_not_ended_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
@@ -162,8 +125,8 @@ def test_a_run_that_has_not_ended_is_shown_as_far_as_it_is(tmp_path: Path) -> No
     (tmp_path / "a" / "times.jsonl").unlink()
     target = write_report(ReportConfig([str(tmp_path / "a")], output=str(tmp_path / "b" / "page.html")))
     assert "not kept: the run has not ended" in target.read_text(encoding="utf-8")
-    assert (tmp_path / "b" / "page-figures" / "losses-over-steps.png").is_file()
-    assert not (tmp_path / "b" / "page-figures" / "losses-over-seconds.png").exists()
+    assert "No run has ended yet" in target.read_text(encoding="utf-8")
+    assert (tmp_path / "b" / "page-figures" / "losses.png").is_file()
     (tmp_path / "a" / "metrics.jsonl").write_text("")
     assert write_report(ReportConfig([str(tmp_path / "a")])).is_file(), "also before the first step"
 
@@ -186,15 +149,31 @@ def test_other_answers_are_not_drawn(tmp_path: Path, pair: tuple[Any, Any]) -> N
 
 
 def test_curves_hold_the_numbers_of_the_files(tmp_path: Path) -> None:
-    figures = drawings(toy_run(tmp_path / "a"))
-    lower, _, validation = figures["losses-over-seconds"].axes[0].lines
-    assert numbers(validation) == [[2.0, 0.5], [4.0, 0.5]]
+    toy_run(tmp_path / "a")
+    toy_run(tmp_path / "b", method="lora")
+    figures = drawings(tmp_path)
+    lower, _, validation = figures["losses"].axes[0].lines
+    assert numbers(validation) == [[4.0, 0.5], [8.0, 0.5]]
     # The first point of a running mean is the first loss, without its penalty.
-    assert numbers(lower)[0] == [0.5, 1.0]
-    left, right = figures["gap"].axes
+    assert numbers(lower)[0] == [1.0, 1.0]
+    (gap,) = figures["gap"].axes
     training = sum(1.0 / step for step in range(1, 9)) / 8
-    assert numbers(left.lines[0])[-1] == pytest.approx([8.0, 0.5 - training], abs=1e-12)
-    assert numbers(right.lines[0])[-1] == pytest.approx([4.0, 0.5 - training], abs=1e-12)
+    assert numbers(gap.lines[0])[-1] == pytest.approx([8.0, 0.5 - training], abs=1e-12)
+    over_steps, over_seconds = figures["score"].axes
+    assert numbers(over_steps.lines[0])[-1] == pytest.approx([8.0, 0.58])
+    assert numbers(over_seconds.lines[0])[-1] == pytest.approx([4.0, 0.58])
+
+
+def test_no_curve_is_drawn_twice(tmp_path: Path) -> None:
+    """Of one run, over one axis, and neither as a gap nor over seconds too."""
+    drawn = [
+        numbers(line)
+        for name, figure in drawings(toy_run(tmp_path / "a")).items()
+        for axes in figure.axes
+        for line in axes.lines
+        if name != "cosine"  # whose line at one is no curve
+    ]
+    assert len(drawn) == len({json.dumps(line) for line in drawn}) > 5
 
 
 def test_training_losses_are_trailing_means(tmp_path: Path) -> None:
@@ -202,7 +181,7 @@ def test_training_losses_are_trailing_means(tmp_path: Path) -> None:
     folder = toy_run(tmp_path / "a", method="lora", steps=30)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(jsonl([{"step": 31, "lower_loss": None}, {"step": 32, "validation": {"loss": None}}]))
-    training, validation = drawings(folder)["losses-over-steps"].axes[0].lines
+    training, validation = drawings(folder)["losses"].axes[0].lines
     means = [sum(1.0 / step for step in range(max(1, last - 19), last + 1)) / min(last, 20) for last in range(1, 31)]
     assert numbers(training) == [pytest.approx([step, mean]) for step, mean in enumerate(means, start=1)]
     assert numbers(validation) == [[4.0, 0.5], [8.0, 0.5]]
@@ -212,9 +191,10 @@ def test_means_end_where_a_seed_stopped(tmp_path: Path) -> None:
     for seed, steps in enumerate((4, 8)):
         lines = [{"step": step, "validation": {"loss": 0.5, "accuracy": 0.5 + seed / 10}} for step in (4, 8)]
         (toy_run(tmp_path / f"a{seed}", seed=seed) / "metrics.jsonl").write_text(jsonl(lines[: steps // 4]))
-    left, right = drawings(tmp_path)["score"].axes
-    assert numbers(left.lines[0]) == [pytest.approx([4.0, 0.55])]
-    assert numbers(right.lines[0]) == [pytest.approx([2.0, 0.55])]
+    toy_run(tmp_path / "lora", method="lora")
+    over_steps, over_seconds = drawings(tmp_path)["score"].axes
+    assert numbers(over_steps.lines[0]) == [pytest.approx([4.0, 0.55])]
+    assert numbers(over_seconds.lines[0]) == [pytest.approx([2.0, 0.55])]
 
 
 def test_a_run_that_was_made_twice_is_no_further_seed(tmp_path: Path) -> None:
@@ -222,8 +202,11 @@ def test_a_run_that_was_made_twice_is_no_further_seed(tmp_path: Path) -> None:
         toy_run(tmp_path / name, method="lora")
     runs = read_runs([tmp_path])
     assert [run.label for run in runs] == ["lora (copy 1)", "lora (copy 2)"]
-    assert [len(axes.lines) for axes in drawings(tmp_path)["losses-over-steps"].axes] == [2, 2]
-    assert report.page(runs, drawings=[]).count("<td>1</td>") == 2
+    assert [len(axes.lines) for axes in drawings(tmp_path)["losses"].axes] == [2, 2]
+    assert [row[:2] for row in cells(report.page(runs, drawings=[]))[1:3]] == [
+        ["lora (copy 1)", "1"],
+        ["lora (copy 2)", "1"],
+    ]
 
 
 OTHER_SETTINGS: list[tuple[dict[str, Any], str]] = [
@@ -245,8 +228,8 @@ def test_runs_of_other_settings_are_no_seeds_of_one_row(tmp_path: Path, changed:
     # Where it writes, and when it saves, makes no other run.
     assert one.label == two.label != other.label == f"lora ({words})"
     assert set(other.metrics["label"]) == {other.label}
-    rows = re.findall(r"<td>(lora [^<]*)</td><td>(\d)</td>", report.page([one, two, other], drawings=[]))
-    assert rows == [(one.label, "2"), (other.label, "1")]
+    rows = cells(report.page([one, two, other], drawings=[]))[1:3]
+    assert [row[:2] for row in rows] == [[one.label, "2"], [other.label, "1"]]
 
 
 def test_labels_of_many_settings_are_cut_and_stay_apart(tmp_path: Path) -> None:
@@ -264,10 +247,11 @@ def test_labels_of_many_settings_are_cut_and_stay_apart(tmp_path: Path) -> None:
 def test_a_method_has_one_colour_in_all_figures(tmp_path: Path) -> None:
     (toy_run(tmp_path / "a", method="adalora") / "all_results.json").unlink()
     toy_run(tmp_path / "b", method="lora")
+    toy_run(tmp_path / "c", method="dora")
     figures = drawings(tmp_path)
-    (bar,) = figures["costs"].axes[0].patches
-    line = figures["score"].axes[0].lines[1]
-    assert to_hex(bar.get_facecolor()) == to_hex(line.get_color()) == COLOURS[1].lower()
+    _, bar = figures["costs"].axes[0].patches
+    line = figures["score"].axes[0].lines[2]
+    assert to_hex(bar.get_facecolor()) == to_hex(line.get_color()) == COLOURS[2].lower()
 
 
 def test_of_many_runs_the_singular_values_of_one_seed_per_method_are_drawn(tmp_path: Path) -> None:
@@ -291,9 +275,8 @@ def test_numbers_per_class_are_a_table(tmp_path: Path) -> None:
     rows = [{"label": "<b>", "rows": 3, "f1": 0.25}, {"label": "none", "rows": 0, "f1": None}]
     (toy_run(tmp_path / "a") / "labels.json").write_text(json.dumps(rows))
     text = report.page(read_runs([tmp_path / "a"]), drawings=[])
-    assert "<tr><th>label</th><th>rows</th><th>f1</th></tr>" in text
-    assert "<tr><td>&lt;b&gt;</td><td>3</td><td>0.250</td></tr>" in text
-    assert "<td>undefined</td></tr>" in text
+    table = cells(text[text.index("Numbers per class") :])
+    assert table[:3] == [["label", "rows", "f1"], ["<b>", "3", "0.250"], ["none", "0", "undefined"]]
 
 
 def test_likely_wrong_labels_are_a_table_of_fifty_and_the_road_is_told(tmp_path: Path) -> None:
@@ -301,8 +284,9 @@ def test_likely_wrong_labels_are_a_table_of_fifty_and_the_road_is_told(tmp_path:
     write_issues(folder / "label_issues.csv", [LabelIssue(row, "<b>", "no", "yes", 0.75) for row in range(2, 62)])
     (folder / "road.json").write_text(json.dumps({"road": "trusted_only", "words": "trusted_only, since it is best"}))
     text = report.page(read_runs([folder]), drawings=[])
-    assert "<tr><td>2</td><td>&lt;b&gt;</td><td>no</td><td>yes</td><td>0.750</td></tr>" in text
-    assert text.count("<td>&lt;b&gt;</td>") == 50
+    table = cells(text[text.index("Labels that are likely wrong") : text.index("<h2>Training")])
+    assert table[1] == ["2", "<b>", "no", "yes", "0.750"]
+    assert len(table) == 1 + 50
     assert "road: trusted_only, since it is best" in text
 
 
@@ -356,12 +340,183 @@ def test_reads_the_label_of_a_run_outside_a_comparison(tmp_path: Path, config: s
     assert read_run(tmp_path / "a").name == "lora, seed 3"
 
 
-def test_renders_in_a_browser_without_network(page: Path, tmp_path: Path) -> None:
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine")
-    picture = tmp_path / "page.png"
-    offline = ["--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
-    words = [str(CHROMIUM), *offline, f"--screenshot={picture}", "--window-size=1200,6000", page.as_uri()]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
-    assert picture.stat().st_size > 20_000
+# Words of rows that must not be told.
+SECRET = "the patient in bed seven"
+
+
+def kinds_of_runs(folder: Path) -> list[Path]:
+    """Write a run of every kind of task, whose rows all hold the secret."""
+    row = {"id": 0, "line": 2, "text": SECRET}
+    of_kind: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
+        "text": ("accuracy", CLASS_TASK, class_answers(seed=0, right=0.8, count=30, texts=[SECRET])),
+        "number": (
+            "pearson",
+            {"label_names": None, "metric": "pearson"},
+            [{**row, "id": at, "label": float(at), "prediction": at + 0.5} for at in range(3)],
+        ),
+        "multilabel": (
+            "micro_f1",
+            {"label_names": ["a", "b"]},
+            [{**row, "label": ["a"], "prediction": ["b"], "probabilities": {"a": 0.1, "b": 0.95}}],
+        ),
+        "tokens": (
+            "entity_f1",
+            {"label_names": ["O", "B-x"]},
+            [{"row": 0, "line": 2, "tokens": SECRET.split(), "tags": ["O"] * 5, "predicted": ["B-x", *["O"] * 4]}],
+        ),
+        "generation": ("bleu", {}, [{**row, "source": SECRET, "output": SECRET, "references": [SECRET]}]),
+        # Of one's own, whose labels may be texts of rows too.
+        "mine:Task": ("exact", {}, [{**row, "label": SECRET, "prediction": "no"}]),
+    }
+    of_kind["tokens"][2][0]["confidence"] = [0.95, *[0.5] * 4]
+    runs = []
+    for kind, (metric, task, rows) in of_kind.items():
+        run = toy_run(folder / kind.replace(":", "-"), method="lora", predictions=rows, metric=metric, task=task)
+        about = run / "adapter" / "bilora_task.json"
+        content = json.loads(about.read_text())
+        content["kind"] = {"number": "text"}.get(kind, kind)
+        if kind in ("tokens", "generation"):
+            content["task"] = {"name": "e2e"} if kind == "generation" else {"name": "toy", **task}
+        about.write_text(json.dumps(content))
+        write_issues(run / "label_issues.csv", [LabelIssue(2, SECRET, "no", "yes", 0.75)])
+        runs.append(run)
+    return runs
+
+
+def test_every_kind_of_task_has_a_report_and_with_no_texts_no_text_of_a_row_in_it(tmp_path: Path) -> None:
+    for folder in kinds_of_runs(tmp_path):
+        runs = read_runs([folder])
+        text = report.page(runs, drawings=[])
+        assert 'class="verdict">lora reaches' in text, folder.name
+        listed = text[text.index("Scores and cost") : text.index("Labels that are likely wrong")]
+        # Tokens are shown with the one in brackets that was answered wrongly.
+        shown = SECRET.replace("the", "[the]") if folder.name == "tokens" else SECRET
+        assert (shown in listed) is (folder.name != "generation"), folder.name
+        bare = report.page([without_texts(run) for run in runs], drawings=[])
+        assert "bed seven" not in bare and "bed" not in bare.split("<body>")[1].split()
+        assert '<td class="" data-name="row"><span>2</span></td>' in bare, "row numbers stay"
+
+
+def test_no_texts_is_an_option_of_the_verb(tmp_path: Path) -> None:
+    rows = [{**row, "confidence": 0.9, "line": 2, "text": SECRET} for row in answers(("yes", "no"))]
+    folder = toy_run(tmp_path / "a", method="lora", predictions=rows, task={"label_names": ["no", "yes"]})
+    assert REPORT.run([str(folder)]) == 0
+    assert SECRET in (folder / "report.html").read_text(encoding="utf-8")
+    assert REPORT.run([str(folder), "--no-texts"]) == 0
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert SECRET not in page and "Most confident errors" in page
+
+
+def test_a_run_of_an_earlier_version_has_a_report(tmp_path: Path) -> None:
+    """It kept neither probabilities nor texts nor lines, and says of which task it is."""
+    rows = answers(*[("no", "no"), ("yes", "yes"), ("no", "yes")] * 10)
+    folder = toy_run(tmp_path / "a", method="lora", predictions=rows, task={"label_names": ["no", "yes"]}, score=2 / 3)
+    text = report.page(read_runs([folder]), drawings=[])
+    assert "lora reaches accuracy 0.667 (95 % interval 0." in text
+    assert "Class by class" in text and "Most confident errors" not in text
+
+
+LONG = "a label that goes on and on, as those that people give to their own methods do now and then"
+
+
+@pytest.fixture(scope="module")
+def long_labels(tmp_path_factory: pytest.TempPathFactory) -> list[ReadRun]:
+    """Runs of two methods, one with a long label, and classes with long names."""
+    folder = tmp_path_factory.mktemp("long")
+    rows = class_answers(seed=0, right=0.8, texts=["short", "a letter of many words " * 40, "x" * 400])
+    names = {name: f"{name} {LONG}" for name in ("bill", "complaint", "praise")}
+    rows = [{**row, "label": names[row["label"]], "prediction": names[row["prediction"]]} for row in rows]
+    task = {**CLASS_TASK, "label_names": list(names.values())}
+    learned = {
+        "words": LONG,
+        "decays": {LONG: 3.0, "head": 0.5},
+        "noise": {"a": {"a": 0.9, "b": 0.1}},
+        "rows": [1.0, 2],
+    }
+    for label, method in ((LONG, "bilora"), ("lora", "lora")):
+        toy_run(folder / method, method=method, label=label, predictions=rows, task=task, learned=learned)
+    return read_runs([folder])
+
+
+def texts_of(axes: Axes) -> list[Text]:
+    """Return the texts that are drawn."""
+    texts = [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        ticks = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
+        texts += [label for place, label in ticks if low <= place <= high]
+    return [text for text in texts if text.get_visible() and text.get_text()]
+
+
+def test_nothing_is_cut_off_in_a_figure(long_labels: list[ReadRun]) -> None:
+    for drawing in draw(long_labels):
+        drawing.svg()
+        figure = drawing.figure
+        whole = figure.bbox.expanded(1.01, 1.01)
+        for part in (*figure.legends, *(text for axes in figure.axes for text in texts_of(axes))):
+            extent = part.get_window_extent()
+            assert whole.x0 <= extent.x0 and extent.x1 <= whole.x1, (drawing.name, part)
+            assert whole.y0 <= extent.y0 and extent.y1 <= whole.y1, (drawing.name, part)
+
+
+WIDTHS = (390, 1200)
+
+# Of a page in a frame: whether it can be moved sideways, and what stands out of it that cannot be moved by itself.
+LOOK = """
+const found = {};
+for (const frame of document.querySelectorAll("iframe")) {
+  const page = frame.contentDocument, width = frame.clientWidth, out = [];
+  for (const part of page.body.querySelectorAll("*")) {
+    const box = part.getBoundingClientRect();
+    if ((box.right > width + 1 || box.left < -1) && !part.closest(".wide > table, .whole svg, pre, details"))
+      out.push(part.tagName + "." + part.className + " " + box.left + " to " + box.right);
+  }
+  const letters = [...page.querySelectorAll("figure:not(.whole) svg")].map(
+    (drawn) => drawn.getBoundingClientRect().width / drawn.viewBox.baseVal.width);
+  const tables = [...page.querySelectorAll(".cards")];
+  const moved = tables.filter((table) => table.scrollWidth > table.parentNode.clientWidth);
+  found[frame.id] = {sideways: page.documentElement.scrollWidth - width, out: out.slice(0, 5), cards: moved.length,
+                     scale: Math.min(...letters)};
+}
+document.body.innerHTML = "<pre id=found>" + JSON.stringify(found) + "</pre>";
+"""
+
+
+def browse(*words: str) -> str:
+    """Run Chromium without a net and return what it prints."""
+    offline = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+    ]
+    ended = subprocess.run([str(CHROMIUM), *offline, *words], capture_output=True, text=True, timeout=60, check=True)
     assert "Refused to" not in ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+def test_renders_on_a_desk_on_a_phone_and_in_print_without_network(long_labels: list[ReadRun], tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(report.page(long_labels, draw(long_labels)), encoding="utf-8")
+    # In frames, since a window is never as narrow as a phone; the page's own policy holds in them.
+    source = html.escape(page.read_text(encoding="utf-8"))
+    frames = [
+        f'<iframe id="w{width}" style="width:{width}px;height:900px;border:0" srcdoc="{source}"></iframe>'
+        for width in WIDTHS
+    ]
+    host = tmp_path / "host.html"
+    host.write_text(f"<meta charset=utf-8><body>{''.join(frames)}<script>onload = () => {{{LOOK}}}</script>")
+    seen = browse("--dump-dom", "--virtual-time-budget=5000", host.as_uri())
+    found = json.loads(html.unescape(re.findall(r"<pre id=\"found\">(.*?)</pre>", seen)[0]))
+    for width in WIDTHS:
+        assert (found[f"w{width}"]["sideways"], found[f"w{width}"]["out"]) == (0, []), width
+    phone = found["w390"]
+    assert phone["cards"] == 0, "each row of a table is a card as narrow as the phone"
+    assert phone["scale"] >= 1.0, "letters of nine points are letters of nine pixels"
+    picture, printed = tmp_path / "page.png", tmp_path / "page.pdf"
+    browse(f"--screenshot={picture}", "--window-size=1200,4000", page.as_uri())
+    browse(f"--print-to-pdf={printed}", page.as_uri())
+    assert picture.stat().st_size > 20_000
+    assert printed.read_bytes().startswith(b"%PDF")

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from bilora.adapter.spectrum import adapted_layers
-from bilora.compare.statistics import read_validations
 from bilora.engines.bilevel import BilevelEngine
 from bilora.engines.callbacks.files import MetricsFile, TimesFile, ValuesFile, read_times
+from bilora.runs.statistics import read_validations
 
 Make = Callable[..., BilevelEngine]
 

@@ -83,7 +83,13 @@ def test_evaluation_gives_scores_texts_and_files(
     expected |= score_texts([text_metric(key) for key in E2E.metric_keys], outputs, list(TEXTS.values()))
     assert evaluated.metrics == expected
     assert evaluated.predictions is not None
-    blue = {"id": "Blue", "source": "name : Blue", "output": "Blue is a bar.", "references": ["Blue is a café."]}
+    blue = {
+        "id": "Blue",
+        "line": 2,
+        "source": "name : Blue",
+        "output": "Blue is a bar.",
+        "references": ["Blue is a café."],
+    }
     assert evaluated.predictions[1] == blue
     assert evaluated.files["outputs.txt"] == "A is a pub.\nBlue is a bar.\nC sells fish.\n"
     assert evaluated.files["references.txt"] == "A is a pub.\nThere is a pub, A.\n\nBlue is a café.\n\nC serves fish.\n"

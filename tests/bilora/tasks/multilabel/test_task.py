@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -60,10 +61,13 @@ def test_loss_metrics_and_table_are_those_by_hand(data: EncodedRows, tokenizer: 
     assert table == [("big", 2, 0.5), ("red", 2, 1.0)]
     assert json.loads(evaluated.files["labels.json"]) == list(evaluated.table)
     assert evaluated.predictions is not None
-    assert evaluated.predictions[1] == {"id": 1, "label": ["big", "red"], "prediction": ["red"]}
+    chances = evaluated.predictions[1].pop("probabilities")
+    second = {"id": 1, "line": 2, "text": ROWS[1][0], "label": ["big", "red"], "prediction": ["red"]}
+    assert evaluated.predictions[1] == second
+    assert chances == pytest.approx({"big": 1 / (1 + math.exp(0.5)), "red": 1 / (1 + math.exp(-3))}, abs=1e-6)
     assert [row["prediction"] for row in evaluated.predictions] == [["big"], ["red"], ["red"], ["red"]]
     score = TASK.rescored(evaluated.predictions)
-    assert (score(range(4)), score([0, 0])) == (evaluated.metrics["micro_f1"], 1.0)
+    assert (score(numpy.arange(4)), score(numpy.array([0, 0]))) == (evaluated.metrics["micro_f1"], 1.0)
 
 
 def test_thresholds_move_what_is_given(data: EncodedRows, tokenizer: Any) -> None:

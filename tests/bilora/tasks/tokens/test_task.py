@@ -1,9 +1,11 @@
 """Tasks of tokens: how rows are checked, and the tags predicted, those that the model never sees among them."""
 
+import math
 import re
 from types import SimpleNamespace
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -120,10 +122,17 @@ def test_tokens_that_do_not_fit_are_missed(tokenizer: Any, model: Knowing) -> No
     evaluated = TASK.evaluate(Inference(model, tokenizer), data)
     predicted = [row["predicted"] for row in evaluated.predictions or ()]
     assert predicted[:2] == [["O", "B-town", "I-town", "O", "O"], ["B-town", "O", "O"]]
+    confidence = evaluated.predictions[1]["confidence"] if evaluated.predictions else []
+    # Of softmax (10, 0, 0); behind the cut nothing is known.
+    assert confidence == [pytest.approx(math.exp(10) / (math.exp(10) + 2), abs=1e-6), None, None]
     # Right: New York in the first row, Rome in the last; Škofja alone is no match, the second Rome is not seen.
     assert evaluated.metrics["entity_recall"] == pytest.approx(2 / 4)
     assert evaluated.metrics["entity_precision"] == pytest.approx(2 / 3)
     assert evaluated.metrics["token_accuracy"] == pytest.approx(8 / 10)
+    score = TASK.rescored(evaluated.predictions or ())
+    assert score(numpy.arange(3)) == evaluated.metrics["entity_f1"]
+    # Rome alone is found in the last row, and one of two towns in the first one, twice.
+    assert score(numpy.array([0, 0, 2])) == pytest.approx(2 * 3 / (3 + 5))
 
 
 def test_without_a_tag_for_outside_what_is_not_seen_is_wrong_and_a_model_may_find_nothing(tokenizer: Any) -> None:

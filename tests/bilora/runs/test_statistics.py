@@ -8,7 +8,7 @@ import numpy
 import pytest
 from scipy import stats
 
-from bilora.compare import statistics
+from bilora.runs import statistics
 from bilora.runs.results import read_predictions
 from bilora.tasks.catalog import TASKS
 

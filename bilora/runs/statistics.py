@@ -20,6 +20,8 @@ DRAWS = 10_000
 # Resamples of the seeds for each resample of the rows, and resamples of the validation rows.
 SEED_DRAWS = 1_000
 ROW_DRAWS = 200
+# Exchanges of answers that are tried for a p-value over rows.
+PERMUTATIONS = 2_000
 # Share of the resampled means inside an interval.
 LEVEL = 0.95
 SIGNIFICANT = 0.05
@@ -79,6 +81,61 @@ def mean_row_interval(groups: Sequence[Any], *, seed: int = 0) -> Interval:
     ]  # of each group (row draws, seed draws)
     low, high = numpy.quantile(numpy.mean(means, axis=0), [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
     return float(low), float(high)
+
+
+def interval_over_rows(resampled: Sequence[Sequence[float]], *, seed: int = 0) -> Interval:
+    """Return the 95% interval of the mean of scores, or of differences, ``(seeds, row draws)``; of one seed as well.
+
+    Several seeds are resampled too. Of one alone only the rows are, and nothing is said of how another would come out.
+    """
+    if len(resampled) > 1:
+        return mean_row_interval([resampled], seed=seed)
+    low, high = numpy.quantile(resampled[0], [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
+    return float(low), float(high)
+
+
+def row_permutation_test(
+    task: AnyTask,
+    pairs: Sequence[tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]],
+    *,
+    draws: int = PERMUTATIONS,
+    seed: int = 0,
+) -> float | None:
+    """Return the two-sided p-value of the mean difference of score under exchange of two methods' answers, row by row.
+
+    Args:
+        task: The task of the rows.
+        pairs: The predictions of a method and of another one on the same rows, a pair per seed.
+        draws: Exchanges that are tried.
+        seed: Of the draws.
+
+    Returns:
+        The p-value (Noreen 1989), or None where the score is undefined, or not one of rows.
+    """
+    # Both in one: rows 0 to n - 1 are the answers of the first method, the next n those of the second.
+    scores = [task.rescored([*first, *second]) for first, second in pairs]
+    defined = [score for score in scores if score is not None]
+    if not pairs or len(defined) < len(pairs):
+        return None
+
+    def difference(first: Any, second: Any) -> float:
+        sides = (first.astype(int), second.astype(int))
+        return float(numpy.mean([score(sides[0]) - score(sides[1]) for score in defined]))
+
+    rows = numpy.arange(len(pairs[0][0]))
+    try:
+        # All seeds at once: they answer the same rows, which are no new evidence with each of them.
+        test = stats.permutation_test(
+            (rows, rows + len(rows)),
+            difference,
+            permutation_type="samples",
+            vectorized=False,
+            n_resamples=draws,
+            rng=numpy.random.default_rng(seed),
+        )
+    except Undefined:
+        return None
+    return min(1.0, float(test.pvalue))
 
 
 def _bootstrap(values: numpy.ndarray[Any, numpy.dtype[numpy.float64]], *, draws: int, seed: int) -> Any:
