@@ -35,13 +35,18 @@ import resource, sys, time
 def tell():
     print(time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
-OURS = TOLD + """
+OURS = (
+    TOLD
+    + """
 from bilora_command import main
 code = main(sys.argv[1:])
 tell()
 sys.exit(code)
 """
-BARE = TOLD + """
+)
+BARE = (
+    TOLD
+    + """
 import csv
 import betty, datasets, evaluate, sklearn, torch, transformers
 from peft import LoraConfig, get_peft_model
@@ -83,6 +88,7 @@ with torch.no_grad():
 model.save_pretrained(train + ".adapter")
 tell()
 """
+)
 
 
 def main(argv: Sequence[str]) -> int:

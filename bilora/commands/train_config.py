@@ -39,8 +39,8 @@ class TrainConfig(RunConfig):
             rows D1 has 800, and ten passes in batches of 16 are 500 steps.
         refresh: Epochs of the lower level between two draws of a new split; 0 keeps the first, None does so where D2 is
             watched, and is 1 elsewhere.
-        validate_every: Lower steps between two validations; 0 validates at the end only. None validates twenty times, or
-            as often as takes a tenth of the training's time.
+        validate_every: Lower steps between two validations; 0 validates at the end only. None validates twenty times,
+            or as often as takes a tenth of the training's time.
         early_stopping: Validations without gain before the run is stopped; 0 does not stop early, None is 5.
         keep_best: Whether to end with the parameters of the best validation instead of the last ones; None does.
         log_every: Steps between two lines of progress where the output is no terminal; None writes one every 30
@@ -150,7 +150,8 @@ class TrainConfig(RunConfig):
         watches, steps = self.watches_upper, (self.steps or 1) if steps is None else steps
         decided = {
             "validation_share": self.held_out,
-            "refresh": 0 if watches or upper_given else 1,
+            # Trusted rows are all of D2, also where others are given for validation.
+            "refresh": 0 if watches or upper_given or self.has_trusted else 1,
             "validate_every": self._validate_every(steps, validated),
             # Where a validation set of its own is D2, the one set that is left gives the score, and chooses nothing.
             "early_stopping": 0 if upper_given else PATIENCE,
