@@ -35,6 +35,7 @@ class CardFacts:
     labels: int = 0  # outputs of the model's head; 0 where the head is not a new one
     scored_on: str = VALIDATION
     has_tokenizer: bool = False  # beside the adapter, where the base's own lacks the pad token
+    revision: str | None = None  # of the base on the hub; None is its newest
 
 
 def model_card(facts: CardFacts) -> str:
@@ -49,6 +50,7 @@ def model_card(facts: CardFacts) -> str:
         run="one run" if facts.seed is None else f"one run with seed {facts.seed}",
         auto_class="AutoModel" if facts.hub_names is None else facts.hub_names.auto_class,
         base=repr(facts.base),
+        revision="" if facts.revision is None else f", revision={facts.revision!r}",
     )
     return f"{str(card).rstrip()}\n"
 

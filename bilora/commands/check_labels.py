@@ -1,19 +1,20 @@
 """``bilora check-labels``: which labels of a file are likely wrong."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bilora.commands.usual_names import aliases_of
 from bilora.commands.verb import Verb
-from bilora.data.records import read_records
 from bilora.files.whole_folders import new_file
+from bilora.runs.columns import find_columns
 from bilora.runs.config import RunConfig
 from bilora.runs.label_issues import Chances, class_names, find_issues, write_issues
 from bilora.runs.out_of_sample import by_embeddings, by_training, folds_of, remove_parts
-from bilora.runs.plan import load_run_rows
+from bilora.runs.plan import rows_of
 from bilora.settings.sections import refuse_faults
-from bilora.tasks.labels import guess_text_columns
 
 # Of the trainings: rows of a batch, and steps with which anything is learned at all.
 BATCH, LEAST_STEPS = 16, 40
@@ -30,6 +31,7 @@ class CheckLabelsConfig:
         file: The file (csv, tsv, jsonl, parquet); each row has one class.
         text_columns: Its columns with the text, one or two; None takes those of usual names, or that hold text.
         label_column: Its column with the labels.
+        group_column: Its column by which rows belong together; no group judges itself.
         by: ``embeddings`` fits a logistic regression to a frozen model's embeddings, ``training`` trains a LoRA; either
             is done for each fold, on the rows of the others.
         folds: Parts of the file; each is judged by what the others teach.
@@ -47,6 +49,7 @@ class CheckLabelsConfig:
     file: str
     text_columns: list[str] | None = None
     label_column: str = "label"
+    group_column: str | None = None
     by: Literal["embeddings", "training"] = "embeddings"
     folds: int = 5
     model: str | None = None
@@ -67,12 +70,13 @@ class CheckLabelsConfig:
         )
         refuse_faults("config", self, checks)
 
-    def run_config(self, columns: tuple[str, ...], *, rows: int = 0) -> RunConfig:
+    def run_config(self, columns: Sequence[str] | None, *, rows: int = 0) -> RunConfig:
         """Return the config of the trainings, of so many rows."""
         return RunConfig(
             train_file=self.file,
-            text_columns=list(columns),
+            text_columns=None if columns is None else list(columns),
             label_column=self.label_column,
+            group_column=self.group_column,
             validation_share=0.0,
             model=self.model,
             max_length=self.max_length,
@@ -88,16 +92,17 @@ def check_labels(config: CheckLabelsConfig) -> Path:
     # First of all: a file that cannot be written should be told before the work is done.
     name = f"{Path(config.file).name.split('.')[0] or 'rows'}-label_issues.csv"
     output = new_file(config.output or str(Path(config.file).with_name(name)))
-    records = read_records(config.file)
-    given = [row for _, row, faults in records if not faults]
-    columns = config.text_columns or guess_text_columns(given, label_columns=[config.label_column], source=config.file)
-    rows = load_run_rows(config.run_config(tuple(columns)), records)
+    columns = find_columns(config.run_config(config.text_columns))
+    for notice in columns.found:
+        print(f"note: {notice}")
+    rows = rows_of(columns)
     names = class_names(rows.task)
     folds = folds_of(rows.train, config.folds, names=names, seed=config.seed)
     print(f"{len(rows.train):,} rows of {len(names)} classes, in {len(folds)} folds, judged by {config.by}", flush=True)
     # Whatever was done before a stop is found again there.
     parts = output.with_name(f"{output.name}.parts")
-    run = config.run_config(tuple(columns), rows=len(rows.train))
+    texts, steps = list(columns.texts or ()), config.run_config(None, rows=len(rows.train)).steps
+    run = dataclasses.replace(columns.config, text_columns=texts, steps=steps)
     issues = find_issues(rows.train, rows.task, JUDGES[config.by](run, rows, folds, parts=parts))
     write_issues(output, issues)
     remove_parts(parts)
@@ -112,4 +117,5 @@ CHECK_LABELS = Verb(
     CheckLabelsConfig,
     check_labels,
     positional="file",
+    aliases=aliases_of(CheckLabelsConfig, rows="file"),
 )

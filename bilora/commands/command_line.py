@@ -13,12 +13,13 @@ from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser
 
+from bilora.commands.usual_names import near_option
 from bilora.engines.settings import RATES, LevelSettings
 from bilora.errors import BiloraError, SettingsError
 from bilora.files.formats import read_yaml
 from bilora.problems.catalog import DEFAULT_METHOD
 from bilora.runs.config import RunConfig, SeveralRuns, SharedSettings
-from bilora.settings.lookup import TRUST, did_you_mean
+from bilora.settings.lookup import TRUST
 from bilora.settings.sections import one_line, refuse_nulls, refuse_plain_sections
 from bilora.settings.strict_yaml import STRICT, refuse_too_much, strict_yaml
 
@@ -41,7 +42,7 @@ class OneLineParser(ArgumentParser):
         known = [*(option for action in self._actions for option in action.option_strings), *self.also]
         asked = _option_in(message)
         # An option that is there but has no value, or a wrong one, would be told its own name.
-        near = "" if asked in known else did_you_mean(asked, known)
+        near = "" if asked in known else near_option(asked, known)
         print(f"{self.prog}: error: {_of_files(self.words, one_line(message))}{near}", file=sys.stderr)
         raise SystemExit(BAD_INPUT)
 

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from bilora.commands.usual_names import RENAMED
+from bilora.commands.usual_names import FILES, RENAMED
 from bilora.commands.verb import Verb
 from bilora.compare.comparison import run_comparison
 from bilora.compare.config import NO_OPTIONS, ComparisonConfig
@@ -32,7 +32,8 @@ COMPARE = Compare(
         # Not the field's own name: in YAML, `on` is the value true.
         "on": "runs_on",
         **{name: f"run.{name}" for name in RUN},
-        **{name: f"run.{ours}" for name, ours in RENAMED.items() if ours.partition(".")[0] in RUN},
+        **{name: f"run.{ours}" for name, ours in (RENAMED | FILES).items() if ours.partition(".")[0] in RUN},
+        "output_dir": "output",
     },
     left_out={"run": NO_OPTIONS},
 )

@@ -4,7 +4,6 @@ import importlib.metadata
 import importlib.util
 import platform
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +13,17 @@ import torch
 from packaging.requirements import Requirement
 
 from bilora.artifacts.scored_on import set_in_words
-from bilora.commands.train import check_words, find_columns, plan_of
+from bilora.commands.train import check_words, plan_of
 from bilora.commands.train_config import TrainConfig
-from bilora.commands.usual_names import RENAMED
+from bilora.commands.usual_names import FILES, aliases_of
 from bilora.commands.verb import Verb
 from bilora.data.sets import TaskRows
 from bilora.engines.callbacks.trackers import LOGGERS
 from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.hypergradients.implicit import ProductSettings
-from bilora.errors import BiloraError, SettingsError
+from bilora.errors import BiloraError, SettingsError, first_ten
 from bilora.processes.devices import choose_device, has_bf16
+from bilora.runs.columns import find_columns
 from bilora.runs.run import adapted, prepare
 from bilora.tasks.kinds import kind_of
 
@@ -176,14 +176,18 @@ def _words_data_and_model(config: TrainConfig) -> Iterator[Finding]:
         tokenizer = prepared.tokenizer
         # Shapes alone: every file of the model is checked, and no memory is taken for its weights.
         model, notices = adapted(plan, prepared, weights=False)
-        encoded = rows.task.encode(rows.train, tokenizer.own, max_length=config.max_length).encoded
+        encoded = rows.task.encode(rows.train, tokenizer.own, max_length=config.max_length)
     except BiloraError as error:
         yield Finding("fault", "model", str(error))
         return
+    for notice in prepared.notices:
+        yield Finding("note", "data", notice)
     yield Finding("ok", "model", tokenizer.place)
     for notice in notices:
         yield Finding("note", "model", notice)
-    tokens = [row["input_ids"] for row in encoded]
+    for notice in encoded.notices:
+        yield Finding("note", "data", notice)
+    tokens = [row["input_ids"] for row in encoded.encoded]
     yield _lengths(sorted(map(len, tokens)), config.max_length)
     yield _unknown(tokens, tokenizer.own.unk_token_id)
     yield check_attention(config.hypergradient, model.config._attn_implementation or "sdpa")
@@ -191,9 +195,10 @@ def _words_data_and_model(config: TrainConfig) -> Iterator[Finding]:
 
 def _described(rows: TaskRows) -> str:
     sets = ", ".join(f"{len(part):,} {set_in_words(name)}" for name, part in rows.validation.items())
-    counts = Counter(label for label in rows.train.labels if isinstance(label, int))
-    classes = ", ".join(f"{label}: {count:,}" for label, count in sorted(counts.items())[:10])
-    per_class = f"; rows a class: {classes}" if classes else ""
+    with_classes = any(type(label) is int for label in rows.train.labels)
+    counts = rows.task.class_counts(rows.train).items() if with_classes else ()
+    classes = first_ten(f"{name}: {count:,}" for name, count in counts)
+    per_class = f"; rows per class: {classes}" if classes else ""
     return f"{len(rows.train):,} training rows, {sets}; {kind_of(rows.task)}{per_class}"
 
 
@@ -220,5 +225,5 @@ DOCTOR = Verb(
     "Check versions, device, data, model and disk for a run; takes the options of train.",
     TrainConfig,
     doctor,
-    aliases=RENAMED,
+    aliases=aliases_of(TrainConfig, **FILES),
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 from bilora.artifacts.scored_on import UPPER, WHOLE_D2
 from bilora.commands.command_line import parse_config
+from bilora.commands.usual_names import aliases_of
 from bilora.commands.verb import Verb
 from bilora.data.records import read_records
 from bilora.data.rows import Row, Rows, check_records
@@ -135,5 +136,5 @@ EVALUATE = Verb(
     EvaluateConfig,
     evaluate,
     positional="run",
-    aliases={"file": "data", "test_file": "data", "validation_file": "data"},
+    aliases=aliases_of(EvaluateConfig, rows="data", adapter="run"),
 )

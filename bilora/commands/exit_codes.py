@@ -91,11 +91,14 @@ def _fail(program: str, error: object, code: int, *, debug: bool) -> int:
 def _one_line_warnings(program: str) -> Iterator[None]:
     """Show a RuntimeWarning, and any warning of this library, as one line without a place in the source."""
     # These are about the user's settings and rows, which no line of ours explains; all others are about code.
-    show_as_before = warnings.showwarning
+    show_as_before, told = warnings.showwarning, set[str]()
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, RuntimeWarning) or category.__module__.startswith("bilora."):
-            print(f"{program}: warning: {message}", file=sys.stderr)
+            # A file may be read in two places, each of which warns.
+            if str(message) not in told:
+                print(f"{program}: warning: {message}", file=sys.stderr)
+            told.add(str(message))
         else:
             show_as_before(message, category, *where, **more)
 

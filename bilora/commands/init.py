@@ -10,6 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from bilora.commands.train_config import TrainConfig
+from bilora.commands.usual_names import FILES, aliases_of
 from bilora.commands.verb import Verb
 from bilora.files.formats import write_whole
 from bilora.files.whole_folders import new_file
@@ -28,7 +29,9 @@ class InitConfig:
         task: A task by name; None with a ``train_file``, or for the embedded one.
         train_file: A file of labelled rows.
         validation_file: The validation rows that belong to it.
+        group_column: The column by which rows belong together, such as those of one customer; see ``bilora train``.
         model: Hub id or folder of a pre-trained model; None is the embedded MiniLM.
+        revision: Its branch, tag or commit on the hub.
         method: Name of a variant.
         output: The YAML file to write; None prints it.
     """
@@ -36,7 +39,9 @@ class InitConfig:
     task: str | None = None
     train_file: str | None = None
     validation_file: str | None = None
+    group_column: str | None = None
     model: str | None = None
+    revision: str | None = None
     method: str = DEFAULT_METHOD
     output: str | None = None
 
@@ -96,4 +101,10 @@ def setting_texts(kind: type) -> dict[str, str]:
     return {name: " ".join(text.replace("``", "").split()) for name, text in texts.items()}
 
 
-INIT = Verb("init", "Write a commented config for a task, a model and a method.", InitConfig, init)
+INIT = Verb(
+    "init",
+    "Write a commented config for a task, a model and a method.",
+    InitConfig,
+    init,
+    aliases=aliases_of(InitConfig, **FILES),
+)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bilora.commands.usual_names import aliases_of
 from bilora.commands.verb import Verb
 from bilora.data.chunks import Chunks, open_chunks
 from bilora.errors import SettingsError
@@ -131,5 +132,5 @@ PREDICT = Verb(
     PredictConfig,
     predict_rows,
     positional="run",
-    aliases={"data": "file", "test_file": "file"},
+    aliases=aliases_of(PredictConfig, rows="file", adapter="run"),
 )

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,11 +10,9 @@ from bilora.artifacts.adapter_files import read_about
 from bilora.artifacts.model_card import push_to_hub
 from bilora.artifacts.scored_on import UPPER, in_words, set_in_words, set_kind
 from bilora.commands.train_config import TrainConfig
-from bilora.commands.usual_names import RENAMED
+from bilora.commands.usual_names import FILES, aliases_of
 from bilora.commands.verb import Verb
-from bilora.data.records import read_records
 from bilora.data.sets import TaskRows
-from bilora.data.tables import Record
 from bilora.engines.callbacks.trackers import ReportTo
 from bilora.engines.training.levels import stage_steps
 from bilora.errors import CheckpointError, DataError, InterruptedRun, SettingsError
@@ -25,11 +22,12 @@ from bilora.metrics.monitor import Monitor
 from bilora.processes.devices import choose_device
 from bilora.processes.group import join_processes
 from bilora.processes.processes import ONE_PROCESS, Processes
+from bilora.runs.columns import Columns, find_columns
 from bilora.runs.config import ROADS, Road
 from bilora.runs.label_issues import FILE as LABEL_ISSUES
 from bilora.runs.label_issues import class_names, find_issues, write_issues
 from bilora.runs.out_of_sample import by_embeddings, folds_of, remove_parts
-from bilora.runs.plan import RunPlan, load_run_rows, plan_run, rows_of_road
+from bilora.runs.plan import RunPlan, plan_run, rows_of, rows_of_road
 from bilora.runs.resume import check_folder, command_folder, keep_config, resumed_folder, words_of_then
 from bilora.runs.road_choice import check_can_choose, choose_road
 from bilora.runs.run import Prepared, prepare, run_once
@@ -37,7 +35,6 @@ from bilora.runs.self_check import SelfCheck, require_passed
 from bilora.runs.table import print_table
 from bilora.settings.lookup import TRUST, is_told, names_code
 from bilora.settings.sections import resolved
-from bilora.tasks.labels import LABEL, guess_label_column, guess_text_columns
 
 # Settings that the command decides by the rows where they are null.
 OPEN = ("steps", "refresh", "validate_every", "validation_share")
@@ -50,6 +47,9 @@ ROAD_FILE = "road.json"
 
 # Parts of the doubtful rows, each judged by the others.
 LABEL_FOLDS = 5
+
+# Rows of a training file. A tenth of 20, held out, are two, and a fifth of the others, D2, are four.
+FEWEST_ROWS = 20
 
 # Trackers that write files, and send nothing away.
 LOCAL_TRACKERS = ("tensorboard",)
@@ -124,42 +124,26 @@ def refuse_sending(config: TrainConfig) -> None:
             )
 
 
-@dataclass(frozen=True)
-class Columns:
-    """What the training file is read by."""
-
-    config: TrainConfig  # with the column of labels that was found
-    texts: tuple[str, ...] | None = None  # None without a file
-    records: list[Record] | None = None  # of the file: it may be large, and is read once
-    found: tuple[str, ...] = ()  # a sentence for each that was not named
-
-
-def find_columns(config: TrainConfig) -> Columns:
-    """Return the columns of the training file, those that the user has named and those that are found in it."""
-    if config.train_file is None:
-        return Columns(config)
-    records = read_records(config.train_file)
-    rows, found = [row for _, row, faults in records if not faults], list[str]()
-    if config.label_column == LABEL and rows and not any(LABEL in row for row in rows):
-        label = guess_label_column(rows, text_columns=config.text_columns or (), source=config.train_file)
-        if label != LABEL:
-            config = dataclasses.replace(config, label_column=label)
-            found.append(f"the label is in {label!r}; --label-column says otherwise")
-    if config.text_columns is not None:
-        return Columns(config, tuple(config.text_columns), records, tuple(found))
-    labels = [config.label_column] if isinstance(config.label_column, str) else config.label_column
-    texts = guess_text_columns(rows, label_columns=labels, source=str(config.train_file))
-    found.append(f"the text is in {' and '.join(map(repr, texts))}; --text-columns says otherwise")
-    return Columns(config, texts, records, tuple(found))
-
-
-def plan_of(columns: Columns, processes: Processes = ONE_PROCESS) -> RunPlan:
+def plan_of(columns: Columns[TrainConfig], processes: Processes = ONE_PROCESS) -> RunPlan:
     """Return the plan of the command's run, checked."""
     config = columns.config
-    rows = load_run_rows(config, columns.records, text_columns=columns.texts)
+    rows = rows_of(columns)
+    _refuse_few(config, rows)
     if config.road == "auto":
         check_can_choose(rows.task, processes)
     return _plan_on(config, rows, columns.texts, processes)
+
+
+def _refuse_few(config: TrainConfig, rows: TaskRows) -> None:
+    """Refuse a file of fewer rows than anything can be told by."""
+    parts = (rows.train, *rows.validation.values(), *(() if rows.upper is None else (rows.upper,)))
+    # What was taken out of the file for validation, or is trusted, is of it too.
+    count = sum(len(part) for part in parts if part.source in (rows.train.source, config.trusted_file))
+    if config.train_file is not None and count < FEWEST_ROWS:
+        raise DataError(
+            f"{config.train_file} has {count} rows, and {FEWEST_ROWS} are the fewest to train on: of fewer none can be "
+            "held out to tell a step that has learned from one that has not; label more rows"
+        )
 
 
 def _on_chosen_road(config: TrainConfig, plan: RunPlan, prepared: Prepared, folder: Path) -> RunPlan:
@@ -203,8 +187,12 @@ def _write_label_issues(plan: RunPlan, folder: Path) -> None:
 
 
 def _plan_on(config: TrainConfig, rows: TaskRows, columns: tuple[str, ...] | None, processes: Processes) -> RunPlan:
-    train = rows_of_road(config, rows).train
+    of_road = rows_of_road(config, rows)
+    train = of_road.train
     count = len(train) if config.train_rows is None or config.road == "trusted_only" else config.train_rows
+    upper = None if of_road.upper is None else len(of_road.upper)
+    config, notices = config.for_rows(count, upper, processes=processes.count)
+    rows = dataclasses.replace(rows, notices=(*rows.notices, *notices))
     steps = config.steps_for(count, processes=processes.count)
     # Where rows are trusted and none are given for validation, what is held out is doubtful, and chooses nothing.
     unwatched = rows.upper is not None and (not config.has_trusted or config.validation_file is None)
@@ -259,7 +247,7 @@ def resumed_words(argv: Sequence[str]) -> Sequence[str]:
     return ("--config", str(folder / TRAIN_FILE), *left_open, *words_of_then(settings))
 
 
-def _lines(columns: Columns, plan: RunPlan, prepared: Prepared) -> Iterator[str]:
+def _lines(columns: Columns[TrainConfig], plan: RunPlan, prepared: Prepared) -> Iterator[str]:
     """Yield what is printed before the training: the rows, what was decided for the user, and the steps."""
     config, run, task, rows = columns.config, plan.config, plan.task, plan.rows
     sets = ", ".join(f"{len(part):,} {set_in_words(name)}" for name, part in rows.validation.items())
@@ -272,6 +260,12 @@ def _lines(columns: Columns, plan: RunPlan, prepared: Prepared) -> Iterator[str]
     yield f"{run.method}: {_steps(plan)} on {prepared.tokenizer.place}, {looked} every {run.validate_every}{stop}"
     if config.road == "auto":
         yield "road: first, trials on folds of the trusted rows; --road names one instead"
+    if run.warmup_steps:
+        # By this name transformers means what is --warmup-ratio here.
+        yield (
+            f"note: the upper level begins after {run.warmup_steps} warm-up steps; for those of the learning rate give "
+            "--warmup-ratio"
+        )
     # Who sets refresh may not know that this changes which rows the run is judged by.
     if config.refresh and dataclasses.replace(config, refresh=0).watches_upper:
         yield f"note: refresh is {config.refresh}: no D2 stays to be watched, so rows are held out"
@@ -289,7 +283,7 @@ TRAIN = Verb(
     "Train an adapter on labelled rows, keep the best, and check that it can be loaded.",
     TrainConfig,
     train,
-    aliases=RENAMED,
+    aliases=aliases_of(TrainConfig, **FILES),
     before=resumed_words,
     together=True,
 )

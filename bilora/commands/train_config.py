@@ -1,16 +1,17 @@
 """The configuration of ``bilora train``: that of a run, with defaults that need no thought."""
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from bilora.engines.callbacks.trackers import check_loggers
+from bilora.engines.settings import LevelSettings, reopened
 from bilora.errors import SettingsError
 from bilora.runs.config import DEFAULT_ROAD, HELD_OUT, Road, RunConfig
 from bilora.settings.arguments import check_fields
 from bilora.settings.sections import BEYOND, refuse_faults
-from bilora.tasks.labels import LabelledFiles
 
 # Validations of a run whose user does not say how often, or as many as take this share of the training's time.
 VALIDATIONS, VALIDATION_SHARE = 20, 0.1
@@ -20,6 +21,8 @@ PASSES_OF_STEP = 2
 # anything.
 EPOCHS = 10
 LEAST_STEPS = 40
+# The rows of each level, in words.
+PARTS = {"lower": "D1", "upper": "D2"}
 # Validations without gain after which a run ends whose user does not say how many.
 PATIENCE = 5
 
@@ -100,11 +103,6 @@ class TrainConfig(RunConfig):
         check_loggers(self.report_to)
         super().__post_init__()
 
-    def labelled_files(self, text_columns: Sequence[str] | None = None) -> LabelledFiles | None:
-        """Return the files to read in place of a task, or None, also where the columns are not known yet."""
-        columns = text_columns or self.text_columns
-        return None if columns is None else super().labelled_files(columns)
-
     @property
     def held_out(self) -> float:
         """Share of the rows of ``train_file`` that is held out where it has no ``validation_file``."""
@@ -136,6 +134,35 @@ class TrainConfig(RunConfig):
         passes = PASSES_OF_STEP * self.lower.batch_size * self.lower.accumulation * steps
         affordable = VALIDATION_SHARE * passes / validated if validated else VALIDATIONS
         return min(steps, max(1, steps // VALIDATIONS, math.ceil(steps / affordable)))
+
+    def for_rows(self, count: int, upper: int | None, *, processes: int = 1) -> tuple["TrainConfig", tuple[str, ...]]:
+        """Return the config with batches that so many rows fill, and a notice of each that is smaller for it.
+
+        Args:
+            count: Training rows: D1 and D2 together, or D1 where D2 is given.
+            upper: Rows of a D2 that is given.
+            processes: They share each batch.
+        """
+        parts, divided = {"lower": count}, any(stage.splits for stage in self.stages)
+        if upper is not None:
+            parts["upper"] = upper
+        elif divided:
+            lower = round(self.split_ratio * count)
+            parts = {"lower": lower, "upper": count - lower}
+        if any(stage.small_upper for stage in self.stages):
+            parts.pop("upper", None)  # its batch is all of D2 where that is smaller
+        levels, notices = {}, []
+        for name, rows in parts.items():
+            level: LevelSettings = getattr(self, name)
+            size = max(1, rows // processes)
+            # A size that the user has given is refused where it does not fit.
+            if "batch_size" in level.left_open and size < level.batch_size:
+                levels[name] = dataclasses.replace(level, **reopened(level) | {"batch_size": size})
+                part = PARTS[name] if divided else "training"
+                notices.append(f"a batch has {size} rows, and not {level.batch_size}: there are no more for {part}")
+        if not levels:
+            return self, ()
+        return dataclasses.replace(self, **{**reopened(self), **levels}), tuple(notices)
 
     def run_config(
         self,

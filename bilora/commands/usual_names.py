@@ -1,7 +1,9 @@
 """Options by the names that people know from transformers, PEFT and other trainers, and the twenty that most need."""
 
+import dataclasses
+import difflib
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 RENAMED = {
     "output_dir": "output",
@@ -26,9 +28,67 @@ RENAMED = {
     "lora_alpha": "alpha",
     "lora_dropout": "dropout",
     "lora_target_modules": "target_modules",
+    "model_revision": "revision",
+    "text_column": "text_columns",
+    "text_column_name": "text_columns",
+    "text_column_names": "text_columns",
+    "label_column_name": "label_column",
+    "label_columns": "label_column",
+    "lora_rank": "rank",
+    "cutoff_len": "max_length",
+    "r": "rank",
+    "num_epochs": "epochs",
+    "random_state": "seed",
+    "random_seed": "seed",
+    "early_stopping_patience": "early_stopping",
+    "patience": "early_stopping",
+    "load_best_model_at_end": "keep_best",
+    "lr_scheduler": "lower.schedule",
+    "grad_clip": "lower.gradient_clipping",
+    "val_size": "validation_share",
+    "val_split": "validation_share",
+    "test_size": "validation_share",
+    "class_weight": "class_weights",
 }
 """The setting of a run by each of its usual names; those of the optimizer are of the lower level, which trains the
 adapter."""
+
+FILES = {
+    **dict.fromkeys(("data", "file", "train_data", "dataset", "dataset_name"), "train_file"),
+    **dict.fromkeys(("eval_file", "dev_file", "validation_data"), "validation_file"),
+}
+"""The two files of rows of a training by their other names."""
+
+ROWS = ("train_file", "data", "file", "dataset", "dataset_name", "test_file", "validation_file", "eval_file")
+"""What people call a file of rows; where a verb has one file, each of them is it."""
+
+
+def aliases_of(config: type, *, rows: str | None = None, **more: str) -> dict[str, str]:
+    """Return the other names of a config's settings, among them those of the one file of ``rows`` that it has."""
+    known = {field.name for field in dataclasses.fields(config)}
+    usual = {name: ours for name, ours in RENAMED.items() if ours.partition(".")[0] in known}
+    files = {name: rows for name in ROWS} if rows else {}
+    return {name: ours for name, ours in {**usual, **files, **more}.items() if name not in known}
+
+
+# Options of others that have none here, though one is called nearly so.
+FOREIGN = frozenset(
+    ("per_device_eval_batch_size", "eval_batch_size", "eval_accumulation_steps", "eval_split", "num_warmup_steps")
+    + ("optim_target_modules", "hub_revision", "length_column_name", "local_rank", "lora")
+)
+
+# How near a word must be to an option that it may stand for: a slip of a letter or two, no other word.
+SLIP = 0.8
+
+
+def near_option(asked: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean '--x'?`` where an option is a misspelt one, or an empty string."""
+    name = asked.removeprefix("--").replace("-", "_")
+    if name in FOREIGN:
+        return ""
+    near = difflib.get_close_matches(name, [option.removeprefix("--") for option in known], n=1, cutoff=SLIP)
+    return f" Did you mean '--{near[0]}'?" if near else ""
+
 
 PRECISIONS = ("bf16", "fp16")
 """Values of ``precision`` that are switches elsewhere."""
@@ -41,14 +101,17 @@ COLUMN = 27
 
 COMMON = {
     "The rows": {
-        "--train-file FILE": "labelled rows: csv, tsv, json, jsonl, parquet or xlsx",
+        "--train-file FILE": "labelled rows (csv, tsv, json, jsonl, parquet, xlsx), a folder of "
+        "such files, or a hub id",
         "--validation-file FILE": "rows to validate on; a part of the others without it",
         "--text-columns NAME [NAME]": "the one or two columns of text, where their names do not say so",
-        "--label-column NAME": "the column of labels, by default label",
+        "--label-column NAME": "the column of labels, where its name does not say so",
+        "--group-column NAME": "rows with the same value there are on one side of every split",
         "--task NAME": "a known data set instead of a file, such as sst2 or rotten_tomatoes",
     },
     "The model and its adapter": {
         "--model MODEL": "hub id or folder; without it a small one that is embedded",
+        "--revision NAME": "branch, tag or commit of a hub id, which pins it",
         "--method NAME": "how it is trained; what is left out needs no tuning",
         "--rank N": "rank of the adapter, 8",
         "--alpha X": "the update is scaled by alpha / rank, 16",

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import warnings
 
 from bilora.compare.folders import Job, JobFolder, Record
 from bilora.data.sets import TaskRows, take_validation
@@ -15,7 +16,7 @@ from bilora.runs.run import Prepared, prepare, run_once
 # Settings of a run that say which rows are read.
 DATA = (
     *("task", "task_settings", "train_file", "text_columns", "label_column", "label_separator", "validation_file"),
-    *("validation_share", "task_type", "on_bad_row", "data_dir"),
+    *("validation_share", "task_type", "on_bad_row", "data_dir", "group_column"),
 )
 
 
@@ -29,7 +30,7 @@ def run_job(
     base: ModelCopy | None = None,
 ) -> Record:
     """Run a job and return its record; without a plan it makes one, over ``rows`` or those that its config names."""
-    plan = plan or _plan(job, rows or read_rows(job.config))
+    plan = plan or _plan(job, rows or _read_again(job.config))
     failed, row = None, None
     try:
         row = run_once(plan, prepared or prepare([plan], base=base), folder=folder.run_folder(job))
@@ -66,6 +67,13 @@ def _plan(job: Job, rows: TaskRows) -> RunPlan:
     halves = dataclasses.replace(rows, train=train, validation={"held_out": held_out})
     # They are drawn and flipped already: a second draw would take other rows.
     return plan_run(dataclasses.replace(config, train_rows=None, flip_labels=None), halves)
+
+
+def _read_again(config: RunConfig) -> TaskRows:
+    """Return the rows of a config, whose oddities were told when the comparison read them first."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return read_rows(config)
 
 
 def read_rows(config: RunConfig) -> TaskRows:

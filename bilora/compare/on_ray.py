@@ -172,7 +172,7 @@ class Store:
     ray: Any
     # With the rows themselves, of which the model's task is asked for.
     rows: dict[str, tuple[TaskRows, Any]] = field(default_factory=dict)
-    models: dict[str | None, SharedModel] = field(default_factory=dict)
+    models: dict[tuple[str | None, str | None], SharedModel] = field(default_factory=dict)
 
     def of(self, job: Job) -> tuple[Any, SharedModel]:
         """Return the reference to a job's rows, and its model."""
@@ -182,14 +182,15 @@ class Store:
             self.rows[data] = read, self.ray.put(read)
         rows, reference = self.rows[data]
         name = rows.task.default_model if job.config.model is None else job.config.model
-        if name not in self.models:
+        revision = job.config.revision
+        if (name, revision) not in self.models:
             # Refuses a model that cannot be read, before any run begins.
-            load_tokenizer(name, rows.task, max_length=job.config.max_length)
-            self.models[name] = self._put(name)
-        return reference, self.models[name]
+            load_tokenizer(name, rows.task, max_length=job.config.max_length, revision=revision)
+            self.models[name, revision] = self._put(name, revision)
+        return reference, self.models[name, revision]
 
-    def _put(self, model: str | None) -> SharedModel:
-        files = model_files(model)
+    def _put(self, model: str | None, revision: str | None) -> SharedModel:
+        files = model_files(model, revision=revision)
         # Arrays go into the store, and out of it, without a copy.
         references = {name: self.ray.put(np.fromfile(path, dtype=np.uint8)) for name, path in files.items()}
         # By its place, since an embedded one need not be on the other machines.

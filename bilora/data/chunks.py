@@ -161,5 +161,6 @@ def _parquet(source: str, path: Path) -> Chunks:
 def _as_text(schema: Any, column: str) -> Any:
     import pyarrow
 
-    place = schema.get_field_index(column)
-    return schema.set(place, pyarrow.field(column, pyarrow.string()))
+    place, kind = schema.get_field_index(column), pyarrow.string()
+    lists = pyarrow.types.is_list(schema.field(place).type) or pyarrow.types.is_large_list(schema.field(place).type)
+    return schema.set(place, pyarrow.field(column, pyarrow.list_(kind) if lists else kind))

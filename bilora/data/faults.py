@@ -65,11 +65,11 @@ def parsed_row(row: Any, *, escaped: bool) -> tuple[dict[str, Any], list[Fault]]
     return row, faults
 
 
-def refuse(faults: Sequence[str], *, source: str, count: int | None = None) -> Never:
+def refuse(faults: Sequence[str], *, source: str, count: int | None = None, cure: str = "") -> Never:
     """Raise a ``DataError`` with the first five faults and the count of the rest, of ``count`` in all."""
     count = len(faults) if count is None else count
     faults_in_words = "1 fault" if count == 1 else f"{count:,} faults"
-    raise DataError(_with_first(f"{source}: {faults_in_words} in the rows", faults, count))
+    raise DataError(_with_first(f"{source}: {faults_in_words} in the rows{cure}", faults, count))
 
 
 def warn_of_skipped(faults: Sequence[str], *, rows: int, of: int, source: str) -> None:

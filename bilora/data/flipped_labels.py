@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -29,4 +30,4 @@ def flip_labels(rows: Rows, share: float, *, task: AnyTask, seed: int) -> Rows:
         chosen, other = random_numbers.random() < share, int(random_numbers.random() * (classes - 1))
         # The classes without the row's own, in their order.
         flipped.append(MappingProxyType({**row, "label": other + (other >= row["label"])}) if chosen else row)
-    return Rows(tuple(flipped), rows.source, rows.lines, rows.ids, rows.skipped)
+    return dataclasses.replace(rows, rows=tuple(flipped))

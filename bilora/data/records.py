@@ -4,6 +4,7 @@ import codecs
 import csv
 import datetime
 import gzip
+import itertools
 import json
 import os
 import warnings
@@ -25,6 +26,13 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
     """Return the records of a file of text (``.jsonl``, ``.json``, ``.csv``, ``.tsv``, each perhaps with ``.gz``), of a
     ``.parquet`` or of an ``.xlsx`` file."""
     path = Path(path)
+    if len(parts := files_of(path)) != 1:
+        if not parts:
+            raise DataError(f"there is no file {path}; give the file, or the folder of the sets")
+        # Parts of one set, whose rows are numbered as one.
+        records = itertools.chain.from_iterable(map(read_records, parts))
+        return [(number, row, faults) for number, (_, row, faults) in enumerate(records, start=1)]
+    path = parts[0]
     for suffix, read in READERS.items():
         if path.name.removesuffix(".gz").endswith(suffix):
             return read(path)
@@ -32,6 +40,11 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
     if path.suffix in TABLES:
         return TABLES[path.suffix](path)
     raise DataError(f"{path}: the name ends in none of {', '.join((*READERS, *TABLES))}; other forms are not read")
+
+
+def files_of(place: Path) -> list[Path]:
+    """Return the file of that name, or in order those that a name with a ``*`` means."""
+    return sorted(place.parent.glob(place.name)) if "*" in place.name and not place.exists() else [place]
 
 
 def is_untyped(path: str | os.PathLike[str]) -> bool:
@@ -140,10 +153,15 @@ def records_of(table: Any, names: Mapping[str, Sequence[str]], *, first: int = 1
         return [_cell_by_cell(number, cells) for number, cells in enumerate(_cells_of(table), start=first)]
     for column, of_column in names.items():
         for row in rows:
-            # -1 is the mark of a row without a label.
-            if type(row.get(column)) is int and 0 <= row[column] < len(of_column):
-                row[column] = of_column[row[column]]
+            row[column] = _named(row.get(column), of_column)
     return [(number, row, []) for number, row in enumerate(rows, start=first)]
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, list):  # the tags of a row
+        return [_named(item, names) for item in value]
+    # -1 is the mark of a row without a label.
+    return names[value] if type(value) is int and 0 <= value < len(names) else value
 
 
 def _cells_of(table: Any) -> Iterator[dict[str, Any]]:
@@ -164,10 +182,14 @@ def _cell_by_cell(number: int, cells: Mapping[str, Any]) -> Record:
 
 
 def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
-    """Return the names of the classes of each column that the library datasets has written as a ClassLabel."""
+    """Return the names of the classes of each column that the library datasets has written as ClassLabel, or as lists
+    of them."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        labels = {name: column["names"] for name, column in features.items() if column.get("_type") == "ClassLabel"}
+        # Of a list the feature inside, which has stood in a list itself.
+        inside = {name: column[0] if isinstance(column, list) else column for name, column in features.items()}
+        inside = {name: column.get("feature", column) for name, column in inside.items()}
+        labels = {name: column["names"] for name, column in inside.items() if column.get("_type") == "ClassLabel"}
     except (KeyError, ValueError, TypeError, AttributeError):
         return {}  # written by another program
     return {name: list(map(str, names)) for name, names in labels.items() if isinstance(names, list)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ class Rows:
     lines: tuple[int, ...]  # line of each row in source, counted from 1
     ids: tuple[int, ...]  # position of each row in source, counted from 0; stays with the row through select
     skipped: int = 0  # rows of source that are left out because they cannot be used
+    groups: tuple[Hashable, ...] | None = None  # of each row, where those of a group stay on one side of every split
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -64,6 +65,7 @@ class Rows:
             tuple(self.lines[index] for index in positions),
             tuple(self.ids[index] for index in positions),
             self.skipped,
+            None if self.groups is None else tuple(self.groups[index] for index in positions),
         )
 
 
@@ -78,9 +80,12 @@ def check_rows(rows: Iterable[tuple[int, Row]], task: AnyTask, *, source: str, s
 
 
 def check_records(
-    records: Sequence[Record], task: AnyTask, *, source: str, split: str, on_bad_row: OnBadRow = "error"
+    records: Sequence[Record], task: AnyTask, *, source: str, split: str, on_bad_row: OnBadRow = "error", cure: str = ""
 ) -> Rows:
-    """Return the records of a file as checked rows, with ids 0, 1, ...; rows at fault are refused, or left out."""
+    """Return the records of a file as checked rows, with ids 0, 1, ...; rows at fault are refused, or left out.
+
+    ``cure`` stands behind the number of faults where rows are refused.
+    """
     if not records:
         raise DataError(f"{source}: the {split} set has no row; at least one is needed")
     good: list[tuple[Row, int, int]] = []
@@ -94,7 +99,7 @@ def check_records(
     if not good and on_bad_row == "skip":
         refuse(faults, source=f"{source}: no row can be used")
     if faults and on_bad_row == "error":
-        refuse(faults, source=source)
+        refuse(faults, source=source, cure=cure)
     if skipped := len(records) - len(good):
         warn_of_skipped(faults, rows=skipped, of=len(records), source=source)
     rows, lines, ids = zip(*good, strict=True)

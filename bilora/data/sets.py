@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bilora.data.groups import take_groups
 from bilora.data.rows import Rows
 from bilora.data.strata import draw_rows, make_strata, share_out
 from bilora.errors import DataError
@@ -56,19 +57,26 @@ def refuse_same_rows(train: Rows, validation: Mapping[str, Rows]) -> None:
 
 
 def take_validation(rows: Rows, share: float) -> tuple[Rows, Rows]:
-    """Return the rows without a stratified share of them, and that share."""
+    """Return the rows without a stratified share of them, and that share; whole groups where the rows have some."""
+    if rows.groups is not None:
+        taken = take_groups(rows.labels, rows.groups, share=min(share, 0.5), key="validation share")
+        left = sorted(set(range(len(rows))) - set(taken))
+        return rows.select(left), rows.select(taken)
     total = round(share * len(rows))
-    strata = make_strata(rows.labels, bins=min(10, max(total, 1)))
-    # Two rows of each class stay, one for each level.
-    strata = {stratum: positions for stratum, positions in strata.items() if len(positions) > 2}
-    sizes = {stratum: len(positions) for stratum, positions in strata.items()}
-    if not 1 <= total <= sum(sizes.values()) - 2 * len(sizes):
+    all_strata = make_strata(rows.labels, bins=min(10, max(total, 1)))
+    # Two rows of each class stay, one for each level; where that leaves too few, one.
+    for kept in (2, 1):
+        strata = {stratum: positions for stratum, positions in all_strata.items() if len(positions) > kept}
+        sizes = {stratum: len(positions) for stratum, positions in strata.items()}
+        if 1 <= total <= sum(sizes.values()) - kept * len(sizes):
+            break
+    else:
         raise DataError(
             f"{rows.source}: a share of {share:g} of {len(rows)} rows cannot be taken for validation, since each class "
-            "keeps two rows for training; give --validation-file, more rows or another --validation-share"
+            "keeps a row for training; give --validation-file, more rows or another --validation-share"
         )
     # The key is fixed, so that runs with different seeds are scored on the same rows.
-    drawn = draw_rows(strata, share_out(total, sizes, least=0, spare=2), key="validation share")
+    drawn = draw_rows(strata, share_out(total, sizes, least=0, spare=kept), key="validation share")
     others = sorted(set(range(len(rows))) - set(drawn))
     return rows.select(others), rows.select(drawn)
 

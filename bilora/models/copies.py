@@ -24,14 +24,15 @@ class ModelCopy:
     folder: str | None = None
 
 
-def model_files(model: str | None) -> dict[str, Path]:
+def model_files(model: str | None, *, revision: str | None = None) -> dict[str, Path]:
     """Return the files of a model that are read, by name: those of its folder, or of its hub id in the hub's cache."""
     place = Path(model_place(model))
     unread = UNREAD if is_told(TRUST) else (*UNREAD, *PICKLES)
     if not place.is_dir():
         # No folders inside: another format, or the original weights, may be in one.
         ignored = [*unread, "*/*"]
-        place = Path(snapshot_download(str(place), ignore_patterns=ignored, local_files_only=only_local(str(place))))
+        local = only_local(str(place))
+        place = Path(snapshot_download(str(place), revision=revision, ignore_patterns=ignored, local_files_only=local))
     files = (path for path in sorted(place.iterdir()) if path.is_file())
     return {path.name: path for path in files if not any(path.match(pattern) for pattern in unread)}
 

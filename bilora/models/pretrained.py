@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
-from bilora.errors import BiloraError, DataError, first_ten
+from bilora.errors import BiloraError, DataError, SettingsError, first_ten
 from bilora.models.embedded import embedded_model_folder, smollm2_folder
 from bilora.settings.lookup import TRUST, is_told
 from bilora.settings.sections import BEYOND
@@ -49,6 +49,7 @@ class Tokenizer:
     own: Any
     notices: tuple[str, ...] = ()  # what was filled in
     copied: str | None = None  # the folder to read the model's files from, where it is a copy of the place
+    revision: str | None = None  # the branch, tag or commit of a hub id
 
     @property
     def folder(self) -> str:
@@ -67,14 +68,19 @@ def model_place(model: str | None) -> str:
     return str(model) if embedded is None else str(embedded())
 
 
-def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int, copied: str | None = None) -> Tokenizer:
+def load_tokenizer(
+    model: str | None, task: AnyTask, *, max_length: int, copied: str | None = None, revision: str | None = None
+) -> Tokenizer:
     """Return a model's tokenizer, checked against the model's config before any weight is read.
 
     The files are read from the folder ``copied`` where it is given, and all that is written names the model's place.
     """
     named = model_place(model)
     place = copied or named
-    options = {"local_files_only": only_local(place), "trust_remote_code": False}
+    # transformers would read the folder without a word, whatever revision it is.
+    if revision is not None and os.path.isdir(named):
+        raise SettingsError(f"revision is {revision!r}, which a hub id has, and {named} is a folder; leave it out")
+    options = {"local_files_only": only_local(place), "trust_remote_code": False, **_revision(copied, revision)}
     # First: the tokenizer looks into this file too, and would be told as the culprit.
     with _named_failure(place, CONFIG):
         config = AutoConfig.from_pretrained(place, **options)
@@ -102,7 +108,12 @@ def load_tokenizer(model: str | None, task: AnyTask, *, max_length: int, copied:
     except DataError as error:
         raise DataError(f"{CONFIG} of {place!r}: {error}") from error
     tokenizer.name_or_path = named
-    return Tokenizer(named, tokenizer, notices, copied)
+    return Tokenizer(named, tokenizer, notices, copied, revision)
+
+
+def _revision(copied: str | None, revision: str | None) -> dict[str, str]:
+    # A copy is of the revision already.
+    return {} if copied is not None or revision is None else {"revision": revision}
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,7 @@ def load_model(tokenizer: Tokenizer, task: AnyTask, *, weights: bool = True) -> 
         # Weights in .bin files are pickles, which can hold code; transformers reads them as data, but not unasked.
         options: dict[str, Any] = {"trust_remote_code": False, **({} if is_told(TRUST) else {"use_safetensors": True})}
         options |= {} if weights else {"device_map": "meta"}
+        options |= _revision(tokenizer.copied, tokenizer.revision)
         model, loading = task.load_model(folder, local_files_only=only_local(folder), **options)
         _refuse_torn(f"{model.base_model_prefix}.", loading)
     _set_pad_token(model.config, tokenizer.own)

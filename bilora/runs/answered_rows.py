@@ -59,7 +59,7 @@ class FileAnswers:
         self.count, self.bad, self.fault_count, self.first_faults = 0, 0, 0, list[str]()
         # In their order, and Arrow's schema of them.
         self.columns, self.schema = dict.fromkeys(chunks.columns), chunks.schema
-        self.notes, self._notices = list[str](), dict[str, list[int]]()
+        self.notes, self._notices, self._longest = list[str](), dict[str, list[int]](), dict[str, int]()
         self.renamed = self._find_columns(text_columns)
         for chunk in chunks:
             self._look_at(chunk)
@@ -152,6 +152,8 @@ class FileAnswers:
         # The parts of a file say the same with other numbers of rows, texts or tokens, which are added up. The name of
         # the file may hold numbers too.
         text = notice.replace(self.chunks.source, "\0").replace(f"of the {rows} rows", "of the \2 rows")
+        longest = [int(number) for number in LONGEST.findall(text)]
+        text = LONGEST.sub("\3", text)
         counts = [int(number) for number in COUNT.findall(text)]
         template = COUNT.sub("\1", text)
         # A kind of task by a user may have numbers of other places in its notices.
@@ -159,6 +161,7 @@ class FileAnswers:
             return
         before = self._notices.setdefault(template, [0] * len(counts))
         self._notices[template] = [one + other for one, other in zip(before, counts, strict=True)]
+        self._longest[template] = max([*longest, self._longest.get(template, 0)])
 
     @property
     def notices(self) -> list[str]:
@@ -166,7 +169,9 @@ class FileAnswers:
         # Of the parts of which a notice says nothing the rows count too.
         marks = {"\0": self.chunks.source, "\2": str(self.count - self.bad)}
         texts = [
-            "".join(chain(*zip_longest(template.split("\1"), map(str, counts), fillvalue="")))
+            "".join(chain(*zip_longest(template.split("\1"), map(str, counts), fillvalue=""))).replace(
+                "\3", str(self._longest[template])
+            )
             for template, counts in self._notices.items()
         ]
         return [re.sub("[\0\2]", lambda mark: marks[mark[0]], text) for text in texts]
@@ -186,6 +191,8 @@ class FileAnswers:
 
 # A number of rows, texts or tokens in a notice, and no limit.
 COUNT = re.compile(r"^\d+(?= )|\d+(?= tokens are)")
+# Of the parts of a file the largest counts.
+LONGEST = re.compile(r"(?<=: the longest has )\d+")
 MOST_NOTICES = 20
 
 

@@ -26,6 +26,7 @@ from bilora.tasks.catalog import find_task
 from bilora.tasks.class_weights import check_class_weights
 from bilora.tasks.kinds import find_kind
 from bilora.tasks.labels import LabelledFiles
+from bilora.tasks.places import is_place
 from bilora.tasks.sources import EMBEDDED_TASK
 
 Road = Literal["auto", "trusted_only", "noisy_then_trusted", "correction_then_trusted", "method"]
@@ -44,10 +45,11 @@ class RunConfig(FitSettings):
 
     Args:
         task: A GLUE task (cola sst2 mrpc stsb qqp mnli qnli rte wnli), ``rotten_tomatoes``, which is embedded,
-            ``ncbi_disease``, or a data-to-text task (e2e webnlg dart). None is the embedded one, unless there is a
-            ``train_file``.
+            ``ncbi_disease``, or a data-to-text task (e2e webnlg dart); a folder or a hub id is a ``train_file``. None
+            is the embedded one, unless there is a ``train_file``.
         train_file: A file of labelled rows (csv, tsv, json, jsonl, parquet, xlsx) in place of a task; its labels say
-            what to learn.
+            what to learn. Or a folder with a file for each set, such as ``train.csv`` and ``validation.csv``; or a hub
+            id, ``owner/name`` or ``owner/name/configuration``.
         text_columns: The columns of the files with the text, one or two; for token classification that of the tokens.
         label_column: The column of the files with the labels; for token classification that of the tags. Several
             columns of 0 and 1 are one label each, of which a row may have any number.
@@ -67,11 +69,16 @@ class RunConfig(FitSettings):
         source_column: The column of ``train_file`` with the source of each row, for a method that learns of sources.
         weight_column: The column of ``train_file`` with the weight of each row in the training loss; trusted
             rows have 1.
+        group_column: The column of ``train_file`` by which rows belong together, such as those of one customer or one
+            document; no group is on two sides of a split: validation, D1 and D2, and folds. An empty cell is a group
+            of its own.
         on_bad_row: Rows of these files that cannot be used: ``error`` refuses them, ``skip`` counts them, warns and
             leaves them out.
         data_dir: Folder with ``<task>/train.jsonl[.gz]`` and ``<task>/validation*.jsonl[.gz]``; None asks the hub.
         model: Hub id or folder of a pre-trained model, or ``smollm2``, which is embedded; None is the embedded MiniLM,
             and for data-to-text tasks ``smollm2``.
+        revision: The branch, tag or commit of the model on the hub, which is pinned by it; the adapter and its model
+            card name it too. None takes the newest.
         method: Name of the variant, or ``package.module:NAME``; left out, it is the one that has nothing to tune.
         method_settings: Settings of single methods, by method name.
         formulation: Formulation of the singular values, for a method that has them.
@@ -118,9 +125,11 @@ class RunConfig(FitSettings):
     road: Road | None = None
     source_column: str | None = None
     weight_column: str | None = None
+    group_column: str | None = None
     on_bad_row: OnBadRow = "error"
     data_dir: str | None = None
     model: str | None = None
+    revision: str | None = None
     method: str = DEFAULT_METHOD
     method_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     formulation: str | None = None
@@ -183,12 +192,16 @@ class RunConfig(FitSettings):
         return not self.refresh and bool(trained) and all(stage.upper is not None for stage in trained)
 
     def labelled_files(self, text_columns: Sequence[str] | None = None) -> LabelledFiles | None:
-        """Return the files to read in place of a task, or None; ``text_columns`` are those that were found in them."""
-        if self.train_file is None:
+        """Return the files to read in place of a task, or None, also where the columns are not known yet.
+
+        ``text_columns`` are those that were found in the files.
+        """
+        columns = text_columns or self.text_columns
+        if self.train_file is None or columns is None:
             return None
         return LabelledFiles(
             self.train_file,
-            tuple(text_columns or self.text_columns or ()),
+            tuple(columns),
             self.label_column if isinstance(self.label_column, str) else "label",
             label_columns=() if isinstance(self.label_column, str) else tuple(self.label_column),
             label_separator=self.label_separator,
@@ -198,7 +211,8 @@ class RunConfig(FitSettings):
             on_bad_row=self.on_bad_row,
             trusted=self.trusted_file,
             trusted_column=self.trusted_column,
-            row_columns=tuple(name for name in (self.source_column, self.weight_column) if name is not None),
+            row_columns=tuple(name for name in (self.source_column, self.weight_column, self.group_column) if name),
+            group_column=self.group_column,
         )
 
     # Looked up and built once: the plan, the run and its hash all ask for these.
@@ -260,7 +274,15 @@ class RunConfig(FitSettings):
             del settings["flip_labels"]
         for name in ADAPTER:  # they are among those of the method
             del settings[name]
-        for name in ("trusted_file", "trusted_column", "road", "source_column", "weight_column"):
+        for name in (
+            "trusted_file",
+            "trusted_column",
+            "road",
+            "source_column",
+            "weight_column",
+            "group_column",
+            "revision",
+        ):
             if settings[name] is None:
                 del settings[name]
         settings["method_settings"] = resolved(self.variant_settings)
@@ -282,6 +304,9 @@ class RunConfig(FitSettings):
             if road != "method" and self.method == DEFAULT_METHOD:
                 object.__setattr__(self, "method", ROADS[DEFAULT_ROAD if road == "auto" else road])
         super()._fill_in()
+        if self.task is not None and self.train_file is None and is_place(self.task):
+            object.__setattr__(self, "train_file", self.task)
+            object.__setattr__(self, "task", None)
         if self.task is None and self.train_file is None:
             object.__setattr__(self, "task", self.DEFAULT_TASK)
         if isinstance(self.label_column, list) and len(self.label_column) == 1:
@@ -341,6 +366,8 @@ class RunConfig(FitSettings):
             ),
             ("source_column", with_file, files or self.source_column is None),
             ("weight_column", with_file, files or self.weight_column is None),
+            ("revision", "it is of a model on the hub; give model", self.revision is None or self.model is not None),
+            ("group_column", with_file, files or self.group_column is None),
             (
                 "validation_share",
                 "the trusted rows are D2, and trained on; give validation_file, or a share above 0",

@@ -24,7 +24,7 @@ def describe_run(
     for adapter in adapters_of(folder):
         write_task(adapter, task, max_length=max_length)
         tokenizer.save_filled_in(adapter)
-        write_card(adapter, _facts(adapter, task=task, base=tokenizer.place, sizes=sizes, results=results))
+        write_card(adapter, _facts(adapter, task=task, base=tokenizer, sizes=sizes, results=results))
 
 
 def adapters_of(folder: Path) -> list[Path]:
@@ -32,11 +32,14 @@ def adapters_of(folder: Path) -> list[Path]:
     return [path for name in ("adapter", "lora") if (path := folder / name).is_dir()]
 
 
-def _facts(adapter: Path, *, task: AnyTask, base: str, sizes: dict[str, int], results: Mapping[str, Any]) -> CardFacts:
+def _facts(
+    adapter: Path, *, task: AnyTask, base: Tokenizer, sizes: dict[str, int], results: Mapping[str, Any]
+) -> CardFacts:
     return CardFacts(
         task=task.name,
         hub_names=task.hub_names,
-        base=base,
+        base=base.place,
+        revision=base.revision,
         method=results["method"],
         sizes=sizes,
         scores=results["metrics"],

@@ -17,6 +17,7 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 from tqdm import tqdm
 
+from bilora.data.groups import group_folds
 from bilora.data.rows import Rows
 from bilora.data.sets import TaskRows
 from bilora.errors import DataError, first_ten
@@ -40,7 +41,8 @@ BATCH = 64
 
 
 def folds_of(rows: Rows, count: int, *, names: tuple[str, ...], seed: int) -> Folds:
-    """Return for each fold the rows to learn from and those to judge, each with its share of every class.
+    """Return for each fold the rows to learn from and those to judge, each with its share of every class; no group of
+    rows is in two folds.
 
     Raises:
         DataError: A class has one row, which no other row could teach.
@@ -53,6 +55,9 @@ def folds_of(rows: Rows, count: int, *, names: tuple[str, ...], seed: int) -> Fo
             "or leave it out"
         )
     count = min(count, int(sizes[sizes > 0].min()))
+    if rows.groups is not None:
+        parts = list(group_folds(rows.labels, rows.groups, count, key=f"folds {seed}"))
+        return [(sorted(set(range(len(rows))) - set(judge)), judge) for judge in parts]
     folds = StratifiedKFold(count, shuffle=True, random_state=seed)
     return [(learn.tolist(), judge.tolist()) for learn, judge in folds.split(labels, labels)]
 
@@ -75,7 +80,7 @@ def embeddings(config: RunConfig, rows: TaskRows, *, parts: Path) -> Tensor:
     Parts of them are kept in a folder, and read from there by a run that goes on.
     """
     task = rows.task
-    tokenizer = load_tokenizer(config.model, task, max_length=config.max_length)
+    tokenizer = load_tokenizer(config.model, task, max_length=config.max_length, revision=config.revision)
     encoded = task.encode(rows.train, tokenizer.own, max_length=config.max_length).encoded
     # Neighbours of one length, so that little is padded.
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]["input_ids"]))

@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from bilora.artifacts.scored_on import UPPER
 from bilora.data.flipped_labels import flip_labels
@@ -12,14 +14,14 @@ from bilora.data.row_marks import TrainingRows
 from bilora.data.rows import Rows
 from bilora.data.sets import TaskRows, shared_texts
 from bilora.data.split import Split, split_rows
-from bilora.data.tables import Record
 from bilora.data.trusted_rows import check_weights
 from bilora.engines.training.plan import Plan
 from bilora.engines.training.split_loaders import refuse_refresh, with_upper_batch
-from bilora.errors import SettingsError
+from bilora.errors import SettingsError, first_ten
 from bilora.processes.devices import choose_device, has_bf16
 from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.processes.sharded import ALONE
+from bilora.runs.columns import Columns, find_columns
 from bilora.runs.config import RunConfig
 from bilora.tasks.catalog import find_task
 from bilora.tasks.class_weights import resolve_class_weights
@@ -127,6 +129,7 @@ def plan_run(config: RunConfig, rows: TaskRows, *, processes: Processes = ONE_PR
         settings=config.fit_settings(),
         stages=config.stages,
         split=split,
+        groups=train.groups,
         processes=processes,
         config=config,
         rows=rows if rows.validation else _with_upper_watched(config, rows, train, split),
@@ -142,15 +145,25 @@ def rows_of_road(config: RunConfig, rows: TaskRows) -> TaskRows:
     return dataclasses.replace(rows, train=rows.upper, upper=None)
 
 
-def load_run_rows(
-    config: RunConfig, records: list[Record] | None = None, *, text_columns: Sequence[str] | None = None
-) -> TaskRows:
-    """Return the checked rows of the config's files, or of its task; no validation set where no row is held out."""
-    # Where the config leaves the columns of text open, the file has been read to find them; it is not read twice.
-    files = config.labelled_files(text_columns)
-    if files is None:
+def load_run_rows(config: RunConfig) -> TaskRows:
+    """Return the checked rows of the config's files, or of its task; no validation set where no row is held out.
+
+    Columns that the config leaves open are found, and notices say which they are.
+    """
+    if config.train_file is None:
         return find_task(config.task or EMBEDDED_TASK).with_settings(config.task_settings).load_rows(config.data_dir)
-    rows = load_labelled_files(files, records)
+    columns = find_columns(config)
+    rows = rows_of(columns)
+    return dataclasses.replace(rows, notices=(*columns.found, *rows.notices))
+
+
+def rows_of(columns: Columns[Any]) -> TaskRows:
+    """Return the checked rows of files whose columns are found, or of the task of a config without files."""
+    config: RunConfig = columns.config
+    files = config.labelled_files(columns.texts)
+    if files is None:
+        return load_run_rows(config)
+    rows = load_labelled_files(files, columns.records)
     if config.weight_column is not None:
         check_weights(rows.train, config.weight_column)
     return dataclasses.replace(rows, task=rows.task.with_settings(config.task_settings))
@@ -202,7 +215,7 @@ def _first_split(config: RunConfig, rows: TaskRows, train: Rows) -> Split | None
     """Return the first D1 and D2, which the seed alone decides; None where none is drawn."""
     if rows.upper is not None or not any(stage.splits for stage in config.stages):
         return None
-    return split_rows(train.labels, ratio=config.split_ratio, seed=config.seed)
+    return split_rows(train.labels, ratio=config.split_ratio, seed=config.seed, groups=train.groups)
 
 
 def _with_upper_watched(config: RunConfig, rows: TaskRows, train: Rows, split: Split | None) -> TaskRows:
@@ -221,6 +234,23 @@ def _with_upper_watched(config: RunConfig, rows: TaskRows, train: Rows, split: S
         "of rows that nothing has seen"
     )
     return dataclasses.replace(rows, validation={UPPER: upper}, notices=(*rows.notices, notice))
+
+
+def not_in_upper(plans: Iterable[RunPlan]) -> tuple[str, ...]:
+    """Return a notice of classes with several training rows of which none is in D2, where D2 is drawn."""
+    notices = dict[str, None]()
+    for plan in plans:
+        if plan.split is None or not all(type(label) is int for label in plan.train.labels):
+            continue
+        counts = Counter(plan.train.labels)
+        upper = {plan.train.labels[row] for row in plan.split.upper}
+        names = enumerate(plan.task.class_counts(plan.train))
+        if missing := [repr(name) for index, name in names if counts[index] > 1 and index not in upper]:
+            notices[
+                f"D2 has {len(plan.split.upper)} rows, and none of {first_ten(missing)}: what the upper level learns "
+                "is not judged by them; give more rows, or a smaller --split-ratio"
+            ] = None
+    return tuple(notices)
 
 
 def shared_by_levels(plans: Iterable[RunPlan]) -> tuple[str, ...]:

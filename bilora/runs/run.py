@@ -36,7 +36,7 @@ from bilora.runs.config import RunConfig
 from bilora.runs.description import describe_run
 from bilora.runs.evaluation import Evaluation, Scores
 from bilora.runs.folder import enter_run_folder
-from bilora.runs.plan import RunPlan, flipped_labels, shared_by_levels, slow_precision
+from bilora.runs.plan import RunPlan, flipped_labels, not_in_upper, shared_by_levels, slow_precision
 from bilora.runs.results import (
     PeakMemory,
     has_values,
@@ -66,11 +66,13 @@ def prepare(plans: Sequence[RunPlan], *, base: ModelCopy | None = None) -> Prepa
     """Return what the runs share, which differ in method, seed and settings of training; no weights are read for it."""
     config, rows, task = plans[0].config, plans[0].rows, plans[0].task
     base = base or ModelCopy(task.default_model if config.model is None else config.model)
-    tokenizer = load_tokenizer(base.model, task, max_length=config.max_length, copied=base.folder)
+    length, revision = config.max_length, config.revision
+    tokenizer = load_tokenizer(base.model, task, max_length=length, copied=base.folder, revision=revision)
     sets = rows.validation if rows.upper is None else {**rows.validation, UPPER: rows.upper}
     encoded = {name: task.encode(part, tokenizer.own, max_length=config.max_length) for name, part in sets.items()}
     of_sets = (notice for part in encoded.values() for notice in part.notices)
-    notices = (*flipped_labels(plans), *slow_precision(config), *shared_by_levels(plans), *tokenizer.notices, *of_sets)
+    of_levels = (*not_in_upper(plans), *shared_by_levels(plans))
+    notices = (*flipped_labels(plans), *slow_precision(config), *of_levels, *tokenizer.notices, *of_sets)
     upper = None if rows.upper is None else encoded.pop(UPPER)
     return Prepared(tokenizer, encoded, upper, notices)
 
@@ -201,6 +203,8 @@ def adapted(plan: RunPlan, prepared: Prepared, *, weights: bool = True) -> tuple
     loaded = load_model(prepared.tokenizer, plan.task, weights=weights)
     task_type, steps = plan.task.hub_names.peft, plan.settings.lower_steps
     model = put_adapter(loaded, plan.config.method, plan.variant_settings, task_type=task_type, steps=steps)
+    # As PEFT does: who loads the adapter gets the base that it was trained on.
+    model.peft_config[model.active_adapter].revision = prepared.tokenizer.revision
     # In the model's own loss, since that is what both levels train on; validation computes its own.
     if of_class is not None:
         weigh_classes(model, plan.task.loss, of_class)

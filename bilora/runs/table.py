@@ -88,17 +88,35 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
 
 
 def print_cells(lines: Sequence[Mapping[str, str]], *, title: str) -> None:
-    """Print lines of cells by column, all of the same columns, to the standard output; on its side where too wide."""
+    """Print lines of cells by column, all of the same columns, to the standard output.
+
+    A table that is too wide for the terminal, or for 80 characters where it is none, is turned on its side, or printed
+    in parts that each begin with the first column.
+    """
     console = Console(file=sys.stdout)  # of 80 columns where it is no terminal
-    table = _table(lines)
-    if _width(table) > console.width and _width(turned := _table(_turned(lines))) <= console.width:
-        table = turned
-    if not console.is_terminal:
-        # rich would cut the numbers.
-        console.width = max(console.width, _width(table))
+    parts = min((_parts(cells, console.width) for cells in (lines, _turned(lines))), key=len)
     # By itself: a table breaks a title that is wider than its columns.
     console.print(Text(title), soft_wrap=True)
-    console.print(table)
+    for table in map(_table, parts):
+        if not console.is_terminal:
+            # Of a single cell that is wider rich would cut the end.
+            console.width = max(console.width, _width(table))
+        console.print(table)
+
+
+def _parts(lines: Sequence[Mapping[str, str]], width: int) -> list[list[dict[str, str]]]:
+    """Return the lines with as many of the columns as there is room for, the first one in every part."""
+    first, *names = lines[0]
+    parts: list[list[str]] = [[]]
+    for name in names:
+        if parts[-1] and _width(_table(_of_columns(lines, [first, *parts[-1], name]))) > width:
+            parts.append([])
+        parts[-1].append(name)
+    return [_of_columns(lines, [first, *part]) for part in parts]
+
+
+def _of_columns(lines: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[dict[str, str]]:
+    return [{name: line[name] for name in names} for line in lines]
 
 
 def _turned(lines: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:

@@ -124,11 +124,14 @@ def _task_settings(run: Path) -> dict[str, Any]:
 
 def _tokenizer_of(adapter: Path, model: str | None, task: AnyTask, *, max_length: int) -> Tokenizer:
     """Return the tokenizer of the base model that is given, or else of the one that the adapter names."""
-    base = adapter_files.read_config(adapter).base_model_name_or_path if model is None else model
+    config = adapter_files.read_config(adapter)
+    base = config.base_model_name_or_path if model is None else model
     if not base or not isinstance(base, str):
         raise DataError(f"{adapter / ADAPTER_FILE} names no base model; give --model")
     try:
-        return load_tokenizer(base, task, max_length=max_length)
+        # A folder that the base was moved to has no revisions.
+        revision = None if model is not None or os.path.isdir(base) else config.revision
+        return load_tokenizer(base, task, max_length=max_length, revision=revision)
     except DataError as error:
         # Of the task is the longest row, for which the model may be too short.
         asked = TASK_FILE if model is not None else f"{ADAPTER_FILE}, {TASK_FILE} beside it"

@@ -18,10 +18,11 @@ from bilora.tasks.tokens.task import TokenTask
 
 # Every kind by the name that the file beside an adapter gives it, which is why a name here never changes.
 TASK_KINDS: dict[str, type[TaskKind]] = {
+    # First, as it knows its rows by the names of the columns.
+    "generation": GenerationTask,
     "text": TextTask,
     "tokens": TokenTask,
     "multilabel": MultilabelTask,
-    "generation": GenerationTask,
 }
 
 

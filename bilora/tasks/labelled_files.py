@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from bilora.data.faults import refuse
+from bilora.data.groups import groups_of
 from bilora.data.rows import Row, Rows, check_record, check_records
 from bilora.data.sets import TaskRows, join_sets, shared_texts, take_validation
 from bilora.data.tables import Record
@@ -14,6 +15,9 @@ from bilora.errors import DataError, first_ten
 from bilora.tasks.kinds import find_kind, guess_task_type
 from bilora.tasks.labels import LabelledFiles, described
 from bilora.tasks.task import AnyTask
+
+# With fewer validation rows one more or less that is right moves the score by three points or more.
+FEW_TO_SCORE = 30
 
 
 def load_labelled_files(files: LabelledFiles, records: list[Record] | None = None) -> TaskRows:
@@ -30,22 +34,25 @@ def load_labelled_files(files: LabelledFiles, records: list[Record] | None = Non
         usable = [record for record in records if not check_record(record, task)[1]]
         # A label that only rows have which are left out is no class.
         task = kind.from_rows(_labelled(usable, files) if usable else labelled, files, task_type)
-    train = check_records(records, task, source=files.train, split="train", on_bad_row=files.on_bad_row)
+    train = _grouped(_checked(records, task, files, source=files.train, split="train"), files)
     guessed = f"{described(labelled, files)} make it {task_type}; to choose another, give --task-type"
     notices = [] if files.task_type else [guessed]
+    if train.groups is not None:
+        count = len(set(train.groups))
+        notices.append(f"rows of one {files.group_column!r} stay together: {count:,} groups of {len(train):,} rows")
     train, trusted, more = _divided(files, task, train)
     notices += more
     sets = {}
     if files.validation is not None:
-        sets["validation"] = check_records(
-            files.read(files.validation), task, source=files.validation, split="validation", on_bad_row=files.on_bad_row
-        )
+        validation = files.read(files.validation)
+        sets["validation"] = _checked(validation, task, files, source=files.validation, split="validation")
     elif files.validation_share:
         count = len(train)
         train, sets["validation"] = take_validation(train, files.validation_share)
+        few = "; a score of so few says little" if len(sets["validation"]) < FEW_TO_SCORE else ""
         notices.append(
             f"validation is {len(sets['validation'])} of the {count} rows of {files.train}, drawn with a fixed seed; "
-            "the others are for training"
+            f"the others are for training{few}"
         )
     if trusted is None:
         return join_sets(task, train, sets, [*notices, *_rare_classes(task, train)])
@@ -57,7 +64,19 @@ def load_labelled_files(files: LabelledFiles, records: list[Record] | None = Non
     for name, rows in sets.items():
         if shared := shared_texts(task, trusted, rows):
             notices.append(f"{shared} of {len(rows)} {name} rows have the text of a trusted row")
+        if both := sum(group in (trusted.groups or ()) for group in rows.groups or ()):
+            notices.append(f"{both} of {len(rows)} {name} rows are of the group of a trusted row")
     return dataclasses.replace(join_sets(task, train, sets, notices), upper=trusted, doubtful=train)
+
+
+def _checked(records: Sequence[Record], task: AnyTask, files: LabelledFiles, *, source: str, split: str) -> Rows:
+    cure = "; mend them, or leave such rows out with --on-bad-row skip"
+    return check_records(records, task, source=source, split=split, on_bad_row=files.on_bad_row, cure=cure)
+
+
+def _grouped(rows: Rows, files: LabelledFiles) -> Rows:
+    column = files.group_column
+    return rows if column is None else dataclasses.replace(rows, groups=groups_of(rows.rows, column))
 
 
 def _divided(files: LabelledFiles, task: AnyTask, train: Rows) -> tuple[Rows, Rows | None, list[str]]:
@@ -72,8 +91,7 @@ def _divided(files: LabelledFiles, task: AnyTask, train: Rows) -> tuple[Rows, Ro
             )
         records = files.read(files.trusted)
         _refuse_other_classes(records, task, files)
-        bad = files.on_bad_row
-        trusted = check_records(records, task, source=files.trusted, split="trusted", on_bad_row=bad)
+        trusted = _grouped(_checked(records, task, files, source=files.trusted, split="trusted"), files)
     else:
         return train, None, []
     train, notices = check_trusted(task, train, trusted)
@@ -102,13 +120,12 @@ def _labelled(records: Sequence[Record], files: LabelledFiles) -> list[Row]:
 
 
 def _rare_classes(task: AnyTask, train: Rows) -> list[str]:
-    # The classes that cannot be in D1 and in D2 are named here: the split, which refuses them, knows numbers only.
+    # Named here: the split, which leaves them in D1, knows numbers only.
     counts = Counter(label for label in train.labels if isinstance(label, int))
     if not counts:  # the rows are not stratified by classes
         return []
-    rare = [
-        f"class {index}, {name!r}, has {counts[index]} training rows, and a bi-level method needs 2"
-        for index, name in enumerate(task.class_counts(train))
-        if counts[index] < 2
-    ]
-    return [*rare[:10], *([f"and {len(rare) - 10:,} more classes have fewer than 2"] if len(rare) > 10 else [])]
+    rare = [repr(name) for index, name in enumerate(task.class_counts(train)) if counts[index] < 2]
+    if not rare:
+        return []
+    which = f"class {rare[0]} has" if len(rare) == 1 else f"the classes {first_ten(rare)} have"
+    return [f"{which} one training row: it is learned from, and no other row judges what is learned; add rows of it"]

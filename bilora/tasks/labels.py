@@ -1,6 +1,7 @@
 """Files of labelled rows: which columns hold the text and the labels, and what their cells mean."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from bilora.settings.lookup import did_you_mean
 # Above 300 digits it would not be read back either: Python reads no number of 5,000, and no float holds one of 310.
 _WHOLE = re.compile(r"0|-?[1-9]\d{0,299}")
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,299})(\.\d+)?([eE][+-]?\d+)?")  # as in JSON
+_WITH_COMMA = re.compile(r"-?(0|[1-9]\d{0,299})(,\d+)?")
+_THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})*")
+_DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ].*)?")
 
 # Of more labels each is too rare, and a column of ids was likely taken for labels.
 MOST_CLASSES = 10_000
@@ -47,10 +51,11 @@ class LabelledFiles:
     trusted: str | None = None  # rows that somebody has checked, in a file of their own
     trusted_column: str | None = None  # or in the training file, where this column says so
     row_columns: tuple[str, ...] = ()  # of the training file, beside text and labels
+    group_column: str | None = None  # one of them: rows with the same cell stay on one side of every split
 
     def __post_init__(self) -> None:
         texts, separator, share = self.text_columns, self.label_separator, self.validation_share
-        both = [name for name in self._labels if name in texts]
+        both = [] if self.generates else [name for name in self._labels if name in texts]
         twice = len(set(self.label_columns)) < len(self.label_columns)
         misplaced = separator is not None and (not separator or bool(self.label_columns))
         refuse_wrong(
@@ -68,6 +73,11 @@ class LabelledFiles:
             (not 0 <= share < 1, f"validation_share is {share}, it must be at least 0 and below 1"),
             (self.on_bad_row not in ("error", "skip"), f"on_bad_row is {self.on_bad_row!r}; allowed: error, skip"),
         )
+
+    @property
+    def generates(self) -> bool:
+        """Return whether the columns are those of texts to be written, as TRL names them."""
+        return (self.text_columns, self.label_column) in GENERATION and not self.label_columns
 
     @property
     def name(self) -> str:
@@ -104,9 +114,16 @@ class LabelledFiles:
         if self.label_columns:
             return [self._with_marked(*record) for record in records]
         # JSON and Parquet say what is a number; in CSV only the look of a cell can.
-        if not is_untyped(path):
+        if not is_untyped(path) or self.generates:
             return records
         column = self.label_column
+        cells = [row[column] for _, row, _ in records if row]
+        if self.label_separator is None and have_decimal_commas(cells):
+            what = f"the numbers in {column!r} have commas in the place of points, and were read so"
+            warnings.warn(f"{path}: {what}", RuntimeWarning, stacklevel=2)
+            records = [
+                (line, row and {**row, column: row[column].replace(",", ".")}, bad) for line, row, bad in records
+            ]
         return [(line, row and {**row, column: self._label(row[column])}, faults) for line, row, faults in records]
 
     @property
@@ -127,6 +144,14 @@ class LabelledFiles:
         text = "is {!r}; a column of one label holds 0 or 1"
         wrong = [Fault(name, text.format(cells[name])) for name, mark in marks.items() if mark is None]
         return line, {**row, self.label_field: [name for name, mark in marks.items() if mark]}, [*faults, *wrong]
+
+
+def have_decimal_commas(cells: Sequence[str]) -> bool:
+    """Return whether cells are numbers of which some have a decimal comma, and none need be one of thousands."""
+    given = [cell for cell in cells if cell]
+    if not all(_WITH_COMMA.fullmatch(cell) for cell in given):
+        return False
+    return any("," in cell and not _THOUSANDS.fullmatch(cell) for cell in given)
 
 
 def typed(cell: str) -> str | int | float:
@@ -178,6 +203,9 @@ KNOWN_COLUMNS: tuple[tuple[str, ...], ...] = (
     *((name,) for name in ("tokens", "text", "sentence", "review", "content")),
 )
 
+# The columns of texts to be written, and what is to be written: of messages the last one.
+GENERATION = ((("prompt",), "completion"), (("messages",), "messages"))
+
 # Names that data sets give to what is to be predicted, where no column has the name that is the default.
 LABEL = "label"
 KNOWN_LABELS = (
@@ -215,7 +243,9 @@ def guess_label_column(rows: Sequence[Row], *, text_columns: Sequence[str], sour
 
 def _repeats(values: Sequence[Any]) -> bool:
     given = [str(value) for value in values if value is not None and value != ""]
-    return 2 <= len(set(given)) <= max(2, len(given) // 2) and max(map(len, given)) <= LONGEST_LABEL
+    repeat = 2 <= len(set(given)) <= max(2, len(given) // 2) and max(map(len, given)) <= LONGEST_LABEL
+    # Days repeat too, and nobody predicts them from a text.
+    return repeat and not all(_DATE.fullmatch(value) for value in given)
 
 
 def guess_text_columns(rows: Sequence[Row], *, label_columns: Sequence[str], source: str) -> tuple[str, ...]:
@@ -226,6 +256,10 @@ def guess_text_columns(rows: Sequence[Row], *, label_columns: Sequence[str], sou
             return columns
     # In every row, since a column that is blank here and there would be refused by the checks.
     columns = tuple(name for name in names if all(_is_text(row.get(name)) for row in rows[:LOOKED_AT]))
+    if not columns:
+        # Single words are texts too where nothing else could be.
+        words = tuple(name for name in names if all(_is_word(row.get(name)) for row in rows[:LOOKED_AT]))
+        columns = words if len(words) == 1 else ()
     if not 1 <= len(columns) <= 2:
         what = first_ten(columns) or "no column"
         raise DataError(
@@ -238,6 +272,10 @@ def guess_text_columns(rows: Sequence[Row], *, label_columns: Sequence[str], sou
 def _is_text(value: Any) -> bool:
     # A space tells a text from an id or a name; Chinese and Japanese write none.
     return isinstance(value, str) and any(map(str.isalpha, value)) and (" " in value or not value.isascii())
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and any(map(str.isalpha, value)) and not any(map(str.isdigit, value))
 
 
 def label_settings(names: Sequence[str]) -> dict[str, Any]:

@@ -44,16 +44,19 @@ def notices(rows: Rows, tokenizer: Any, tokens: Any, *texts: Sequence[Any], max_
     named = {sign: sum(any(sign in str(text) for text in row) for row in zip(*texts, strict=True)) for sign in signs}
     found = {sign: count for sign, count in named.items() if count}
     lengths = [len(ids) for ids in tokens["input_ids"]]
-    cut = sum(
-        bool(tokens.encodings[index].overflowing) if tokenizer.is_fast else length >= max_length
+    cut = [
+        index
         for index, length in enumerate(lengths)
-    )
+        if (bool(tokens.encodings[index].overflowing) if tokenizer.is_fast else length >= max_length)
+    ]
+    whole = tokenizer(*([text[index] for index in cut] for text in texts)) if cut else {"input_ids": []}
+    longest = max(map(len, whole["input_ids"]), default=0)
     letters = (
         f"{sum(found.values())} texts of {rows.source} have {', '.join(map(repr, found))} in them, which are read as "
         "letters, and not as the tokenizer's signs"
     )
     shortened = (
-        f"{cut} of the {len(rows)} rows of {rows.source} are longer than max_length {max_length}: the model does not "
-        "see what is behind that"
+        f"{len(cut)} of the {len(rows)} rows of {rows.source} are longer than max_length {max_length}: the longest has "
+        f"{longest} tokens, and the model does not see what is behind the limit"
     )
     return (*((letters,) if found else ()), *((shortened,) if cut else ()))

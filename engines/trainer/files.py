@@ -66,6 +66,7 @@ def save_trained(trainer: BilevelTrainer, folder: Path) -> None:
         task="own data" if task is None else task.name,
         hub_names=names,
         base=str(config.base_model_name_or_path or ""),
+        revision=config.revision,
         method=trainer.variant.name,
         sizes={name: len(rows) for name, rows in sets.items() if has_length(rows)},
         scores=trainer.scores,

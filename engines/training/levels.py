@@ -12,6 +12,7 @@ from peft import PeftModel
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
+from bilora.data.groups import Groups
 from bilora.data.loaders import Collate
 from bilora.data.split import Split
 from bilora.engines.settings import FitSettings, LevelSettings
@@ -62,6 +63,7 @@ def build_levels(
     companion: Companion | None = None,
     processes: Processes = ONE_PROCESS,
     split: Split | None = None,
+    groups: Groups | None = None,
     lower_optimizer: LowerOptimizer | None = None,
 ) -> Levels:
     """Return the levels of ``stage`` over ``model``, with their optimizers, schedules and rows."""
@@ -88,7 +90,13 @@ def build_levels(
     loaders = None
     if stage.splits:
         loaders = SplitLoaders(
-            rows, settings, collate=collate, processes=processes, split=split, small_upper=stage.small_upper
+            rows,
+            settings,
+            collate=collate,
+            processes=processes,
+            split=split,
+            groups=groups,
+            small_upper=stage.small_upper,
         )
     steps = stage_steps(stage, settings)
     if stage.upper is None:

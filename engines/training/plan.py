@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bilora.data.groups import Groups
 from bilora.data.split import Split
 from bilora.engines.checks import check_upper_steps
 from bilora.engines.hypergradients.catalog import build_hypergradient
@@ -28,6 +29,8 @@ class Plan:
     stages: tuple[Stage, ...]
     # The first D1 and D2; None where D2 is given, where no stage needs them, or where they come of the encoded rows.
     split: Split | None = None
+    # Of each row, where those of a group stay together when D1 and D2 are drawn anew.
+    groups: Groups | None = field(default=None, repr=False)
     processes: Processes = field(default=ONE_PROCESS, repr=False)
 
     def __post_init__(self) -> None:

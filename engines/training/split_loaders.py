@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from bilora.data.groups import Groups
 from bilora.data.loaders import Collate, make_loader
 from bilora.data.row_marks import NumberedRows
 from bilora.data.rows import Label
@@ -65,7 +66,8 @@ def numbered(rows: Sequence[Any]) -> Sequence[Any]:
 class SplitLoaders:
     """Loaders of D1 for the lower and D2 for the upper level."""
 
-    # Rows with the same `group` stay together: a split is one of groups, in the order of the rows.
+    # Rows with the same `group` stay together: a split is one of groups, in the order of the rows. Of those,
+    # ``groups`` says which are never on two sides.
     def __init__(
         self,
         rows: Sequence[Any],
@@ -74,6 +76,7 @@ class SplitLoaders:
         collate: Collate,
         processes: Processes = ONE_PROCESS,
         split: Split | None = None,
+        groups: Groups | None = None,
         small_upper: bool = False,
     ) -> None:
         self._settings, self._collate = settings, collate
@@ -83,7 +86,7 @@ class SplitLoaders:
             refuse_refresh(settings)
             self.lower_part, self.upper_part = Part(rows, rows.lower), Part(rows, rows.upper)
         else:
-            self._groups = _groups(rows)
+            self._groups, self._together = _groups(rows), groups
             self.labels = [_label(rows[group[0]]) for group in self._groups]
             self.lower_part, self.upper_part = Part(rows, ()), Part(rows, ())
             self._take(self._drawn() if split is None else split)
@@ -131,7 +134,8 @@ class SplitLoaders:
 
     def _drawn(self) -> Split:
         settings = self._settings
-        return split_rows(self.labels, ratio=settings.split_ratio, seed=settings.seed, draw=len(self.splits))
+        ratio, draw = settings.split_ratio, len(self.splits)
+        return split_rows(self.labels, ratio=ratio, seed=settings.seed, draw=draw, groups=self._together)
 
     def _take(self, split: Split) -> None:
         assert len(split.lower) + len(split.upper) == len(self._groups)  # drawn of these rows

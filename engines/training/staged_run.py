@@ -240,6 +240,7 @@ class StagedRun:
             companion=self.companion,
             processes=self.processes,
             split=self.plan.split,
+            groups=self.plan.groups,
             lower_optimizer=self.lower_optimizer,
         )
         for level in self.levels.both:

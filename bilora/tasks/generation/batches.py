@@ -29,7 +29,7 @@ def encode_pairs(rows: Rows, tokenizer: Any, *, max_length: int) -> tuple[list[d
                 f"room for an answer to; set max_length above {len(prompt)}, or leave out the row"
             )
         for reference, text in enumerate(row["references"]):
-            answer = prompts.answer(text)
+            answer = prompts.answer(text, to=row["source"])
             # The end token is cut too: a text that was cut short does not teach where texts end.
             kept = answer[: max_length - len(prompt)]
             cut += len(kept) < len(answer)

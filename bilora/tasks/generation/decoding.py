@@ -14,7 +14,7 @@ from bilora.processes.processes import ONE_PROCESS, taken_in_turn
 from bilora.processes.sharded import is_sharded
 from bilora.settings.sections import refuse_faults
 from bilora.tasks.generation.batches import padded
-from bilora.tasks.generation.prompts import Prompts
+from bilora.tasks.generation.prompts import AsWritten, Prompts
 from bilora.tasks.scoring import evaluating, in_row_order, length_order
 from bilora.tasks.task import IGNORED, Inference, Metrics
 from bilora.tensors import to_device
@@ -44,7 +44,7 @@ class Decoding:
 
 
 def decode(inference: Inference, sources: Sequence[str], decoding: Decoding) -> list[str]:
-    """Return the text that a causal model gives for each input, on one line."""
+    """Return the text that a causal model gives for each input, on one line where the input is a line too."""
     prompts = Prompts(inference.tokenizer)
     encoded = [{"input_ids": prompts.prompt(source)} for source in sources]
     _check_positions(inference.model, max(len(row["input_ids"]) for row in encoded), new=decoding.max_new_tokens)
@@ -57,7 +57,15 @@ def decode(inference: Inference, sources: Sequence[str], decoding: Decoding) -> 
             # A sharded model answers when all processes ask, so each searches everything.
             ONE_PROCESS if is_sharded(inference.model) else inference.processes,
         )
-        return in_row_order(itertools.chain.from_iterable(texts_of_batches), encoded)
+        texts = in_row_order(itertools.chain.from_iterable(texts_of_batches), encoded)
+    # One line a text, as the files for the official scorers have it.
+    pairs = zip(texts, sources, strict=True)
+    return [text.strip() if isinstance(source, AsWritten) else one_line(text) for text, source in pairs]
+
+
+def one_line(text: str) -> str:
+    """Return a text without its line ends."""
+    return " ".join(text.split())
 
 
 def _search(inference: Inference, prompts: list[list[int]], decoding: Decoding, one_batch: Any) -> list[str]:
@@ -80,8 +88,8 @@ def _search(inference: Inference, prompts: list[list[int]], decoding: Decoding, 
         )
     # The ids begin with the prompt.
     answers = ids[:, batch["input_ids"].shape[1] :]
-    # One line a text, as the files for the official scorers have it.
-    return [" ".join(text.split()) for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+    texts: list[str] = tokenizer.batch_decode(answers, skip_special_tokens=True)
+    return texts
 
 
 def _check_positions(model: Any, longest: int, *, new: int) -> None:

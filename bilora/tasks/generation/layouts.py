@@ -6,7 +6,7 @@ from typing import Any
 
 from bilora.data.faults import Fault
 from bilora.errors import first_ten
-from bilora.tasks.generation.prompts import linearize_slots, linearize_triples
+from bilora.tasks.generation.prompts import AsWritten, linearize_slots, linearize_triples
 
 Reader = Callable[[Any], Any]
 
@@ -78,6 +78,52 @@ def _good(texts: list[str], comments: list[str]) -> list[str]:
     return _texts(good)
 
 
+def _own_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"is {type(value).__name__}; text is needed")
+    if not value.strip():
+        raise ValueError("is empty; every row needs text")
+    value.encode("utf-8")
+    return value
+
+
+def _messages(value: Any) -> list[Mapping[str, str]]:
+    if not isinstance(value, list) or not value:
+        raise ValueError("is no list of messages")
+    for number, message in enumerate(value, start=1):
+        texts = [message.get(name) for name in ("role", "content")] if isinstance(message, Mapping) else [None]
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            raise ValueError(f"message {number} has no role and content, both text")
+    return value
+
+
+def _prompt(value: Any) -> AsWritten:
+    return AsWritten.of_messages(_messages(value)) if isinstance(value, list) else AsWritten(_own_text(value))
+
+
+def _completion(value: Any) -> list[str]:
+    return [_messages(value)[-1]["content"] if isinstance(value, list) else _own_text(value)]
+
+
+def _before_answer(value: Any) -> AsWritten:
+    # In a file to be answered the answer need not be there.
+    messages = _messages(value)
+    before = messages[:-1] if messages[-1]["role"] == ANSWERS else messages
+    if not before:
+        raise ValueError("has an answer alone; a message before it is what is answered")
+    return AsWritten.of_messages(before)
+
+
+def _last_answer(value: Any) -> list[str]:
+    last = _messages(value)[-1]
+    if last["role"] != ANSWERS:
+        raise ValueError(f"ends with a message of {last['role']!r}; the last one is what {ANSWERS!r} answers")
+    return [last["content"]]
+
+
+# The role of the messages that a model is to write.
+ANSWERS = "assistant"
+
 _PARTS = itemgetter("subject", "property", "object")
 
 # Fields that hold the input, and how each is read. The first that a row has counts: triples come before the one line
@@ -92,6 +138,8 @@ SOURCES: dict[str, Reader] = {
     # WebNLG, on the hub
     "modified_triple_sets": lambda value: _triples([triple.split(" | ") for triple in value["mtriple_set"][0]]),
     "source": _text,  # one line already
+    "prompt": _prompt,  # one's own, as TRL reads it: text, or messages
+    "messages": _before_answer,  # a conversation, of which the last message is the answer
 }
 
 # Fields that hold one reference or more, and how each is read.
@@ -106,4 +154,6 @@ REFERENCES: dict[str, Reader] = {
     # WebNLG, the official JSON
     "lexicalisations": lambda value: _good([text["lex"] for text in value], [text["comment"] for text in value]),
     "lex": lambda value: _good(value["text"], value["comment"]),  # WebNLG, on the hub
+    "completion": _completion,  # one's own
+    "messages": _last_answer,
 }

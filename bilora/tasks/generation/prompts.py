@@ -1,14 +1,45 @@
 """From an input and a text to token ids: what a causal model reads, and where its answer begins."""
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
 
 from bilora.errors import SettingsError
 
 
+class AsWritten(str):
+    """An input from somebody's own file, which goes to the model as it stands, without a separator behind it.
+
+    Args:
+        text: The input; of a conversation its lines, for a tokenizer without a chat template.
+        messages: The conversation up to the answer, each message with ``role`` and ``content``; None where it is none.
+    """
+
+    messages: Sequence[Mapping[str, str]] | None
+
+    def __new__(cls, text: str, messages: Sequence[Mapping[str, str]] | None = None) -> Self:
+        """Return the text, which knows the conversation."""
+        written = super().__new__(cls, text)
+        written.messages = messages
+        return written
+
+    @classmethod
+    def of_messages(cls, messages: Sequence[Mapping[str, str]]) -> Self:
+        """Return a conversation as an input, each message behind its role, and the role that answers at the end."""
+        lines = [f"{message['role']}: {message['content']}\n" for message in messages]
+        return cls("".join([*lines, "assistant:\n"]), messages)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what makes it again, in another process too."""
+        return AsWritten, (str(self), self.messages)
+
+
 class Prompts:
-    """Token ids of inputs and answers, in the form of the LoRA paper's code: ``input, separator, answer, end``."""
+    """Token ids of inputs and answers, in the form of the LoRA paper's code: ``input, separator, answer, end``.
+
+    An input that is :class:`AsWritten` has no separator, and its answer no space before it; a conversation has the
+    tokenizer's chat template where it has one.
+    """
 
     # https://github.com/microsoft/LoRA, examples/NLG: the separator is the tokenizer's begin-of-text token, or its
     # end-of-text token where it has no other (GPT-2's are one and the same), and the answer starts with a space.
@@ -28,11 +59,17 @@ class Prompts:
 
     def prompt(self, source: str) -> list[int]:
         """Return the ids of an input, up to where the answer begins."""
-        return [*self._start, *self._ids(source), self.separator]
+        if not isinstance(source, AsWritten):
+            return [*self._start, *self._ids(source), self.separator]
+        if source.messages is None or not getattr(self.tokenizer, "chat_template", None):
+            return [*self._start, *self._ids(source)]
+        text = self.tokenizer.apply_chat_template(list(source.messages), tokenize=False, add_generation_prompt=True)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
-    def answer(self, text: str) -> list[int]:
-        """Return the ids of an answer, with its end."""
-        return [*self._ids(" " + text), self.end]
+    def answer(self, text: str, *, to: str = "") -> list[int]:
+        """Return the ids of an answer to an input, with its end."""
+        return [*self._ids(text if isinstance(to, AsWritten) else " " + text), self.end]
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]

@@ -10,19 +10,21 @@ from typing import Any, Literal, Self
 
 from bilora.data.faults import Fault
 from bilora.data.loaders import Collate
-from bilora.data.rows import Rows, check_record, check_records
+from bilora.data.rows import Row, Rows, check_record, check_records
 from bilora.data.sets import TaskRows, shared_texts
 from bilora.data.tables import Record
-from bilora.errors import SettingsError
+from bilora.errors import DataError, SettingsError
 from bilora.metrics.monitor import Monitor
 from bilora.metrics.texts import score_texts, text_metric
 from bilora.settings.sections import build_section, refuse_faults, resolved
 from bilora.tasks.generation.batches import PairCollator, encode_pairs
-from bilora.tasks.generation.decoding import Decoding, decode, token_loss
+from bilora.tasks.generation.decoding import Decoding, decode, one_line, token_loss
 from bilora.tasks.generation.layouts import read_references, read_source
+from bilora.tasks.generation.prompts import AsWritten
 from bilora.tasks.generation.rows import SET_FILES, join_references, read_entries, read_generation_file
+from bilora.tasks.labels import LabelledFiles
 from bilora.tasks.sources import read_sets, take_rows
-from bilora.tasks.task import Answers, BaseTask, EncodedRows, Evaluated, HubNames, Inference, Metrics
+from bilora.tasks.task import Answers, AnyTask, BaseTask, EncodedRows, Evaluated, HubNames, Inference, Metrics
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class GenerationSettings:
 class GenerationTask(BaseTask):
     """A task whose answer is a text: a causal model reads an input and goes on with a text."""
 
+    task_types = ("generation",)
     hub_names = HubNames("CAUSAL_LM", "text-generation", "AutoModelForCausalLM", has_head=False)
     default_model = "smollm2"
     # The metrics of texts need a search, which is too slow to choose a step by.
@@ -169,7 +172,9 @@ class GenerationTask(BaseTask):
         references, more = read_references(row)
         kept = [reference for reference in references if reference]
         blank = len(references) - len(kept)
-        checked = {"id": row.get("id"), "source": source, "references": kept, "blank": blank, "label": None}
+        # One's own file may have a column by which rows belong together.
+        own = row if isinstance(source, AsWritten) else {}
+        checked = {**own, "id": row.get("id"), "source": source, "references": kept, "blank": blank, "label": None}
         return checked, [*faults, *more]
 
     def text_of(self, row: Mapping[str, Any]) -> Hashable:
@@ -206,8 +211,8 @@ class GenerationTask(BaseTask):
         # Losses may be those of the last validation; texts are searched for at the end only.
         losses = (validated or self.validate(inference, data)).metrics
         sources = [row["source"] for row in data.rows]
-        references = [list(row["references"]) for row in data.rows]
-        outputs = decode(inference, sources, self.decoding)
+        references = [list(map(one_line, row["references"])) for row in data.rows]
+        outputs = list(map(one_line, decode(inference, sources, self.decoding)))
         metrics = losses | score_texts([text_metric(key) for key in self.metric_keys], outputs, references)
         predictions = [
             {"id": row["id"], "line": line, "source": source, "output": output, "references": those}
@@ -222,6 +227,21 @@ class GenerationTask(BaseTask):
         sources = [row["source"] for row in rows]
         pairs = zip(sources, decode(inference, sources, self.decoding), strict=True)
         return [{"source": source, "prediction": text} for source, text in pairs], ()
+
+    @classmethod
+    def guess(cls, rows: Sequence[Row], files: LabelledFiles) -> str | None:
+        """Return ``generation`` for columns of prompts and completions, or of messages."""
+        return "generation" if files.generates else None
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Row], files: LabelledFiles, task_type: str) -> AnyTask:
+        """Return a task of the validation rows of a file."""
+        if not files.generates:
+            raise DataError(
+                f"{files.train}: to generate, the columns are called prompt and completion, or messages; rename "
+                f"{files.text_columns[0]!r} and {files.label_field!r}"
+            )
+        return cls(files.name, other_metrics=("chrf",), validation_splits=("validation",), upper_split=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields but the settings, which the config of a run holds."""

@@ -1,6 +1,7 @@
 """``bilora doctor``: a sound machine passes, and every fault is told with its cure and code 2."""
 
 import json
+import re
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_every_fault_is_told_not_only_the_first(command_run: Any, capsys: pytest
     ("text", "fault"),
     [
         ("text,label\na fine film", ""),
-        ("text,label\n" + "good,1\nbad,0\n" * 15, "the upper part has 6 rows, fewer than a batch of 16"),
+        ("text,label\n" + "good,1\nbad,0\n" * 9, "has 18 rows, and 20 are the fewest to train on"),
     ],
 )
 def test_rows_that_train_refuses_are_a_fault(
@@ -46,7 +47,7 @@ def test_rows_that_train_refuses_are_a_fault(
     (tmp_path / "rows.csv").write_text(text, encoding="utf-8")
     words = ["--train-file", str(tmp_path / "rows.csv"), "--method", "bilora", "--device", "cpu"]
     assert doctor.DOCTOR.run(words) == 2
-    assert f"FAULT data: {fault}" in capsys.readouterr().out
+    assert re.search(f"FAULT data: .*{fault}", capsys.readouterr().out)
 
 
 def test_long_rows_and_a_foreign_script_are_notes(

@@ -267,7 +267,8 @@ def test_notices_of_the_parts_are_added_up(predict: Any, tmp_path: Path, capsys:
     assert predict(rows, "out.csv")[0] == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
     assert notes == [
-        f"note: 3 of the 5 rows of {rows} are longer than max_length 16: the model does not see what is behind that"
+        f"note: 3 of the 5 rows of {rows} are longer than max_length 16: the longest has 42 tokens, and the model does "
+        "not see what is behind the limit"
     ]
 
 

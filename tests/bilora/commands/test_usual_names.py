@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 
+from bilora.commands.check_labels import CHECK_LABELS
 from bilora.commands.compare import COMPARE
 from bilora.commands.doctor import DOCTOR
+from bilora.commands.evaluate import EVALUATE
+from bilora.commands.init import INIT
+from bilora.commands.predict import PREDICT
 from bilora.commands.train import TRAIN
 from bilora.commands.train_config import TrainConfig
 from bilora.commands.usual_names import COMMON, RENAMED, common_help
@@ -44,6 +48,10 @@ TYPED = [
     ("--fp16", "precision", "fp16"),
     ("--bf16 false", "precision", "fp32"),
     ("--eval-steps 10", "validate_every", 10),
+    ("--group-column customer", "group_column", "customer"),
+    ("--model here --revision v1", "revision", "v1"),
+    ("--text-column-name said", "text_columns", ["said"]),
+    ("--eval-file more.csv", "validation_file", "more.csv"),
     ("--save-steps 10", "save_every", 10),
     ("--logging-steps 10", "log_every", 10),
     ("--push-to-hub true --hub-model-id me/it", "push_to_hub", True),
@@ -60,6 +68,37 @@ def value_of(config: Any, name: str) -> Any:
 @pytest.mark.parametrize("verb", [TRAIN, DOCTOR], ids=["train", "doctor"])
 def test_what_people_type_is_understood(verb: Any, typed: str, name: str, value: Any) -> None:
     assert value_of(verb.parse([*ROWS, *typed.split()]), name) == value
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "setting"),
+    [
+        *((verb, [], "train_file") for verb in (TRAIN, DOCTOR, INIT)),
+        (COMPARE, [], "run.train_file"),
+        (EVALUATE, ["runs/x"], "data"),
+        (PREDICT, ["runs/x"], "file"),
+        (CHECK_LABELS, [], "file"),
+    ],
+    ids=lambda part: getattr(part, "name", ""),
+)
+@pytest.mark.parametrize("option", ["--train-file", "--data", "--file", "--dataset"])
+def test_every_verb_takes_the_file_by_the_names_of_the_others(
+    verb: Any, words: list[str], setting: str, option: str
+) -> None:
+    assert value_of(verb.parse([*words, option, "rows.csv"]), setting) == "rows.csv"
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["per-device-eval-batch-size", "num-warmup-steps", "local-rank", "test-split", "optim", "deepspeed", "data-seed"]
+    + ["eval-accumulation-steps", "hub-revision", "length-column-name", "optim-target-modules"]
+    + ["load-in-4bit", "use-cpu", "save-strategy", "template", "adapter", "gradient-checkpointing"],
+)
+def test_a_word_of_another_meaning_is_brought_near_to_none(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        TRAIN.parse([*ROWS, f"--{word}", "1"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Did you mean" not in line
 
 
 @pytest.mark.parametrize(

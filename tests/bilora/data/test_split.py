@@ -31,6 +31,17 @@ def test_every_class_is_in_both_parts_and_keeps_its_share() -> None:
     assert Counter(IMBALANCED[row] for row in split_rows(IMBALANCED, seed=0).lower) == {0: 792, 1: 8}
 
 
+def test_a_class_of_one_row_and_classes_that_d2_has_no_room_for_are_in_d1_alone() -> None:
+    labels = [0] * 8 + [1] * 8 + [2] * 3 + [3]
+    for seed in range(10):
+        split = split_rows(labels, seed=seed)
+        assert sorted(split.lower + split.upper) == list(range(20)) and len(split.upper) == 4
+        assert {labels[row] for row in split.lower} == {0, 1, 2, 3}
+        assert {labels[row] for row in split.upper} == {0, 1, 2}
+        few = split_rows(labels, ratio=0.9, seed=seed)
+        assert sorted(labels[row] for row in few.upper) == [0, 1]
+
+
 def test_numbers_are_spread_over_both_parts() -> None:
     numbers = [random.Random(row).random() for row in range(200)]
     ranks = numpy.argsort(numpy.argsort(numbers))
@@ -75,8 +86,8 @@ def test_draws_of_two_seeds_never_meet() -> None:
         *(([0, 1] * 10, ratio, "ratio is .*between 0 and 1") for ratio in (0.0, 1.0, -0.2, 8.0, float("nan"))),
         ([], 0.8, "0 training rows cannot be split"),
         ([0], 0.8, "1 training rows cannot be split"),
-        ([0, 0, 0, 1], 0.5, "class 1 has one training row.*rows per class: 0: 3, 1: 1"),
-        ([0, 0, 1, 1], 0.8, r"ratio 0.8 of 4 training rows gives 3 to the lower and 1.*0: 2, 1: 2"),
+        ([0, 1, 2, 3], 0.5, r"ratio 0.5 of 4 training rows gives 2 to the lower and 2.*\(there are 4\)"),
+        ([0, 0, 1, 1], 0.2, "gives 1 to the lower and 3 to the upper"),
         ([0.5, 1.5], 0.9, "gives 2 to the lower and 0 to the upper"),
         ([None, None], 0.1, "gives 0 to the lower and 2 to the upper"),
     ],

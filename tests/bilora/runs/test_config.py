@@ -112,7 +112,10 @@ OF_A_RUN: dict[str, Any] = {
         ({"on_bad_row": "skip"}, "on_bad_row is 'skip', it belongs to train_file"),
         ({"task_type": "regression"}, "task_type is 'regression', it belongs to train_file"),
         ({**FILES, "task_type": "clasification"}, "Did you mean 'classification'"),
-        ({"train_file": "a.csv"}, r"train_file 'a.csv': text_columns is \(\), name one or two columns"),
+        (
+            {"train_file": "a.csv", "text_columns": []},
+            r"train_file 'a.csv': text_columns is \(\), name one or two columns",
+        ),
         ({"class_weights": "balanced"}, "class_weights is 'balanced'; allowed: none, auto, or a mapping"),
         ({"class_weights": {"a": -1.0}}, "the weight of 'a' is -1.0, it must be positive"),
         ({"task": "mrpc", "task_settings": {"beams": 4}}, "task_settings of task 'mrpc' has no setting 'beams'"),

@@ -126,3 +126,18 @@ def test_settings_are_written_in_their_order_and_files_end_with_a_line_end(tmp_p
     assert path.read_text(encoding="utf-8") == "task: mrpc\nlower:\n  learning_rate: 1.0e-05\na: null\n"
     write_json(path, {})
     assert path.read_text(encoding="utf-8") == "{}\n"
+
+
+def test_columns_and_files_that_a_config_leaves_open_are_found(tmp_path: Path) -> None:
+    table = "sentence,category\n" + "".join(f"a text of number {n},{('x', 'y')[n % 2]}\n" for n in range(30))
+    for name in ("train.csv", "dev.csv"):
+        (tmp_path / name).write_text(table, encoding="utf-8")
+    rows = load_run_rows(RunConfig(train_file=str(tmp_path)))
+    assert (rows.train.source, rows.validation["validation"].source) == (
+        str(tmp_path / "train.csv"), str(tmp_path / "dev.csv")
+    )  # fmt: skip
+    assert rows.task.columns.text_columns == ("sentence",)  # type: ignore[attr-defined]  # of a BaseTask
+    assert rows.notices[1:3] == (
+        "the label is in 'category'; --label-column says otherwise",
+        "the text is in 'sentence'; --text-columns says otherwise",
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bilora.runs.table import print_table, summarise
+from bilora.runs.table import print_cells, print_table, summarise
 
 
 def row(method: str = "lora", **changes: Any) -> dict[str, Any]:
@@ -74,6 +74,19 @@ def test_the_printed_table_is_whole_in_a_pipe(capsys: pytest.CaptureFixture[str]
     for cell in summarise(runs)[0].values():
         assert f" {cell} " in printed
     assert "…" not in printed
+
+
+def test_a_table_of_many_columns_keeps_them_within_eighty_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [{"class": f"class {c}", **{f"measure {m}": f"{c}.{m:03}" for m in range(12)}} for c in range(12)]
+    print_cells(lines, title="by class")
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    for line in lines:
+        for cell in line.values():
+            assert f" {cell} " in printed
+    # Each part says which line is whose.
+    parts = printed.count("┏")
+    assert parts == 2 and printed.count(" class 3 ") == parts
 
 
 def test_a_terminal_keeps_its_own_width(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
