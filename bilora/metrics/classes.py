@@ -43,7 +43,7 @@ def macro_f1(predictions: Array, references: Array) -> float:
 def matthews_correlation(predictions: Array, references: Array) -> float:
     """Return the Matthews correlation of classes (R_K of Gorodkin 2004 for more than two)."""
     # scikit-learn gives 0 where one side is constant, with which a bad run could win against a negative one.
-    _check_spread(predictions, references)
+    _check_spread(predictions, references, of_classes=True)
     return float(sklearn_metrics.matthews_corrcoef(references, predictions))
 
 
@@ -135,7 +135,7 @@ def _as_labels(values: Numbers, task: Task, what: str) -> Array:
     return array.astype(numpy.int64)
 
 
-def _check_spread(predictions: Array, references: Array) -> None:
+def _check_spread(predictions: Array, references: Array, *, of_classes: bool = False) -> None:
     for what, values in (("predictions", predictions), ("references", references)):
         if len(values) < 2:
             raise Undefined(f"there is one row of {what}; two are needed")
@@ -143,7 +143,8 @@ def _check_spread(predictions: Array, references: Array) -> None:
             raise Undefined(f"the {what} are not all finite")
         # By equality: rounding can give a constant side a variance that is not quite zero.
         if (values == values[0]).all():
-            raise Undefined(f"the {what} are all {values[0]}")
+            # An index says nothing to anybody.
+            raise Undefined(f"the {what} are all {'of one class' if of_classes else values[0]}")
 
 
 def _correlation(measure: Callable[[Array, Array], Any], predictions: Array, references: Array) -> float:
