@@ -96,7 +96,7 @@ def test_every_task_has_all_its_metrics_in_order_and_batches_give_the_same_as_on
     ("task", "predictions", "references", "undefined"),
     [
         (COLA, [1, 1, 1], [0, 1, 1], {"matthews_correlation": "predictions are all of one class"}),
-        (COLA, [0, 1, 1], [0, 0, 0], {"matthews_correlation": "references are all 0"}),
+        (COLA, [0, 1, 1], [0, 0, 0], {"matthews_correlation": "references are all of one class"}),
         (COLA, [1], [1], {"matthews_correlation": "one row of predictions"}),
         (STSB, [2.0, 2.0], [1.0, 3.0], {"pearson": "predictions are all 2.0", "spearmanr": "are all 2.0"}),
         (STSB, [1.0, 3.0], [0.1, 0.1], {"pearson": "references are all 0.1", "spearmanr": "are all 0.1"}),
