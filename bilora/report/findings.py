@@ -70,7 +70,7 @@ def class_rows(runs: Sequence[ReadRun]) -> list[dict[str, Any]]:
         support, recall = round(values["support"]), _known(values["recall"])
         interval = None if recall is None or not support else recall_interval(recall, support)
         row = {"class": name, "rows": support, "precision": _known(values["precision"]), "recall": recall}
-        row |= {"recall, 95 %": interval, "F1": _known(values["f1"]), "mostly taken for": taken.get(str(name))}
+        row |= {"recall, 95%": interval, "F1": _known(values["f1"]), "mostly taken for": taken.get(str(name))}
         rows.append(row)
     return rows
 
@@ -89,7 +89,7 @@ def _taken_for(runs: Sequence[ReadRun]) -> dict[str, str]:
 
 
 def _class(row: dict[str, Any]) -> ClassFinding:
-    return ClassFinding(row["class"], row["rows"], row["recall"], row["recall, 95 %"], row["mostly taken for"])
+    return ClassFinding(row["class"], row["rows"], row["recall"], row["recall, 95%"], row["mostly taken for"])
 
 
 def error_rows(runs: Sequence[ReadRun]) -> list[dict[str, Any]]:

@@ -35,7 +35,8 @@ def judged(answers: Answers) -> pandas.DataFrame:
     make = {"classes": _whole, "numbers": _whole, "labels": _by_label, "tokens": _by_token}
     kind = kind_of_answers(answers)
     rows = [] if kind is None else [decision for row in answers for decision in make[kind](row)]
-    return pandas.DataFrame(rows, columns=COLUMNS).astype({"confidence": float})
+    # Objects, so that a line number stays whole beside one that is missing.
+    return pandas.DataFrame(rows, columns=COLUMNS, dtype=object).astype({"confidence": float})
 
 
 def _whole(row: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -86,23 +87,26 @@ def confident_errors(frames: Sequence[pandas.DataFrame], *, most: int) -> list[d
     Returns:
         The surest first: by the mean confidence over the runs, where a run that agrees with the label counts as zero.
     """
-    kept = [frame.assign(turn=turn) for turn, frame in enumerate(frames) if frame["confidence"].notna().any()]
+    kept = [frame for frame in frames if frame["confidence"].notna().any()]
     if not kept:
         return []
     decisions = pandas.concat(kept, ignore_index=True)
     wrong = decisions[(decisions["label"] != decisions["prediction"]) & decisions["confidence"].notna()]
+    by_key = wrong.sort_values("confidence", ascending=False, kind="stable").groupby("key", sort=False)
+    sums = by_key["confidence"].agg(["sum", "size"]).sort_values("sum", ascending=False, kind="stable").head(most)
+    # Of several runs, with the answer of the surest one.
+    surest = by_key.head(1).set_index("key").loc[sums.index].to_dict("records")
     found = []
-    for _key, rows in wrong.groupby("key", sort=False):
-        surest = rows.sort_values("confidence", ascending=False, kind="stable").iloc[0]
-        entry = {"row": surest["line"], "text": surest["text"], "label": surest["label"]}
-        entry |= {"answer": surest["prediction"], "confidence": float(rows["confidence"].sum()) / len(kept)}
-        found.append(entry | ({"runs": f"{len(rows)} of {len(kept)}"} if len(kept) > 1 else {}))
-    return sorted(found, key=lambda entry: -entry["confidence"])[:most]
+    for entry, total, runs in zip(surest, sums["sum"], sums["size"], strict=True):
+        row = {"row": entry["line"], "text": entry["text"], "label": entry["label"], "answer": entry["prediction"]}
+        row["confidence"] = float(total) / len(kept)
+        found.append(row | ({"runs": f"{runs} of {len(kept)}"} if len(kept) > 1 else {}))
+    return found
 
 
 def largest_errors(frames: Sequence[pandas.DataFrame], *, most: int) -> list[dict[str, Any]]:
     """Return the rows whose numbers are furthest from their label in the mean over runs on the same rows."""
-    decisions = pandas.concat(frames, ignore_index=True)
+    decisions = pandas.concat(frames, ignore_index=True).astype({"label": float, "prediction": float})
     by_row = decisions.groupby("key", sort=False).agg(
         line=("line", "first"), text=("text", "first"), label=("label", "first"), answer=("prediction", "mean")
     )

@@ -170,6 +170,8 @@ def read_run(folder: Path) -> ReadRun:
         stages = _stages(results.get("stages", []))
         numbers = {name: _number(results.get(name)) for name in NUMBERS_AT_END}
         metrics_at_end = {str(name): _number(value) for name, value in results.get("metrics", {}).items()}
+    task = _task(folder / "adapter" / TASK_FILE)
+    answers, decisions = _answers(folder, task)
     return ReadRun(
         folder=folder,
         label=label,
@@ -186,9 +188,9 @@ def read_run(folder: Path) -> ReadRun:
         road=_read_json(folder / "road.json", kind=dict),
         label_issues=_label_issues(folder / "label_issues.csv"),
         comparison=comparison,
-        task=(task := _task(folder / "adapter" / TASK_FILE)),
-        answers=(answers := _answers(folder, task)),
-        judged=judged(answers),
+        task=task,
+        answers=answers,
+        judged=decisions,
         numbers=numbers,
         metrics_at_end=metrics_at_end,
     )
@@ -328,27 +330,28 @@ def _label_issues(path: Path) -> list[dict[str, Any]]:
         return [asdict(issue) for issue in read_issues(path)[:SHOWN_ISSUES]]
 
 
-def _answers(folder: Path, task: AnyTask | None) -> list[dict[str, Any]]:
+def _answers(folder: Path, task: AnyTask | None) -> tuple[list[dict[str, Any]], pandas.DataFrame]:
     """Return the predictions on the set that gave the score, which is the first one that was written."""
     # The name decides between two of one moment, as files of a copied folder may be.
     files = sorted(folder.glob("predictions-*.jsonl"), key=lambda path: (path.lstat().st_mtime_ns, path.name))
     if not files:
-        return []
+        return [], judged([])
     with _reading(files[0]) as path:
         answers = read_lines(path)
         # What the page makes of them, made here, where the file can be named.
-        judged(answers)
+        decisions = judged(answers)
         if task is not None and answers and (score := task.rescored(answers)) is not None:
             with contextlib.suppress(Undefined):
                 score(numpy.arange(len(answers)))
-        return answers
+        return answers, decisions
 
 
 def _task(path: Path) -> AnyTask | None:
     """Return what an adapter was trained for; None where it is not told, or is of a kind that is the user's own."""
     about = _read_json(path, kind=dict)
-    # A folder names no code to import.
-    return read_task(path.parent)[0] if about.get("kind") in TASK_KINDS else None
+    with _reading(path):
+        # A folder names no code to import.
+        return read_task(path.parent)[0] if about.get("kind") in TASK_KINDS else None
 
 
 def _number(value: Any) -> float | None:

@@ -52,7 +52,7 @@ def score_rows(runs: Sequence[ReadRun], methods: Sequence[Measured]) -> list[dic
             if name not in LOSSES:
                 cells[words(name)] = cell
             if name == method.metric:
-                cells["95 % interval"] = span(method.interval)
+                cells["95% interval"] = span(method.interval)
                 cells |= _difference(method.difference, is_baseline=method.is_baseline) if compared else {}
         told.append(cells)
     return told
@@ -65,7 +65,7 @@ def loss_rows(runs: Sequence[ReadRun]) -> list[dict[str, str]]:
 
 
 def _difference(difference: Difference | None, *, is_baseline: bool) -> dict[str, str]:
-    names = ("difference", "its 95 % interval", "p")
+    names = ("difference", "its 95% interval", "p")
     if is_baseline:
         return dict(zip(names, ("baseline", NONE, NONE), strict=True))
     if difference is None:

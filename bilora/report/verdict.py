@@ -132,7 +132,7 @@ def _quicker(one: Measured, baseline: Measured) -> Measured:
 def _of_one(method: Measured) -> str:
     assert method.score is not None
     rows = "" if method.rows is None else f" on {method.rows:,} {_rows(method)}"
-    interval = "" if method.interval is None else f" (95 % interval {_span(method.interval)})"
+    interval = "" if method.interval is None else f" (95% interval {_span(method.interval)})"
     seeds = "" if method.seeds == 1 else f" in the mean of {method.seeds} seeds"
     reached = f"{method.label} reaches {words(method.metric)} {method.score:.3f}{interval}{rows}{seeds}"
     cost = _cost(method)
@@ -188,7 +188,7 @@ def _sure(difference: Difference) -> str:
     parts = []
     if difference.interval is not None:
         low, high = difference.interval
-        parts.append(f"95 % interval {low:+.3f} to {high:+.3f} over {difference.over}")
+        parts.append(f"95% interval {low:+.3f} to {high:+.3f} over {difference.over}")
     if difference.p_value is not None:
         parts.append(f"p = {difference.p_value:.2g} over {difference.tested}")
     return f" ({'; '.join(parts)})" if parts else ""
@@ -290,7 +290,7 @@ def _about_rows(findings: Findings) -> Iterator[str]:
             yield f"More training rows will help some: it fits those it has better than new ones ({losses})."
     scores = findings.validations
     if len(scores) > 1 and scores[-1] > max(scores[:-1]):
-        yield "Train longer (--epochs): the last validation was the best one."
+        yield "Train longer (--epochs): the score was still rising at the end."
 
 
 def _about_classes(findings: Findings) -> Iterator[str]:

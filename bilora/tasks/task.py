@@ -367,7 +367,7 @@ class BaseTask(TaskKind):
 
     def shown_text(self, row: Mapping[str, Any]) -> str:
         """Return the texts of a row as one, for people."""
-        return " / ".join(str(row[name]) for name in self.text_fields)
+        return " / ".join(str(row[name]) for name in self.text_columns)
 
     def places(self, rows: Rows) -> list[dict[str, Any]]:
         """Return what the predictions say of each row itself: its id, its line in the file, and its text."""

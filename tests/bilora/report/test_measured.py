@@ -95,7 +95,7 @@ def test_findings_are_of_the_answers(tmp_path: Path) -> None:
     of_bill = [row for row in rows if row["label"] == "bill"]
     assert (bill["class"], bill["rows"], bill["mostly taken for"]) == ("bill", len(of_bill), "complaint")
     assert bill["recall"] == sum(row["prediction"] == "bill" for row in of_bill) / len(of_bill)
-    low, high = bill["recall, 95 %"]
+    low, high = bill["recall, 95%"]
     assert low < bill["recall"] < high
     errors = error_rows([run])
     surest = max(wrong, key=lambda row: row["confidence"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from matplotlib import image
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -22,7 +23,7 @@ from bilora.errors import DataError, SettingsError
 from bilora.report import report
 from bilora.report.read_run import ReadRun, read_run, read_runs, without_texts
 from bilora.report.report import ALL_MAPS, ReportConfig, draw, write_report
-from bilora.report.style import COLOURS
+from bilora.report.style import COLOURS, Drawing
 from bilora.runs.label_issues import LabelIssue, write_issues
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -412,7 +413,7 @@ def test_a_run_of_an_earlier_version_has_a_report(tmp_path: Path) -> None:
     rows = answers(*[("no", "no"), ("yes", "yes"), ("no", "yes")] * 10)
     folder = toy_run(tmp_path / "a", method="lora", predictions=rows, task={"label_names": ["no", "yes"]}, score=2 / 3)
     text = report.page(read_runs([folder]), drawings=[])
-    assert "lora reaches accuracy 0.667 (95 % interval 0." in text
+    assert "lora reaches accuracy 0.667 (95% interval 0." in text
     assert "Class by class" in text and "Most confident errors" not in text
 
 
@@ -438,18 +439,24 @@ def long_labels(tmp_path_factory: pytest.TempPathFactory) -> list[ReadRun]:
     return read_runs([folder])
 
 
+@pytest.fixture(scope="module")
+def long_drawings(long_labels: list[ReadRun]) -> list[Drawing]:
+    """Their figures."""
+    return draw(long_labels)
+
+
 def texts_of(axes: Axes) -> list[Text]:
     """Return the texts that are drawn."""
     texts = [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
     for axis in (axes.xaxis, axes.yaxis):
         low, high = sorted(axis.get_view_interval())
-        ticks = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
+        ticks = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
         texts += [label for place, label in ticks if low <= place <= high]
     return [text for text in texts if text.get_visible() and text.get_text()]
 
 
-def test_nothing_is_cut_off_in_a_figure(long_labels: list[ReadRun]) -> None:
-    for drawing in draw(long_labels):
+def test_nothing_is_cut_off_in_a_figure(long_drawings: list[Drawing]) -> None:
+    for drawing in long_drawings:
         drawing.svg()
         figure = drawing.figure
         whole = figure.bbox.expanded(1.01, 1.01)
@@ -478,7 +485,10 @@ for (const frame of document.querySelectorAll("iframe")) {
   found[frame.id] = {sideways: page.documentElement.scrollWidth - width, out: out.slice(0, 5), cards: moved.length,
                      scale: Math.min(...letters)};
 }
-document.body.innerHTML = "<pre id=found>" + JSON.stringify(found) + "</pre>";
+const told = document.createElement("pre");
+told.id = "found";
+told.textContent = JSON.stringify(found);
+document.body.append(told);
 """
 
 
@@ -497,26 +507,30 @@ def browse(*words: str) -> str:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
-def test_renders_on_a_desk_on_a_phone_and_in_print_without_network(long_labels: list[ReadRun], tmp_path: Path) -> None:
+def test_renders_on_a_desk_on_a_phone_and_in_print_without_network(
+    long_labels: list[ReadRun], long_drawings: list[Drawing], tmp_path: Path
+) -> None:
     page = tmp_path / "page.html"
-    page.write_text(report.page(long_labels, draw(long_labels)), encoding="utf-8")
+    page.write_text(report.page(long_labels, long_drawings), encoding="utf-8")
     # In frames, since a window is never as narrow as a phone; the page's own policy holds in them.
     source = html.escape(page.read_text(encoding="utf-8"))
     frames = [
-        f'<iframe id="w{width}" style="width:{width}px;height:900px;border:0" srcdoc="{source}"></iframe>'
+        f'<iframe id="w{width}" style="width:{width}px;height:2000px;border:0" srcdoc="{source}"></iframe>'
         for width in WIDTHS
     ]
     host = tmp_path / "host.html"
     host.write_text(f"<meta charset=utf-8><body>{''.join(frames)}<script>onload = () => {{{LOOK}}}</script>")
-    seen = browse("--dump-dom", "--virtual-time-budget=5000", host.as_uri())
+    picture, printed = tmp_path / "page.png", tmp_path / "page.pdf"
+    both = (f"--screenshot={picture}", "--window-size=1650,2050", "--dump-dom", "--virtual-time-budget=5000")
+    seen = browse(*both, host.as_uri())
     found = json.loads(html.unescape(re.findall(r"<pre id=\"found\">(.*?)</pre>", seen)[0]))
     for width in WIDTHS:
         assert (found[f"w{width}"]["sideways"], found[f"w{width}"]["out"]) == (0, []), width
     phone = found["w390"]
     assert phone["cards"] == 0, "each row of a table is a card as narrow as the phone"
     assert phone["scale"] >= 1.0, "letters of nine points are letters of nine pixels"
-    picture, printed = tmp_path / "page.png", tmp_path / "page.pdf"
-    browse(f"--screenshot={picture}", "--window-size=1200,4000", page.as_uri())
     browse(f"--print-to-pdf={printed}", page.as_uri())
-    assert picture.stat().st_size > 20_000
     assert printed.read_bytes().startswith(b"%PDF")
+    # Both pages are seen: letters and lines are dark on white, at the left of each.
+    seen_pixels = image.imread(picture)[:, :, :3].min(axis=2) < 0.5
+    assert seen_pixels[:, :390].mean() > 0.01 and seen_pixels[:, 400:1590].mean() > 0.01

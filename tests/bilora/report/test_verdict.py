@@ -19,7 +19,7 @@ def against(mean: float, low: float, high: float, *, p_value: float | None = 0.0
 
 def test_a_better_method_is_named_with_how_much_how_sure_and_at_what_cost() -> None:
     assert verdict([LORA, against(0.05, 0.01, 0.09, peak_memory_mb=1500.0)]) == (
-        "bilora is better than lora: accuracy 0.850 against 0.800, a difference of +0.050 (95 % interval +0.010 to "
+        "bilora is better than lora: accuracy 0.850 against 0.800, a difference of +0.050 (95% interval +0.010 to "
         "+0.090 over seeds and rows; p = 0.01 over seeds), at 2.0 times the training time and 1.5 times the memory."
     )
 
@@ -97,7 +97,7 @@ def test_one_run_is_held_against_the_most_frequent_class(score: Any, interval: A
 def test_one_run_says_score_interval_rows_and_cost() -> None:
     method = dataclasses.replace(LORA, interval=(0.75, 0.85), rows=1200, seconds=600.0)
     assert verdict([method]) == (
-        "lora reaches accuracy 0.800 (95 % interval 0.750 to 0.850) on 1,200 validation rows, at the cost of 10 min of "
+        "lora reaches accuracy 0.800 (95% interval 0.750 to 0.850) on 1,200 validation rows, at the cost of 10 min of "
         "training and 1,000 MiB of memory."
     )
     assert "rows of D2, which it was trained on too" in verdict([dataclasses.replace(method, scored_on="d2")])

@@ -28,6 +28,17 @@ def test_d2_of_a_run_is_what_the_upper_level_trained_on(command_run: Any) -> Non
     assert len(split["lower"]) + len(watched) == 120
 
 
+def test_predictions_say_of_which_row_they_are_and_how_sure(command_run: Any, review_file: Path) -> None:
+    given = read_lines(review_file)
+    for row in read_lines(command_run.folder / "predictions-d2.jsonl"):
+        assert {name: row[name] for name in ("text", "label")} == given[row["line"] - 1]
+        right = row["label"] == row["prediction"]
+        # Of two classes, what is not given to the one is given to the other.
+        sure = row["confidence"] if right else 1.0 - row["confidence"]
+        assert 0.5 <= row["confidence"] <= 1.0 and row["label_confidence"] == pytest.approx(sure, abs=2e-6)
+    assert load_json(command_run.folder / "all_results.json")["sources"] == {"d2": str(review_file)}
+
+
 def test_no_file_calls_d2_a_validation(command_run: Any, tmp_path: Path) -> None:
     results = load_json(command_run.folder / "all_results.json")
     assert (results["scored_on"], results["validation_loss"]) == ("d2", None)
@@ -40,7 +51,8 @@ def test_no_file_calls_d2_a_validation(command_run: Any, tmp_path: Path) -> None
     # The settings below the figures have names of their own, such as validate_every.
     shown = page.read_text(encoding="utf-8").split("<h2>Runs</h2>")[0].lower()
     assert "loss on all of d2" in shown
-    assert "validation" not in shown.replace("validations included", "")
+    # An option that would hold rows out is named.
+    assert "validation" not in shown.replace("validations included", "").replace("--validation-share", "")
 
 
 @pytest.mark.parametrize("method", sorted(VARIANTS))
