@@ -17,7 +17,7 @@ import numpy as np
 
 from bilora.compare.folders import Job, RecordFolder
 from bilora.compare.jobs import data_of, read_rows
-from bilora.compare.workers import LAST_STEP, Lost, Outcome, RunJobs, as_sent, outcome_of
+from bilora.compare.workers import LAST_STEP, Lost, Outcome, RunJobs, as_sent, finished_first, outcome_of
 from bilora.data.sets import TaskRows
 from bilora.engines.checkpoints.files import checkpoints
 from bilora.engines.checkpoints.stop_signals import sigterm_raised
@@ -217,24 +217,20 @@ class RayTasks:
 
     def run_jobs(self, jobs: Sequence[Job], folder: RecordFolder) -> Iterator[tuple[Job, Outcome]]:
         """Yield each job with its outcome as soon as it is there, finished ones first; all end with the caller."""
-        left = []
-        for job in jobs:
-            if (record := folder.finished(job)) is None:
-                left.append(job)
-            else:
-                yield job, record
-        if not left:
-            return
-        with _seen(folder) as home:
-            running = dict(zip(self._started(left, home), left, strict=True))
-            try:
-                while running:
-                    (ended, *_), _ = self.ray.wait(list(running))
-                    job = running.pop(ended)
-                    yield job, self._outcome(ended, job, home.folder)
-            finally:
-                # Also on an interrupt, and on the GeneratorExit of a caller who wants no more.
-                self._end(list(running))
+
+        def run(left: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+            with _seen(folder) as home:
+                running = dict(zip(self._started(left, home), left, strict=True))
+                try:
+                    while running:
+                        (ended, *_), _ = self.ray.wait(list(running))
+                        job = running.pop(ended)
+                        yield job, self._outcome(ended, job, home.folder)
+                finally:
+                    # Also on an interrupt, and on the GeneratorExit of a caller who wants no more.
+                    self._end(list(running))
+
+        return finished_first(jobs, folder, run)
 
     def _started(self, jobs: Sequence[Job], home: Home) -> list[Any]:
         """Return a reference for each job, which Ray begins as soon as there is room."""

@@ -54,16 +54,28 @@ RunJobs = Callable[[Sequence[Job], RecordFolder], Iterable[tuple[Job, Outcome]]]
 
 def run_jobs(jobs: Iterable[Job], folder: RecordFolder, *, at_once: int) -> Iterator[tuple[Job, Outcome]]:
     """Yield each job with its outcome as soon as it is there, finished ones first; ``at_once`` 1 runs them here."""
+
+    def run(left: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        if at_once > 1:
+            yield from _in_processes(left, folder, at_once)
+        else:
+            yield from ((job, outcome_of(job, folder)) for job in left)
+
+    return finished_first(jobs, folder, run)
+
+
+def finished_first(
+    jobs: Iterable[Job], folder: RecordFolder, run: Callable[[Sequence[Job]], Iterator[tuple[Job, Outcome]]]
+) -> Iterator[tuple[Job, Outcome]]:
+    """Yield the jobs that the folder has a record of, and then what ``run`` makes of the others, if there are any."""
     left = []
     for job in jobs:
         if (record := folder.finished(job)) is None:
             left.append(job)
         else:
             yield job, record
-    if left and at_once > 1:
-        yield from _in_processes(left, folder, at_once)
-    else:
-        yield from ((job, outcome_of(job, folder)) for job in left)
+    if left:
+        yield from run(left)
 
 
 def outcome_of(job: Job, folder: RecordFolder, **given: Any) -> Outcome:
