@@ -15,9 +15,9 @@ from bilora.data.chunks import Chunks, open_chunks
 from bilora.errors import SettingsError
 from bilora.files.row_writers import SUFFIXES
 from bilora.files.whole_folders import new_file
-from bilora.runs.answer_files import write_answers
-from bilora.runs.file_answers import FileAnswers, OnBadRow, WholeFileAnswers
+from bilora.runs.answered_rows import FileAnswers, OnBadRow, WholeFileAnswers
 from bilora.runs.trained import Trained, open_trained
+from bilora.runs.written_answers import write_answers
 from bilora.tasks.task import BaseTask
 
 STANDARD_INPUT = "standard input"

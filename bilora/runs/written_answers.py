@@ -10,7 +10,7 @@ import tqdm
 
 from bilora.files.formats import written_whole
 from bilora.files.row_writers import TEXT_WRITERS, Parquet, RowWriter, schema_of, settled
-from bilora.runs.file_answers import Answered, FileAnswers, WholeFileAnswers
+from bilora.runs.answered_rows import Answered, FileAnswers, WholeFileAnswers
 
 # What an answer repeats of its row: not said again where the file has such a column.
 REPEATED = ("tokens", "source")
