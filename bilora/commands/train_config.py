@@ -135,7 +135,8 @@ class TrainConfig(RunConfig):
         watches, steps = self.watches_upper, (self.steps or 1) if steps is None else steps
         decided = {
             "validation_share": self.held_out,
-            "refresh": 0 if watches or upper_given else 1,
+            # Trusted rows are all of D2, also where others are given for validation.
+            "refresh": 0 if watches or upper_given or self.has_trusted else 1,
             "validate_every": max(1, steps // VALIDATIONS),
             # Where a validation set of its own is D2, the one set that is left gives the score, and chooses nothing.
             "early_stopping": 0 if upper_given else PATIENCE,

@@ -141,6 +141,14 @@ def test_bad_trusted_rows_are_one_line_before_a_model_loads(
     assert not (tmp_path / "run").exists()
 
 
+def test_rows_that_are_given_for_validation_leave_the_trusted_ones_together() -> None:
+    config = TrainConfig(**FILES, validation_file="checked.csv").run_config(steps=40)
+    # No draw of a new D2, of which the trusted rows are all; the checked ones are watched.
+    assert config.refresh == 0 and config.early_stopping
+    alone = {name: value for name, value in FILES.items() if name != "trusted_file"}
+    assert TrainConfig(**alone, validation_file="checked.csv").run_config(steps=40).refresh == 1
+
+
 def test_the_training_file_as_its_own_trusted_file(run: Run, tmp_path: Path) -> None:
     words = ("--trusted-file", str(tmp_path / "many.csv"), "--text-columns", "text")
     code, _, err = run(sentences(40), None, *words)
