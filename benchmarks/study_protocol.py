@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, TypeVar
 
 from bilora.errors import SettingsError
 from bilora.files.formats import read_yaml
@@ -73,9 +73,15 @@ class Protocol:
     settings: dict[str, Setting]
     methods: dict[str, Method]
     grid: Grid | None = None
+    # The line whose CPU time is the unit of costs.
+    unit: str = "lora_3e-3"
     # Of the file that it was read from.
     sha256: str = ""
     name: str = "study"
+
+    # What stands under the keys that hold sections by name, and under those that are one section.
+    TABLES: ClassVar[dict[str, type[Any]]] = {"settings": Setting, "methods": Method}
+    SECTIONS: ClassVar[dict[str, type[Any]]] = {"grid": Grid}
 
     def seeds_of(self, setting: str) -> list[int]:
         """Return the seeds of a setting; the first one chooses cells."""
@@ -85,24 +91,33 @@ class Protocol:
         """Return the methods that run in a setting."""
         return [name for name, row in self.methods.items() if row.settings_in is None or setting in row.settings_in]
 
-    def for_development(self) -> Protocol:
+    def for_development(self) -> Self:
         """Return the same with the seeds for trials."""
         return dataclasses.replace(self, seeds=self.development_seeds, name=f"{self.name}_development")
 
 
+Kind = TypeVar("Kind", bound=Protocol)
+
+
 def read_protocol(path: Path) -> Protocol:
     """Return the protocol in a YAML file, its keys and types checked."""
+    return read_as(Protocol, path)
+
+
+def read_as(protocol: type[Kind], path: Path) -> Kind:
+    """Return the protocol in a YAML file as one of a kind."""
     content = read_yaml(path)
     tables: dict[str, Any] = {}
-    for key, kind in (("settings", Setting), ("methods", Method)):
+    for key, kind in protocol.TABLES.items():
         tables[key] = {name: build_section(kind, part, kind=f"{key}: {name}") for name, part in content[key].items()}
-    if "grid" in content:
-        tables["grid"] = build_section(Grid, content["grid"], kind="grid")
-    known = [each.name for each in dataclasses.fields(Protocol)]
+    for key, kind in protocol.SECTIONS.items():
+        if key in content:
+            tables[key] = build_section(kind, content[key], kind=key)
+    known = [each.name for each in dataclasses.fields(protocol)]
     if wrong := [name for name in content if name not in known]:
         raise SettingsError(f"{path} has no setting {wrong[0]!r}.{did_you_mean(wrong[0], known)}")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Protocol(**{**content, **tables, "sha256": sha256, "name": path.stem})
+    return protocol(**{**content, **tables, "sha256": sha256, "name": path.stem})
 
 
 @dataclass(frozen=True)

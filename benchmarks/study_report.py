@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pandas
 import seaborn
 from matplotlib.figure import Figure
 from study_jobs import Done, Line, best_cell, cell_job, jobs, random_cells
 from study_protocol import Cell, Protocol, job_of, lora
-from study_runs import measure, unpack
+from study_runs import POINTS, counted, resampled, unpack
 
-from bilora.compare.statistics import ROW_DRAWS, Interval, mean_row_interval, wilcoxon
+from bilora.compare.statistics import Interval, mean_row_draws, middle, sign_p_value, wilcoxon
 from bilora.report.style import COLOURS, Drawing, style
 
-# Scores are told in points, hundredths of a metric.
-POINTS = 100.0
 NOT_DONE = "–"
 
 
@@ -112,13 +109,12 @@ class Findings:
     def resampled(self, job: str) -> Any:
         """Return the headline metric on resamples of the test rows, the same for all trainings of a setting."""
         line = self.done[job]
+        # Where the labels must not stand in a file, the line has what they would be asked for.
+        if "resampled" in line["test"]:
+            return unpack(line["test"]["resampled"])
         setting, known = self.protocol.settings[line["setting"]], self.labels[line["setting"]]
         answers, labels = unpack(line["test"]["answers"]), unpack(known["labels"])
-        classes = None if setting.classes is None else [known["names"].index(name) for name in setting.classes]
-        picks = numpy.random.default_rng(0).integers(len(labels), size=(ROW_DRAWS, len(labels)))
-        if setting.metrics[0] == "accuracy":
-            return POINTS * (answers == labels)[picks].mean(axis=1)
-        return POINTS * numpy.array([measure(answers[p], labels[p], setting.metrics[0], classes) for p in picks])
+        return resampled(answers, labels, setting.metrics[0], counted(setting, known["names"]))
 
 
 GRID = "grid"
@@ -134,6 +130,10 @@ class Comparison:
     p_value: float | None
     better: int
     worst: tuple[str, float]
+    # The smallest that so many pairs could give.
+    least_p_value: float | None = None
+    # Of the resampled means, over seeds and test rows.
+    row_p_value: float | None = None
 
 
 def compare(
@@ -162,14 +162,17 @@ def compare(
     means = {setting: statistics.mean(some) for setting, some in by_setting.items()}
     test = wilcoxon(differences)
     # One seed alone cannot be resampled.
-    resampled = bool(draws) and all(len(some) > 1 for some in draws)
+    whole = bool(draws) and all(len(some) > 1 for some in draws)
+    means_drawn = mean_row_draws(draws) if whole else None
     return Comparison(
         pairs=len(differences),
         mean=statistics.mean(means.values()),
-        interval=mean_row_interval(draws) if resampled else None,
+        interval=None if means_drawn is None else middle(means_drawn),
         p_value=None if test is None else test.p_value,
         better=sum(difference > 0 for difference in differences),
         worst=min(means.items(), key=lambda item: item[1]),
+        least_p_value=None if test is None else test.smallest,
+        row_p_value=None if means_drawn is None else sign_p_value(means_drawn),
     )
 
 
@@ -211,7 +214,7 @@ def _scores(findings: Findings) -> str:
         cells = {"setting (metric)": f"{setting} ({findings.protocol.settings[setting].metrics[0]})"}
         for label, row in findings.rows.items():
             wanted = len(findings.protocol.seeds_of(setting))
-            cells[label] = _mean_cell([findings.score(line) for line in _of(row, setting)], wanted)
+            cells[label] = mean_cell([findings.score(line) for line in lines_of(row, setting)], wanted)
         rows.append(cells)
     text = (
         "Scores on the test rows in points, mean over seeds ± standard error; behind it how many of the seeds are "
@@ -224,20 +227,22 @@ def _means(findings: Findings) -> dict[str, str]:
     """Return the means over the settings of the embedded model, of rows that have all of them."""
     cells = {"setting (metric)": f"mean of {len(findings.main_settings)}"}
     for label, row in findings.rows.items():
-        scores = [[findings.score(line) for line in _of(row, setting)] for setting in findings.main_settings]
+        scores = [[findings.score(line) for line in lines_of(row, setting)] for setting in findings.main_settings]
         if all(scores):
             cells[label] = f"{statistics.mean(map(statistics.mean, scores)):.1f}"
     return cells
 
 
-def _mean_cell(values: Sequence[float], wanted: int) -> str:
+def mean_cell(values: Sequence[float], wanted: int) -> str:
+    """Return the mean with its standard error, and how many there are where some are missing."""
     if not values:
         return NOT_DONE
     error = f" ± {statistics.stdev(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{error}" + (f" ({len(values)}/{wanted})" if len(values) < wanted else "")
 
 
-def _of(row: Row, setting: str) -> list[Line]:
+def lines_of(row: Row, setting: str) -> list[Line]:
+    """Return the trainings of a row in a setting."""
     return [line for (name, _), line in row.lines.items() if name == setting]
 
 
@@ -257,14 +262,14 @@ def _comparisons(findings: Findings) -> list[str]:
                     "Wilcoxon p": "" if compared.p_value is None else f"{compared.p_value:.2g}",
                     "better in": f"{compared.better} of {compared.pairs}",
                     "worst setting": f"{compared.worst[0]} {compared.worst[1]:+.1f}",
-                    "CPU time in LoRA runs": _cost_cell(findings, row),
+                    "CPU time in LoRA runs": cost_cell(findings, row),
                 }
             )
     if not rows:
         return [f"No training of {main.label} is done that another can be paired with."]
     text = (
         f"Differences of `{main.label}` to each other line in points, paired by setting and seed, with a 95% bootstrap "
-        f"interval over seeds and test rows; `{main.label}` itself costs {_cost_cell(findings, main)} LoRA runs of the "
+        f"interval over seeds and test rows; `{main.label}` itself costs {cost_cell(findings, main)} LoRA runs of the "
         "same steps on all rows, a search the CPU time of its cells and of one retraining."
     )
     return [f"{text}\n\n{table(rows)}"]
@@ -272,10 +277,10 @@ def _comparisons(findings: Findings) -> list[str]:
 
 def cost(findings: Findings, row: Row) -> float | None:
     """Return the CPU time of a row's trainings, their search included, in LoRA runs of the same setting."""
-    unit = findings.rows.get("lora_3e-3") or findings.rows[findings.protocol.main]
+    unit = findings.rows.get(findings.protocol.unit) or findings.rows[findings.protocol.main]
     ratios = []
     for setting in findings.main_settings:
-        ones = [line["cpu"]["fit"] for line in _of(unit, setting)]
+        ones = [line["cpu"]["fit"] for line in lines_of(unit, setting)]
         own = [
             line["cpu"]["fit"] + row.search.get((name, seed), 0.0)
             for (name, seed), line in row.lines.items()
@@ -286,7 +291,8 @@ def cost(findings: Findings, row: Row) -> float | None:
     return statistics.mean(ratios) if ratios else None
 
 
-def _cost_cell(findings: Findings, row: Row) -> str:
+def cost_cell(findings: Findings, row: Row) -> str:
+    """Return the cost in LoRA runs."""
     value = cost(findings, row)
     return NOT_DONE if value is None else f"{value:.1f}"
 
@@ -355,7 +361,7 @@ def _qualities(findings: Findings) -> str:
     rows = []
     for label, row in findings.rows.items():
         settings = [name for name in findings.main_settings if findings.protocol.settings[name].metrics[0] != "pearson"]
-        lines = [_of(row, setting) for setting in settings]
+        lines = [lines_of(row, setting) for setting in settings]
         # The mean of some settings is no mean of all.
         if not all(lines):
             continue
@@ -384,13 +390,13 @@ def curve(findings: Findings) -> Drawing | None:
     rows = [(findings.grid_of(size), "grids") for size in grid.sizes] + [(main, main.label)]
     rows += [(findings.rows["random search"], "random search")]
     # Settings that all of them have, or the points would be means of different things.
-    settings = [name for name in findings.main_settings if all(_of(row, name) for row, _ in rows)]
+    settings = [name for name in findings.main_settings if all(lines_of(row, name) for row, _ in rows)]
     if not settings:
         return None
     points = pandas.DataFrame(
         {
             "cost": cost(findings, row),
-            "score": statistics.mean(statistics.mean(map(findings.score, _of(row, name))) for name in settings),
+            "score": statistics.mean(statistics.mean(map(findings.score, lines_of(row, name))) for name in settings),
             "line": line,
         }
         for row, line in rows

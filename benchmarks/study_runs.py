@@ -15,6 +15,7 @@ from study_protocol import Job, Protocol, Setting
 from torch import Tensor
 
 from bilora.compare.config import with_values
+from bilora.compare.statistics import ROW_DRAWS
 from bilora.data.rows import Rows
 from bilora.data.sets import TaskRows
 from bilora.data.strata import draw_rows, make_strata
@@ -35,8 +36,10 @@ from bilora.tasks.task import EncodedRows, Inference
 TEST = "test"
 # Bins of the calibration error (Guo et al. 2017, arXiv 1706.04599).
 BINS = 15
-# What numbers of regression are kept in.
+# What numbers with fractions are kept in.
 HUNDREDTHS = 100
+# Scores are told in points, hundredths of a metric.
+POINTS = 100.0
 
 
 class Study:
@@ -113,10 +116,10 @@ class Study:
             self._read[setting] = rows, prepare([plan_run(config, rows)])
         return self._read[setting]
 
-    def labels(self, setting: str) -> dict[str, Any]:
+    def labels(self, setting: str) -> dict[str, Any] | None:
         """Return the line with the labels of the test rows, by which answers are scored anew for the intervals."""
         rows, _ = self.sets(setting)
-        return {"labels_of": setting, "labels": pack(rows.validation[TEST].labels), "names": _names(rows.task)}
+        return {"labels_of": setting, "labels": pack(rows.validation[TEST].labels), "names": names_of(rows.task)}
 
 
 def _encoded(rows: Rows, plan: RunPlan, prepared: Prepared) -> EncodedRows:
@@ -132,7 +135,8 @@ def _watched(plan: RunPlan, prepared: Prepared, inference: Inference, train: Enc
     return {"validate": evaluation.validation, "monitor": Monitor("loss", greater_is_better=False)}
 
 
-def _names(task: Any) -> list[str] | None:
+def names_of(task: Any) -> list[str] | None:
+    """Return the names of the classes, None of a regression."""
     return None if task.label_names is None else list(task.label_names)
 
 
@@ -144,24 +148,40 @@ def per_class(rows: Rows, count: int, *, seed: int) -> Rows:
 
 def scored(data: EncodedRows, inference: Inference, plan: RunPlan, setting: Setting) -> dict[str, Any]:
     """Return metrics, loss, calibration error and packed answers of some rows; the setting's own metric is first."""
-    loader = ordered_loader(data.encoded, plan.task.collator(inference.tokenizer))
-    logits, _ = predict(inference, loader)
-    ordered = torch.stack(in_row_order(list(logits), data.encoded)).double()
-    labels = torch.tensor(data.rows.labels)
-    regression = _names(plan.task) is None
-    answers = ordered.squeeze(-1) if regression else ordered.argmax(dim=-1)
-    measured = {key: measure(answers.numpy(), labels.numpy(), key, _counted(setting, plan)) for key in setting.metrics}
+    return scores_of(logits_of(data, inference, plan.task), data.rows, plan.task, setting)
+
+
+def logits_of(data: EncodedRows, inference: Inference, task: Any) -> Tensor:
+    """Return what a model says of some rows, in their order."""
+    logits, _ = predict(inference, ordered_loader(data.encoded, task.collator(inference.tokenizer)))
+    return torch.stack(in_row_order(list(logits), data.encoded)).double()
+
+
+def scores_of(logits: Tensor, rows: Rows, task: Any, setting: Setting) -> dict[str, Any]:
+    """Return metrics, loss, calibration error and packed answers of logits ``(rows, outputs)``."""
+    labels = torch.tensor(rows.labels)
+    regression = names_of(task) is None
+    answers = logits.squeeze(-1) if regression else logits.argmax(dim=-1)
+    classes = counted(setting, names_of(task))
     return {
-        "metrics": measured,
-        "loss": float(plan.task.loss(ordered, labels)),
-        "calibration": None if regression else calibration_error(ordered.softmax(dim=-1), labels),
+        "metrics": {key: measure(answers.numpy(), labels.numpy(), key, classes) for key in setting.metrics},
+        "loss": float(task.loss(logits, labels)),
+        "calibration": None if regression else calibration_error(logits.softmax(dim=-1), labels),
         "answers": pack(answers.tolist()),
     }
 
 
-def _counted(setting: Setting, plan: RunPlan) -> list[int] | None:
-    names = _names(plan.task) or []
-    return None if setting.classes is None else [names.index(name) for name in setting.classes]
+def counted(setting: Setting, names: Sequence[str] | None) -> list[int] | None:
+    """Return the indices of the classes of which macro-F1 is the mean, None for all."""
+    return None if setting.classes is None else [(names or []).index(name) for name in setting.classes]
+
+
+def resampled(answers: Any, labels: Any, key: str, classes: list[int] | None = None) -> Any:
+    """Return a metric, in points, on resamples of the rows, the same for all answers to as many rows."""
+    picks = numpy.random.default_rng(0).integers(len(labels), size=(ROW_DRAWS, len(labels)))
+    if key == "accuracy":
+        return POINTS * (answers == labels)[picks].mean(axis=1)
+    return POINTS * numpy.array([measure(answers[p], labels[p], key, classes) for p in picks])
 
 
 def measure(answers: Any, labels: Any, key: str, classes: list[int] | None = None) -> float:

@@ -25,6 +25,7 @@ LEVEL = 0.95
 SIGNIFICANT = 0.05
 
 Interval = tuple[float, float]
+Numbers = numpy.ndarray[Any, numpy.dtype[numpy.float64]]
 # By seed; None where a run has none.
 Scores = Mapping[int, float | None]
 # Seconds and score of each validation of a run, in order.
@@ -71,17 +72,36 @@ def row_bootstrap_interval(
 
 def mean_row_interval(groups: Sequence[Any], *, seed: int = 0) -> Interval:
     """Return the 95% interval of the mean over groups of such mean differences, each ``(seeds, row draws)``."""
+    return middle(mean_row_draws(groups, seed=seed))
+
+
+def mean_row_draws(groups: Sequence[Any], *, seed: int = 0) -> Numbers:
+    """Return resamples of that mean, ``(row draws, seed draws)``."""
     # In a group the same seeds, and the same draws of rows for all of them: what rows are easy for both methods cancels
     # out. Groups have rows and seeds of their own, so each has its own draws.
     means = [
         _bootstrap(numpy.asarray(differences), draws=SEED_DRAWS, seed=seed + place).bootstrap_distribution
         for place, differences in enumerate(groups)
     ]  # of each group (row draws, seed draws)
-    low, high = numpy.quantile(numpy.mean(means, axis=0), [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
+    return numpy.asarray(numpy.mean(means, axis=0), dtype=numpy.float64)
+
+
+def middle(draws: Numbers) -> Interval:
+    """Return the interval that holds the middle 95% of resamples."""
+    low, high = numpy.quantile(draws, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
     return float(low), float(high)
 
 
-def _bootstrap(values: numpy.ndarray[Any, numpy.dtype[numpy.float64]], *, draws: int, seed: int) -> Any:
+def sign_p_value(draws: Numbers) -> float:
+    """Return twice the share of resamples on the rarer side of zero, zero itself on both, and at most 1.
+
+    It is never below two of the resamples, of which more might have lain there.
+    """
+    rarer = min(float((draws <= 0).sum()), float((draws >= 0).sum()))
+    return min(1.0, 2.0 * max(rarer, 1.0) / draws.size)
+
+
+def _bootstrap(values: Numbers, *, draws: int, seed: int) -> Any:
     return stats.bootstrap(
         (values,),
         numpy.mean,

@@ -57,7 +57,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, review_file: Path, tiny_enco
 
 
 def study_of(words: list[str]) -> Any:
-    options = program._options(words)
+    options = program.PROGRAM.options(words)
     return runs.Study(protocols.read_protocol(options.protocol), options.data_dir, dict(options.models))
 
 
@@ -199,9 +199,9 @@ def test_a_job_has_the_numbers_of_the_command_for_the_same_config(
 
 def test_all_jobs_are_run_once_and_nothing_is_left_to_go_on_with(small: list[str]) -> None:
     output = Path(small[-1])
-    assert program.main([*small, "--methods", "lora_d1"]) == 0
+    assert program.PROGRAM.main([*small, "--methods", "lora_d1"]) == 0
     first = output.read_bytes()
-    assert program.main(small) == 0
+    assert program.PROGRAM.main(small) == 0
     lines = read_lines(output)
     assert output.read_bytes().startswith(first), "what was done stays"
     jobs = [each["job"] for each in lines if "job" in each]
@@ -217,7 +217,7 @@ def test_all_jobs_are_run_once_and_nothing_is_left_to_go_on_with(small: list[str
         assert len(runs.unpack(each["upper"]["answers"])) == 10
         assert each["cpu"]["whole"] > each["cpu"]["fit"] > 0.0
     before = output.read_bytes()
-    assert program.main(small) == 0
+    assert program.PROGRAM.main(small) == 0
     assert output.read_bytes() == before
 
 

@@ -121,6 +121,14 @@ def test_numbers_are_taken_as_they_are() -> None:
     assert scores == pytest.approx([-1.0] * 5, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("draws", "p_value"),
+    [([1.0] * 19 + [-1.0], 0.1), ([0.0] * 20, 1.0), ([2.0] * 20, 0.1), ([-1.0] * 16 + [0.5] * 4, 0.4)],
+)
+def test_the_p_value_of_a_sign_counts_the_rarer_side_twice(draws: list[float], p_value: float) -> None:
+    assert statistics.sign_p_value(numpy.array(draws).reshape(4, 5)) == pytest.approx(p_value)
+
+
 def test_an_undefined_score_gives_none() -> None:
     constant = [{"label": name, "prediction": "acceptable"} for name in ("acceptable", "unacceptable")]
     assert statistics.resampled_scores(TASKS["cola"], constant, draws=3) is None
