@@ -2,6 +2,7 @@
 
 import dataclasses
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +105,7 @@ def setfit(place: Place) -> Trained:
         _labels(trusted).tolist(),
         model=config.model or str(embedded_model_folder()),
         classes=_classes(place.task),
+        max_length=config.max_length,
         seed=config.seed,
         device=config.device,
     )
@@ -152,15 +154,15 @@ def gold_correction(place: Place) -> Trained:
 def cleanlab_filter(place: Place) -> Trained:
     """LoRA on the rows whose label cleanlab does not doubt, by a cross-fit of embeddings, and on the trusted ones."""
     doubtful = place.rows.doubtful
-    rows = TaskRows(place.task, doubtful, {})
+    # Classes of fewer rows than folds cannot be judged, and stay.
+    counts = Counter(doubtful.labels)
+    judged = doubtful.select(index for index, label in enumerate(doubtful.labels) if counts[label] >= FOLDS)
     config = place.config("lora", {})
-    folds = folds_of(doubtful, FOLDS, names=class_names(place.task), seed=config.seed)
+    folds = folds_of(judged, FOLDS, names=class_names(place.task), seed=config.seed)
     with tempfile.TemporaryDirectory() as parts:
-        chances = by_embeddings(config, rows, folds, parts=Path(parts))
-    issues = find_issues(doubtful, place.task, chances)
-    places = {line: index for index, line in enumerate(doubtful.lines)}
-    bad = {places[issue.row] for issue in issues}
-    kept = doubtful.select(index for index in range(len(doubtful)) if index not in bad)
+        chances = by_embeddings(config, TaskRows(place.task, judged, {}), folds, parts=Path(parts))
+    bad = {issue.row for issue in find_issues(judged, place.task, chances)}
+    kept = doubtful.select(index for index, line in enumerate(doubtful.lines) if line not in bad)
     trained = place.fit(place.plan("lora", joined(kept, place.rows.trusted)))
     return dataclasses.replace(trained, learned={"left_out": len(bad)})
 

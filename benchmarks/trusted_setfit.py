@@ -26,11 +26,12 @@ def lack() -> str | None:
 
 
 def train(
-    texts: Sequence[str], labels: Sequence[int], *, model: str, classes: int, seed: int, device: str
+    texts: Sequence[str], labels: Sequence[int], *, model: str, classes: int, max_length: int, seed: int, device: str
 ) -> Callable[[Sequence[str]], Tensor]:
     """Train on a few rows, and return what gives the logits ``(texts, classes)`` of others."""
     setfit: Any = importlib.import_module(PACKAGE)
     body = setfit.SetFitModel.from_pretrained(model, device=device)
+    body.model_body.max_seq_length = max_length
     rows = Dataset.from_dict({"text": list(texts), "label": list(labels)})
     with tempfile.TemporaryDirectory() as folder:
         settings = setfit.TrainingArguments(

@@ -168,6 +168,25 @@ def test_the_filter_leaves_out_what_the_judge_doubts_and_no_trusted_row(
     assert trained.learned == {"left_out": 4}
 
 
+def test_rows_of_a_class_that_is_too_rare_to_be_judged_stay(planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, seen = planned.place, []
+
+    def judge(config: Any, rows: Any, folds: Any, *, parts: Path) -> Any:
+        seen.append((rows.train.labels, len(folds)))
+        # Against every label: all that are judged are doubted.
+        return numpy.eye(2)[1 - numpy.array(rows.train.labels)]
+
+    monkeypatch.setattr(roads, "by_embeddings", judge)
+    monkeypatch.setattr(roads, "find_issues", lambda rows, task, chances: [SimpleNamespace(row=rows.lines[0])])
+    labels = place.rows.doubtful.labels
+    rare = [labels.index(1), *[index for index, label in enumerate(labels) if label == 0][:20]]
+    few = dataclasses.replace(place.rows, doubtful=place.rows.doubtful.select(sorted(rare)))
+    roads.cleanlab_filter(dataclasses.replace(place, rows=few))
+    assert seen == [((0,) * 20, 5)]
+    expected = set(few.doubtful.ids) - {few.doubtful.ids[few.doubtful.labels.index(0)]}
+    assert set(planned.plans[0].train.ids) == expected | set(few.trusted.ids)
+
+
 def test_the_correction_is_estimated_by_a_model_of_doubtful_rows_and_used_on_all(planned: Any) -> None:
     trained = roads.gold_correction(planned.place)
     rows = planned.place.rows
@@ -259,10 +278,13 @@ def test_setfit_is_given_the_trusted_rows_and_its_probabilities_are_the_answers(
     seen: dict[str, Any] = {}
 
     class Model:
+        def __init__(self) -> None:
+            self.model_body = SimpleNamespace(max_seq_length=512)
+
         @classmethod
         def from_pretrained(cls, place: str, **settings: Any) -> Any:
-            seen["place"] = place
-            return cls()
+            seen.update(place=place, model=cls())
+            return seen["model"]
 
         def predict_proba(self, texts: list[str], *, as_numpy: bool) -> Any:
             return numpy.array([[0.25, 0.75]] * len(texts))
@@ -281,6 +303,7 @@ def test_setfit_is_given_the_trusted_rows_and_its_probabilities_are_the_answers(
     assert seen["rows"] == [{"text": row["text"], "label": row["label"]} for row in place.rows.trusted]
     assert seen["trained"] and seen["place"] == str(study.models["tiny"])
     assert (seen["settings"]["num_iterations"], seen["settings"]["seed"]) == (20, 0)
+    assert seen["model"].model_body.max_seq_length == 16
     torch.testing.assert_close(answer.softmax(1), torch.tensor([[0.25, 0.75]] * 16).double())
 
 
