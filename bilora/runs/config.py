@@ -35,6 +35,9 @@ DEFAULT_ROAD: Road = "noisy_then_trusted"
 # Share of the rows of a file that is held out for validation where no other is given.
 HELD_OUT = 0.1
 
+# Settings that came after runs had hashes, and are no part of one where they are left out.
+LATER = ("source_column", "weight_column", "group_column", "revision")
+
 # Settings of the adapter that every method has.
 ADAPTER = ("rank", "alpha", "dropout", "target_modules")
 
@@ -274,15 +277,7 @@ class RunConfig(FitSettings):
             del settings["flip_labels"]
         for name in ADAPTER:  # they are among those of the method
             del settings[name]
-        for name in (
-            "trusted_file",
-            "trusted_column",
-            "road",
-            "source_column",
-            "weight_column",
-            "group_column",
-            "revision",
-        ):
+        for name in ("trusted_file", "trusted_column", "road", *LATER):
             if settings[name] is None:
                 del settings[name]
         settings["method_settings"] = resolved(self.variant_settings)

@@ -14,6 +14,8 @@ from bilora.runs.trained import open_trained
 from bilora.tasks.catalog import TASKS
 
 
+# PEFT asks the hub for the config of the base as it saves an adapter.
+@pytest.mark.filterwarnings("ignore:Could not find a config file in owner/tiny:UserWarning")
 def test_a_revision_reaches_every_load_and_every_file(
     tiny_encoder: Path, review_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,8 @@ OF_A_RUN: dict[str, Any] = {
     "road": "trusted_only",
     "source_column": "source",
     "weight_column": "weight",
+    "group_column": "customer",
+    "revision": "v1",
     "train_rows": 10,
     "flip_labels": 0.2,
     "max_length": 64,
@@ -190,6 +192,7 @@ def test_hash_changes_with_every_setting(field: str) -> None:
     # A road is one of trusted rows, which have it instead of a method.
     base |= {"trusted_file": "trusted.csv", "method": "self_tuned"} if field == "road" else {}
     base |= {"method": "learned_sources"} if field == "source_column" else {}
+    base |= {"model": "owner/name"} if field == "revision" else {}
     assert RunConfig(**base).sha256() != RunConfig(**{**base, field: (OF_A_FIT | OF_A_RUN)[field]}).sha256()
 
 

@@ -25,7 +25,7 @@ ROOMS = tuple(f"{Path(package.__path__[0])}/" for package in (bilora, bilora.eng
 
 FIRST_STEP = ("bilevel.py", "run")
 
-FIXED, PER_ROW = 462, 3
+FIXED, PER_ROW = 480, 3
 """The most moves that do not depend on the rows, and those per row."""
 
 WATCHED = {

@@ -86,7 +86,7 @@ def test_a_table_of_many_columns_keeps_them_within_eighty_characters(capsys: pyt
             assert f" {cell} " in printed
     # Each part says which line is whose.
     parts = printed.count("┏")
-    assert parts == 2 and printed.count(" class 3 ") == parts
+    assert parts == 2 and printed.count(" measure 3 ") == parts
 
 
 def test_a_terminal_keeps_its_own_width(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
