@@ -14,8 +14,8 @@ from bilora.runs.config import SeveralRuns
 ALL = tracked_files("benchmarks/configs/*.yaml")
 RESULTS = [path for path in ALL if path.stem.startswith("results_")]
 COMPARISONS = [*RESULTS, *(path for path in ALL if path.stem.startswith(("decays_", "demo")))]
-# The protocols of the study are read by its own tests.
-CONFIGS = [path for path in ALL if path not in COMPARISONS and not path.stem.startswith("study")]
+# The protocols of the studies are read by their own tests.
+CONFIGS = [path for path in ALL if path not in COMPARISONS and not path.stem.startswith(("study", "trusted"))]
 
 
 @functools.cache
