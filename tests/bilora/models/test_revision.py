@@ -34,6 +34,7 @@ def test_a_revision_reaches_every_load_and_every_file(
         on_the_hub(kind)
     words = ["--train-file", str(review_file), "--model", "owner/tiny", "--revision", "v1", "--method", "bilora"]
     words += ["--max-length", "16", "--steps", "4", "--device", "cpu", "--output", str(tmp_path / "run")]
+    words += ["--keep-best", "false", "--early-stopping", "0"]
     assert TRAIN.run(words) == 0
     trained = len(asked)
     assert open_trained(tmp_path / "run").tokenizer.revision == "v1"
