@@ -21,7 +21,7 @@ DRAWS = 10_000
 SEED_DRAWS = 1_000
 ROW_DRAWS = 200
 # Exchanges of answers that are tried for a p-value over rows.
-PERMUTATIONS = 2_000
+PERMUTATIONS = 1_000
 # Share of the resampled means inside an interval.
 LEVEL = 0.95
 SIGNIFICANT = 0.05

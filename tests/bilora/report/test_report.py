@@ -450,8 +450,7 @@ def texts_of(axes: Axes) -> list[Text]:
     texts = [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
     for axis in (axes.xaxis, axes.yaxis):
         low, high = sorted(axis.get_view_interval())
-        ticks = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
-        texts += [label for place, label in ticks if low <= place <= high]
+        texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
     return [text for text in texts if text.get_visible() and text.get_text()]
 
 
