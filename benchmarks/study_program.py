@@ -63,7 +63,7 @@ class Program:
 
     def main(self, argv: Sequence[str]) -> int:
         """Run what is left, with the helpers that were asked for."""
-        options = self.options(argv)
+        options = self.parse(argv)
         try:
             protocol = self.read(options.protocol)
             protocol = protocol.for_development() if options.development else protocol
@@ -90,7 +90,7 @@ class Program:
                 helper.terminate()
         return max([abs(helper.exitcode or 0) for helper in helpers], default=0)
 
-    def options(self, argv: Sequence[str]) -> argparse.Namespace:
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Return the words of the command line, read."""
         parser = argparse.ArgumentParser(prog=self.name, description="Run a study.", allow_abbrev=False)
         parser.add_argument("--protocol", type=Path, default=self.protocol)

@@ -57,7 +57,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, review_file: Path, tiny_enco
 
 
 def study_of(words: list[str]) -> Any:
-    options = program.PROGRAM.options(words)
+    options = program.PROGRAM.parse(words)
     return runs.Study(protocols.read_protocol(options.protocol), options.data_dir, dict(options.models))
 
 

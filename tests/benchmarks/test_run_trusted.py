@@ -56,7 +56,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, review_file: Path, tiny_enco
 
 @pytest.fixture(scope="module")
 def study(small: list[str]) -> Any:
-    options = program.PROGRAM.options(small)
+    options = program.PROGRAM.parse(small)
     return runs.TrustedStudy(protocols.read_trusted(options.protocol), options.data_dir, dict(options.models))
 
 
