@@ -34,7 +34,7 @@ def report(protocol: Protocol, path: Path, document: Path | None, command: str) 
         print(f"curve: {figure}")
 
 
-PROGRAM = Program("run_study.py", HERE / "configs" / "study.yaml", read_protocol, Study, VARIANTS, report)
+PROGRAM = Program("run_study.py", HERE / "configs" / "study.yaml", read_protocol, Study, tuple(VARIANTS), report)
 
 if __name__ == "__main__":
     sys.exit(PROGRAM.main(sys.argv[1:]))

@@ -40,7 +40,7 @@ PROGRAM = Program(
     HERE / "configs" / "trusted.yaml",
     read_trusted,
     TrustedStudy,
-    TRUSTED_ROADS,
+    tuple(TRUSTED_ROADS),
     report,
     data=None if DATA is None else Path(DATA),
     lacks=lack_of,

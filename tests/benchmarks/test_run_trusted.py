@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import pickle
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -267,6 +268,12 @@ def test_the_default_is_what_the_command_does_with_the_same_rows(
     assert found["test"]["loss"] == pytest.approx(row["metrics"]["loss"], rel=1e-9)
     chosen = found["learned"]["road"]
     assert (chosen["road"], chosen["right"]) == (road["road"], road["right"])
+
+
+@pytest.mark.parametrize("name", ["run_study", "run_trusted"])
+def test_helpers_of_a_call_get_the_whole_program(name: str) -> None:
+    whole = imported(name).PROGRAM
+    assert pickle.loads(pickle.dumps(whole)) == whole
 
 
 # ---- SetFit -----------------------------------------------------------------------------------------
