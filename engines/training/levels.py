@@ -156,7 +156,8 @@ def _moving_at_once(scheduler: Any) -> Any:
         return scheduler
 
     def moving(factor: Callable[[int], float]) -> Callable[[int], float]:
-        return lambda step: factor(step) if step else factor(0) or factor(1)
+        # Of one step alone, the warm-up is all there is.
+        return lambda step: factor(step) if step else factor(0) or factor(1) or 1.0
 
     return LambdaLR(scheduler.optimizer, [moving(factor) for factor in scheduler.lr_lambdas])
 

@@ -49,6 +49,14 @@ def test_learning_rates_are_those_of_a_plain_loop(
     assert above == [(rate,) for rate in (first or second, second, *others)]
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_the_one_upper_step_of_a_run_has_its_rate(fit_pair: Fit, schedule: str) -> None:
+    """A warm-up of a part of it rounds up to all of it."""
+    upper = LevelSettings(learning_rate=0.5, schedule=schedule, batch_size=4)
+    (step,) = (record.upper for record in fit_pair(steps=4, unroll_steps=4, upper=upper).records.steps if record.upper)
+    assert step.learning_rates == (0.5,)
+
+
 def test_levels_take_their_own_settings(fit_pair: Fit) -> None:
     seen: dict[str, Any] = {}
 
