@@ -47,6 +47,8 @@ class Progress(Callback):
         self._bar = tqdm(total=total, initial=engine.step, desc=self.title, unit="step", disable=None, leave=False)
 
     def on_stage_start(self, engine: BilevelEngine) -> None:
+        # They are of the stage before, which may have had a level that this one has not.
+        self._shown.clear()
         if engine.place.title:
             self._bar.set_description(": ".join(filter(None, (self.title, engine.place.title))))
 

@@ -51,5 +51,16 @@ def test_a_stage_with_a_title_says_it(make_engine: Make, monkeypatch: pytest.Mon
     assert "a run: training on all rows: " in terminal.getvalue()
 
 
+def test_a_stage_does_not_show_the_losses_of_another(make_engine: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    shown = Progress("a run", log_every=1)
+    make_engine(steps=2, callbacks=[shown]).run()
+    assert ", upper " in capfd.readouterr().err
+    # The upper level makes no step at the first lower one.
+    make_engine(steps=2, callbacks=[shown]).run()
+    first = capfd.readouterr().err.splitlines()[0]
+    assert "step 1 of 2, lower " in first
+    assert ", upper " not in first
+
+
 def test_a_run_that_fails_at_the_start_closes_without_a_bar() -> None:
     Progress().on_close(None)  # type: ignore[arg-type]
