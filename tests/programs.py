@@ -78,7 +78,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
 
 def wait_for(path: Path, process: "subprocess.Popen[str] | Script") -> None:
     """Wait until a process has begun to write a file."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not (path.exists() and path.stat().st_size > 0):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
