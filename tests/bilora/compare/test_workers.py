@@ -24,7 +24,7 @@ from bilora.errors import DataError, ProcessesError, ResourceError
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::bilora.metrics.metric.UndefinedMetricWarning")]
 
 
-def waited(what: Callable[[], Any], *, seconds: float = 120.0) -> None:
+def waited(what: Callable[[], Any], *, seconds: float = 300.0) -> None:
     """Wait until something is so; the machine may have much else to do."""
     until = time.monotonic() + seconds
     while not what():
