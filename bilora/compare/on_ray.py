@@ -29,6 +29,8 @@ from bilora.settings.lookup import import_extra
 
 # How often Ray makes a run again whose worker or node has died.
 RETRIES = 3
+# Seconds between two words to a run that is to end.
+CANCEL_EVERY = 120.0
 # Beside runs/: a file per run with what it printed, each of its attempts.
 LOGS = "logs"
 # What a worker looks for in the comparison's folder, to know whether it sees the same one.
@@ -275,10 +277,15 @@ class RayTasks:
 
     def _end(self, running: Sequence[Any]) -> None:
         """End tasks: each saves its run at the next step."""
-        for reference in running:
-            self.ray.cancel(reference)
-        if running:
-            self.ray.wait(list(running), num_returns=len(running), timeout=LAST_STEP)
+        left = list(running)
+        for _ in range(int(LAST_STEP / CANCEL_EVERY)):
+            if not left:
+                return
+            # Again and again: the first may come where somebody else's code catches what it raises. A second one ends a
+            # run without saving it, so that it comes late.
+            for reference in left:
+                self.ray.cancel(reference)
+            _, left = self.ray.wait(left, num_returns=len(left), timeout=CANCEL_EVERY)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from bilora.compare import comparison
 from bilora.compare.comparison import run_comparison
 from bilora.compare.folders import RecordFolder
 from bilora.compare.jobs import read_rows
-from bilora.compare.on_ray import SEEN, Home, SharedModel, ray_cluster, train
+from bilora.compare.on_ray import SEEN, Home, RayTasks, SharedModel, Store, ray_cluster, train
 from bilora.data.sets import TaskRows
 from bilora.engines.checkpoints.files import checkpoints
 from bilora.errors import ResourceError, SettingsError
@@ -231,6 +231,13 @@ def test_a_machine_that_does_not_see_the_folder_sends_the_run(
     assert log.read_text(encoding="utf-8").startswith(f"process {os.getpid()} on ")
     # Nothing stays there.
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+def test_a_run_that_does_not_hear_is_told_again() -> None:
+    ray = MagicMock()
+    ray.wait.side_effect = [(["one"], ["two"]), (["two"], [])]
+    RayTasks(ray, 1, 0, Store(ray))._end(["one", "two"])
+    assert [call.args for call in ray.cancel.call_args_list] == [("one",), ("two",), ("two",)]
 
 
 def test_without_ray_the_cure_is_told(monkeypatch: pytest.MonkeyPatch, inputs: Path, tmp_path: Path) -> None:
