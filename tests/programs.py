@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gzip
 import importlib
 import io
 import json
@@ -83,3 +84,17 @@ def wait_for(path: Path, process: "subprocess.Popen[str] | Script") -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def write_study(folder: Path, protocol: str, *, rows: Path, model: Path) -> list[str]:
+    """Write the protocol and the data of a study of labelled rows, and return the words that run it on a model."""
+    (folder / "small.yaml").write_text(protocol, encoding="utf-8")
+    data = folder / "text" / "reviews"
+    data.mkdir(parents=True)
+    lines = rows.read_text(encoding="utf-8").splitlines(keepends=True)
+    # The rows of a class stand together.
+    for part, some in (("train", lines[::3] + lines[1::3]), ("test", lines[2::3])):
+        with gzip.open(data / f"{part}.jsonl.gz", "wt", encoding="utf-8") as file:
+            file.writelines(some)
+    words = ["--protocol", str(folder / "small.yaml"), "--data-dir", str(folder), "--models", f"tiny={model}"]
+    return [*words, "--output", str(folder / "small.jsonl")]

@@ -35,9 +35,9 @@ def find_sets(place: str) -> SetPaths | None:
         DataError: There is no training set, the hub does not answer, or it does not know the id.
     """
     if os.path.isdir(place):
-        folder, part = Path(place), None
+        folder = Path(place)
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-        return _below(folder, find_set_files(names, source=place, part=part))
+        return _below(folder, find_set_files(names, source=place))
     if is_hub_id(place):
         return _from_hub(place)
     return None

@@ -1,6 +1,5 @@
 """The study: which trainings it needs, that none is made twice, and that they are those of the command."""
 
-import gzip
 import json
 import os
 import sys
@@ -10,7 +9,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from programs import imported
+from programs import imported, write_study
 from sklearn.metrics import f1_score
 from tracked_files import ROOT
 
@@ -43,17 +42,7 @@ methods:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory, review_file: Path, tiny_encoder: Path) -> list[str]:
     """The words of a study of one setting, on a model of one layer."""
-    folder = tmp_path_factory.mktemp("study")
-    (folder / "small.yaml").write_text(SMALL, encoding="utf-8")
-    data = folder / "text" / "reviews"
-    data.mkdir(parents=True)
-    rows = review_file.read_text(encoding="utf-8").splitlines(keepends=True)
-    # The rows of a class stand together.
-    for part, some in (("train", rows[::3] + rows[1::3]), ("test", rows[2::3])):
-        with gzip.open(data / f"{part}.jsonl.gz", "wt", encoding="utf-8") as file:
-            file.writelines(some)
-    words = ["--protocol", str(folder / "small.yaml"), "--data-dir", str(folder), "--models", f"tiny={tiny_encoder}"]
-    return [*words, "--output", str(folder / "small.jsonl")]
+    return write_study(tmp_path_factory.mktemp("study"), SMALL, rows=review_file, model=tiny_encoder)
 
 
 def study_of(words: list[str]) -> Any:

@@ -1,7 +1,6 @@
 """The study of trusted rows: what each line trains on, that all of them run, and that ours is the command's."""
 
 import dataclasses
-import gzip
 import json
 import pickle
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from programs import imported
+from programs import imported, write_study
 from tracked_files import ROOT
 
 from bilora.commands.train import TRAIN
@@ -41,18 +40,8 @@ methods:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory, review_file: Path, tiny_encoder: Path) -> list[str]:
     """The words of a study of one setting, on a model of one layer."""
-    folder = tmp_path_factory.mktemp("study")
     lines = "".join(f"  {name}: {{method: {name}}}\n" for name in roads.TRUSTED_ROADS)
-    (folder / "small.yaml").write_text(SMALL + lines, encoding="utf-8")
-    data = folder / "text" / "reviews"
-    data.mkdir(parents=True)
-    rows = review_file.read_text(encoding="utf-8").splitlines(keepends=True)
-    # The rows of a class stand together.
-    for part, some in (("train", rows[::3] + rows[1::3]), ("test", rows[2::3])):
-        with gzip.open(data / f"{part}.jsonl.gz", "wt", encoding="utf-8") as file:
-            file.writelines(some)
-    words = ["--protocol", str(folder / "small.yaml"), "--data-dir", str(folder), "--models", f"tiny={tiny_encoder}"]
-    return [*words, "--output", str(folder / "small.jsonl")]
+    return write_study(tmp_path_factory.mktemp("study"), SMALL + lines, rows=review_file, model=tiny_encoder)
 
 
 @pytest.fixture(scope="module")
