@@ -1,7 +1,11 @@
 """The example of a variant of one's own runs, and the page that explains it says what it holds."""
 
+import ast
+import inspect
 import math
 import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,10 @@ from torch.nn import functional
 from tracked_files import ROOT, code_blocks
 
 from bilora.data.row_marks import TrainingRows
+from bilora.engines import Callback
 from bilora.errors import SettingsError
 from bilora.files.formats import load_json
-from bilora.problems import find_variant
+from bilora.problems import Companion, LowerProblem, UpperProblem, find_variant
 from bilora.runs.config import RunConfig
 
 EXAMPLE = ROOT / "examples" / "my_variant.py"
@@ -38,9 +43,35 @@ def test_the_example_is_short() -> None:
 
 
 def test_the_page_shows_the_code_of_the_example() -> None:
-    code = EXAMPLE.read_text(encoding="utf-8")
-    assert len(code_blocks(PAGE, "python")) == 4
+    """And, where it starts from scratch, that of a variant of the library."""
+    code = EXAMPLE.read_text(encoding="utf-8") + (ROOT / "problems/variants/bidora.py").read_text(encoding="utf-8")
+    assert len(code_blocks(PAGE, "python")) == 6
     assert [block for block in code_blocks(PAGE, "python") if block not in code] == []
+
+
+def subclasses(kind: type) -> Iterator[type]:
+    for below in kind.__subclasses__():
+        yield from (below, *subclasses(below))
+
+
+def does_nothing(method: object) -> bool:
+    """Whether a method of the library has a docstring alone."""
+    if not inspect.isfunction(method) or not method.__module__.startswith("bilora."):
+        return False
+    (function,) = ast.parse(textwrap.dedent(inspect.getsource(method))).body
+    assert isinstance(function, ast.FunctionDef)
+    return len(function.body) == 1
+
+
+@pytest.mark.parametrize("base", [LowerProblem, UpperProblem, Companion, Callback])
+def test_the_page_names_every_hook(base: type) -> None:
+    """Every method that is there to be overridden, and every one that a variant of the library does override."""
+    variants = [kind for kind in subclasses(base) if kind.__module__.startswith("bilora.problems.variants.")]
+    overridden = {name for kind in variants for name in vars(kind) if callable(getattr(base, name, None))}
+    empty = {name for name in dir(base) if does_nothing(getattr(base, name))}
+    hooks = {name for name in overridden | empty if not name.startswith("_")}
+    assert len(hooks) >= 2
+    assert [name for name in sorted(hooks) if f"`{name}" not in PAGE] == []
 
 
 def test_the_settings_of_the_page_load() -> None:
