@@ -23,10 +23,11 @@ from bilora.metrics.classes import MEASURES
 from bilora.metrics.metric import Undefined
 from bilora.metrics.monitor import Monitor
 from bilora.problems.levels.betty_problem import PRECISIONS
-from bilora.runs.config import RunConfig, SharedSettings
+from bilora.runs.config import RunConfig
 from bilora.runs.evaluation import Evaluation
 from bilora.runs.plan import RunPlan, load_run_rows, plan_run
 from bilora.runs.run import Prepared, adapted, fit_adapted, prepare
+from bilora.runs.several_runs import SharedSettings
 from bilora.runs.statistics import ROW_DRAWS
 from bilora.tasks.scoring import in_row_order, ordered_loader, predict
 from bilora.tasks.sources import take_rows

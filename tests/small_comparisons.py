@@ -24,7 +24,7 @@ from bilora.engines.settings import LevelSettings
 from bilora.files.formats import write_whole
 from bilora.models.embedded import embedded_reviews
 from bilora.problems.levels.out_of_memory import OutOfMemory
-from bilora.runs.config import SharedSettings
+from bilora.runs.several_runs import SharedSettings
 
 
 def write_inputs(folder: Path, model: Path) -> Path:

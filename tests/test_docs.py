@@ -16,7 +16,7 @@ import bilora.engines
 import bilora.problems
 from bilora.commands.command_line import parse_config
 from bilora.engines.hypergradients.catalog import build_hypergradient
-from bilora.runs.config import SeveralRuns
+from bilora.runs.several_runs import SeveralRuns
 
 FRAGMENTS = ("docs/several-processes.md", "docs/write-your-own-variant.md")
 """Pages whose Python blocks leave out what is the reader's own: they are compiled, and not run."""

@@ -18,7 +18,8 @@ from bilora.engines.settings import RATES, LevelSettings
 from bilora.errors import BiloraError, SettingsError
 from bilora.files.formats import read_yaml
 from bilora.problems.catalog import DEFAULT_METHOD
-from bilora.runs.config import RunConfig, SeveralRuns, SharedSettings
+from bilora.runs.config import RunConfig
+from bilora.runs.several_runs import SeveralRuns, SharedSettings
 from bilora.settings.lookup import TRUST
 from bilora.settings.sections import one_line, refuse_nulls, refuse_plain_sections
 from bilora.settings.strict_yaml import STRICT, refuse_too_much, strict_yaml

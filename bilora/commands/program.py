@@ -11,8 +11,8 @@ from bilora.compare.comparison import compare_methods
 from bilora.files.formats import read_yaml
 from bilora.models.pretrained import quiet_transformers
 from bilora.processes.group import join_processes
-from bilora.runs.config import SeveralRuns
 from bilora.runs.resume import CONFIG, resumed_folder, words_of_then
+from bilora.runs.several_runs import SeveralRuns
 
 
 @dataclass(frozen=True)

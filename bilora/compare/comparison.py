@@ -23,11 +23,11 @@ from bilora.files.lock import locked
 from bilora.processes.processes import ONE_PROCESS, Processes
 from bilora.report.figures import loss_curves
 from bilora.report.read_run import read_run
-from bilora.runs.config import SeveralRuns
 from bilora.runs.folder import is_unused, plain_name
 from bilora.runs.plan import load_run_rows, plan_run
 from bilora.runs.resume import CONFIG, command_folder, keep_config
 from bilora.runs.run import prepare
+from bilora.runs.several_runs import SeveralRuns
 from bilora.runs.table import print_table
 from bilora.settings.lookup import TRUST, names_code
 from bilora.settings.sections import resolved

@@ -11,7 +11,8 @@ from bilora.engines.hypergradients.catalog import explicit
 from bilora.engines.settings import LevelSettings, reopened
 from bilora.errors import SettingsError
 from bilora.problems.catalog import find_variant
-from bilora.runs.config import RunConfig, SharedSettings
+from bilora.runs.config import RunConfig
+from bilora.runs.several_runs import SharedSettings
 from bilora.settings.lookup import did_you_mean
 from bilora.settings.sections import BEYOND, build_section, refuse_faults, resolved
 

@@ -13,8 +13,10 @@ from typing import Any
 
 from bilora.errors import CheckpointError
 from bilora.files.formats import write_json
-from bilora.runs.config import RunConfig, SeveralRuns
+from bilora.runs.config import RunConfig
+from bilora.runs.config_hash import config_hash
 from bilora.runs.folder import plain_name
+from bilora.runs.several_runs import SeveralRuns
 
 # A run's row of results, and what the run is in its comparison.
 Record = Mapping[str, Any]
@@ -39,7 +41,7 @@ class Job:
     @functools.cached_property
     def key(self) -> str:
         """The hash of everything that decides the numbers of the run."""
-        return hashlib.sha256(f"{self.config.sha256()} {self.held_out}".encode()).hexdigest()
+        return hashlib.sha256(f"{config_hash(self.config)} {self.held_out}".encode()).hexdigest()
 
     @property
     def name(self) -> str:
@@ -98,7 +100,7 @@ class ResultsFolder:
         rows = {(row["method"], row["seed"]): row for row in map(json.loads, whole.splitlines())}
         runs = {} if config.run.allow_config_change else {(run.method, run.seed): run for run in config.runs}
         for (method, seed), row in rows.items():
-            if (method, seed) in runs and row["config_sha256"] != runs[method, seed].sha256():
+            if (method, seed) in runs and row["config_sha256"] != config_hash(runs[method, seed]):
                 raise CheckpointError(
                     f"{file}: {method}, seed {seed}, was run with other settings than these; give the same ones, or "
                     "--allow-config-change to keep it"

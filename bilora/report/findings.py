@@ -8,9 +8,9 @@ import pandas
 from bilora.report.figures import points
 from bilora.report.judged import confident_errors, kind_of_answers, largest_errors, table_by_class
 from bilora.report.measured import recall_interval
+from bilora.report.next_steps import SURE, ClassFinding, Findings
 from bilora.report.outcomes import calibration_of
 from bilora.report.read_run import ReadRun
-from bilora.report.verdict import SURE, ClassFinding, Findings
 
 # Rows of the list of errors.
 SHOWN_ERRORS = 20

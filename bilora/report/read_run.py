@@ -1,37 +1,38 @@
 """The folder of a run, read back as tables."""
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
-import math
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pandas
 
 from bilora.artifacts.scored_on import UPPER, VALIDATION
 from bilora.engines.checkpoints.config_change import deciding_settings
 from bilora.errors import DataError
-from bilora.files.formats import load_yaml, parse_json, read_lines, read_text
-from bilora.metrics.metric import Undefined
-from bilora.report.judged import judged
-from bilora.runs.label_issues import read_issues
+from bilora.files.formats import load_yaml, read_lines
+from bilora.report.run_files import (
+    finite,
+    read_answers,
+    read_classes,
+    read_label_issues,
+    read_metrics,
+    read_object,
+    read_spectrum,
+    read_values,
+    reading,
+    stages_in_words,
+    trained_task,
+)
 from bilora.runs.table import summarise
-from bilora.tasks.kinds import TASK_FILE, TASK_KINDS, read_task
+from bilora.tasks.kinds import TASK_FILE
 from bilora.tasks.task import AnyTask
-
-# The columns of metrics.jsonl that figures draw: numbers, and lists of them.
-NUMBERS = re.compile(rf"step|.*loss|.*_norm|meter_cosine|({VALIDATION}|{UPPER})\..*")
-RATES = re.compile(r".*_learning_rates")
 
 # Of all_results.json, the numbers that sentences are made of.
 NUMBERS_AT_END = (
@@ -40,9 +41,6 @@ NUMBERS_AT_END = (
 )
 # Fields of a line of predictions that hold texts of the row.
 TEXTS = ("text", "tokens", "source", "output", "references")
-
-# Labels that are likely wrong, of which there may be thousands.
-SHOWN_ISSUES = 50
 
 # Letters of settings in a label: a row and the name of a picture have room for so many.
 LONGEST = 80
@@ -154,24 +152,24 @@ def read_run(folder: Path) -> ReadRun:
     missing = [name for name in ("config.yaml", "metrics.jsonl") if not (folder / name).is_file()]
     if missing:
         raise DataError(f"{folder} is not the folder of a run: it has no {' and no '.join(missing)}")
-    with _reading(folder / "config.yaml") as path:
+    with reading(folder / "config.yaml") as path:
         config = load_yaml(path)
         method = config["method"]
         seed = int(config["seed"] if "seed" in config else config["seeds"][0])
         # Earlier versions wrote a method and a seed as a list of one.
-        comparison = _read_json(folder / "comparison.json", kind=dict)
+        comparison = read_object(folder / "comparison.json", kind=dict)
         label = str(comparison.get("label", method if isinstance(method, str) else method[0]))
         decided = deciding_settings(config)
-    results = _read_json(folder / "all_results.json", kind=dict)
-    with _reading(folder / "all_results.json"):
+    results = read_object(folder / "all_results.json", kind=dict)
+    with reading(folder / "all_results.json"):
         # What the page makes of them, made here, where the file can be named.
         summarise([results] if results else [])
         dict(results.get("versions", {}).items())
-        stages = _stages(results.get("stages", []))
-        numbers = {name: _number(results.get(name)) for name in NUMBERS_AT_END}
-        metrics_at_end = {str(name): _number(value) for name, value in results.get("metrics", {}).items()}
-    task = _task(folder / "adapter" / TASK_FILE)
-    answers, decisions = _answers(folder, task)
+        stages = stages_in_words(results.get("stages", []))
+        numbers = {name: finite(results.get(name)) for name in NUMBERS_AT_END}
+        metrics_at_end = {str(name): finite(value) for name, value in results.get("metrics", {}).items()}
+    task = trained_task(folder / "adapter" / TASK_FILE)
+    answers, decisions = read_answers(folder, task)
     return ReadRun(
         folder=folder,
         label=label,
@@ -179,14 +177,14 @@ def read_run(folder: Path) -> ReadRun:
         config=config,
         settings={name: str(value) for name, value in decided.items() if value is not None and name != "seed"},
         results=results,
-        metrics=_metrics(folder).assign(run=str(folder), label=label),
-        values=_values(folder / "values.jsonl"),
-        spectrum=_spectrum(folder / "spectrum.json"),
+        metrics=read_metrics(folder).assign(run=str(folder), label=label),
+        values=read_values(folder / "values.jsonl"),
+        spectrum=read_spectrum(folder / "spectrum.json"),
         stages=stages,
-        learned=_read_json(folder / "learned.json", kind=dict),
-        per_class=_per_class(folder / "labels.json"),
-        road=_read_json(folder / "road.json", kind=dict),
-        label_issues=_label_issues(folder / "label_issues.csv"),
+        learned=read_object(folder / "learned.json", kind=dict),
+        per_class=read_classes(folder / "labels.json"),
+        road=read_object(folder / "road.json", kind=dict),
+        label_issues=read_label_issues(folder / "label_issues.csv"),
         comparison=comparison,
         task=task,
         answers=answers,
@@ -194,27 +192,6 @@ def read_run(folder: Path) -> ReadRun:
         numbers=numbers,
         metrics_at_end=metrics_at_end,
     )
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[Path]:
-    """Name the file in whatever a damaged or foreign one makes of its reading."""
-    try:
-        yield path
-    except DataError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, OSError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())
-        raise DataError(f"{path} cannot be read: {type(error).__name__}: {text}; copy it from the run again") from error
-
-
-def _stages(stages: Sequence[dict[str, Any]]) -> str:
-    parts, last = [], 0
-    for stage in stages:
-        first, last = last + 1, last + int(stage["steps"])
-        if stage.get("title"):
-            parts.append(f"steps {first} to {last}: {stage['title']}")
-    return "; ".join(parts)
 
 
 def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
@@ -237,7 +214,7 @@ def _baseline(path: Path) -> str | None:
     """Return the baseline that the settings of a comparison name; None for the folder of anything else."""
     if not path.is_file():
         return None
-    with _reading(path):
+    with reading(path):
         baseline = load_yaml(path).get("baseline")
     return baseline if isinstance(baseline, str) else None
 
@@ -267,43 +244,6 @@ def _labelled(run: ReadRun, settings: dict[str, str], of_label: Sequence[dict[st
     return dataclasses.replace(run, label=label, metrics=run.metrics.assign(label=label))
 
 
-def _metrics(folder: Path) -> pandas.DataFrame:
-    # Of two lines of one step the later one counts: a run that was cut off repeats the steps after its checkpoint.
-    with _reading(folder / "times.jsonl") as path:
-        seconds = {int(line["step"]): float(line["seconds"]) for line in read_lines(path)}
-    with _reading(folder / "metrics.jsonl") as path:
-        lines = read_lines(path)
-        metrics = pandas.json_normalize(lines) if lines else pandas.DataFrame({"step": []})
-        for name in metrics:
-            if NUMBERS.fullmatch(str(name)):
-                metrics[name] = pandas.to_numeric(metrics[name])
-            elif RATES.fullmatch(str(name)):
-                metrics[name].str[0].astype(float)
-        return metrics.assign(seconds=metrics["step"].map(seconds))
-
-
-def _values(path: Path) -> pandas.DataFrame:
-    with _reading(path):
-        readings = {int(line["step"]): line["layers"] for line in read_lines(path)}
-        terms = [
-            {"step": step, "layer": layer, "term": term, "value": float(value)}
-            for step, layers in sorted(readings.items())
-            for layer, values in layers.items()
-            for term, value in enumerate(values, start=1)
-        ]
-        return pandas.DataFrame(terms)
-
-
-def _spectrum(path: Path) -> pandas.DataFrame:
-    with _reading(path):
-        terms = [
-            {"layer": str(layer["layer"]), "term": term, "value": float(value), "kept": int(layer["kept"])}
-            for layer in {layer["layer"]: layer for layer in _read_json(path, kind=list)}.values()
-            for term, value in enumerate(layer["values"], start=1)
-        ]
-        return pandas.DataFrame(terms)
-
-
 def _run_folders(folder: Path) -> list[Path]:
     # Not the path's own method, which raises for a name that is too long.
     if not os.path.isdir(folder):
@@ -312,51 +252,10 @@ def _run_folders(folder: Path) -> list[Path]:
         return [folder]
     below = sorted(path.parent for pattern in ("*", "runs/*") for path in folder.glob(f"{pattern}/metrics.jsonl"))
     # The trials of a comparison, among which its settings were chosen, are no result.
-    reported = [path for path in below if _read_json(path / "comparison.json", kind=dict).get("purpose") != "choose"]
+    reported = [path for path in below if read_object(path / "comparison.json", kind=dict).get("purpose") != "choose"]
     if not reported:
         raise DataError(f"{folder} holds no run: neither it nor a folder in it has a metrics.jsonl")
     return reported
-
-
-def _per_class(path: Path) -> list[dict[str, Any]]:
-    with _reading(path):
-        return [dict(row) for row in _read_json(path, kind=list)]
-
-
-def _label_issues(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    with _reading(path):
-        return [asdict(issue) for issue in read_issues(path)[:SHOWN_ISSUES]]
-
-
-def _answers(folder: Path, task: AnyTask | None) -> tuple[list[dict[str, Any]], pandas.DataFrame]:
-    """Return the predictions on the set that gave the score, which is the first one that was written."""
-    # The name decides between two of one moment, as files of a copied folder may be.
-    files = sorted(folder.glob("predictions-*.jsonl"), key=lambda path: (path.lstat().st_mtime_ns, path.name))
-    if not files:
-        return [], judged([])
-    with _reading(files[0]) as path:
-        answers = read_lines(path)
-        # What the page makes of them, made here, where the file can be named.
-        decisions = judged(answers)
-        if task is not None and answers and (score := task.rescored(answers)) is not None:
-            with contextlib.suppress(Undefined):
-                score(numpy.arange(len(answers)))
-        return answers, decisions
-
-
-def _task(path: Path) -> AnyTask | None:
-    """Return what an adapter was trained for; None where it is not told, or is of a kind that is the user's own."""
-    about = _read_json(path, kind=dict)
-    with _reading(path):
-        # A folder names no code to import.
-        return read_task(path.parent)[0] if about.get("kind") in TASK_KINDS else None
-
-
-def _number(value: Any) -> float | None:
-    number = None if value is None else float(value)
-    return number if number is not None and math.isfinite(number) else None
 
 
 def without_texts(run: ReadRun) -> ReadRun:
@@ -372,11 +271,3 @@ def without_texts(run: ReadRun) -> ReadRun:
         judged=run.judged.assign(text=None) if known else run.judged[:0],
         label_issues=[{name: value for name, value in row.items() if name != "text"} for row in run.label_issues],
     )
-
-
-def _read_json(path: Path, *, kind: type) -> Any:
-    """Return the object or list in a JSON file, an empty one where there is no file."""
-    if not path.exists():
-        return kind()
-    with _reading(path):
-        return parse_json(read_text(path), str(path), kind=kind)

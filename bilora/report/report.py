@@ -17,11 +17,12 @@ from bilora.report.figures import by_label
 from bilora.report.findings import class_rows, error_rows, findings
 from bilora.report.learned import learned_numbers, learned_words
 from bilora.report.measured import Measured, measured
+from bilora.report.next_steps import next_steps
 from bilora.report.outcomes import answers, costs, reliability, spectrum_map, value_map
 from bilora.report.read_run import ReadRun, read_runs, without_texts
 from bilora.report.style import Drawing
 from bilora.report.tables import class_cells, loss_rows, metric_rows, score_rows, settings_rows
-from bilora.report.verdict import next_steps, to_take, verdict
+from bilora.report.verdict import to_take, verdict
 
 PAGE = Path(__file__).with_name("page.html")
 # Runs of which singular values are drawn; of more runs, the first seed of each method is taken.

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from bilora.data.faults import OnBadRow
-from bilora.engines.checkpoints.config_change import FREE
 from bilora.engines.endings import Keep, build_ending
-from bilora.engines.hypergradients.catalog import build_hypergradient
 from bilora.engines.settings import OPEN, FitSettings, reopened
 from bilora.engines.training.stages import run_stages
 from bilora.errors import SettingsError, first_ten
@@ -21,7 +17,7 @@ from bilora.problems.catalog import DEFAULT_METHOD, find_variant
 from bilora.problems.levels.level import Level
 from bilora.problems.stage import Stage
 from bilora.problems.variant import Variant
-from bilora.settings.sections import build_section, refuse_faults, resolved
+from bilora.settings.sections import build_section, refuse_faults
 from bilora.tasks.catalog import find_task
 from bilora.tasks.class_weights import check_class_weights
 from bilora.tasks.kinds import find_kind
@@ -34,9 +30,6 @@ DEFAULT_ROAD: Road = "noisy_then_trusted"
 
 # Share of the rows of a file that is held out for validation where no other is given.
 HELD_OUT = 0.1
-
-# Settings that came after runs had hashes, and are no part of one where they are left out.
-LATER = ("source_column", "weight_column", "group_column", "revision")
 
 # Settings of the adapter that every method has.
 ADAPTER = ("rank", "alpha", "dropout", "target_modules")
@@ -265,26 +258,6 @@ class RunConfig(FitSettings):
         # A new config is checked anew, and works out variant and stages again.
         return dataclasses.replace(self, **changed) if changed else self
 
-    def sha256(self) -> str:
-        """Return the hash of everything that decides the numbers of the run: all settings but the output folder."""
-        plain = resolved(self.of(self.method, self.seed))
-        settings = {name: value for name, value in plain.items() if name not in FREE}
-        # Written as they were when a config had lists and other defaults, so that the hash of a run stays what it was.
-        settings["method"], settings["seeds"] = [settings["method"]], [settings.pop("seed")]
-        if self.label_separator is None:
-            del settings["label_separator"]
-        if not self.flip_labels:
-            del settings["flip_labels"]
-        for name in ADAPTER:  # they are among those of the method
-            del settings[name]
-        for name in ("trusted_file", "trusted_column", "road", *LATER):
-            if settings[name] is None:
-                del settings[name]
-        settings["method_settings"] = resolved(self.variant_settings)
-        name, more = short_hypergradient(self.hypergradient)
-        settings["hypergradient"] = {"name": name, **more} if more else name
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
     @property
     def method_defaults(self) -> Mapping[str, Any]:
         """The values of the method for what is left out."""
@@ -411,80 +384,8 @@ ROADS = {
     "correction_then_trusted": "correction_then_trusted",
 }
 
-THEN = {"finite_difference": "central", "scale": "one"}
-
-
-def short_hypergradient(hypergradient: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return a hypergradient's name, and those of its settings that are not its defaults, or those of earlier runs."""
-    name = hypergradient if isinstance(hypergradient, str) else str(hypergradient["name"])
-    plain, built = resolved(build_hypergradient(name)), resolved(build_hypergradient(hypergradient))
-    if not isinstance(built, dict):  # a user's own that is no dataclass
-        return name, {}
-    # The defaults of earlier versions: names and hashes of runs must go on meaning what they meant then.
-    plain |= {key: then for key, then in THEN.items() if key in plain}
-    return name, {key: value for key, value in built.items() if value not in (plain[key], None)}
-
 
 def has_formulation(method: str) -> bool:
     """Return whether a method has pseudo singular values, of which a formulation can be chosen."""
     settings = find_variant(method).settings  # a user's own may be any callable
     return is_dataclass(settings) and any(setting.name == "formulation" for setting in fields(settings))
-
-
-@dataclass(frozen=True)
-class SharedSettings(RunConfig):
-    """What runs of several methods share; their methods are given beside it."""
-
-    # That of the base alone: it has all that some method has, so that no setting is refused before the methods are
-    # known.
-    method: str = "bilora"
-
-    def of(self, method: str, seed: int) -> RunConfig:
-        """Return the config of a run of one of the methods."""
-        return super().of(method, seed).as_base(RunConfig)
-
-
-@dataclass(frozen=True)
-class SeveralRuns:
-    """Runs of several methods with several seeds, and what they share.
-
-    Args:
-        method: Names of variants, or ``package.module:NAME``; each is run with every seed.
-        seeds: One run per seed and method.
-        run: All other settings; formulation and ending are for those of the methods for which they mean something.
-
-    Raises:
-        SettingsError: A setting means nothing for any of the methods, or is not allowed.
-
-    Example:
-        >>> [(run.method, run.seed) for run in SeveralRuns(method=["lora"]).runs]
-        [('lora', 0), ('lora', 1)]
-    """
-
-    method: list[str] = field(default_factory=lambda: ["bilora", "lora"])
-    seeds: list[int] = field(default_factory=lambda: [0, 1])
-    run: RunConfig = field(default_factory=SharedSettings)
-
-    def __post_init__(self) -> None:
-        """Check what concerns the runs together, and each of them."""
-        unique = len(set(self.seeds)) == len(self.seeds)
-        checks = (
-            ("method", "give at least one", bool(self.method)),
-            ("method", "each may stand once", len(set(self.method)) == len(self.method)),
-            ("seeds", "give at least one", bool(self.seeds)),
-            ("seeds", "each may stand once, and none may be negative", unique and min(self.seeds, default=0) >= 0),
-        )
-        refuse_faults("config", self, checks)
-        runs = self.runs  # which checks the settings of each
-        # Left out for some methods is as meant; for all of them it would be dropped without a word.
-        for name in ("formulation", "ending"):
-            value = getattr(self.run, name)
-            if value is not None and all(getattr(run, name) is None for run in runs):
-                raise SettingsError(
-                    f"{name} is {value!r}, which means nothing for the methods {', '.join(self.method)}; leave it out"
-                )
-
-    @cached_property
-    def runs(self) -> tuple[RunConfig, ...]:
-        """The runs; methods alternate within a seed, so that a machine that slows down slows all of them down."""
-        return tuple(self.run.of(method, seed) for seed in self.seeds for method in self.method)

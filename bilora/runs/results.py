@@ -22,7 +22,8 @@ from bilora.engines.callbacks.files import MetricsFile, TimesFile, ValuesFile
 from bilora.engines.training.result import FitResult
 from bilora.files.formats import read_lines, write_whole
 from bilora.problems.stage import Stage
-from bilora.runs.config import RunConfig, has_formulation, short_hypergradient
+from bilora.runs.config import RunConfig, has_formulation
+from bilora.runs.config_hash import short_hypergradient
 from bilora.runs.evaluation import Scores
 from bilora.tasks.task import AnyTask
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from bilora.errors import SettingsError
 from bilora.files.formats import write_yaml
-from bilora.runs.config import RunConfig, SeveralRuns
+from bilora.runs.config import RunConfig
 from bilora.runs.folder import CONFIGS, check_output_folder, make_output_folder
+from bilora.runs.several_runs import SeveralRuns
 from bilora.settings.sections import resolved
 
 CONFIG = "config.yaml"

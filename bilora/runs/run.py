@@ -33,6 +33,7 @@ from bilora.processes.devices import choose_device
 from bilora.processes.sharded import shard_base
 from bilora.runs.adapted_model import put_adapter
 from bilora.runs.config import RunConfig
+from bilora.runs.config_hash import config_hash
 from bilora.runs.description import describe_run
 from bilora.runs.evaluation import Evaluation, Scores
 from bilora.runs.folder import enter_run_folder
@@ -139,7 +140,7 @@ def run_once(
         model,
         scored_on=scored_on,
         megabytes=megabytes,
-        config_sha256=config.sha256(),
+        config_sha256=config_hash(config),
     )
     processes.first_only(
         lambda: _write(plan, prepared, folder, scores=scores, row=row | training_details(result, plan.stages))

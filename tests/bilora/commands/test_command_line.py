@@ -10,7 +10,8 @@ import yaml
 from bilora.commands.command_line import parse_config
 from bilora.engines.settings import LevelSettings
 from bilora.errors import SettingsError
-from bilora.runs.config import RunConfig, SeveralRuns
+from bilora.runs.config import RunConfig
+from bilora.runs.several_runs import SeveralRuns
 
 ROWS = ("--train-file", "rows.csv", "--text-columns", "text")
 

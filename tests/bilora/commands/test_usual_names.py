@@ -14,6 +14,7 @@ from bilora.commands.predict import PREDICT
 from bilora.commands.train import TRAIN
 from bilora.commands.train_config import TrainConfig
 from bilora.commands.usual_names import COMMON, RENAMED, common_help
+from bilora.runs.config_hash import config_hash
 
 ROWS = ["--train-file", "rows.csv"]
 TYPED = [
@@ -118,7 +119,7 @@ def test_a_rank_is_hashed_by_what_it_does() -> None:
     by_name = TrainConfig(task="sst2", steps=5, method="lora", rank=4)
     by_section = TrainConfig(task="sst2", steps=5, method="lora", method_settings={"lora": {"rank": 4}})
     plain = TrainConfig(task="sst2", steps=5, method="lora")
-    hashes = [config.run_config().sha256() for config in (by_name, by_section, plain)]
+    hashes = [config_hash(config.run_config()) for config in (by_name, by_section, plain)]
     assert hashes[0] == hashes[1] != hashes[2]
 
 

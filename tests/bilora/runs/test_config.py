@@ -12,7 +12,9 @@ from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.errors import SettingsError
 from bilora.files.formats import write_yaml
 from bilora.problems.catalog import VARIANTS
-from bilora.runs.config import RunConfig, SeveralRuns, SharedSettings
+from bilora.runs.config import RunConfig
+from bilora.runs.config_hash import config_hash
+from bilora.runs.several_runs import SeveralRuns, SharedSettings
 from bilora.settings.sections import resolved
 
 FILES: dict[str, Any] = {"train_file": "rows.csv", "text_columns": ["text"]}
@@ -193,30 +195,30 @@ def test_hash_changes_with_every_setting(field: str) -> None:
     base |= {"trusted_file": "trusted.csv", "method": "self_tuned"} if field == "road" else {}
     base |= {"method": "learned_sources"} if field == "source_column" else {}
     base |= {"model": "owner/name"} if field == "revision" else {}
-    assert RunConfig(**base).sha256() != RunConfig(**{**base, field: (OF_A_FIT | OF_A_RUN)[field]}).sha256()
+    assert config_hash(RunConfig(**base)) != config_hash(RunConfig(**{**base, field: (OF_A_FIT | OF_A_RUN)[field]}))
 
 
 def test_one_label_column_is_one_however_it_is_given() -> None:
     word, words = RunConfig(**FILES, label_column="kind"), RunConfig(**FILES, label_column=["kind"])
     assert words.label_column == "kind"
-    assert word.sha256() == words.sha256()
+    assert config_hash(word) == config_hash(words)
 
 
 @pytest.mark.parametrize("field", sorted(FREE))
 def test_hash_knows_nothing_of_what_decides_no_number(field: str) -> None:
     """Of rows that are left out or refused neither: they are known by their own digest."""
     base = FILES | ({"output": "elsewhere"} if field == "overwrite" else {})
-    assert RunConfig(**{**base, field: (OF_A_FIT | OF_A_RUN)[field]}).sha256() == RunConfig(**FILES).sha256()
+    assert config_hash(RunConfig(**{**base, field: (OF_A_FIT | OF_A_RUN)[field]})) == config_hash(RunConfig(**FILES))
 
 
 def test_hash_knows_method_its_settings_and_seed_only() -> None:
-    assert len({run.sha256() for run in SeveralRuns().runs}) == 4
-    alone = RunConfig(method="lora").sha256()
-    assert RunConfig(method="lora", output="elsewhere").sha256() == alone
-    assert RunConfig(method="lora", method_settings={"bilora": {"rank": 3}}).sha256() == alone
-    assert SharedSettings(formulation="real").of("lora", 0).sha256() == alone
-    assert RunConfig(method="lora", method_settings={"lora": {"rank": 3}}).sha256() != alone
-    assert RunConfig(method="lora", method_settings={"lora": {"rank": 8}}).sha256() == alone, "8 is the default"
+    assert len({config_hash(run) for run in SeveralRuns().runs}) == 4
+    alone = config_hash(RunConfig(method="lora"))
+    assert config_hash(RunConfig(method="lora", output="elsewhere")) == alone
+    assert config_hash(RunConfig(method="lora", method_settings={"bilora": {"rank": 3}})) == alone
+    assert config_hash(SharedSettings(formulation="real").of("lora", 0)) == alone
+    assert config_hash(RunConfig(method="lora", method_settings={"lora": {"rank": 3}})) != alone
+    assert config_hash(RunConfig(method="lora", method_settings={"lora": {"rank": 8}})) == alone, "8 is the default"
 
 
 def test_hash_of_a_run_is_what_it_was_before_the_defaults_changed() -> None:
@@ -229,7 +231,7 @@ def test_hash_of_a_run_is_what_it_was_before_the_defaults_changed() -> None:
         lower=LevelSettings(learning_rate=1e-3),
         upper=LevelSettings(learning_rate=1e-2),
     )
-    assert config.sha256() == "669a69d064ac0e1bac03e55d21df942d585bf8d460616d0f807095a6f863fc9c"
+    assert config_hash(config) == "669a69d064ac0e1bac03e55d21df942d585bf8d460616d0f807095a6f863fc9c"
 
 
 # ---- from a file ----------------------------------------------------------------------------------
@@ -260,7 +262,7 @@ def test_yaml_loads_back_to_the_same_config(config: RunConfig, tmp_path: Path) -
 def test_config_of_one_run_loads_back_with_the_same_hash(method: str, tmp_path: Path) -> None:
     config, path = RunConfig(**ODD).of(method, 3), tmp_path / "config.yaml"
     again = loaded(RunConfig, config, path)
-    assert (again.variant_settings, again.sha256()) == (config.variant_settings, config.sha256())
+    assert (again.variant_settings, config_hash(again)) == (config.variant_settings, config_hash(config))
     # As the run of a program that compares several, and as earlier versions wrote it: with lists of one.
     assert loaded(SeveralRuns, config, path).runs == (config,)
     earlier = resolved(config) | {"method": [method], "seeds": [3]}

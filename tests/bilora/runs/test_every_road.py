@@ -18,7 +18,8 @@ from bilora.engines.training.fit import settings_of_adapter
 from bilora.files.formats import write_yaml
 from bilora.problems.catalog import find_variant
 from bilora.problems.variants.bilora import BiloraSettings
-from bilora.runs.config import RunConfig, SeveralRuns
+from bilora.runs.config import RunConfig
+from bilora.runs.several_runs import SeveralRuns
 from bilora.settings.sections import resolved
 
 SAME = ("hypergradient", "lower", "upper", "split_ratio", "unroll_steps")
