@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from measured_methods import LORA, against
+from reported_methods import LORA, against
 
 from bilora.report.measured import ROWS, Difference, Measured
 from bilora.report.next_steps import ClassFinding, Findings, next_steps, times_as_many

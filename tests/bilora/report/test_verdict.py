@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from measured_methods import LORA, against
+from reported_methods import LORA, against
 
 from bilora.report.measured import Difference, Measured
 from bilora.report.verdict import beats_chance, to_take, verdict
