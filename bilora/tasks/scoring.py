@@ -18,7 +18,7 @@ from bilora.tensors import to_device
 Item = TypeVar("Item")
 
 # Predictions keep no gradients, so that more rows fit in memory than in a batch of training.
-VALIDATION_BATCH = 64
+VALIDATION_BATCH = 32
 
 
 @contextlib.contextmanager
