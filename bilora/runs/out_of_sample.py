@@ -12,8 +12,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 from tqdm import tqdm
 
@@ -58,12 +56,16 @@ def folds_of(rows: Rows, count: int, *, names: tuple[str, ...], seed: int) -> Fo
     if rows.groups is not None:
         parts = list(group_folds(rows.labels, rows.groups, count, key=f"folds {seed}"))
         return [(sorted(set(range(len(rows))) - set(judge)), judge) for judge in parts]
+    from sklearn.model_selection import StratifiedKFold  # here: every training would pay for it in memory
+
     folds = StratifiedKFold(count, shuffle=True, random_state=seed)
     return [(learn.tolist(), judge.tolist()) for learn, judge in folds.split(labels, labels)]
 
 
 def by_embeddings(config: RunConfig, rows: TaskRows, folds: Folds, *, parts: Path) -> Chances:
     """Return the probabilities ``(rows, classes)`` of a logistic regression over a frozen model's embeddings."""
+    from sklearn.linear_model import LogisticRegression  # here: every training would pay for it in memory
+
     task = rows.task
     features = embeddings(config, rows, parts=parts).numpy()
     labels = numpy.asarray(rows.train.labels, dtype=int)
