@@ -19,7 +19,7 @@ from bilora.problems.levels.betty_problem import PRECISIONS
 from bilora.problems.stage import Stage
 from bilora.problems.variant import Variant
 from bilora.problems.variants.correction_then_trusted import Correction
-from bilora.problems.variants.learned_decay_bilora import DecayedBiloraLower
+from bilora.problems.variants.learned_rate import RatedLower
 from bilora.processes.processes import Processes
 from bilora.runs.config import DEFAULT_ROAD, ROADS
 from bilora.runs.label_issues import class_names
@@ -169,7 +169,7 @@ class Trials:
         lower = self.plan.settings.lower
         size = min(lower.batch_size, len(learn.encoded))
         settings = replace(self.plan.settings, steps=self.trusted_steps, lower=replace(lower, batch_size=size))
-        plan = replace(self.plan, stages=(Stage("trusted", DecayedBiloraLower),), settings=settings, split=None)
+        plan = replace(self.plan, stages=(Stage("trusted", RatedLower),), settings=settings, split=None)
         fit_adapted(self.model, learn, plan, replace(self.prepared, upper=None))
 
     def _by_fold(self, train: Callable[[EncodedRows], None]) -> Any:

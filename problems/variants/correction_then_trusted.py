@@ -11,8 +11,8 @@ from bilora.errors import SettingsError
 from bilora.problems.levels.losses import read_loss
 from bilora.problems.stage import Stage
 from bilora.problems.variants import self_tuned
-from bilora.problems.variants.learned_decay_bilora import DecayedBiloraLower
 from bilora.problems.variants.learned_noise import corrected_losses
+from bilora.problems.variants.learned_rate import RatedLower
 from bilora.problems.variants.self_tuned import SelfTunedSettings, SelfTunedUpper, SelfTuning
 
 # Of what earlier steps have seen, at each upper step: half is gone after 34, as the model that is asked gets better.
@@ -67,7 +67,7 @@ class Correction(SelfTuning):
         return {**learned, "transition_matrix": self.matrix.tolist(), "words": words}
 
 
-class CorrectedLower(DecayedBiloraLower):
+class CorrectedLower(RatedLower):
     """The lower level under decays, whose loss asks for the label that a row of the predicted class would have."""
 
     reads_weights = True

@@ -12,12 +12,13 @@ from bilora import BiloraConfig, level_parameters
 from bilora.adapter.level_parameters import levelled_layers, pseudo_svd_layers
 from bilora.data.row_marks import TrainingRows
 from bilora.errors import SettingsError
+from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.stage import Stage
 from bilora.problems.variant import AdapterSettings, Variant
 from bilora.problems.variants import bilora
-from bilora.problems.variants.decay_path import DecayPath
 from bilora.problems.variants.learned_decay import DecayUpper, bounds_faults
-from bilora.problems.variants.learned_decay_bilora import DecayedBiloraLower
+from bilora.problems.variants.learned_rate import RatedDecays, RatedLower, rate_of
+from bilora.tensors import Tensors
 
 # A decay below it is none in any run that ends.
 FLOOR = 1e-3
@@ -66,8 +67,10 @@ class SelfTunedSettings(AdapterSettings):
             the second stage, as they are or in their ``layer_mean``, their ``mean`` or ``shuffled``; ``off`` leaves
             them at one.
         values_learning_rate: Adam's constant learning rate for the values.
-        average: Share of the first stage, its end, over which the logarithms of the decays are averaged; 0 takes the
-            last ones.
+        rate: Whether the lower learning rate is ``learned`` too, as one factor of it, and kept in the second stage, or
+            ``fixed`` at what it starts with.
+        average: Share of the first stage, its end, over which the logarithms of the decays and of the factor are
+            averaged; 0 takes the last ones.
 
     Example:
         >>> SelfTunedSettings(groups="three")
@@ -82,6 +85,7 @@ class SelfTunedSettings(AdapterSettings):
     groups: Literal["two", "one", "layer", "tensor"] = "two"
     values: Literal["kept", "layer_mean", "mean", "shuffled", "off"] = "kept"
     values_learning_rate: float = 0.01
+    rate: Literal["learned", "fixed"] = "fixed"
     average: float = 0.5
 
     # LoRA with a factor of one per rank at its start: nothing but decays and values regularises.
@@ -98,37 +102,56 @@ class SelfTunedSettings(AdapterSettings):
             faults.append(f"decay_start is {self.decay_start}, it must be at least {FLOOR}")
         if not 0 <= self.average <= 1:
             faults.append(f"average is {self.average}, it is a share of the stage, in [0, 1]")
-        for name, table in (("groups", GROUPS), ("values", KEPT)):
-            if getattr(self, name) not in table:
-                faults.append(f"{name} is {getattr(self, name)!r}, allowed: {', '.join(table)}")
+        for name, allowed in (("groups", GROUPS), ("values", KEPT), ("rate", ("learned", "fixed"))):
+            if getattr(self, name) not in allowed:
+                faults.append(f"{name} is {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
         return faults
 
 
 class SelfTunedUpper(DecayUpper):
-    """Pseudo singular values, by the run's hypergradient, and decays, in closed form."""
+    """Pseudo singular values, by the run's hypergradient; decays and the rate's factor, in closed form."""
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the values, unless they are off, and last the logarithms of the decays."""
+        """Return the values, unless they are off, the logarithm of the factor, if learned, and last those of decays."""
         values = {} if self.cfg.values == "off" else level_parameters(self.module).upper
-        return {**values, **super().level_parameters()}
+        rate = rate_of(self)
+        factor = {} if rate is None else {"log_factor": rate.log_factor}
+        return {**values, **factor, **super().level_parameters()}
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
-        """Return the group of the values, with their learning rate, and that of the decays."""
-        *values, decays = super().optimizer_groups()
-        return [*({**group, "lr": self.cfg.values_learning_rate} for group in values), decays]
+        """Return the group of the values, with their learning rate, and that of the decays and the factor."""
+        *values, shared = super().optimizer_groups()
+        if rate_of(self) is not None:
+            *others, factor = values[0]["params"]
+            values = [{"params": others}] if others else []
+            shared = {**shared, "params": [factor, *shared["params"]]}
+        return [*({**group, "lr": self.cfg.values_learning_rate} for group in values), shared]
+
+    def implicit_term(self, vector: Tensors, lower: LowerProblem) -> Tensors:
+        """Return the hypergradient's term, with those of the decays and of the factor added: no further pass."""
+        terms = super().implicit_term(vector, lower)
+        rate, step = rate_of(self), lower.recorded_step()
+        if rate is None or not step.taken:
+            return terms
+        assert step.parameters_before is not None  # asked for in needs
+        *values, factor, decays = terms
+        after, steps = tuple(lower.trainable_parameters()), lower.config.unroll_steps
+        return (*values, factor + rate.implicit_term(vector, step.parameters_before, after, steps=steps), decays)
 
     def take_step(self) -> None:
-        """Step, and note what became of the decays."""
-        decays = self.companion
-        assert isinstance(decays, DecayPath)  # built by the variant
+        """Step, and note what became of the decays and of the factor."""
+        decays, rate = self.companion, rate_of(self)
+        assert isinstance(decays, RatedDecays)  # built by the variant
         gradient = decays.log_decay.grad
         super().take_step()
         if gradient is not None:
             [loader] = self.train_data_loader
             decays.note(gradient, upper_rows=len(loader.dataset))
+        if rate is not None:
+            rate.note()
 
 
-class SelfTuning(DecayPath):
+class SelfTuning(RatedDecays):
     """The decays, and what becomes of the values of a model when both are learned."""
 
     def __init__(self, model: nn.Module, settings: SelfTunedSettings) -> None:
@@ -142,6 +165,7 @@ class SelfTuning(DecayPath):
             groups=[GROUPS[settings.groups](name, owners.get(name)) for name in names],
             rate=settings.decay_learning_rate,
             share=settings.average,
+            learns_rate=settings.rate == "learned",
         )
         self.values_are_off = settings.values == "off"
         self.kept = KEPT[settings.values]
@@ -150,7 +174,7 @@ class SelfTuning(DecayPath):
 
     @torch.no_grad()
     def settle(self, model: nn.Module) -> None:
-        """Fix the decays, and the values as the settings have them; at one where D2 is too small to learn them."""
+        """Fix decays and rate, and the values as the settings have them; at one where D2 is too small to learn them."""
         super().settle(model)
         values = list(level_parameters(model).upper.values())
         kept = [torch.ones_like(value) for value in values] if self.too_few_rows else self.kept(values)
@@ -159,7 +183,7 @@ class SelfTuning(DecayPath):
             value.copy_(new)
 
     def learned(self) -> dict[str, Any]:
-        """Return the decays, and the mean of the values in each layer."""
+        """Return the decays, the factor of the rate, and the mean of the values in each layer."""
         decays = super().learned()
         if self.values_are_off:
             return decays
@@ -210,12 +234,12 @@ def companion(model: nn.Module, settings: SelfTunedSettings, rows: TrainingRows)
 def plan(settings: SelfTunedSettings) -> tuple[Stage, ...]:
     """Return the stage that learns; the ending trains anew."""
     title = "learning how strongly to regularise"
-    return (Stage("bilevel", DecayedBiloraLower, SelfTunedUpper, title=title, is_search=True, small_upper=True),)
+    return (Stage("bilevel", RatedLower, SelfTunedUpper, title=title, is_search=True, small_upper=True),)
 
 
 VARIANT = Variant(
     "self_tuned",
-    DecayedBiloraLower,
+    RatedLower,
     SelfTunedUpper,
     SelfTunedSettings,
     partial(bilora.adapt, init_weights="lora"),

@@ -61,10 +61,10 @@ def endless(data: Rows, *, batch_size: int, seed: int) -> Iterator[dict[str, Ten
 
 
 class ByHand:
-    """The recipe in plain torch: a loop that learns two decays and the values, and one that trains with them."""
+    """The recipe in plain torch: a loop that learns decays, values and perhaps a factor of the rate, and a retraining."""
 
-    def __init__(self, model: PeftModel) -> None:
-        self.model = model
+    def __init__(self, model: PeftModel, *, learns_rate: bool) -> None:
+        self.model, self.learns_rate = model, learns_rate
         trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.values = [weight for name, weight in trainable.items() if "bilora_E" in name]
         below = {name: weight for name, weight in trainable.items() if "bilora_E" not in name}
@@ -79,7 +79,9 @@ class ByHand:
         optimizer = torch.optim.AdamW(groups, lr=3e-3)
         return optimizer, get_scheduler("linear", optimizer, math.ceil(0.06 * STEPS), STEPS)
 
-    def step(self, optimizer: torch.optim.AdamW, scheduler: Any, batch: dict[str, Tensor]) -> None:
+    def step(self, optimizer: torch.optim.AdamW, scheduler: Any, batch: dict[str, Tensor], *, factor: float) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] *= factor  # the scheduler sets it anew
         for weight, gradient in zip(self.below, torch.autograd.grad(self.model(**batch).loss, self.below), strict=True):
             weight.grad = gradient
         torch.nn.utils.clip_grad_norm_(self.below, 1.0)
@@ -87,21 +89,24 @@ class ByHand:
         scheduler.step()
 
     def learn(self, lower: Rows, upper: Rows) -> Tensor:
+        """Return the mean of the logarithms of the two decays and of the factor over the last half."""
         optimizer, scheduler = self.optimizer([3.0, 3.0])
-        rho = torch.full((2,), math.log(3.0), dtype=torch.float64)
+        rho = torch.tensor([math.log(3.0), math.log(3.0), 0.0], dtype=torch.float64)
         above, of_values = torch.optim.Adam([rho], lr=0.1), torch.optim.Adam(self.values, lr=0.01)
         below, over = endless(lower, batch_size=8, seed=0), endless(upper, batch_size=len(upper), seed=1)
         path = []
         for step in range(1, STEPS + 1):
             before = [weight.detach().clone() for weight in self.below]
-            rate = optimizer.param_groups[0]["lr"]
-            self.step(optimizer, scheduler, next(below))
+            factor = rho[2].exp().item()
+            rate = factor * optimizer.param_groups[0]["lr"]
+            self.step(optimizer, scheduler, next(below), factor=factor)
             if step % 2:
                 continue
             gradients = torch.autograd.grad(self.model(**next(over)).loss, [*self.below, *self.values])
             dots = torch.stack([(a * b).sum() for a, b in zip(before, gradients, strict=False)])
             both = torch.stack([(dots * (1 - self.heads)).sum(), (dots * self.heads).sum()])
-            rho.grad = -rate * 2 * rho.exp() * both
+            moved = sum((v * (w.detach() - b)).sum() for v, w, b in zip(gradients, self.below, before, strict=False))
+            rho.grad = torch.cat([-rate * 2 * rho[:2].exp() * both, torch.stack([2 * moved * self.learns_rate])])
             for value, gradient in zip(self.values, gradients[len(self.below) :], strict=True):
                 value.grad = gradient
             above.step()
@@ -112,24 +117,29 @@ class ByHand:
         return torch.stack(path)[len(path) // 2 :].mean(0)
 
 
-def test_both_stages_are_those_of_a_loop_in_plain_torch() -> None:
-    settings = SelfTunedSettings(rank=4)
+@pytest.mark.parametrize("rate", ["fixed", "learned"])
+def test_both_stages_are_those_of_a_loop_in_plain_torch(rate: Any) -> None:
+    settings = SelfTunedSettings(rank=4, rate=rate)
     model, other = adapted(settings), adapted(settings)
     learned = trained(model, settings)
-    hand, start, data = ByHand(other), {name: w.detach().clone() for name, w in other.named_parameters()}, rows()
+    hand, data = ByHand(other, learns_rate=rate == "learned"), rows()
+    start = {name: weight.detach().clone() for name, weight in other.named_parameters()}
     split = split_rows([row["labels"] for row in data], ratio=0.5, seed=0)
     answer = hand.learn([data[i] for i in split.lower], [data[i] for i in split.upper])
     assert learned["fallen_back"] == []
     assert list(learned["decays"]) == ["adapters", "head"]
-    assert list(learned["decays"].values()) == pytest.approx(answer.exp().tolist(), rel=1e-6)
+    *decays, factor = answer.exp().tolist()
+    assert list(learned["decays"].values()) == pytest.approx(decays, rel=1e-6)
+    assert learned.get("rate_factor", 1.0) == pytest.approx(factor, rel=1e-6)
+    assert (rate == "fixed") is (factor == 1.0)
     with torch.no_grad():
         for name, weight in other.named_parameters():
             if "bilora_E" not in name:
                 weight.copy_(start[name])
-    optimizer, scheduler = hand.optimizer(answer.exp().tolist())
+    optimizer, scheduler = hand.optimizer(decays)
     batches = endless(data, batch_size=8, seed=0)
     for _ in range(STEPS):
-        hand.step(optimizer, scheduler, next(batches))
+        hand.step(optimizer, scheduler, next(batches), factor=factor)
     for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6, msg=name)
     assert max((weight - start[name]).abs().max() for name, weight in model.named_parameters()) > 1e-2
@@ -290,6 +300,7 @@ def test_an_adapter_that_it_cannot_train() -> None:
         ({"decay_learning_rate": -1.0}, "decay_learning_rate is -1.0, it must not be negative"),
         ({"values_learning_rate": math.nan}, "values_learning_rate is nan"),
         ({"average": 1.5}, "average is 1.5, it is a share of the stage"),
+        ({"rate": "lerned"}, "rate is 'lerned', allowed: learned, fixed"),
         ({"values": "kpet"}, "values is 'kpet', allowed: kept, layer_mean, mean, shuffled, off"),
     ],
 )
