@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import multiprocessing
 import platform
 import shlex
 import sys
@@ -79,5 +80,6 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """Return the words with which this process was started, as a shell takes them."""
-    return shlex.join(sys.orig_argv)
+    """Return the words with which this process was started, or the one that it helps, as a shell takes them."""
+    # A helper has the arguments of the process that a person started, behind words of its own that start nothing.
+    return shlex.join(sys.orig_argv if multiprocessing.parent_process() is None else sys.argv)

@@ -66,13 +66,14 @@ def test_the_committed_study_has_the_settings_the_grid_and_the_seeds_that_were_a
     assert len({job.name for job in first}) == len(first)
 
 
-def test_every_line_of_the_ablations_differs_from_the_first_in_one_thing() -> None:
-    study = protocols.read_protocol(STUDY.with_name("study_ablations.yaml"))
+@pytest.mark.parametrize(("name", "count"), [("study_ablations", 16), ("study_rate", 2)])
+def test_every_line_differs_from_the_first_in_one_thing(name: str, count: int) -> None:
+    study = protocols.read_protocol(STUDY.with_name(f"{name}.yaml"))
     place = runs.Study(study, Path("data"), {})
     first, *others = [
         config_hash(place.config(protocols.job_of("sst2_flips", row, 0))) for row in study.methods.values()
     ]
-    assert len({first, *others}) == 16
+    assert len({first, *others}) == count
 
 
 def test_what_is_wrong_in_a_protocol_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What a fingerprint sees, and what it passes over; the versions in a row of results."""
 
+import multiprocessing
 import platform
+import sys
 from typing import Any
 
 import peft
@@ -14,7 +16,7 @@ from torch import nn
 import bilora
 from bilora import BiloraConfig
 from bilora.artifacts import fingerprint
-from bilora.artifacts.fingerprint import base_fingerprint, base_tensors, data_fingerprint, versions
+from bilora.artifacts.fingerprint import base_fingerprint, base_tensors, command, data_fingerprint, versions
 
 
 def adapted(seed: int = 0, *, head: int = 5) -> Any:
@@ -134,3 +136,14 @@ def test_quantised_tensors_enter_by_their_numbers(monkeypatch: pytest.MonkeyPatc
         return base_fingerprint(nn.Identity())
 
     assert of(1, 2) == of(1, 2) != of(1, 3)
+
+
+def test_a_helper_names_the_command_that_a_person_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sys, "orig_argv", ["python", "-c", "from multiprocessing.spawn import spawn_main; spawn_main()"]
+    )
+    monkeypatch.setattr(sys, "argv", [".venv/bin/bilora", "compare", "--config", "my runs.yaml"])
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: None)
+    assert command().startswith("python -c 'from multiprocessing")
+    monkeypatch.setattr(multiprocessing, "parent_process", object)
+    assert command() == ".venv/bin/bilora compare --config 'my runs.yaml'"

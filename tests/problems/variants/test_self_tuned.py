@@ -61,7 +61,7 @@ def endless(data: Rows, *, batch_size: int, seed: int) -> Iterator[dict[str, Ten
 
 
 class ByHand:
-    """The recipe in plain torch: a loop that learns decays, values and perhaps a factor of the rate, and a retraining."""
+    """The recipe in plain torch: a loop that learns decays, values and maybe a factor of the rate, and a retraining."""
 
     def __init__(self, model: PeftModel, *, learns_rate: bool) -> None:
         self.model, self.learns_rate = model, learns_rate
