@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bilora.problems.levels.lower import LowerProblem
 from bilora.problems.levels.upper import UpperProblem
-from bilora.problems.variants.decay_path import DecayPath, PathReading, read_path
+from bilora.problems.variants.decay_path import DecayPath
 from bilora.problems.variants.learned_decay_bilora import DecayedBiloraLower
 from bilora.tensors import Tensors
 
@@ -19,14 +19,14 @@ SMALLEST, LARGEST = 1 / 30, 7.0
 class LearnedRate(nn.Module):
     """``factor = exp(rho)``, which every lower step's learning rate is multiplied with; rho is an upper parameter.
 
-    Its answer is the mean of its path over the last ``share``, or one where the path says nothing.
+    Its answer is that of the mean of rho over the last ``share`` of its path.
     """
 
-    def __init__(self, *, rate: float, share: float) -> None:
+    def __init__(self, *, share: float) -> None:
         super().__init__()
-        self.rate, self.share = rate, share
+        self.share = share
         self.log_factor = nn.Parameter(torch.zeros(1))
-        # A pair per upper step: rho after it, and its gradient before it.
+        # Rho after every upper step.
         self._path: list[Tensor] = []
         self._read: tuple[int, float] | None = None
 
@@ -51,24 +51,20 @@ class LearnedRate(nn.Module):
         """Add a step that has just been made to the path, with rho put back to its bounds."""
         # Back, so that the next step away from a bound has an effect.
         self.log_factor.clamp_(min=math.log(SMALLEST), max=math.log(LARGEST))
-        if (gradient := self.log_factor.grad) is not None:
-            self._path.append(torch.cat([self.log_factor, gradient]))
-
-    def reading(self) -> PathReading | None:
-        """Return what the path says; None before the first upper step."""
-        if not self._path:
-            return None
-        path, gradients = torch.stack([step.detach().cpu() for step in self._path]).unbind(1)
-        return read_path(path, gradients, start=0.0, rate=self.rate, share=self.share)
+        self._path.append(self.log_factor.detach().cpu().clone())
 
     def answer(self) -> float:
-        """Return the factor that the path says, or one."""
-        reading = self.reading()
-        return 1.0 if reading is None or reading.says_nothing else math.exp(reading.mean)
+        """Return the factor that the path ends around; one before the first upper step."""
+        if not self._path:
+            return 1.0
+        # Not held against a random walk, as a decay is: Adam's constant rate goes far in a few steps, comes back, and
+        # then hardly moves, since the gradients shrink with the rate that the schedule lowers.
+        last = max(1, round(self.share * len(self._path)))
+        return math.exp(torch.cat(self._path[-last:]).double().mean().item())
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the path."""
-        return {"path": [step.detach().cpu() for step in self._path]}
+        return {"path": list(self._path)}
 
     def set_extra_state(self, state: Any) -> None:
         """Go on with a path."""
@@ -80,7 +76,7 @@ class RatedDecays(DecayPath):
 
     def __init__(self, *args: Any, learns_rate: bool, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.learned_rate = LearnedRate(rate=self.rate, share=self.share) if learns_rate else None
+        self.learned_rate = LearnedRate(share=self.share) if learns_rate else None
 
     @torch.no_grad()
     def settle(self, model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""The factor of the learning rate: its derivative against differences, its bounds, and what its path says."""
+"""The factor of the learning rate: its derivative against differences, its answer, its bounds, and its state."""
 
 import math
 
@@ -33,42 +33,37 @@ def test_the_derivative_of_one_step_is_that_of_differences(log_factor: float) ->
     states = stepped(log_factor)
     before, after = tuple(states[:2]), tuple(states[2:])
     vector = torch.autograd.grad(upper_loss(list(after)), after)
-    found = LearnedRate(rate=0.1, share=0.5).double().implicit_term(vector, before, after, steps=1)
+    found = LearnedRate(share=0.5).double().implicit_term(vector, before, after, steps=1)
     width = 1e-5
     ends = [upper_loss(stepped(log_factor + sign * width)[2:]).item() for sign in (1, -1)]
     assert found.item() == pytest.approx((ends[0] - ends[1]) / (2 * width), rel=1e-7)
-    twice = LearnedRate(rate=0.1, share=0.5).double().implicit_term(vector, before, after, steps=2)
+    twice = LearnedRate(share=0.5).double().implicit_term(vector, before, after, steps=2)
     assert twice.item() == pytest.approx(2 * found.item())
 
 
-def noted(steps: int, *, move: float, gradient: float, share: float = 0.5) -> LearnedRate:
-    rate = LearnedRate(rate=0.1, share=share)
-    for step in range(steps):
+def noted(steps: int, *, move: float, share: float = 0.5) -> LearnedRate:
+    rate = LearnedRate(share=share)
+    for _ in range(steps):
         with torch.no_grad():
             rate.log_factor.add_(move)
-        rate.log_factor.grad = torch.tensor([gradient * (-1.0) ** step])
         rate.note()
     return rate
 
 
 def test_the_answer_is_the_mean_of_the_last_half() -> None:
-    rate = noted(10, move=-0.1, gradient=1.0)
+    rate = noted(10, move=-0.1)
     assert rate.answer() == pytest.approx(math.exp(-0.8))  # of -0.6 to -1.0
     assert rate.factor() == pytest.approx(math.exp(-1.0))
-    assert noted(10, move=-0.1, gradient=1.0, share=0.0).answer() == pytest.approx(math.exp(-1.0))
-
-
-def test_a_path_that_says_nothing_leaves_the_rate_as_it_is() -> None:
-    assert noted(40, move=-0.002, gradient=1.0).answer() == 1.0
-    assert LearnedRate(rate=0.1, share=0.5).answer() == 1.0
+    assert noted(10, move=-0.1, share=0.0).answer() == pytest.approx(math.exp(-1.0))
+    assert LearnedRate(share=0.5).answer() == 1.0
 
 
 @pytest.mark.parametrize(("move", "bound"), [(-1.0, SMALLEST), (1.0, LARGEST)])
 def test_it_stays_within_its_bounds(move: float, bound: float) -> None:
-    assert noted(10, move=move, gradient=1.0).factor() == pytest.approx(bound)
+    assert noted(10, move=move).factor() == pytest.approx(bound)
 
 
 def test_its_path_is_part_of_its_state() -> None:
-    rate, again = noted(10, move=-0.1, gradient=1.0), LearnedRate(rate=0.1, share=0.5)
+    rate, again = noted(10, move=-0.1), LearnedRate(share=0.5)
     again.load_state_dict(rate.state_dict())
     assert (again.answer(), again.factor()) == (rate.answer(), rate.factor())

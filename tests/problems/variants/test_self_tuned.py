@@ -237,6 +237,20 @@ def test_values_of_a_d2_that_is_too_small_are_those_of_the_start() -> None:
     assert settle(SelfTunedSettings(rank=2, target_modules=["query"]), upper_rows=15) == [[1.0, 1.0], [1.0, 1.0]]
 
 
+@pytest.mark.parametrize(("upper_rows", "factor"), [(15, 1.0), (16, 0.5)])
+def test_the_rate_of_a_d2_that_is_too_small_is_that_of_the_start(upper_rows: int, factor: float) -> None:
+    settings = SelfTunedSettings(rank=2, rate="learned")
+    tuning = SelfTuning(model := adapted(settings), settings)
+    rate = tuning.learned_rate
+    assert rate is not None
+    with torch.no_grad():
+        rate.log_factor.fill_(math.log(0.5))
+    rate.note()
+    tuning.note(torch.ones(2), upper_rows=upper_rows)
+    tuning.settle(model)
+    assert rate.factor() == tuning.learned()["rate_factor"] == pytest.approx(factor)
+
+
 def settle(settings: SelfTunedSettings, *, upper_rows: int = 16) -> list[list[float]]:
     model = adapted(settings)
     tuning, values = SelfTuning(model, settings), list(level_parameters(model).upper.values())
