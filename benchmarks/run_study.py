@@ -5,7 +5,7 @@ run in several processes, also of several calls. Examples::
 
     python benchmarks/run_study.py --data-dir DIR --jobs 2 --methods lora lora_d1 lora_early_stopping
     python benchmarks/run_study.py --data-dir DIR --development
-    python benchmarks/run_study.py --report --document docs/results.md
+    python benchmarks/run_study.py --data-dir DIR --report --document docs/results.md
     python benchmarks/run_study.py --protocol benchmarks/configs/study_ablations.yaml --data-dir DIR
 """
 

@@ -18,7 +18,7 @@ from study_protocol import Protocol as StudyProtocol
 from study_results import Results
 
 from bilora.artifacts.fingerprint import versions
-from bilora.errors import BiloraError
+from bilora.errors import BiloraError, SettingsError, first_ten
 from bilora.models.pretrained import quiet_transformers
 
 HERE = Path(__file__).parent
@@ -73,7 +73,7 @@ class Program:
             protocol = self.read(options.protocol)
             protocol = protocol.for_development() if options.development else protocol
             path = options.output or HERE / "results" / f"{protocol.name}.jsonl"
-            Results(path, protocol).lines()
+            self.add_labels(options, Results(path, protocol))
         except BiloraError as error:
             print(f"{self.name}: error: {error}", file=sys.stderr)
             return 2
@@ -94,6 +94,23 @@ class Program:
             for helper in helpers:
                 helper.terminate()
         return max([abs(helper.exitcode or 0) for helper in helpers], default=0)
+
+    def add_labels(self, options: argparse.Namespace, results: Results) -> None:
+        """Add the labels of test rows to a file that came without them, as one of a checkout does, for a report."""
+        lines = results.lines()
+        known = {line.get("labels_of") for line in lines}
+        lacking = sorted({line["setting"] for line in lines if "answers" in line.get("test", {})} - known)
+        if not options.report or not lacking:
+            return
+        if options.data_dir is None:
+            raise SettingsError(
+                f"{results.path} lacks the labels of the test rows of {first_ten(lacking)}; give --data-dir DIR, from "
+                "which they are read"
+            )
+        study = self.study(results.protocol, options.data_dir, dict(options.models))
+        for labels in map(study.labels, lacking):
+            if labels is not None:
+                results.append(labels)
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Return the words of the command line, read."""

@@ -1,5 +1,6 @@
 """The study: which trainings it needs, that none is made twice, and that they are those of the command."""
 
+import dataclasses
 import json
 import os
 import sys
@@ -190,7 +191,9 @@ def test_a_job_has_the_numbers_of_the_command_for_the_same_config(
     ]
 
 
-def test_all_jobs_are_run_once_and_nothing_is_left_to_go_on_with(small: list[str]) -> None:
+def test_all_jobs_are_run_once_and_nothing_is_left_to_go_on_with(
+    small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     output = Path(small[-1])
     assert program.PROGRAM.main([*small, "--methods", "lora_d1"]) == 0
     first = output.read_bytes()
@@ -212,6 +215,14 @@ def test_all_jobs_are_run_once_and_nothing_is_left_to_go_on_with(small: list[str
     before = output.read_bytes()
     assert program.PROGRAM.main(small) == 0
     assert output.read_bytes() == before
+    # A checkout may not hold the labels: a report asks for the data, and adds what they say.
+    kept = [line for line in before.decode().splitlines(keepends=True) if "labels_of" not in json.loads(line)]
+    output.write_text("".join(kept), encoding="utf-8")
+    data, reports = small.index("--data-dir"), dataclasses.replace(program.PROGRAM, report=lambda *_: None)
+    assert reports.main([*small[:data], *small[data + 2 :], "--report"]) == 2
+    assert "lacks the labels of the test rows of reviews; give --data-dir DIR" in capsys.readouterr().err
+    assert reports.main([*small, "--report"]) == 0
+    assert sorted(output.read_text(encoding="utf-8").splitlines()) == sorted(before.decode().splitlines())
 
 
 # ---- scores -----------------------------------------------------------------------------------------
