@@ -73,7 +73,11 @@ class Program:
             protocol = self.read(options.protocol)
             protocol = protocol.for_development() if options.development else protocol
             path = options.output or HERE / "results" / f"{protocol.name}.jsonl"
-            self.add_labels(options, Results(path, protocol))
+            results = Results(path, protocol)
+            # Read in any case: lines of another protocol are refused.
+            lines = results.lines()
+            if options.report:
+                self.add_labels(options, results, lines)
         except BiloraError as error:
             print(f"{self.name}: error: {error}", file=sys.stderr)
             return 2
@@ -95,12 +99,11 @@ class Program:
                 helper.terminate()
         return max([abs(helper.exitcode or 0) for helper in helpers], default=0)
 
-    def add_labels(self, options: argparse.Namespace, results: Results) -> None:
-        """Add the labels of test rows to a file that came without them, as one of a checkout does, for a report."""
-        lines = results.lines()
+    def add_labels(self, options: argparse.Namespace, results: Results, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Add the labels of test rows to a file that came without them, as that of a checkout does."""
         known = {line.get("labels_of") for line in lines}
         lacking = sorted({line["setting"] for line in lines if "answers" in line.get("test", {})} - known)
-        if not options.report or not lacking:
+        if not lacking:
             return
         if options.data_dir is None:
             raise SettingsError(
