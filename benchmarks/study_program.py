@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from bf16_products import replace_where_missing
 from study_jobs import jobs
 from study_protocol import Job
 from study_protocol import Protocol as StudyProtocol
@@ -144,10 +145,12 @@ def work(program: Program, options: argparse.Namespace, protocol: StudyProtocol,
     """Run jobs one after another, until none is left that this process can name."""
     quiet_transformers()
     torch.set_num_threads(1)
+    # Said in the results: their CPU times are not those of a machine that has the instructions.
+    about = {"commit": _commit(), "versions": versions(), "bf16": "in fp32" if replace_where_missing() else "own"}
     study = program.study(protocol, options.data_dir, dict(options.models))
     # Of a helper: where the call that started it has gone, it ends behind the training that it is at.
     parent = multiprocessing.parent_process()
-    results, about = Results(path, protocol), {"commit": _commit(), "versions": versions()}
+    results = Results(path, protocol)
     lacking = {row.method: lack for row in protocol.methods.values() if (lack := program.lacks(row.method)) is not None}
     for method, lack in lacking.items() if parent is None else ():
         print(f"{method} is left out: {lack}", flush=True)

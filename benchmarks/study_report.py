@@ -1,6 +1,7 @@
 """What a study found: tables of scores, differences, costs and calibration, and the curve of score against cost."""
 
 import functools
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ class Findings:
             names[setting, seed] = job_of(setting, lora(cell), seed).name
             # A grid of one cell chooses nothing.
             tried = [] if len(cells) == 1 else [self.done[cell_job(setting, cell, chooser).name] for cell in cells]
-            search[setting, seed] = sum(line["cpu"]["fit"] for line in tried)
+            search[setting, seed] = sum(map(seconds, tried))
         return self._row(label, names, search)
 
     def _row(self, label: str, names: Mapping[tuple[str, int], str], search: Mapping[tuple[str, int], float]) -> Row:
@@ -275,17 +276,23 @@ def _comparisons(findings: Findings) -> list[str]:
     return [f"{text}\n\n{table(rows)}"]
 
 
+def seconds(line: Line) -> float:
+    """Return the CPU time of a training; NaN where its machine had no instructions for bf16, and took longer."""
+    return math.nan if line.get("bf16") == "in fp32" else float(line["cpu"]["fit"])
+
+
 def cost(findings: Findings, row: Row) -> float | None:
     """Return the CPU time of a row's trainings, their search included, in LoRA runs of the same setting."""
     unit = findings.rows.get(findings.protocol.unit) or findings.rows[findings.protocol.main]
     ratios = []
     for setting in findings.main_settings:
-        ones = [line["cpu"]["fit"] for line in lines_of(unit, setting)]
+        ones = [seconds(line) for line in lines_of(unit, setting)]
         own = [
-            line["cpu"]["fit"] + row.search.get((name, seed), 0.0)
+            seconds(line) + row.search.get((name, seed), 0.0)
             for (name, seed), line in row.lines.items()
             if name == setting
         ]
+        ones, own = [one for one in ones if not math.isnan(one)], [one for one in own if not math.isnan(one)]
         if ones and own:
             ratios.append(statistics.mean(own) / statistics.mean(ones))
     return statistics.mean(ratios) if ratios else None
