@@ -13,9 +13,11 @@ from bilora.adapter.level_parameters import levelled_layers, pseudo_svd_layers
 from bilora.data.row_marks import TrainingRows
 from bilora.errors import SettingsError
 from bilora.problems.levels.lower import LowerProblem
+from bilora.problems.levels.upper import UpperProblem
 from bilora.problems.stage import Stage
 from bilora.problems.variant import AdapterSettings, Variant
 from bilora.problems.variants import bilora
+from bilora.problems.variants.forgotten_classes import ForgottenClasses
 from bilora.problems.variants.learned_decay import DecayUpper, bounds_faults
 from bilora.problems.variants.learned_rate import RatedDecays, RatedLower, rate_of
 from bilora.tensors import Tensors
@@ -69,6 +71,9 @@ class SelfTunedSettings(AdapterSettings):
         values_learning_rate: Adam's constant learning rate for the values.
         rate: Whether the lower learning rate is ``learned`` too, as one factor of it, and kept in the second stage, or
             ``fixed`` at what it starts with.
+        classes: Whether the second stage weighs the classes, each inversely to its rows, where the answers to D2 show
+            that the first has forgotten one of them (``measured``), ``always`` does, as a control, or ``as_given``
+            leaves them as the run has them.
         average: Share of the first stage, its end, over which the logarithms of the decays and of the factor are
             averaged; 0 takes the last ones.
 
@@ -86,6 +91,7 @@ class SelfTunedSettings(AdapterSettings):
     values: Literal["kept", "layer_mean", "mean", "shuffled", "off"] = "kept"
     values_learning_rate: float = 0.01
     rate: Literal["learned", "fixed"] = "fixed"
+    classes: Literal["measured", "always", "as_given"] = "as_given"
     average: float = 0.5
 
     # LoRA with a factor of one per rank at its start: nothing but decays and values regularises.
@@ -102,14 +108,45 @@ class SelfTunedSettings(AdapterSettings):
             faults.append(f"decay_start is {self.decay_start}, it must be at least {FLOOR}")
         if not 0 <= self.average <= 1:
             faults.append(f"average is {self.average}, it is a share of the stage, in [0, 1]")
-        for name, allowed in (("groups", GROUPS), ("values", KEPT), ("rate", ("learned", "fixed"))):
+        choices = {"rate": ("learned", "fixed"), "classes": ("measured", "always", "as_given")}
+        for name, allowed in {"groups": GROUPS, "values": KEPT, **choices}.items():
             if getattr(self, name) not in allowed:
                 faults.append(f"{name} is {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
         return faults
 
 
+class SelfTunedLower(RatedLower):
+    """P, Q and the task head, with the classes weighed in the second stage where the first has forgotten one."""
+
+    def forward(self, *args: Any, **inputs: Any) -> Any:
+        """Return what the model does, its loss weighed."""
+        output = super().forward(*args, **inputs)
+        classes = tuning_of(self).classes
+        if classes is not None and classes.weights is not None:
+            output.loss = classes.weighted(output.loss, output.logits, inputs["labels"])
+        return output
+
+    def terms(self, batch: Any) -> float:
+        """Return the number of rows, or the sum of their weights."""
+        classes = tuning_of(self).classes
+        if classes is None or classes.weights is None:
+            return super().terms(batch)
+        return float(classes.weights[batch["labels"].cpu()].sum())
+
+
 class SelfTunedUpper(DecayUpper):
     """Pseudo singular values, by the run's hypergradient; decays and the rate's factor, in closed form."""
+
+    # Rows and answers by class, of the micro-batches of a step.
+    _counts: Tensor | None = None
+
+    def forward(self, *args: Any, **inputs: Any) -> Any:
+        """Return what the model does, and count its answers."""
+        output = super().forward(*args, **inputs)
+        if (classes := tuning_of(self).classes) is not None:
+            counts = classes.counted(output.logits, inputs["labels"])
+            self._counts = counts if self._counts is None else self._counts + counts
+        return output
 
     def level_parameters(self) -> dict[str, nn.Parameter]:
         """Return the values, unless they are off, the logarithm of the factor, if learned, and last those of decays."""
@@ -140,13 +177,16 @@ class SelfTunedUpper(DecayUpper):
 
     def take_step(self) -> None:
         """Step, and note what became of the decays and of the factor."""
-        decays, rate = self.companion, rate_of(self)
-        assert isinstance(decays, RatedDecays)  # built by the variant
-        gradient = decays.log_decay.grad
+        tuning, rate = tuning_of(self), rate_of(self)
+        gradient = tuning.log_decay.grad
         super().take_step()
+        [loader] = self.train_data_loader
         if gradient is not None:
-            [loader] = self.train_data_loader
-            decays.note(gradient, upper_rows=len(loader.dataset))
+            tuning.note(gradient, upper_rows=len(loader.dataset))
+        if tuning.classes is not None and self._counts is not None:
+            [counts] = self.processes.averaged([self._counts])
+            tuning.classes.note(counts, upper_rows=len(loader.dataset))
+            self._counts = None
         if rate is not None:
             rate.note()
 
@@ -154,7 +194,7 @@ class SelfTunedUpper(DecayUpper):
 class SelfTuning(RatedDecays):
     """The decays, and what becomes of the values of a model when both are learned."""
 
-    def __init__(self, model: nn.Module, settings: SelfTunedSettings) -> None:
+    def __init__(self, model: nn.Module, settings: SelfTunedSettings, class_counts: Sequence[int] = ()) -> None:
         names = list(level_parameters(model).lower)
         owners = _owners(model)
         super().__init__(
@@ -167,6 +207,11 @@ class SelfTuning(RatedDecays):
             share=settings.average,
             learns_rate=settings.rate == "learned",
         )
+        self.classes: ForgottenClasses | None = None
+        # Rows that have no class each have none that could be forgotten.
+        if settings.classes != "as_given" and class_counts:
+            always = settings.classes == "always"
+            self.classes = ForgottenClasses(class_counts, share=settings.average, always=always)
         self.values_are_off = settings.values == "off"
         self.kept = KEPT[settings.values]
         # In a function: as an attribute the model would be a part of this module, and of its state.
@@ -176,6 +221,8 @@ class SelfTuning(RatedDecays):
     def settle(self, model: nn.Module) -> None:
         """Fix decays and rate, and the values as the settings have them; at one where D2 is too small to learn them."""
         super().settle(model)
+        if self.classes is not None:
+            self.classes.settle()
         values = list(level_parameters(model).upper.values())
         kept = [torch.ones_like(value) for value in values] if self.too_few_rows else self.kept(values)
         # All are made before the first is changed, of which the others may be made.
@@ -184,7 +231,7 @@ class SelfTuning(RatedDecays):
 
     def learned(self) -> dict[str, Any]:
         """Return the decays, the factor of the rate, and the mean of the values in each layer."""
-        decays = super().learned()
+        decays = super().learned() | ({} if self.classes is None else self.classes.learned())
         if self.values_are_off:
             return decays
         means = self.layer_means()
@@ -194,6 +241,12 @@ class SelfTuning(RatedDecays):
             f"({most}), {sum(means.values()) / len(means):.2f} on average"
         )
         return {**decays, "layers": means, "words": words}
+
+
+def tuning_of(level: LowerProblem | UpperProblem) -> SelfTuning:
+    """Return the companion of a level."""
+    assert isinstance(level.companion, SelfTuning)  # built by the variant
+    return level.companion
 
 
 def _owners(model: nn.Module) -> dict[str, str]:
@@ -228,18 +281,18 @@ def refuse_other_adapter(model: nn.Module) -> None:
 def companion(model: nn.Module, settings: SelfTunedSettings, rows: TrainingRows) -> SelfTuning:
     """Return the decays of everything on the lower level of a model whose values can start at one."""
     refuse_other_adapter(model)
-    return SelfTuning(model, settings)
+    return SelfTuning(model, settings, rows.class_counts)
 
 
 def plan(settings: SelfTunedSettings) -> tuple[Stage, ...]:
     """Return the stage that learns; the ending trains anew."""
     title = "learning how strongly to regularise"
-    return (Stage("bilevel", RatedLower, SelfTunedUpper, title=title, is_search=True, small_upper=True),)
+    return (Stage("bilevel", SelfTunedLower, SelfTunedUpper, title=title, is_search=True, small_upper=True),)
 
 
 VARIANT = Variant(
     "self_tuned",
-    RatedLower,
+    SelfTunedLower,
     SelfTunedUpper,
     SelfTunedSettings,
     partial(bilora.adapt, init_weights="lora"),

@@ -1,0 +1,90 @@
+"""Class weights for the second stage, where D2 shows that the model of the first has forgotten a class."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from scipy.stats import poisson
+from torch import Tensor, nn
+from torch.nn import functional
+
+# How seldom chance may leave a class with so few answers.
+UNLIKELY = 0.01
+
+
+class ForgottenClasses(nn.Module):
+    """What D2 was answered during the first stage, and the weights of classes that follow from it.
+
+    A decay strong enough for the classes with many rows may leave those with few without an answer, and D2's mean loss
+    hardly sees it. A class counts as forgotten where its answers, averaged over the end of the stage, are so few that a
+    Poisson variable with the mean of its rows on D2 is as small in less than one case of a hundred. Then the rows of
+    class c have the weight ``n / (k n_c)`` in the second stage, of k classes and n rows in all.
+
+    Args:
+        class_counts: Training rows of each class.
+        share: Share of the stage, its end, over which the answers are averaged.
+        always: Weigh whatever D2 says, as a control.
+    """
+
+    def __init__(self, class_counts: Sequence[int], *, share: float, always: bool = False) -> None:
+        super().__init__()
+        self.class_counts, self.share, self.always = tuple(class_counts), share, always
+        # Of D2's rows by upper step: (2, classes), how many there are of each class, and how many were answered so.
+        self._path: list[Tensor] = []
+        self.upper_rows = 0
+        self.weights: Tensor | None = None
+
+    def counted(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return how many rows of each class a batch has, and how many were answered so, ``(2, classes)``."""
+        classes = len(self.class_counts)
+        both = [torch.bincount(each, minlength=classes)[:classes] for each in (labels, logits.argmax(dim=-1))]
+        return torch.stack(both).float()
+
+    def note(self, counts: Tensor, *, upper_rows: int) -> None:
+        """Add the counts of an upper step to the path."""
+        self.upper_rows = upper_rows
+        self._path.append(counts.detach().cpu())
+
+    def answered(self) -> tuple[Tensor, Tensor]:
+        """Return rows and answers of each class, over the end of the path, for as many rows as D2 has."""
+        last = max(1, round(self.share * len(self._path)))
+        rows, answers = torch.stack(self._path[-last:]).sum(0)
+        return rows * (self.upper_rows / rows.sum()), answers * (self.upper_rows / rows.sum())
+
+    def forgotten(self) -> list[int]:
+        """Return the classes that have too few answers for chance."""
+        if not self._path:
+            return []
+        rows, answers = (numbers.numpy() for numbers in self.answered())
+        return [c for c, p in enumerate(poisson.cdf(answers, rows)) if p < UNLIKELY]
+
+    def settle(self) -> None:
+        """Fix the weights for the second stage."""
+        # A class without a row has no weight to have.
+        if (self.always or self.forgotten()) and min(self.class_counts) > 0:
+            whole, classes = sum(self.class_counts), len(self.class_counts)
+            self.weights = torch.tensor([whole / (classes * count) for count in self.class_counts])
+
+    def weighted(self, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss with ``sum_i w_i l_i / sum_i w_i`` in the place of the mean of l."""
+        assert self.weights is not None  # asked before
+        weights = self.weights.to(logits)
+        # The difference, so that what a method has added to the model's loss stays.
+        plain = functional.cross_entropy(logits, labels)
+        return loss - plain + functional.cross_entropy(logits, labels, weight=weights)
+
+    def learned(self) -> dict[str, Any]:
+        """Return rows and answers by class, and the weights, if there are any."""
+        if not self._path:
+            return {}
+        rows, answers = self.answered()
+        found = {"rows": rows.tolist(), "answers": answers.tolist(), "forgotten": self.forgotten()}
+        return {"classes": {**found, "weights": None if self.weights is None else self.weights.tolist()}}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the path, and the weights."""
+        return {"path": list(self._path), "upper_rows": self.upper_rows, "weights": self.weights}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Go on with a path and weights."""
+        self._path, self.upper_rows, self.weights = list(state["path"]), state["upper_rows"], state["weights"]
