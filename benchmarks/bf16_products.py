@@ -46,11 +46,11 @@ def replace_where_missing() -> bool:
     if has_bf16(torch.device("cpu")):
         return False
     if not _replaced:
-        library = torch.library.Library("aten", "IMPL")
+        library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
         with warnings.catch_warnings():
             # That a kernel is replaced is what this is for.
             warnings.simplefilter("ignore", UserWarning)
             for name, kernel in KERNELS.items():
-                library.impl(name, kernel, "CPU")
+                library.impl(name, kernel, "CPU")  # type: ignore[no-untyped-call]
         _replaced.append(library)
     return True

@@ -172,8 +172,10 @@ def work(program: Program, options: argparse.Namespace, protocol: StudyProtocol,
 def next_job(results: Results, options: argparse.Namespace, *, left_out: Collection[str] = ()) -> Job | None:
     """Return the first job that nobody has done or holds, held by this process now; None where all are done."""
     while True:
-        done = results.by_job()
-        named = [job for job in jobs(results.protocol, done) if job.method not in left_out]
+        done, before = results.by_job(), results.protocol.follows
+        # Those of the study before are for a call of its protocol.
+        others = set() if before is None else {job.name for job in jobs(before, done)}
+        named = [job for job in jobs(results.protocol, done) if job.method not in left_out and job.name not in others]
         left = [job for job in named if job.name not in done and _wanted(job, options, results)]
         for job in left:
             # Again: it may have been finished between the reading and the claim.

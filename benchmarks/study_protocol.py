@@ -75,6 +75,9 @@ class Protocol:
     grid: Grid | None = None
     # The line whose CPU time is the unit of costs.
     unit: str = "lora_3e-3"
+    # The study that this one repeats with other methods: what its protocol does not say is as there, and so are the
+    # trainings that both have, which are read from its results.
+    follows: Protocol | None = None
     # Of the file that it was read from.
     sha256: str = ""
     name: str = "study"
@@ -93,7 +96,8 @@ class Protocol:
 
     def for_development(self) -> Self:
         """Return the same with the seeds for trials."""
-        return dataclasses.replace(self, seeds=self.development_seeds, name=f"{self.name}_development")
+        follows = None if self.follows is None else self.follows.for_development()
+        return dataclasses.replace(self, seeds=self.development_seeds, name=f"{self.name}_development", follows=follows)
 
 
 Kind = TypeVar("Kind", bound=Protocol)
@@ -106,7 +110,12 @@ def read_protocol(path: Path) -> Protocol:
 
 def read_as(protocol: type[Kind], path: Path) -> Kind:
     """Return the protocol in a YAML file as one of a kind."""
-    content = read_yaml(path)
+    content, own = read_yaml(path), path.read_bytes()
+    if "follows" in content:
+        first = path.parent / content["follows"]
+        content["follows"], before = read_as(protocol, first), read_yaml(first)
+        content = {**before, **content, "methods": {**before["methods"], **content.get("methods", {})}}
+        own += first.read_bytes()
     tables: dict[str, Any] = {}
     for key, kind in protocol.TABLES.items():
         tables[key] = {name: build_section(kind, part, kind=f"{key}: {name}") for name, part in content[key].items()}
@@ -116,7 +125,7 @@ def read_as(protocol: type[Kind], path: Path) -> Kind:
     known = [each.name for each in dataclasses.fields(protocol)]
     if wrong := [name for name in content if name not in known]:
         raise SettingsError(f"{path} has no setting {wrong[0]!r}.{did_you_mean(wrong[0], known)}")
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    sha256 = hashlib.sha256(own).hexdigest()
     return protocol(**{**content, **tables, "sha256": sha256, "name": path.stem})
 
 

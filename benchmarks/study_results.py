@@ -22,13 +22,18 @@ class Results:
 
     def __init__(self, path: Path, protocol: Protocol) -> None:
         self.path, self.protocol = path, protocol
+        before = protocol.follows
+        self.before = None if before is None else Results(path.with_name(f"{before.name}.jsonl"), before)
         path.parent.mkdir(parents=True, exist_ok=True)
         # A number, which nothing closes before the process ends: it loses its locks on a file with the first copy of
         # it that is closed.
         self._locks = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return what is there; lines of another protocol are refused."""
+        """Return what is there, of the study that this one follows too; lines of another protocol are refused."""
+        return [*([] if self.before is None else self.before.lines()), *self._own_lines()]
+
+    def _own_lines(self) -> list[dict[str, Any]]:
         lines = read_lines(self.path)
         if other := next((line for line in lines if line["protocol"] != self.protocol.sha256), None):
             raise SettingsError(

@@ -16,9 +16,10 @@ class ForgottenClasses(nn.Module):
     """What D2 was answered during the first stage, and the weights of classes that follow from it.
 
     A decay strong enough for the classes with many rows may leave those with few without an answer, and D2's mean loss
-    hardly sees it. A class counts as forgotten where its answers, averaged over the end of the stage, are so few that a
-    Poisson variable with the mean of its rows on D2 is as small in less than one case of a hundred. Then the rows of
-    class c have the weight ``n / (k n_c)`` in the second stage, of k classes and n rows in all.
+    hardly sees it. A class with fewer rows than the mean counts as forgotten where its answers, averaged over the end
+    of the stage, are so few that a Poisson variable with the mean of its rows on D2 is as small in less than one case
+    of a hundred. Then the rows of class c have the weight ``n / (k n_c)`` in the second stage, of k classes and n rows
+    in all.
 
     Args:
         class_counts: Training rows of each class.
@@ -52,18 +53,21 @@ class ForgottenClasses(nn.Module):
         return rows * (self.upper_rows / rows.sum()), answers * (self.upper_rows / rows.sum())
 
     def forgotten(self) -> list[int]:
-        """Return the classes that have too few answers for chance."""
+        """Return the classes with few rows that have too few answers for chance."""
         if not self._path:
             return []
         rows, answers = (numbers.numpy() for numbers in self.answered())
-        return [c for c, p in enumerate(poisson.cdf(answers, rows)) if p < UNLIKELY]
+        mean = sum(self.class_counts) / len(self.class_counts)
+        chances = zip(self.class_counts, poisson.cdf(answers, rows), strict=True)
+        return [c for c, (count, chance) in enumerate(chances) if count < mean and chance < UNLIKELY]
 
     def settle(self) -> None:
         """Fix the weights for the second stage."""
         # A class without a row has no weight to have.
         if (self.always or self.forgotten()) and min(self.class_counts) > 0:
             whole, classes = sum(self.class_counts), len(self.class_counts)
-            self.weights = torch.tensor([whole / (classes * count) for count in self.class_counts])
+            weights = [whole / (classes * count) for count in self.class_counts]
+            self.weights = torch.tensor(weights, dtype=torch.float64)
 
     def weighted(self, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss with ``sum_i w_i l_i / sum_i w_i`` in the place of the mean of l."""

@@ -1,6 +1,6 @@
 """Learn on D2 how strongly to regularise, then train from the start on all rows: one run, and nothing to tune."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -108,8 +108,8 @@ class SelfTunedSettings(AdapterSettings):
             faults.append(f"decay_start is {self.decay_start}, it must be at least {FLOOR}")
         if not 0 <= self.average <= 1:
             faults.append(f"average is {self.average}, it is a share of the stage, in [0, 1]")
-        choices = {"rate": ("learned", "fixed"), "classes": ("measured", "always", "as_given")}
-        for name, allowed in {"groups": GROUPS, "values": KEPT, **choices}.items():
+        choices: dict[str, Iterable[str]] = {"groups": GROUPS, "values": KEPT, "rate": ("learned", "fixed")}
+        for name, allowed in {**choices, "classes": ("measured", "always", "as_given")}.items():
             if getattr(self, name) not in allowed:
                 faults.append(f"{name} is {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
         return faults

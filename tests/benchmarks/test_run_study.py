@@ -225,6 +225,28 @@ def test_all_jobs_are_run_once_and_nothing_is_left_to_go_on_with(
     assert sorted(output.read_text(encoding="utf-8").splitlines()) == sorted(before.decode().splitlines())
 
 
+def test_a_study_that_follows_another_runs_its_own_methods_and_reads_the_other_trainings(small: list[str]) -> None:
+    protocol, output = Path(small[1]), Path(small[-1])
+    assert program.PROGRAM.main(small) == 0
+    second = protocol.with_name("second.yaml")
+    method = "{method: learned_decay, run: {settings.decay_start: 1.0}}"
+    second.write_text(f"follows: small.yaml\nmain: second\nmethods: {{second: {method}}}\n", encoding="utf-8")
+    words = ["--protocol", str(second), *small[2:-1], str(output.with_name("second.jsonl"))]
+    before = output.read_bytes()
+    assert program.PROGRAM.main(words) == 0
+    assert output.read_bytes() == before
+    study = protocols.read_protocol(second)
+    assert (study.main, list(study.methods)) == ("second", ["lora", "learned_decay", "second"])
+    assert (study.seeds, study.follows) == ([0, 1], protocols.read_protocol(protocol))
+    own = [line["job"] for line in read_lines(output.with_name("second.jsonl")) if "job" in line]
+    assert own == [f"reviews learned_decay seed={seed} settings.decay_start=1" for seed in (0, 1)]
+    both = results.Results(output.with_name("second.jsonl"), study)
+    assert set(both.by_job()) == {*own, *(line["job"] for line in read_lines(output) if "job" in line)}
+    # Another first study makes another second one.
+    protocol.write_text(protocol.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+    assert protocols.read_protocol(second).sha256 != study.sha256
+
+
 # ---- scores -----------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,120 @@
+"""Classes that the first stage has forgotten: which they are, and what the second does about it."""
+
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import poisson
+from tiny_models import tiny_bert
+from torch import Tensor
+from torch.nn import functional
+
+from bilora.engines.settings import FitSettings, LevelSettings
+from bilora.engines.training.fit import fit
+from bilora.problems import VARIANTS
+from bilora.problems.variants.forgotten_classes import ForgottenClasses
+from bilora.problems.variants.self_tuned import SelfTunedSettings
+
+COUNTS = (80, 20)
+
+
+def noted(rows: list[float], answers: list[float], *, upper_rows: int, steps: int = 4, **more: Any) -> ForgottenClasses:
+    classes = ForgottenClasses(COUNTS, share=0.5, **more)
+    # What was answered in the first half does not count.
+    for step in range(steps):
+        late = torch.tensor([rows, answers if step >= steps // 2 else [0.0, sum(answers)]])
+        classes.note(late, upper_rows=upper_rows)
+    return classes
+
+
+@pytest.mark.parametrize(("answers", "forgotten"), [(0.0, [1]), (1.0, [1]), (2.0, []), (16.0, [])])
+def test_a_class_is_forgotten_where_chance_hardly_leaves_so_few_answers(answers: float, forgotten: list[int]) -> None:
+    """A batch of 16 with 4 rows of the rare class stands for D2 of 40 rows with 10 of it.
+
+    Weights would make the class with many rows still rarer.
+    """
+    classes = noted([12.0, 4.0], [16.0 - answers, answers], upper_rows=40)
+    assert classes.forgotten() == forgotten
+    # By the sum of the first terms of the distribution.
+    fewest = sum(poisson.pmf(count, 10.0) for count in range(int(2.5 * answers) + 1))
+    assert (fewest < 0.01) == bool(forgotten)
+
+
+def test_weights_are_inverse_to_the_rows_of_training() -> None:
+    classes = noted([12.0, 4.0], [16.0, 0.0], upper_rows=40)
+    assert classes.weights is None
+    classes.settle()
+    assert classes.weights is not None
+    assert classes.weights.tolist() == [100 / (2 * 80), 100 / (2 * 20)]
+    found = classes.learned()["classes"]
+    assert found == {"rows": [30.0, 10.0], "answers": [40.0, 0.0], "forgotten": [1], "weights": [0.625, 2.5]}
+
+
+@pytest.mark.parametrize(("always", "counts"), [(False, COUNTS), (True, (80, 0))])
+def test_nothing_is_weighed_without_a_forgotten_class_or_with_one_that_has_no_row(
+    always: bool, counts: tuple[int, ...]
+) -> None:
+    classes = ForgottenClasses(counts, share=0.5, always=always)
+    classes.note(torch.tensor([[12.0, 4.0], [12.0, 4.0]]), upper_rows=40)
+    classes.settle()
+    assert classes.weights is None
+
+
+def test_state_comes_back() -> None:
+    first, second = noted([12.0, 4.0], [16.0, 0.0], upper_rows=40), ForgottenClasses(COUNTS, share=0.5)
+    first.settle()
+    second.load_state_dict(first.state_dict())
+    assert second.learned() == first.learned()
+
+
+def test_the_weighed_loss_keeps_what_a_method_has_added() -> None:
+    torch.manual_seed(0)
+    classes = noted([12.0, 4.0], [16.0, 0.0], upper_rows=40, always=True)
+    classes.settle()
+    logits, labels = torch.randn(6, 2).double(), torch.tensor([0, 1, 0, 0, 1, 0])
+    rows = functional.cross_entropy(logits, labels, reduction="none")
+    weights = torch.tensor([0.625, 2.5]).double()[labels]
+    expected = (weights * rows).sum() / weights.sum() + 7
+    torch.testing.assert_close(classes.weighted(rows.mean() + 7, logits, labels), expected)
+
+
+# ---- a whole run ------------------------------------------------------------------------------------
+
+
+def rows(count: int = 40) -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(5)
+    tokens = torch.randint(3, 64, (count, 7), generator=generator)
+    return [{"input_ids": ids, "labels": int(n % 4 == 0)} for n, ids in enumerate(tokens)]
+
+
+def stack(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+    return {key: torch.stack([torch.as_tensor(row[key]) for row in batch]) for key in batch[0]}
+
+
+def trained(classes: str, *, count: int = 40, accumulation: int = 1, **more: Any) -> tuple[dict[str, Any], Tensor]:
+    settings = SelfTunedSettings(rank=2, classes=classes, **more)  # type: ignore[arg-type]
+    torch.manual_seed(3)
+    model = VARIANTS["self_tuned"].adapt(tiny_bert(0.0), settings, task_type="SEQ_CLS", steps=8).double().train()
+    lower = LevelSettings(batch_size=16 // accumulation, accumulation=accumulation)
+    upper = LevelSettings(batch_size=16 // accumulation, accumulation=accumulation)
+    run = FitSettings(steps=8, split_ratio=0.5, device="cpu", lower=lower, upper=upper)
+    result = fit(model, rows(count), collate=stack, variant="self_tuned", variant_settings=settings, settings=run)
+    return result.learned, torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
+
+
+def test_the_first_stage_is_the_same_and_the_second_weighs() -> None:
+    (plain, before), (learned, after) = trained("as_given"), trained("always")
+    assert "classes" not in plain
+    found = learned.pop("classes")
+    assert learned == plain
+    assert found["weights"] == pytest.approx([40 / 60, 40 / 20])
+    # Twenty rows of D2, which is drawn by class.
+    assert found["rows"] == pytest.approx([15.0, 5.0], abs=1.5)
+    assert sum(found["answers"]) == pytest.approx(20.0)
+    assert not torch.equal(before, after)
+
+
+def test_micro_batches_of_weighed_rows_are_one_batch() -> None:
+    (one, whole), (two, parts) = (trained("always", count=32, accumulation=parts) for parts in (1, 2))
+    assert one["classes"] == two["classes"]
+    torch.testing.assert_close(whole, parts, rtol=1e-9, atol=1e-12)
