@@ -358,6 +358,13 @@ class RunConfig(FitSettings):
                 f"source_column is {self.source_column!r}, and method {self.method} learns nothing of sources; leave "
                 "it out"
             )
+        weighs = getattr(self.variant_settings, "classes", "as_given")
+        if weighs != "as_given" and (self.class_weights != "none" or self.weight_column is not None):
+            name = "weight_column" if self.class_weights == "none" else "class_weights"
+            raise SettingsError(
+                f"{name} is {getattr(self, name)!r}, and method {self.method} with classes: {weighs} weighs rows by "
+                "itself; leave one out"
+            )
         levels = [level for stage in self.stages for level in (stage.lower, stage.upper) if level is not None]
         own = [level for level in levels if level.training_step is not Level.training_step and not level.reads_weights]
         if self.weight_column is not None and own:

@@ -1,12 +1,14 @@
 """Class weights for the second stage, where D2 shows that the model of the first has forgotten a class."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from scipy.stats import poisson
 from torch import Tensor, nn
 from torch.nn import functional
+
+from bilora.errors import first_ten
 
 # How seldom chance may leave a class with so few answers.
 UNLIKELY = 0.01
@@ -22,14 +24,15 @@ class ForgottenClasses(nn.Module):
     in all.
 
     Args:
-        class_counts: Training rows of each class.
+        class_counts: Training rows of each class by its name.
         share: Share of the stage, its end, over which the answers are averaged.
         always: Weigh whatever D2 says, as a control.
     """
 
-    def __init__(self, class_counts: Sequence[int], *, share: float, always: bool = False) -> None:
+    def __init__(self, class_counts: Mapping[str, int], *, share: float, always: bool = False) -> None:
         super().__init__()
-        self.class_counts, self.share, self.always = tuple(class_counts), share, always
+        self.names, self.class_counts = list(class_counts), list(class_counts.values())
+        self.share, self.always = share, always
         # Of D2's rows by upper step: (2, classes), how many there are of each class, and how many were answered so.
         self._path: list[Tensor] = []
         self.upper_rows = 0
@@ -78,16 +81,28 @@ class ForgottenClasses(nn.Module):
         return loss - plain + functional.cross_entropy(logits, labels, weight=weights)
 
     def learned(self) -> dict[str, Any]:
-        """Return rows and answers by class, and the weights, if there are any."""
+        """Return rows and answers of D2 by class, which classes are forgotten, and the weights, if there are any."""
         if not self._path:
             return {}
-        rows, answers = self.answered()
-        found = {"rows": rows.tolist(), "answers": answers.tolist(), "forgotten": self.forgotten()}
-        return {"classes": {**found, "weights": None if self.weights is None else self.weights.tolist()}}
+        rows, answers = (dict(zip(self.names, numbers.tolist(), strict=True)) for numbers in self.answered())
+        forgotten = [self.names[c] for c in self.forgotten()]
+        weights = None if self.weights is None else dict(zip(self.names, self.weights.tolist(), strict=True))
+        return {"rows": rows, "answers": answers, "forgotten": forgotten, "weights": weights}
+
+    def words(self) -> str:
+        """Return what was learned, in words; nothing where nothing is weighed."""
+        found = self.learned()
+        if not found or found["weights"] is None:
+            return ""
+        seldom = first_ten(
+            f"{name} ({found['answers'][name]:.0f} of {found['rows'][name]:.0f})" for name in found["forgotten"]
+        )
+        return f"; classes weighed by their rows, since D2 was hardly answered with {seldom or 'none'}"
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the path, and the weights."""
-        return {"path": list(self._path), "upper_rows": self.upper_rows, "weights": self.weights}
+        path = torch.stack(self._path) if self._path else torch.empty(0, 2, len(self.names))
+        return {"path": path, "upper_rows": self.upper_rows, "weights": self.weights}
 
     def set_extra_state(self, state: Any) -> None:
         """Go on with a path and weights."""

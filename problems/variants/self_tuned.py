@@ -1,6 +1,6 @@
 """Learn on D2 how strongly to regularise, then train from the start on all rows: one run, and nothing to tune."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -20,6 +20,7 @@ from bilora.problems.variants import bilora
 from bilora.problems.variants.forgotten_classes import ForgottenClasses
 from bilora.problems.variants.learned_decay import DecayUpper, bounds_faults
 from bilora.problems.variants.learned_rate import RatedDecays, RatedLower, rate_of
+from bilora.problems.variants.shaped_loss import class_names
 from bilora.tensors import Tensors
 
 # A decay below it is none in any run that ends.
@@ -140,6 +141,13 @@ class SelfTunedUpper(DecayUpper):
     # Rows and answers by class, of the micro-batches of a step.
     _counts: Tensor | None = None
 
+    def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss as every level does; the counts are of one step."""
+        # Checks before the first step ask for answers too.
+        if (self._count - 1) % self.gas == 0:
+            self._counts = None
+        return super().get_loss(batch)
+
     def forward(self, *args: Any, **inputs: Any) -> Any:
         """Return what the model does, and count its answers."""
         output = super().forward(*args, **inputs)
@@ -186,7 +194,6 @@ class SelfTunedUpper(DecayUpper):
         if tuning.classes is not None and self._counts is not None:
             [counts] = self.processes.averaged([self._counts])
             tuning.classes.note(counts, upper_rows=len(loader.dataset))
-            self._counts = None
         if rate is not None:
             rate.note()
 
@@ -194,7 +201,9 @@ class SelfTunedUpper(DecayUpper):
 class SelfTuning(RatedDecays):
     """The decays, and what becomes of the values of a model when both are learned."""
 
-    def __init__(self, model: nn.Module, settings: SelfTunedSettings, class_counts: Sequence[int] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, settings: SelfTunedSettings, class_counts: Mapping[str, int] | None = None
+    ) -> None:
         names = list(level_parameters(model).lower)
         owners = _owners(model)
         super().__init__(
@@ -231,7 +240,9 @@ class SelfTuning(RatedDecays):
 
     def learned(self) -> dict[str, Any]:
         """Return the decays, the factor of the rate, and the mean of the values in each layer."""
-        decays = super().learned() | ({} if self.classes is None else self.classes.learned())
+        decays = super().learned()
+        if self.classes is not None:
+            decays |= {"classes": self.classes.learned(), "words": decays["words"] + self.classes.words()}
         if self.values_are_off:
             return decays
         means = self.layer_means()
@@ -281,7 +292,7 @@ def refuse_other_adapter(model: nn.Module) -> None:
 def companion(model: nn.Module, settings: SelfTunedSettings, rows: TrainingRows) -> SelfTuning:
     """Return the decays of everything on the lower level of a model whose values can start at one."""
     refuse_other_adapter(model)
-    return SelfTuning(model, settings, rows.class_counts)
+    return SelfTuning(model, settings, dict(zip(class_names(model, rows), rows.class_counts, strict=True)))
 
 
 def plan(settings: SelfTunedSettings) -> tuple[Stage, ...]:

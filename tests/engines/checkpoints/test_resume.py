@@ -145,7 +145,11 @@ def test_every_variant(fit_adapter: Fit, tmp_path: Path, method: str) -> None:
         resumed_from(step, tmp_path / "whole", fitted)
 
 
-AVERAGED = [("self_tuned", {"values": "shuffled"}), ("self_tuned", {"values": "off", "rate": "learned"})]
+AVERAGED = [
+    ("self_tuned", {"values": "shuffled"}),
+    ("self_tuned", {"values": "off", "rate": "learned"}),
+    ("self_tuned", {"classes": "always"}),
+]
 
 
 @pytest.mark.parametrize(("method", "options"), [*AVERAGED, ("learned_noise", {}), ("learned_rows", {})])

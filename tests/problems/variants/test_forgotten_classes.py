@@ -15,7 +15,7 @@ from bilora.problems import VARIANTS
 from bilora.problems.variants.forgotten_classes import ForgottenClasses
 from bilora.problems.variants.self_tuned import SelfTunedSettings
 
-COUNTS = (80, 20)
+COUNTS = {"many": 80, "few": 20}
 
 
 def noted(rows: list[float], answers: list[float], *, upper_rows: int, steps: int = 4, **more: Any) -> ForgottenClasses:
@@ -46,13 +46,18 @@ def test_weights_are_inverse_to_the_rows_of_training() -> None:
     classes.settle()
     assert classes.weights is not None
     assert classes.weights.tolist() == [100 / (2 * 80), 100 / (2 * 20)]
-    found = classes.learned()["classes"]
-    assert found == {"rows": [30.0, 10.0], "answers": [40.0, 0.0], "forgotten": [1], "weights": [0.625, 2.5]}
+    assert classes.learned() == {
+        "rows": {"many": 30.0, "few": 10.0},
+        "answers": {"many": 40.0, "few": 0.0},
+        "forgotten": ["few"],
+        "weights": {"many": 0.625, "few": 2.5},
+    }
+    assert classes.words() == "; classes weighed by their rows, since D2 was hardly answered with few (0 of 10)"
 
 
-@pytest.mark.parametrize(("always", "counts"), [(False, COUNTS), (True, (80, 0))])
+@pytest.mark.parametrize(("always", "counts"), [(False, COUNTS), (True, {"many": 80, "few": 0})])
 def test_nothing_is_weighed_without_a_forgotten_class_or_with_one_that_has_no_row(
-    always: bool, counts: tuple[int, ...]
+    always: bool, counts: dict[str, int]
 ) -> None:
     classes = ForgottenClasses(counts, share=0.5, always=always)
     classes.note(torch.tensor([[12.0, 4.0], [12.0, 4.0]]), upper_rows=40)
@@ -106,11 +111,11 @@ def test_the_first_stage_is_the_same_and_the_second_weighs() -> None:
     (plain, before), (learned, after) = trained("as_given"), trained("always")
     assert "classes" not in plain
     found = learned.pop("classes")
-    assert learned == plain
-    assert found["weights"] == pytest.approx([40 / 60, 40 / 20])
+    assert {**learned, "words": plain["words"]} == plain
+    assert list(found["weights"].values()) == pytest.approx([40 / 60, 40 / 20])
     # Twenty rows of D2, which is drawn by class.
-    assert found["rows"] == pytest.approx([15.0, 5.0], abs=1.5)
-    assert sum(found["answers"]) == pytest.approx(20.0)
+    assert list(found["rows"].values()) == pytest.approx([15.0, 5.0], abs=1.5)
+    assert sum(found["answers"].values()) == pytest.approx(20.0)
     assert not torch.equal(before, after)
 
 
