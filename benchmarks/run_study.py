@@ -12,9 +12,10 @@ run in several processes, also of several calls. Examples::
 import sys
 from pathlib import Path
 
+from study_findings import Findings
 from study_program import HERE, Program
 from study_protocol import Protocol, read_protocol
-from study_report import Findings, section, write_curve
+from study_report import section, write_curve
 from study_results import Results
 from study_runs import Study
 

@@ -13,9 +13,9 @@ import os
 import sys
 from pathlib import Path
 
+from study_findings import Findings
 from study_program import HERE, Program
 from study_protocol import Protocol
-from study_report import Findings
 from study_results import Results
 from trusted_protocol import TrustedProtocol, read_trusted
 from trusted_report import section

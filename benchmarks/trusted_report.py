@@ -4,8 +4,9 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from study_findings import Comparison, Findings, Row, compare, lines_of
 from study_jobs import jobs
-from study_report import NOT_DONE, Comparison, Findings, Row, compare, cost_cell, lines_of, mean_cell, table
+from study_report import NOT_DONE, cost_cell, mean_cell, table
 from trusted_protocol import TrustedProtocol, Wanted
 
 Cells = Mapping[str, str]

@@ -10,8 +10,8 @@ from programs import imported
 from scipy import stats
 from tracked_files import ROOT
 
-protocols, runs, study_jobs, study_report = map(
-    imported, ("study_protocol", "study_runs", "study_jobs", "study_report")
+protocols, runs, study_jobs, study_findings, study_report = map(
+    imported, ("study_protocol", "study_runs", "study_jobs", "study_findings", "study_report")
 )
 STUDY = protocols.read_protocol(ROOT / "benchmarks" / "configs" / "study.yaml")
 # Two settings whose score is the accuracy, and two seeds.
@@ -55,7 +55,7 @@ def all_lines() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def findings() -> Any:
-    return study_report.Findings(SMALL, all_lines())
+    return study_findings.Findings(SMALL, all_lines())
 
 
 def test_grid_and_oracle_are_the_cells_that_d2_and_the_test_rows_chose(findings: Any) -> None:
@@ -69,17 +69,28 @@ def test_grid_and_oracle_are_the_cells_that_d2_and_the_test_rows_chose(findings:
 
 
 def test_costs_are_cpu_times_in_lora_runs_and_a_search_pays_for_its_cells(findings: Any) -> None:
-    costs = {label: study_report.cost(findings, row) for label, row in findings.rows.items()}
+    costs = {label: study_findings.cost(findings, row) for label, row in findings.rows.items()}
     assert costs["self_tuned"] == pytest.approx(2.9)
     assert costs["grid"] == pytest.approx((12 * 8.0 + 10.0) / 10.0)
     assert costs["random search"] == pytest.approx((3 * 8.0 + 10.0) / 10.0)
-    assert study_report.cost(findings, findings.grid_of(1)) == pytest.approx(1.0)
-    assert study_report.cost(findings, findings.grid_of(2)) == pytest.approx(2.6)
+    assert study_findings.cost(findings, findings.grid_of(1)) == pytest.approx(1.0)
+    assert study_findings.cost(findings, findings.grid_of(2)) == pytest.approx(2.6)
+
+
+def test_machines_without_bf16_have_scores_and_no_costs() -> None:
+    slow = [{**of, "bf16": "in fp32", "cpu": {"fit": 1e6}} if of.get("seed") == 1 else of for of in all_lines()]
+    mixed, fast = study_findings.Findings(SMALL, slow), study_findings.Findings(SMALL, all_lines())
+    for label in ("lora_1e-3", "self_tuned", "grid"):
+        assert len(mixed.rows[label].lines) == len(fast.rows[label].lines)
+        assert study_findings.cost(mixed, mixed.rows[label]) == study_findings.cost(fast, fast.rows[label])
+    every = [{**of, "bf16": "in fp32"} for of in all_lines()]
+    none = study_findings.Findings(SMALL, every)
+    assert study_report.cost_cell(none, none.rows["self_tuned"]) == study_report.NOT_DONE
 
 
 def test_a_difference_has_the_mean_of_its_pairs_and_the_spread_of_the_rows_that_differ(findings: Any) -> None:
     ours, grid = findings.rows["self_tuned"], findings.rows["grid"]
-    compared = study_report.compare(findings, ours, grid, findings.main_settings)
+    compared = study_findings.compare(findings, ours, grid, findings.main_settings)
     assert (compared.pairs, compared.mean, compared.better) == (4, pytest.approx(9.5), 4)
     # All the four are above zero: two of sixteen patterns of signs are as far.
     assert compared.p_value == pytest.approx(2 / 16)
@@ -101,7 +112,7 @@ def test_what_is_missing_is_shown_as_missing(findings: Any) -> None:
     lines = all_lines()
     gone = [of for of in lines if of.get("method") == "self_tuned" and of["seed"] == 1 and of["setting"] == "sst2"]
     gone += [of for of in lines if of.get("method") == "lora_d1" and of["setting"] == "sst2_flips"][:1]
-    some = study_report.Findings(SMALL, [of for of in lines if of not in gone])
+    some = study_findings.Findings(SMALL, [of for of in lines if of not in gone])
     text = study_report.section(some, "")
     # The cells of the grid are not all there, so that neither it nor the oracle can be named.
     (flips,) = (row for row in text.splitlines() if row.startswith("| sst2_flips (accuracy)"))
@@ -109,7 +120,7 @@ def test_what_is_missing_is_shown_as_missing(findings: Any) -> None:
     assert flips.count(f" {study_report.NOT_DONE} ") >= 2
     assert "90.0 (1/2)" in clean
     assert "2 of those that can be named by now are not" in text
-    empty = study_report.section(study_report.Findings(SMALL, []), "")
+    empty = study_report.section(study_findings.Findings(SMALL, []), "")
     assert "0 trainings are done" in empty and "No training of self_tuned is done" in empty
 
 
@@ -124,4 +135,4 @@ def test_the_curve_has_a_point_per_grid_and_one_of_ours(findings: Any, tmp_path:
     assert list(grids.get_xdata()) == pytest.approx([1.0, 2.6, 4.2, 7.4, 10.6])
     assert study_report.write_curve(findings, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 5000
-    assert not study_report.write_curve(study_report.Findings(SMALL, []), tmp_path / "none.png")
+    assert not study_report.write_curve(study_findings.Findings(SMALL, []), tmp_path / "none.png")

@@ -9,8 +9,8 @@ import pytest
 from programs import imported
 from tracked_files import ROOT
 
-protocols, study_runs, study_jobs, study_report, report = map(
-    imported, ("trusted_protocol", "study_runs", "study_jobs", "study_report", "trusted_report")
+protocols, study_runs, study_jobs, study_findings, report = map(
+    imported, ("trusted_protocol", "study_runs", "study_jobs", "study_findings", "trusted_report")
 )
 STUDY = protocols.read_trusted(ROOT / "benchmarks" / "configs" / "trusted.yaml")
 LABELS = numpy.arange(200) % 2
@@ -41,7 +41,7 @@ def lines() -> list[dict[str, Any]]:
 
 
 def text_of(some: list[dict[str, Any]], protocol: Any = STUDY) -> str:
-    found: str = report.section(protocol, study_report.Findings(protocol, some), "python benchmarks/run_trusted.py")
+    found: str = report.section(protocol, study_findings.Findings(protocol, some), "python benchmarks/run_trusted.py")
     return found
 
 
@@ -85,10 +85,10 @@ def test_the_default_is_held_against_the_best_rival_on_the_mean_and_in_each_sett
 
 
 def test_the_ceiling_and_ours_are_no_rivals() -> None:
-    findings = study_report.Findings(STUDY, lines())
+    findings = study_findings.Findings(STUDY, lines())
     assert report.best_rival(STUDY, findings, ["sst2_flips"]) == "gold_correction"
     assert report.best_rival(STUDY, findings, ["emotion_rare"]) == "mixed"
-    assert report.best_rival(STUDY, study_report.Findings(STUDY, []), ["emotion_rare"]) is None
+    assert report.best_rival(STUDY, study_findings.Findings(STUDY, []), ["emotion_rare"]) is None
 
 
 def test_enough_pairs_are_tested_by_wilcoxon_and_few_by_the_bootstrap(text: str) -> None:
@@ -104,7 +104,7 @@ def test_enough_pairs_are_tested_by_wilcoxon_and_few_by_the_bootstrap(text: str)
 
 
 def test_a_line_that_is_surely_behind_is_not_ahead() -> None:
-    compared = study_report.Comparison(18, -3.0, (-4.0, -2.0), 1e-4, 0, ("x", -3.0), 1e-5, 1e-5)
+    compared = study_findings.Comparison(18, -3.0, (-4.0, -2.0), 1e-4, 0, ("x", -3.0), 1e-5, 1e-5)
     assert report.verdict(compared, 0.01) == (False, "p 0.0001 (Wilcoxon)")
     assert report.verdict(dataclasses.replace(compared, mean=3.0), 0.01)[0]
     alone = dataclasses.replace(compared, least_p_value=1.0, row_p_value=None)
