@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from scipy.stats import poisson
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bilora.errors import first_ten
 
-# How seldom chance may leave a class with so few answers.
+# A class is forgotten with fewer answers than this share of its rows ...
+SELDOM = 0.25
+# ... if chance leaves so few with a smaller probability than this.
 UNLIKELY = 0.01
 
 
@@ -19,9 +20,9 @@ class ForgottenClasses(nn.Module):
 
     A decay strong enough for the classes with many rows may leave those with few without an answer, and D2's mean loss
     hardly sees it. A class with fewer rows than the mean counts as forgotten where its answers, averaged over the end
-    of the stage, are so few that a Poisson variable with the mean of its rows on D2 is as small in less than one case
-    of a hundred. Then the rows of class c have the weight ``n / (k n_c)`` in the second stage, of k classes and n rows
-    in all.
+    of the stage, are fewer than a quarter of its rows on D2, and a Poisson variable with the mean of those rows is as
+    small in less than one case of a hundred. Then the rows of class c have the weight ``n / (k n_c)`` in the second
+    stage, of k classes and n rows in all.
 
     Args:
         class_counts: Training rows of each class by its name.
@@ -59,10 +60,12 @@ class ForgottenClasses(nn.Module):
         """Return the classes with few rows that have too few answers for chance."""
         if not self._path:
             return []
-        rows, answers = (numbers.numpy() for numbers in self.answered())
-        mean = sum(self.class_counts) / len(self.class_counts)
-        chances = zip(self.class_counts, poisson.cdf(answers, rows), strict=True)
-        return [c for c, (count, chance) in enumerate(chances) if count < mean and chance < UNLIKELY]
+        rows, answers = self.answered()
+        counts = torch.tensor(self.class_counts, dtype=torch.float64)
+        # Of a Poisson variable, by the incomplete gamma function.
+        chance = torch.special.gammaincc(answers.floor() + 1, rows)
+        found = (counts < counts.mean()) & (answers < SELDOM * rows) & (chance < UNLIKELY)
+        return [int(c) for c in found.nonzero()]
 
     def settle(self) -> None:
         """Fix the weights for the second stage."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from scipy.stats import poisson
+from scipy import stats
 from tiny_models import tiny_bert
 from torch import Tensor
 from torch.nn import functional
@@ -27,17 +27,33 @@ def noted(rows: list[float], answers: list[float], *, upper_rows: int, steps: in
     return classes
 
 
-@pytest.mark.parametrize(("answers", "forgotten"), [(0.0, [1]), (1.0, [1]), (2.0, []), (16.0, [])])
-def test_a_class_is_forgotten_where_chance_hardly_leaves_so_few_answers(answers: float, forgotten: list[int]) -> None:
-    """A batch of 16 with 4 rows of the rare class stands for D2 of 40 rows with 10 of it.
-
-    Weights would make the class with many rows still rarer.
-    """
-    classes = noted([12.0, 4.0], [16.0 - answers, answers], upper_rows=40)
+@pytest.mark.parametrize(
+    ("rows", "answers", "forgotten"),
+    [
+        # Chance leaves none of five with e^-5 < 0.01, and none of four with e^-4.
+        (5.0, 0.0, [1]),
+        (4.0, 0.0, []),
+        (16.0, 3.9, [1]),
+        # A quarter is not seldom, whatever chance says.
+        (16.0, 4.0, []),
+        # Of eight, chance leaves one with 9 e^-8 = 0.003.
+        (8.0, 1.0, [1]),
+        # A class with many rows would be still rarer with weights.
+        (30.0, 60.0, []),
+    ],
+)
+def test_a_class_is_forgotten_where_its_answers_are_few_and_chance_hardly_does_it(
+    rows: float, answers: float, forgotten: list[int]
+) -> None:
+    classes = noted([60.0 - rows, rows], [60.0 - answers, answers], upper_rows=60)
     assert classes.forgotten() == forgotten
-    # By the sum of the first terms of the distribution.
-    fewest = sum(poisson.pmf(count, 10.0) for count in range(int(2.5 * answers) + 1))
-    assert (fewest < 0.01) == bool(forgotten)
+    assert not forgotten or stats.poisson.cdf(answers, rows) < 0.01
+
+
+def test_batches_stand_for_the_whole_of_d2() -> None:
+    """Two of eight rows in a batch are ten of forty."""
+    assert noted([6.0, 2.0], [8.0, 0.0], upper_rows=40).forgotten() == [1]
+    assert noted([6.0, 2.0], [8.0, 0.0], upper_rows=8).forgotten() == []
 
 
 def test_weights_are_inverse_to_the_rows_of_training() -> None:
