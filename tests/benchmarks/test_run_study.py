@@ -67,6 +67,17 @@ def test_the_committed_study_has_the_settings_the_grid_and_the_seeds_that_were_a
     assert len({job.name for job in first}) == len(first)
 
 
+def test_the_second_study_differs_from_the_first_in_what_is_ours() -> None:
+    first, second = (protocols.read_protocol(STUDY.with_name(name)) for name in ("study.yaml", "study_2.yaml"))
+    as_first = {"main": first.main, "methods": first.methods, "sha256": first.sha256, "name": first.name}
+    assert dataclasses.replace(second, follows=None, **as_first) == first
+    assert {name: row for name, row in second.methods.items() if name != second.main} == first.methods
+    place = runs.Study(second, Path("data"), {})
+    config = place.config(protocols.job_of("emotion", second.methods[second.main], 0))
+    assert (config.variant_settings.rate, config.variant_settings.classes) == ("learned", "measured")
+    assert (config.upper.batch_size, config.upper.accumulation) == (8, 4)
+
+
 @pytest.mark.parametrize(("name", "count"), [("study_ablations", 16), ("study_rate", 2)])
 def test_every_line_differs_from_the_first_in_one_thing(name: str, count: int) -> None:
     study = protocols.read_protocol(STUDY.with_name(f"{name}.yaml"))
