@@ -141,17 +141,11 @@ class SelfTunedUpper(DecayUpper):
     # Rows and answers by class, of the micro-batches of a step.
     _counts: Tensor | None = None
 
-    def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss as every level does; the counts are of one step."""
-        # Checks before the first step ask for answers too.
-        if (self._count - 1) % self.gas == 0:
-            self._counts = None
-        return super().get_loss(batch)
-
     def forward(self, *args: Any, **inputs: Any) -> Any:
         """Return what the model does, and count its answers."""
         output = super().forward(*args, **inputs)
-        if (classes := tuning_of(self).classes) is not None:
+        # Checks before the first step ask for answers too.
+        if (classes := tuning_of(self).classes) is not None and self.step_batches:
             counts = classes.counted(output.logits, inputs["labels"])
             self._counts = counts if self._counts is None else self._counts + counts
         return output
@@ -194,6 +188,7 @@ class SelfTunedUpper(DecayUpper):
         if tuning.classes is not None and self._counts is not None:
             [counts] = self.processes.averaged([self._counts])
             tuning.classes.note(counts, upper_rows=len(loader.dataset))
+            self._counts = None
         if rate is not None:
             rate.note()
 
