@@ -19,6 +19,9 @@ T = TypeVar("T")
 # The first whole number that is no seed to numpy, no number of steps that ever end, and no size of anything.
 BEYOND = 2**32
 
+# Words that YAML reads as truth values.
+WORDS = {"off": False, "no": False, "on": True, "yes": True}
+
 
 def build_section(factory: Callable[..., T], settings: Mapping[str, Any], *, kind: str) -> T:
     """Return ``factory(**settings)`` with every key known and every value of the annotated type."""
@@ -31,12 +34,27 @@ def build_section(factory: Callable[..., T], settings: Mapping[str, Any], *, kin
             )
     refuse_nulls(factory, settings, what=kind)
     try:
-        checked = _parser(factory).parse_object(dict(settings), defaults=True)
+        checked = _parser(factory).parse_object(_with_words(factory, settings), defaults=True)
     except ArgumentError as error:
         # Without the words that are about a parser, of which whoever wrote the settings knows nothing.
         line = one_line(str(error)).replace('Parser key "', "").replace('": ', ": ", 1).removeprefix("error: ")
         raise SettingsError(f"{kind}: {line}") from error
     return factory(**{key: checked[key] for key in known})
+
+
+def _with_words(factory: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with ``off`` and the like as words again where such a word is among what is allowed."""
+    # YAML reads them as truth values, and jsonargparse does so even with those in quotes where any value is allowed.
+    try:
+        hints = get_type_hints(factory)
+    except NameError:
+        return dict(settings)
+    read = {
+        name: next((word for word in get_args(hints.get(name)) if WORDS.get(word) is value), value)
+        for name, value in settings.items()
+        if isinstance(value, bool)
+    }
+    return {**settings, **read}
 
 
 @functools.cache
@@ -86,6 +104,9 @@ def one_line(message: str) -> str:
         lambda match: f"Expected a {match[1]}. Got value: ".replace(", <class 'NoneType'>", ""),
         " ".join(message.split()),
     )
+    # On the way of a file, on which nobody puts the word back.
+    if word := re.search(r"'(off|on|no|yes)'.*Got value: (?:True|False)$", line):
+        line += f"; in YAML {word[1]} is a truth value unless it stands in quotes: '{word[1]}'"
     return shortened(line)
 
 

@@ -78,7 +78,7 @@ def test_the_second_study_differs_from_the_first_in_what_is_ours() -> None:
     assert (config.upper.batch_size, config.upper.accumulation) == (8, 4)
 
 
-@pytest.mark.parametrize(("name", "count"), [("study_ablations", 16), ("study_rate", 2)])
+@pytest.mark.parametrize(("name", "count"), [("study_ablations", 16), ("study_rate", 2), ("study_recipe", 16)])
 def test_every_line_differs_from_the_first_in_one_thing(name: str, count: int) -> None:
     study = protocols.read_protocol(STUDY.with_name(f"{name}.yaml"))
     place = runs.Study(study, Path("data"), {})

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from bilora.errors import SettingsError
-from bilora.settings.sections import build_section, refuse_nulls
+from bilora.settings.sections import build_section, one_line, refuse_nulls
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,23 @@ def test_values_get_the_annotated_type(settings: dict[str, Any], built: Section)
     assert section == built
     assert isinstance(section.rate, float)
     assert settings == given
+
+
+@dataclass(frozen=True)
+class Switch:
+    power: Literal["off", "full"] = "full"
+    wet: bool = True
+
+
+@pytest.mark.parametrize("power", ["off", False])
+def test_a_word_that_yaml_reads_as_a_truth_value_is_the_word_where_it_is_allowed(power: Any) -> None:
+    assert build_section(Switch, {"power": power, "wet": False}, kind="switch") == Switch("off", False)
+
+
+def test_the_message_says_how_such_a_word_is_written() -> None:
+    said = one_line("Expected a typing.Literal['off', 'full']. Got value: False")
+    assert said.endswith("Got value: False; in YAML off is a truth value unless it stands in quotes: 'off'")
+    assert one_line("Expected a typing.Literal['a', 'b']. Got value: False").endswith("False")
 
 
 def test_a_function_and_a_plain_class() -> None:
