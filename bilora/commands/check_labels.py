@@ -82,6 +82,8 @@ class CheckLabelsConfig:
             max_length=self.max_length,
             method="lora",
             steps=max(LEAST_STEPS, self.epochs * rows // BATCH),
+            # A training per fold takes long enough without padding that nobody needs.
+            group_by_length=True,
             device=self.device,
             seed=self.seed,
         )
