@@ -1,4 +1,4 @@
-"""Products of bf16 matrices on a CPU without instructions for them, ten times as fast as torch has them there.
+"""Products of bf16 matrices on a CPU without instructions for them, much faster than torch has them there.
 
 Such instructions multiply bf16 numbers exactly and add up in float32; so do products of the same numbers in float32, in
 another order. Only what is rounded in the last digit of a sum differs, as it does between any two machines.

@@ -17,6 +17,7 @@ from bilora.problems.catalog import DEFAULT_METHOD, find_variant
 from bilora.problems.levels.level import Level
 from bilora.problems.stage import Stage
 from bilora.problems.variant import Variant
+from bilora.problems.variants.self_tuned import SelfTunedSettings
 from bilora.settings.sections import build_section, refuse_faults
 from bilora.tasks.catalog import find_task
 from bilora.tasks.class_weights import check_class_weights
@@ -358,7 +359,8 @@ class RunConfig(FitSettings):
                 f"source_column is {self.source_column!r}, and method {self.method} learns nothing of sources; leave "
                 "it out"
             )
-        weighs = getattr(self.variant_settings, "classes", "as_given")
+        settings = self.variant_settings
+        weighs = settings.classes if isinstance(settings, SelfTunedSettings) else "as_given"
         if weighs != "as_given" and (self.class_weights != "none" or self.weight_column is not None):
             name = "weight_column" if self.class_weights == "none" else "class_weights"
             raise SettingsError(

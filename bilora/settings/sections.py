@@ -104,9 +104,10 @@ def one_line(message: str) -> str:
         lambda match: f"Expected a {match[1]}. Got value: ".replace(", <class 'NoneType'>", ""),
         " ".join(message.split()),
     )
-    # On the way of a file, on which nobody puts the word back.
-    if word := re.search(r"'(off|on|no|yes)'.*Got value: (?:True|False)$", line):
-        line += f"; in YAML {word[1]} is a truth value unless it stands in quotes: '{word[1]}'"
+    # Of a setting that stands in a file itself, where nobody puts the word back as in build_section.
+    for word, value in WORDS.items():
+        if f"'{word}'" in line and line.endswith(f"Got value: {value}"):
+            line += f"; in YAML {word} is a truth value unless it stands in quotes: '{word}'"
     return shortened(line)
 
 

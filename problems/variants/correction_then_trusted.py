@@ -113,6 +113,11 @@ def companion(model: nn.Module, settings: SelfTunedSettings, rows: TrainingRows)
             "method 'correction_then_trusted' corrects labels of rows that have one class each, and these have not; "
             "take noisy_then_trusted"
         )
+    if settings.classes != "as_given":
+        raise SettingsError(
+            f"classes is {settings.classes!r}, and the corrected loss of method 'correction_then_trusted' weighs no "
+            "classes; leave it out"
+        )
     return Correction(model, settings, len(rows.class_counts))
 
 

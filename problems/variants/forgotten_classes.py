@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bilora.errors import first_ten
+from bilora.tasks.class_weights import resolve_class_weights
 
 # A class is forgotten with fewer answers than this share of its rows ...
 SELDOM = 0.25
@@ -32,7 +33,7 @@ class ForgottenClasses(nn.Module):
 
     def __init__(self, class_counts: Mapping[str, int], *, share: float, always: bool = False) -> None:
         super().__init__()
-        self.names, self.class_counts = list(class_counts), list(class_counts.values())
+        self.names, self.class_counts = list(class_counts), dict(class_counts)
         self.share, self.always = share, always
         # Of D2's rows by upper step: (2, classes), how many there are of each class, and how many were answered so.
         self._path: list[Tensor] = []
@@ -61,7 +62,7 @@ class ForgottenClasses(nn.Module):
         if not self._path:
             return []
         rows, answers = self.answered()
-        counts = torch.tensor(self.class_counts, dtype=torch.float64)
+        counts = torch.tensor(list(self.class_counts.values()), dtype=torch.float64)
         # Of a Poisson variable, by the incomplete gamma function.
         chance = torch.special.gammaincc(answers.floor() + 1, rows)
         found = (counts < counts.mean()) & (answers < SELDOM * rows) & (chance < UNLIKELY)
@@ -70,10 +71,8 @@ class ForgottenClasses(nn.Module):
     def settle(self) -> None:
         """Fix the weights for the second stage."""
         # A class without a row has no weight to have.
-        if (self.always or self.forgotten()) and min(self.class_counts) > 0:
-            whole, classes = sum(self.class_counts), len(self.class_counts)
-            weights = [whole / (classes * count) for count in self.class_counts]
-            self.weights = torch.tensor(weights, dtype=torch.float64)
+        if (self.always or self.forgotten()) and min(self.class_counts.values()) > 0:
+            self.weights = torch.tensor(resolve_class_weights("auto", self.class_counts), dtype=torch.float64)
 
     def weighted(self, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss with ``sum_i w_i l_i / sum_i w_i`` in the place of the mean of l."""
@@ -100,7 +99,7 @@ class ForgottenClasses(nn.Module):
         seldom = first_ten(
             f"{name} ({found['answers'][name]:.0f} of {found['rows'][name]:.0f})" for name in found["forgotten"]
         )
-        return f"; classes weighed by their rows, since D2 was hardly answered with {seldom or 'none'}"
+        return "; classes weighed by their rows" + (f", since D2 was hardly answered with {seldom}" if seldom else "")
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the path, and the weights."""

@@ -74,7 +74,7 @@ class SelfTunedSettings(AdapterSettings):
             ``fixed`` at what it starts with.
         classes: Whether the second stage weighs the classes, each inversely to its rows, where the answers to D2 show
             that the first has forgotten one of them (``measured``), ``always`` does, as a control, or ``as_given``
-            leaves them as the run has them.
+            leaves them as the run has them, as it always is where rows do not have one class each.
         average: Share of the first stage, its end, over which the logarithms of the decays and of the factor are
             averaged; 0 takes the last ones.
 
@@ -287,7 +287,10 @@ def refuse_other_adapter(model: nn.Module) -> None:
 def companion(model: nn.Module, settings: SelfTunedSettings, rows: TrainingRows) -> SelfTuning:
     """Return the decays of everything on the lower level of a model whose values can start at one."""
     refuse_other_adapter(model)
-    return SelfTuning(model, settings, dict(zip(class_names(model, rows), rows.class_counts, strict=True)))
+    counts = dict(zip(class_names(model, rows), rows.class_counts, strict=True))
+    # Whole numbers may be the targets of a regression, whose model has one output.
+    outputs = getattr(getattr(model, "config", None), "num_labels", 0)
+    return SelfTuning(model, settings, counts if outputs == len(counts) > 1 else None)
 
 
 def plan(settings: SelfTunedSettings) -> tuple[Stage, ...]:

@@ -88,3 +88,10 @@ def test_the_last_stage_reads_trusted_rows_only_at_half_the_rate() -> None:
 def test_rows_without_one_class_each_are_refused() -> None:
     with pytest.raises(SettingsError, match="corrects labels of rows that have one class each, and these have not"):
         companion(adapted(), SETTINGS, TrainingRows(10))
+
+
+def test_weights_of_classes_are_refused() -> None:
+    settings = SelfTunedSettings(rank=2, classes="measured")
+    model = VARIANTS["correction_then_trusted"].adapt(tiny_bert(0.0), settings, task_type="SEQ_CLS", steps=8)
+    with pytest.raises(SettingsError, match="classes is 'measured', and the corrected loss .* weighs no classes"):
+        companion(model, settings, TrainingRows(9, class_counts=(6, 3)))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from tracked_files import ROOT
 
+from bilora.data.row_marks import TrainingRows
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.training.fit import fit
 from bilora.files.formats import read_lines
@@ -148,6 +149,15 @@ def test_the_first_stage_is_the_same_and_the_second_weighs() -> None:
     assert list(found["rows"].values()) == pytest.approx([15.0, 5.0], abs=1.5)
     assert sum(found["answers"].values()) == pytest.approx(20.0)
     assert not torch.equal(before, after)
+
+
+def test_whole_numbers_that_are_targets_of_a_regression_are_no_classes() -> None:
+    settings = SelfTunedSettings(rank=2, classes="always")
+    model = VARIANTS["self_tuned"].adapt(tiny_bert(0.0), settings, task_type="SEQ_CLS", steps=8)
+    build: Any = VARIANTS["self_tuned"].companion
+    assert build(model, settings, TrainingRows(9, class_counts=(6, 3))).classes is not None
+    assert build(model, settings, TrainingRows(9, class_counts=(5, 3, 1))).classes is None
+    assert build(model, settings, TrainingRows(9)).classes is None
 
 
 def test_micro_batches_of_weighed_rows_are_one_batch() -> None:
