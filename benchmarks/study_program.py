@@ -132,6 +132,7 @@ class Program:
         )
         parser.add_argument("--methods", nargs="+", choices=sorted(self.methods), help="the variants to run now")
         parser.add_argument("--settings", nargs="+", help="the settings to run now")
+        parser.add_argument("--seeds", type=int, nargs="+", help="the seeds to run now")
         parser.add_argument("--jobs", type=int, default=1, help="processes at once, of one thread each")
         options = parser.parse_args(argv)
         if options.jobs < 1:
@@ -193,6 +194,7 @@ def _wanted(job: Job, options: argparse.Namespace, results: Results) -> bool:
     return (
         (options.methods is None or job.method in options.methods)
         and (options.settings is None or job.setting in options.settings)
+        and (options.seeds is None or job.seed in options.seeds)
         and (setting.model is None or setting.model in dict(options.models))
     )
 
