@@ -59,6 +59,11 @@ class AdapterSettings:
         # PEFT adds the names of its task heads to the list that a config is given.
         return None if self.modules_to_save is None else list(self.modules_to_save)
 
+    @property
+    def own_row_weights(self) -> str | None:
+        """The setting by which the method weighs rows by itself, or None; a run's own weights are refused beside it."""
+        return None
+
     def faults(self) -> list[str]:
         """Return one sentence per value that is out of range; a subclass adds those of its own settings."""
         faults = []

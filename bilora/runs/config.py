@@ -17,7 +17,6 @@ from bilora.problems.catalog import DEFAULT_METHOD, find_variant
 from bilora.problems.levels.level import Level
 from bilora.problems.stage import Stage
 from bilora.problems.variant import Variant
-from bilora.problems.variants.self_tuned import SelfTunedSettings
 from bilora.settings.sections import build_section, refuse_faults
 from bilora.tasks.catalog import find_task
 from bilora.tasks.class_weights import check_class_weights
@@ -359,12 +358,12 @@ class RunConfig(FitSettings):
                 f"source_column is {self.source_column!r}, and method {self.method} learns nothing of sources; leave "
                 "it out"
             )
-        settings = self.variant_settings
-        weighs = settings.classes if isinstance(settings, SelfTunedSettings) else "as_given"
-        if weighs != "as_given" and (self.class_weights != "none" or self.weight_column is not None):
+        # A user's own settings may be any dataclass.
+        own_weights = getattr(self.variant_settings, "own_row_weights", None)
+        if own_weights is not None and (self.class_weights != "none" or self.weight_column is not None):
             name = "weight_column" if self.class_weights == "none" else "class_weights"
             raise SettingsError(
-                f"{name} is {getattr(self, name)!r}, and method {self.method} with classes: {weighs} weighs rows by "
+                f"{name} is {getattr(self, name)!r}, and method {self.method} with {own_weights} weighs rows by "
                 "itself; leave one out"
             )
         levels = [level for stage in self.stages for level in (stage.lower, stage.upper) if level is not None]

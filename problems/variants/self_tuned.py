@@ -101,6 +101,11 @@ class SelfTunedSettings(AdapterSettings):
     start_value: ClassVar[float] = 1.0
     orthogonality: ClassVar[float] = 0.0
 
+    @property
+    def own_row_weights(self) -> str | None:
+        """The setting of the classes' weights, where there may be any."""
+        return None if self.classes == "as_given" else f"classes: {self.classes}"
+
     def faults(self) -> list[str]:
         """Return the faults of all the settings."""
         faults = super().faults() + bounds_faults(self.decay_start, self.decay_cap)
