@@ -73,6 +73,7 @@ class Program:
         try:
             protocol = self.read(options.protocol)
             protocol = protocol.for_development() if options.development else protocol
+            refuse_unknown(options, protocol)
             path = options.output or HERE / "results" / f"{protocol.name}.jsonl"
             results = Results(path, protocol)
             # Read in any case: lines of another protocol are refused.
@@ -140,6 +141,21 @@ class Program:
         if options.data_dir is None and not options.report:
             parser.error("--data-dir is needed to train")
         return options
+
+
+def refuse_unknown(options: argparse.Namespace, protocol: StudyProtocol) -> None:
+    """Refuse names of settings and models, and seeds, that the protocol has not: nothing would be trained."""
+    models = {setting.model for setting in protocol.settings.values() if setting.model is not None}
+    seeds = {seed for name in protocol.settings for seed in protocol.seeds_of(name)}
+    for option, given, known in (
+        ("settings", options.settings or (), set(protocol.settings)),
+        ("models", dict(options.models), models),
+        ("seeds", options.seeds or (), seeds),
+    ):
+        if unknown := [name for name in given if name not in known]:
+            raise SettingsError(
+                f"--{option}: {protocol.name} has no {first_ten(unknown)}; it has {first_ten(sorted(known))}"
+            )
 
 
 def work(program: Program, options: argparse.Namespace, protocol: StudyProtocol, path: Path) -> None:

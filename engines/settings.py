@@ -138,9 +138,9 @@ class FitSettings:
         meter: Upper steps between two readings of the hypergradient's quality; 0 takes none.
         lower: Settings of the lower level, or of the only one.
         upper: Settings of the upper level.
-        ending: How a run ends: ``keep``, ``retrain`` (the lower level anew on all rows) or ``prune``; a name, or a
-            mapping with ``name`` and its own settings. None takes the variant's; a variant for which it means nothing
-            ignores it.
+        ending: How a run ends: ``keep``, ``retrain`` (the lower level anew on all rows), ``then_trusted`` (anew on
+            D1, and on with D2) or ``prune``; a name, or a mapping with ``name`` and its own settings. None takes the
+            variant's.
         split_ratio: Share of the training rows that go to the lower level.
         refresh: Epochs of the lower level between two draws of a new split; 0 keeps the first. None keeps it too,
             and in ``bilora train`` is 1 unless D2 is watched.

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import runpy
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -44,6 +45,8 @@ class Script:
 
 
 def _run(path: str, words: tuple[str, ...], environment: dict[str, str], folder: str, printed: Path) -> None:
+    # A shell has what it starts in the background ignore the interrupt, and that is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(printed / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.chdir(folder)

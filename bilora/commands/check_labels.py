@@ -28,7 +28,7 @@ class CheckLabelsConfig:
     """A file of labelled rows, and what judges them.
 
     Args:
-        file: The file (csv, tsv, jsonl, parquet); each row has one class.
+        file: The file (csv, tsv, json, jsonl, parquet, xlsx); each row has one class.
         text_columns: Its columns with the text, one or two; None takes those of usual names, or that hold text.
         label_column: Its column with the labels.
         group_column: Its column by which rows belong together; no group judges itself.
@@ -39,7 +39,7 @@ class CheckLabelsConfig:
         max_length: Largest number of tokens of a row.
         output: The csv file to write; None is the name of the file with ``-label_issues.csv`` at the end.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        epochs: Passes of a ``training`` over the rows of its folds.
+        epochs: Passes of a ``training`` over as many rows as the file has.
         seed: Of the folds, and of the training.
 
     Raises:

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from bilora.commands.exit_codes import FINISHED_ARE_KEPT
 from bilora.commands.usual_names import FILES, RENAMED
 from bilora.commands.verb import Verb
 from bilora.compare.comparison import run_comparison
@@ -36,4 +37,5 @@ COMPARE = Compare(
         "output_dir": "output",
     },
     left_out={"run": NO_OPTIONS},
+    interrupted=FINISHED_ARE_KEPT,
 )

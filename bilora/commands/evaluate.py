@@ -97,7 +97,8 @@ def _rows(config: EvaluateConfig, task: AnyTask, path: str) -> Rows:
         print(f"note: {columns_in_words(texts, source=path)}")
     if found and config.label_column is None:
         print(
-            f"note: {path} has no {files.label_column!r}: the label is in {labels[0]!r}; --label-column says otherwise"
+            f"note: {path} has no {files.label_column!r}: the label is in {labels[0]!r}; "
+            "give --label-column for another"
         )
     found |= texts
     renamed = [with_columns(record, found) for record in records]

@@ -19,6 +19,10 @@ from bilora.settings.lookup import TRUST, told_by
 from bilora.settings.sections import shortened
 
 DIVERGED, NO_ROOM, INTERRUPTED = 3, 4, 130
+
+# What an interrupt of a comparison is answered with.
+FINISHED_ARE_KEPT = "interrupted; finished runs are in results.jsonl"
+
 # The first row that fits counts: the root of all stands last.
 CODES: dict[type[Exception], int] = {
     # As a fault of ours, which Python ends with 1 too.
@@ -43,8 +47,13 @@ def asks_for_debug(argv: Sequence[str]) -> bool:
     return any(word == "--debug" or word.lower() == "--debug=true" for word in argv)
 
 
-def exit_code(work: Callable[[Sequence[str]], object], argv: Sequence[str] = (), *, program: str) -> int:
-    """Do the work of a command line, and return the exit code, after a line where it is not 0."""
+def exit_code(
+    work: Callable[[Sequence[str]], object], argv: Sequence[str] = (), *, program: str, interrupted: str = "interrupted"
+) -> int:
+    """Do the work of a command line, and return the exit code, after a line where it is not 0.
+
+    The line of an interrupt is ``interrupted``.
+    """
     debug = asks_for_debug(argv)
     try:
         with sigterm_raised(), _one_line_warnings(program), told_by(argv):
@@ -52,7 +61,7 @@ def exit_code(work: Callable[[Sequence[str]], object], argv: Sequence[str] = (),
             work([word for word in argv if word.replace("_", "-") != TRUST])
     except KeyboardInterrupt:
         end_at_once_when_told_again()
-        return _fail(program, "interrupted; finished runs are in results.jsonl", INTERRUPTED, debug=debug)
+        return _fail(program, interrupted, INTERRUPTED, debug=debug)
     except Exception as error:
         if (code := code_of(error)) is None:
             raise

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bilora.commands.command_line import parse_config
-from bilora.commands.exit_codes import exit_code
+from bilora.commands.exit_codes import FINISHED_ARE_KEPT, exit_code
 from bilora.compare.comparison import compare_methods
 from bilora.files.formats import read_yaml
 from bilora.models.pretrained import quiet_transformers
@@ -29,7 +29,7 @@ class Program:
     def run(self, argv: Sequence[str]) -> int:
         """Run the command and return its exit code, see :func:`exit_code`."""
         quiet_transformers()
-        return exit_code(self._compare, argv, program=self.name)
+        return exit_code(self._compare, argv, program=self.name, interrupted=FINISHED_ARE_KEPT)
 
     def default_words(self, argv: Sequence[str]) -> list[str]:
         """Return the words that read the default config, unless the user's name a config or where the rows are."""

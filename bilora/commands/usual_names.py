@@ -5,6 +5,8 @@ import difflib
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from bilora.errors import SettingsError
+
 RENAMED = {
     "output_dir": "output",
     "model_name_or_path": "model",
@@ -149,6 +151,8 @@ def with_precision(words: Sequence[str]) -> list[str]:
             continue
         if not equals and given and given[0].lower() in (*TRUE, *FALSE):
             value = given.pop(0)
+        if equals and value.lower() not in (*TRUE, *FALSE):
+            raise SettingsError(f"--{name} is {value!r}, allowed: {', '.join((*TRUE, *FALSE))}; alone it means true")
         ours += [] if value.lower() in FALSE else [f"--precision={name}"]
     return ours
 

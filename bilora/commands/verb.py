@@ -35,11 +35,13 @@ class Verb:
     left_out: Mapping[str, Collection[str]] = field(default_factory=dict)
     # Whether the processes that torchrun starts do the work together; otherwise they are refused.
     together: bool = False
+    # What an interrupt is answered with.
+    interrupted: str = "interrupted"
 
     def run(self, argv: Sequence[str]) -> int:
         """Run the verb and return its exit code; words that make no config end the program, with code 2."""
         quiet_transformers()
-        return exit_code(self._parse_and_work, argv, program=f"bilora {self.name}")
+        return exit_code(self._parse_and_work, argv, program=f"bilora {self.name}", interrupted=self.interrupted)
 
     def _parse_and_work(self, argv: Sequence[str]) -> None:
         config = self.parse(argv)

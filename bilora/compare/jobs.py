@@ -1,7 +1,6 @@
 """One run of a comparison: its rows, and its record."""
 
 import dataclasses
-import functools
 import json
 import warnings
 
@@ -16,8 +15,12 @@ from bilora.runs.run import Prepared, prepare, run_once
 # Settings of a run that say which rows are read.
 DATA = (
     *("task", "task_settings", "train_file", "text_columns", "label_column", "label_separator", "validation_file"),
-    *("validation_share", "task_type", "on_bad_row", "data_dir", "group_column"),
+    *("validation_share", "task_type", "on_bad_row", "data_dir", "group_column", "source_column", "weight_column"),
+    *("trusted_file", "trusted_column"),
 )
+
+# The rows that were read last, by :func:`data_of`.
+_read: dict[str, TaskRows] = {}
 
 
 def run_job(
@@ -78,14 +81,13 @@ def _read_again(config: RunConfig) -> TaskRows:
 
 def read_rows(config: RunConfig) -> TaskRows:
     """Return the rows of a config; those of one comparison are read once per process."""
-    return _read(data_of(config))
+    data = data_of(config)
+    if data not in _read:
+        _read.clear()
+        _read[data] = load_run_rows(config)
+    return _read[data]
 
 
 def data_of(config: RunConfig) -> str:
     """Return the settings that say which rows are read, as text: configs with the same text have the same rows."""
     return json.dumps({name: getattr(config, name) for name in DATA})
-
-
-@functools.lru_cache(maxsize=1)
-def _read(data: str) -> TaskRows:
-    return load_run_rows(RunConfig(**json.loads(data)))

@@ -53,12 +53,12 @@ def find_columns(config: Config) -> Columns[Config]:
         label = guess_label_column(rows, text_columns=config.text_columns or (), source=path)
         if label != LABEL:
             config = dataclasses.replace(config, label_column=label)
-            found.append(f"the label is in {label!r}; --label-column says otherwise")
+            found.append(f"the label is in {label!r}; give --label-column for another")
     if config.text_columns is not None:
         return Columns(config, tuple(config.text_columns), records, tuple(found))
     labels = [config.label_column] if isinstance(config.label_column, str) else config.label_column
     columns = guess_text_columns(rows, label_columns=labels, source=path)
-    found.append(f"the text is in {' and '.join(map(repr, columns))}; --text-columns says otherwise")
+    found.append(f"the text is in {' and '.join(map(repr, columns))}; give --text-columns for others")
     return Columns(config, columns, records, tuple(found))
 
 

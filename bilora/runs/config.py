@@ -53,7 +53,8 @@ class RunConfig(FitSettings):
         validation_file: The validation rows that belong to ``train_file``; None takes a share of its rows.
         validation_share: That share; 0 holds none out, and D2, on which the upper level is trained too, is watched.
             None is a tenth, and in ``bilora train`` 0 where D2 can be watched.
-        task_type: ``classification``, ``regression`` or ``token_classification``; None lets the labels decide.
+        task_type: ``classification``, ``multilabel_classification``, ``regression``, ``token_classification`` or
+            ``generation``; None lets the labels decide.
         trusted_file: Rows that somebody has checked, in the form of ``train_file``, whose rows are doubtful then: at
             least one of each class, and ten in all.
         trusted_column: The column of ``train_file`` that marks such rows by true, 1 or yes, in place of a file.
@@ -368,6 +369,11 @@ class RunConfig(FitSettings):
             )
         levels = [level for stage in self.stages for level in (stage.lower, stage.upper) if level is not None]
         own = [level for level in levels if level.training_step is not Level.training_step and not level.reads_weights]
+        if self.class_weights != "none" and not all(level.weighs_classes for level in levels):
+            raise SettingsError(
+                f"class_weights is {self.class_weights!r}, and method {self.method} computes a loss of its own, "
+                "without them; leave it out"
+            )
         if self.weight_column is not None and own:
             raise SettingsError(
                 f"weight_column is {self.weight_column!r}, and method {self.method} has a loss of its own, which does "

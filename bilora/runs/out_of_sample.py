@@ -43,7 +43,7 @@ def folds_of(rows: Rows, count: int, *, names: tuple[str, ...], seed: int) -> Fo
     rows is in two folds.
 
     Raises:
-        DataError: A class has one row, which no other row could teach.
+        DataError: A class has one row, which no other row could teach, or all its rows in the groups of one fold.
     """
     labels = numpy.asarray(rows.labels, dtype=int)
     sizes = numpy.bincount(labels, minlength=len(names))
@@ -55,11 +55,19 @@ def folds_of(rows: Rows, count: int, *, names: tuple[str, ...], seed: int) -> Fo
     count = min(count, int(sizes[sizes > 0].min()))
     if rows.groups is not None:
         parts = list(group_folds(rows.labels, rows.groups, count, key=f"folds {seed}"))
-        return [(sorted(set(range(len(rows))) - set(judge)), judge) for judge in parts]
+        folds = [(sorted(set(range(len(rows))) - set(judge)), judge) for judge in parts]
+        untaught = {int(c) for learn, judge in folds for c in set(labels[judge]) - set(labels[learn])}
+        if untaught:
+            raise DataError(
+                f"{rows.source}: class {first_ten([names[c] for c in sorted(untaught)])} has all its rows in groups "
+                "that are judged together, so that no other row could teach it; leave the group column out, or make "
+                "smaller groups"
+            )
+        return folds
     from sklearn.model_selection import StratifiedKFold  # here: every training would pay for it in memory
 
-    folds = StratifiedKFold(count, shuffle=True, random_state=seed)
-    return [(learn.tolist(), judge.tolist()) for learn, judge in folds.split(labels, labels)]
+    drawn = StratifiedKFold(count, shuffle=True, random_state=seed)
+    return [(learn.tolist(), judge.tolist()) for learn, judge in drawn.split(labels, labels)]
 
 
 def by_embeddings(config: RunConfig, rows: TaskRows, folds: Folds, *, parts: Path) -> Chances:
@@ -125,7 +133,8 @@ def by_training(config: RunConfig, rows: TaskRows, folds: Folds, *, parts: Path)
     """Return the probabilities ``(rows, classes)`` of an adapter that is trained for each fold."""
     task = rows.task
     chances = torch.zeros(len(rows.train), len(task.model_settings["id2label"]), dtype=torch.float64)
-    name = _key(config, str(config.steps), [list(row.values()) for row in rows.train])
+    inputs = [[list(row.values()) for row in rows.train], [judge for _, judge in folds]]
+    name = _key(config, str(config.steps), inputs)
     for number, (learn, judge) in enumerate(tqdm(folds, desc="folds", unit=" folds")):
         path = parts / f"{name}-fold-{number}.safetensors"
         of_fold = _read(path)
@@ -150,8 +159,8 @@ def _trained(config: RunConfig, rows: TaskRows, learn: list[int], judge: list[in
 
 
 def _key(config: RunConfig, place: str, inputs: Any) -> str:
-    """Return a name that is another one for other rows, another model or another length."""
-    settings = [place, config.max_length, config.method, config.seed, inputs]
+    """Return a name that is another one for other rows or folds, another model or another length."""
+    settings = [place, config.model, config.revision, config.max_length, config.method, config.seed, inputs]
     return hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:16]
 
 

@@ -49,7 +49,10 @@ def resumed_folder(argv: Sequence[str]) -> Path | None:
         return None
     folder = Path(names[-1])
     if not _is_begun(folder):
-        raise SettingsError(f"resume: {folder} is not the output folder of an earlier command (no {CONFIG} in it)")
+        raise SettingsError(
+            f"resume: {folder} is not the output folder of an earlier command (no {' or '.join(CONFIGS)} in it); give "
+            "the folder that this command printed, or leave --resume out"
+        )
     return folder
 
 

@@ -144,9 +144,11 @@ class Trials:
         self.start = trained_values(self.model)
         noisy, correction = (find_variant(ROADS[road]) for road in ("noisy_then_trusted", "correction_then_trusted"))
         right = {"noisy_then_trusted": self._after_doubtful(noisy)}
-        # The model of the doubtful labels was the last to learn from them alone.
-        matrix = self._matrix()
-        right["correction_then_trusted"] = self._after_doubtful(replace(correction, companion=knowing(matrix)))
+        # Its loss has no place for weights of classes.
+        if plan.config.class_weights == "none":
+            # The model of the doubtful labels was the last to learn from them alone.
+            matrix = self._matrix()
+            right["correction_then_trusted"] = self._after_doubtful(replace(correction, companion=knowing(matrix)))
         right["trusted_only"] = self._by_fold(self._trusted_alone)
         self._put(self.start)
         return right

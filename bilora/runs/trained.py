@@ -55,18 +55,25 @@ class Trained:
             raise SettingsError(f"task {self.task.name!r} is not predicted from texts; take bilora predict with a file")
         if isinstance(texts, str) or len(texts) == 0:
             raise DataError(f"texts is {SHORT.repr(texts)}; give a list of texts")
-        records: list[Record] = [(number, self._row(text), []) for number, text in enumerate(texts, start=1)]
+        records: list[Record] = [(number, self._row(text, number), []) for number, text in enumerate(texts, start=1)]
         rows = self.task.unlabelled_rows(records, source="texts")
         found, notices = self.task.answers(self.inference, rows, max_length=self.max_length)
         for notice in notices:
             warnings.warn(notice, RuntimeWarning, stacklevel=2)
         return found
 
-    def _row(self, text: Any) -> dict[str, Any]:
+    def _row(self, text: Any, number: int) -> dict[str, Any]:
         if isinstance(text, Mapping):
             return dict(text)
         fields = self.task.columns.text_columns  # type: ignore[attr-defined]  # of a BaseTask
-        return dict(zip(fields, [text] if len(fields) == 1 else text, strict=False))
+        if len(fields) == 1:
+            return {fields[0]: text}
+        if isinstance(text, str) or not isinstance(text, Sequence) or len(text) != len(fields):
+            raise DataError(
+                f"texts, number {number} is {SHORT.repr(text)}; the model was trained on {len(fields)} columns: give "
+                f"({', '.join(fields)}) of each row"
+            )
+        return dict(zip(fields, text, strict=True))
 
 
 def open_trained(

@@ -1,7 +1,7 @@
 """How answers stand beside the columns of the file that they are for."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ def write_answers(answers: FileAnswers | WholeFileAnswers, output: Path | None, 
         skip: Whether rows without an answer are left out.
     """
     suffix = ".jsonl" if output is None else output.suffix or ".jsonl"
-    layout = Layout(answers.columns, nested=suffix == ".jsonl", with_errors=bool(answers.bad) and not skip)
-    written, writer, waiting = 0, None, list[Answered]()
+    layout = Layout(answers.columns, nested=suffix == ".jsonl")
+    written, untold, writer, waiting = 0, 0, None, list[Answered]()
     with ExitStack() as stack:
         unfinished = None if output is None else stack.enter_context(written_whole(output))
         for part in _with_bar(answers, stack):
@@ -36,15 +36,24 @@ def write_answers(answers: FileAnswers | WholeFileAnswers, output: Path | None, 
             if writer is None and first is None:
                 continue
             if writer is None:
-                layout.settle(first or {})
-                ours = [layout.beside(row) for row in waiting]
-                writer = _writer(unfinished, suffix, layout, answers.schema, ours, stack)
+                writer = _settled(layout, answers, waiting, first or {}, unfinished, suffix, skip, stack)
+            untold += 0 if layout.tells_errors else sum(row.fault is not None for row in waiting)
             rows, waiting = [layout.whole(row) for row in waiting], []
             writer.write(rows)
             written += len(rows)
+        if writer is None and waiting:
+            # No row has an answer.
+            writer = _settled(layout, answers, waiting, {}, unfinished, suffix, skip, stack)
+            writer.write([layout.whole(row) for row in waiting])
+            written += len(waiting)
         if writer is not None:
             writer.close()
     notes = [f"the file has {theirs!r} already; ours is called {ours!r}" for theirs, ours in layout.renamed.items()]
+    if untold:
+        notes.append(
+            f"rows without a prediction whose fault only the tokenizer found, and for which {suffix} had no column by "
+            f"then: {untold:,}; write .jsonl to see what is wrong with each"
+        )
     if writer is not None and writer.mended:
         cells = "1 cell has" if writer.mended == 1 else f"{writer.mended:,} cells have"
         notes.append(f"{cells} spaces for tabs and line ends, which .tsv cannot hold")
@@ -57,6 +66,21 @@ def _with_bar(answers: FileAnswers | WholeFileAnswers, stack: ExitStack) -> Iter
     for part in answers:
         yield part
         bar.update(len(part))
+
+
+def _settled(
+    layout: "Layout",
+    answers: FileAnswers | WholeFileAnswers,
+    rows: Sequence[Answered],
+    answer: Mapping[str, Any],
+    path: Path | None,
+    suffix: str,
+    skip: bool,
+    stack: ExitStack,
+) -> RowWriter:
+    """Return the writer of rows such as these, whose answers are such as this one."""
+    layout.settle(answer, with_errors=bool(answers.bad) and not skip)
+    return _writer(path, suffix, layout, answers.schema, [layout.beside(row) for row in rows], stack)
 
 
 def _writer(
@@ -77,14 +101,15 @@ def _writer(
 class Layout:
     """The columns of a file, and ours behind them, under names that the file does not have."""
 
-    def __init__(self, columns: Mapping[str, Any], *, nested: bool, with_errors: bool) -> None:
-        self.columns, self.nested, self.with_errors = list(columns), nested, with_errors
+    def __init__(self, columns: Mapping[str, Any], *, nested: bool) -> None:
+        self.columns, self.nested = list(columns), nested
         self.fields = dict[str, str]()  # of an answer, with our name for it
         self.added, self.renamed = list[str](), dict[str, str]()
         self.error = "error"
 
-    def settle(self, answer: Mapping[str, Any]) -> None:
+    def settle(self, answer: Mapping[str, Any], *, with_errors: bool) -> None:
         """Give names to the fields of an answer such as this, and to the error of a row."""
+        self.tells_errors = with_errors or self.nested
         fields = [name for name in self._flat(answer) if not (name in REPEATED and name in self.columns)]
         # In the lines of before, which programs read.
         number = ["row"] if self.nested else []
@@ -92,7 +117,7 @@ class Layout:
         self.error = names["error"]
         self.fields = {name: names[name] for name in fields}
         self.number = names["row"] if self.nested else None
-        used = [*number, *fields, *(["error"] if self.with_errors else [])]
+        used = [*number, *fields, *(["error"] if with_errors else [])]
         self.added = [names[name] for name in used]
         self.renamed = {name: names[name] for name in used if names[name] != name}
 

@@ -64,4 +64,4 @@ def with_columns(record: Record, columns: Mapping[str, str]) -> Record:
 def columns_in_words(columns: Mapping[str, str], *, source: str) -> str:
     """Return a sentence on columns that were found under other names."""
     ours, theirs = (" and ".join(map(repr, names)) for names in (columns, columns.values()))
-    return f"{source} has no {ours}: the text is in {theirs}; --text-columns says otherwise"
+    return f"{source} has no {ours}: the text is in {theirs}; give --text-columns for others"

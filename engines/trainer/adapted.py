@@ -7,11 +7,9 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from bilora import BiloraConfig
 from bilora.errors import SettingsError
 from bilora.models.pretrained import quiet_peft
 from bilora.problems.variant import Variant
-from bilora.problems.variants.bilora import BiloraSettings
 
 # PEFT's task types, by the tables in which transformers has the names of the model classes.
 TASK_TYPES = {
@@ -64,12 +62,3 @@ def task_type_of(model: Any) -> str:
         "peft_config, such as BiloraConfig(task_type='SEQ_CLS', init_weights='lora'), or a model from "
         "peft.get_peft_model"
     )
-
-
-def settings_of(model: PeftModel, variant: Variant) -> Any:
-    """Return the variant's default settings, for the adapter that is on the model."""
-    # The adapter is there already, and the loss has to fit how its values and lengths are made.
-    config = model.peft_config[model.active_adapter]
-    if variant.settings is BiloraSettings and isinstance(config, BiloraConfig):
-        return BiloraSettings(rank=config.r, formulation=config.formulation, normalized=config.normalized)
-    return variant.settings()

@@ -174,6 +174,13 @@ class TrainerHooks(Callback):
         handler.train_dataloader = lower.train_data_loader
         if not trainer.computes_loss:
             return
+        own_weights = getattr(trainer.variant_settings, "own_row_weights", None)
+        if own_weights is not None:
+            raise SettingsError(
+                f"method {trainer.variant.name!r} with {own_weights} weighs rows in the model's own loss, and the "
+                "trainer has another; leave out compute_loss, compute_loss_func and label_smoothing_factor, or that "
+                "setting"
+            )
         for level in engine.levels:
             if type(level).training_step is not Level.training_step:
                 raise SettingsError(

@@ -20,7 +20,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length, 
 
 from bilora.engines.callbacks.callback import Callback
 from bilora.engines.callbacks.files import MetricsFile
-from bilora.engines.trainer.adapted import adapted, settings_of
+from bilora.engines.trainer.adapted import adapted
 from bilora.engines.trainer.arguments import BilevelTrainingArguments
 from bilora.engines.trainer.data import Dataset, batches_of, check_labels, training_rows
 from bilora.engines.trainer.files import check_task, enter_folder, kept_scores, save_trained
@@ -29,7 +29,7 @@ from bilora.engines.trainer.optimizer import makes_optimizer, own_optimizer, ref
 from bilora.engines.trainer.plain_arguments import own_arguments, tell_learned_decays
 from bilora.engines.trainer.refused import refuse_generation, refuse_trainer
 from bilora.engines.training.diverged import NAME as DIVERGED
-from bilora.engines.training.fit import fit
+from bilora.engines.training.fit import fit, settings_of_adapter
 from bilora.engines.training.result import FitResult
 from bilora.errors import SettingsError
 from bilora.files.formats import read_lines, write_json
@@ -129,7 +129,7 @@ class BilevelTrainer(Trainer):
         self.model_init = model_init  # type: ignore[assignment]  # of transformers, where it may be None as well
         self._adapter = peft_config, variant_settings
         first = self._made_model(says=True) if model is None else self._adapted(model, says=True)
-        self.variant_settings = variant_settings or settings_of(first, self.variant)
+        self.variant_settings = variant_settings or settings_of_adapter(first, self.variant)
         self.task, self.max_length = task, max_length
         if task is not None:
             check_task(task, first)

@@ -107,6 +107,9 @@ class Level(BettyProblem):
     # Whether a training_step of one's own weighs rows by ``weights`` of the batch.
     reads_weights: bool = False
 
+    # Whether weights of classes, which change the model's own loss, reach the loss of this level.
+    weighs_classes: bool = True
+
     # Whoever knows the loss better than its labels tell sets this, as where classes are weighted.
     count_terms: Callable[[Any], float] | None = None
 

@@ -39,12 +39,16 @@ class Correction(SelfTuning):
         self.register_buffer("counts", torch.zeros(classes))
         self.register_buffer("matrix", torch.eye(classes))
 
-    @torch.no_grad()
-    def see(self, chances: Tensor, labels: Tensor) -> None:
-        """Take in what the model says of trusted rows: ``chances (batch, classes)`` of their ``labels (batch,)``."""
+    def summed(self, chances: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``chances (batch, classes)``, what a model says of rows, summed by label; and the rows of each."""
         marks = nn.functional.one_hot(labels, len(self.counts)).to(self.sums)  # (batch, classes)
-        self.sums.mul_(KEPT).add_(marks.T @ chances.to(self.sums))
-        self.counts.mul_(KEPT).add_(marks.sum(0))
+        return marks.T @ chances.to(self.sums), marks.sum(0)
+
+    @torch.no_grad()
+    def see(self, sums: Tensor, counts: Tensor) -> None:
+        """Take in what the model says of trusted rows in an upper step."""
+        self.sums.mul_(KEPT).add_(sums)
+        self.counts.mul_(KEPT).add_(counts)
 
     def estimate(self) -> Tensor:
         """Return T of what was seen; a class that was never seen is taken to be labelled as it is."""
@@ -71,6 +75,7 @@ class CorrectedLower(RatedLower):
     """The lower level under decays, whose loss asks for the label that a row of the predicted class would have."""
 
     reads_weights = True
+    weighs_classes = False
 
     def training_step(self, batch: Any) -> Any:
         """Return the corrected loss, weighted where rows have weights."""
@@ -84,20 +89,27 @@ class CorrectionUpper(SelfTunedUpper):
     """Decays and values on D2, and a look at what the model of the doubtful labels says there."""
 
     reads_weights = True
+    # Of the micro-batches of a step.
     _seen: tuple[Tensor, Tensor] | None = None
 
     def training_step(self, batch: Any) -> Any:
         """Return the loss, and keep what the model says."""
         batch.pop("weights", None)
         output = self.forward(**batch)
-        self._seen = output.logits.detach().float().softmax(-1), batch["labels"]
+        # Checks before the first step ask for answers too.
+        if self.step_batches:
+            seen = _correction(self).summed(output.logits.detach().float().softmax(-1), batch["labels"])
+            self._seen = seen if self._seen is None else (self._seen[0] + seen[0], self._seen[1] + seen[1])
         return read_loss(output, level=self.name)[0]
 
     def take_step(self) -> None:
-        """Step, and take in what the model says of the last batch."""
+        """Step, and take in what the model says of the rows of all processes."""
         super().take_step()
         if self._seen is not None:
-            _correction(self).see(*self._seen)
+            # Means in the place of sums: T is the ratio of the two.
+            sums, counts = self.processes.averaged(self._seen)
+            _correction(self).see(sums, counts)
+            self._seen = None
 
 
 def _correction(level: Any) -> Correction:
@@ -107,7 +119,7 @@ def _correction(level: Any) -> Correction:
 
 def companion(model: nn.Module, settings: SelfTunedSettings, rows: TrainingRows) -> Correction:
     """Return decays and a matrix for the classes that there are."""
-    self_tuned.refuse_other_adapter(model)
+    self_tuned.refuse_other_adapter(model, method="correction_then_trusted")
     if not rows.class_counts:
         raise SettingsError(
             "method 'correction_then_trusted' corrects labels of rows that have one class each, and these have not; "

@@ -96,7 +96,7 @@ class DecayPath(WeightDecays):
         }
 
     def fallen_back(self) -> list[str]:
-        """Return the groups whose decay stays at its start, since there is nothing that says otherwise."""
+        """Return the groups whose decay stays at its start, since nothing was learned of it."""
         readings = self.readings()
         return [g for g in self.members if self.too_few_rows or g not in readings or readings[g].says_nothing]
 

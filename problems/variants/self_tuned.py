@@ -278,12 +278,12 @@ def _layer_means(model: nn.Module) -> dict[str, float]:
     }
 
 
-def refuse_other_adapter(model: nn.Module) -> None:
+def refuse_other_adapter(model: nn.Module, *, method: str = "self_tuned") -> None:
     """Refuse a BiLoRA adapter whose values cannot start at one."""
     config: Any = getattr(model, "peft_config", {}).get(getattr(model, "active_adapter", None))
     if isinstance(config, BiloraConfig) and (config.normalized or config.formulation != "real"):
         raise SettingsError(
-            "method 'self_tuned' trains the adapter of BiloraConfig(init_weights='lora'), and this one has formulation="
+            f"method {method!r} trains the adapter of BiloraConfig(init_weights='lora'), and this one has formulation="
             f"{config.formulation!r} and normalized={config.normalized}; make such a one, or train this one by "
             "variant='bilora'"
         )

@@ -202,6 +202,22 @@ def test_a_job_has_the_numbers_of_the_command_for_the_same_config(
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--settings", "reviewz"], "--settings: small has no reviewz; it has reviews"),
+        (["--models", "tinny=."], "--models: small has no tinny; it has tiny"),
+        (["--seeds", "0", "7"], "--seeds: small has no 7; it has 0, 1"),
+    ],
+)
+def test_what_a_protocol_does_not_have_is_refused(
+    small: list[str], words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The last of an option counts.
+    assert program.PROGRAM.main([*small, *words]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_all_jobs_are_run_once_and_nothing_is_left_to_go_on_with(
     small: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,7 +45,7 @@ def ended_by(error: BaseException) -> int:
         (caused(errors.SettingsError("a cannot be written"), OSError(errno.EDQUOT, "")), 4, "a cannot be written"),
         (caused(errors.SettingsError("a cannot be written"), OSError(errno.EACCES, "")), 2, "a cannot be written"),
         (errors.InterruptedRun("SIGTERM", number=15), 143, "SIGTERM"),
-        (KeyboardInterrupt(), 130, "interrupted; finished runs are in results.jsonl"),
+        (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
 def test_what_goes_wrong_is_a_line_and_a_code(error: BaseException, code: int, message: str, capsys: Any) -> None:

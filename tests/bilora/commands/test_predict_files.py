@@ -1,6 +1,7 @@
 """``bilora predict`` of files as people have them: what is read, what is written, and what a bad row costs."""
 
 import csv
+import dataclasses
 import io
 import json
 import sys
@@ -20,6 +21,7 @@ from bilora import BiloraConfig
 from bilora.commands import predict as predict_command
 from bilora.commands.predict import PREDICT
 from bilora.data import chunks as chunks_module
+from bilora.errors import DataError
 from bilora.models.pretrained import Tokenizer
 from bilora.runs.trained import Trained
 from bilora.tasks.text.task import TextTask
@@ -38,6 +40,15 @@ def adapter(tiny_encoder: Path) -> Trained:
     model = get_peft_model(base, BiloraConfig(task_type="SEQ_CLS", r=2, init_weights=False)).eval()
     task = TextTask("toy", ("text",), NAMES, labels_from="train.csv")
     return Trained(Path("adapter"), task, Tokenizer("tiny", AutoTokenizer.from_pretrained(tiny_encoder)), model, 16)
+
+
+@pytest.mark.parametrize("text", ["hello", ("one", "two", "three"), ("one",), None])
+def test_a_pair_that_is_none_is_refused(adapter: Trained, text: Any) -> None:
+    pairs = dataclasses.replace(adapter, task=TextTask("toy", ("one", "two"), NAMES))
+    with pytest.raises(
+        DataError, match=r"texts, number 2 is .*; the model was trained on 2 columns: give \(one, two\)"
+    ):
+        pairs.predict([("a", "b"), text])
 
 
 @pytest.fixture
@@ -170,6 +181,36 @@ def test_rows_that_are_all_bad_are_refused(predict: Any, tmp_path: Path, capsys:
     told = capsys.readouterr().err
     assert "no row can be used: 7 faults in the rows" in told
     assert "and 2 more" in told
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (["a good film", "odd", "fine"], ["", "odd text", ""]),  # in the first part of the file
+        (["odd", "odd", "odd"], ["odd text"] * 3),
+        (["a good film", "fine", "odd"], None),  # behind it: the file has no column for it by then
+    ],
+)
+def test_what_only_the_tokenizer_finds_costs_a_row(
+    predict: Any, tmp_path: Path, texts: list[str], told: Any, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    own = TextTask.answers
+
+    def answers(self: TextTask, inference: Any, rows: Any, *, max_length: int) -> Any:
+        if any(row["text"] == "odd" for row in rows):
+            raise DataError("odd text")
+        return own(self, inference, rows, max_length=max_length)
+
+    monkeypatch.setattr(TextTask, "answers", answers)
+    pandas.DataFrame({"text": texts}).to_csv(tmp_path / "rows.csv", index=False)
+    code, path = predict(tmp_path / "rows.csv", "answers.csv")
+    assert code == 0
+    written = pandas.read_csv(path, keep_default_na=False)
+    assert list(written["text"]) == texts
+    if told is None:
+        assert "no column by then: 1; write .jsonl" in " ".join(capsys.readouterr().out.split())
+    else:
+        assert list(written["error"]) == told
 
 
 def test_a_line_that_is_not_utf_8_costs_a_row(predict: Any, tmp_path: Path, capsys: Captured) -> None:

@@ -14,6 +14,7 @@ from bilora.commands.predict import PREDICT
 from bilora.commands.train import TRAIN
 from bilora.commands.train_config import TrainConfig
 from bilora.commands.usual_names import COMMON, RENAMED, common_help
+from bilora.errors import SettingsError
 from bilora.runs.config_hash import config_hash
 
 ROWS = ["--train-file", "rows.csv"]
@@ -63,6 +64,11 @@ def value_of(config: Any, name: str) -> Any:
     for part in name.split("."):
         config = getattr(config, part)
     return config
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_refused() -> None:
+    with pytest.raises(SettingsError, match="--bf16 is 'flase', allowed: true, yes, 1, false, no, 0"):
+        TRAIN.parse([*ROWS, "--bf16=flase"])
 
 
 @pytest.mark.parametrize(("typed", "name", "value"), TYPED, ids=[typed for typed, _, _ in TYPED])

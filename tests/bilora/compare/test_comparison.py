@@ -52,6 +52,20 @@ def test_the_config_that_is_written_reads_back(inputs: Path, done: Path) -> None
     assert read == small(inputs, done, document=str(done.parent / "results.md"))
 
 
+def test_trusted_rows_and_weights_reach_every_run(inputs: Path, tmp_path: Path) -> None:
+    rows = [{**row, "weight": 0.5} for row in lines(inputs / "train.jsonl")]
+    for name, part in (("many", rows[:48]), ("few", rows[48:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    run = {"train_file": str(tmp_path / "many.jsonl"), "trusted_file": str(tmp_path / "few.jsonl")}
+    run |= {"weight_column": "weight", "road": "method"}
+    config = small(inputs, tmp_path, methods=["lora"], entries={}, run=run)
+    (job, *_) = report_jobs(config, {"lora": Choice(config.candidates("lora")[0], [])})
+    read = comparison_jobs.read_rows(job.config)
+    assert read.upper is not None and (len(read.train), len(read.upper)) == (48, 12)
+    assert {row["weight"] for row in read.train} == {0.5}
+    assert comparison_jobs.read_rows(job.config) is read
+
+
 def test_every_method_tries_as_many_candidates_on_held_out_training_rows(done: Path) -> None:
     records = (json.loads(path.read_text()) for path in sorted(done.glob("runs/*/comparison.json")))
     trials = [record for record in records if record["purpose"] == "choose"]

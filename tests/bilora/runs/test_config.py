@@ -123,6 +123,10 @@ OF_A_RUN: dict[str, Any] = {
         ({"class_weights": "balanced"}, "class_weights is 'balanced'; allowed: none, auto, or a mapping"),
         ({"class_weights": {"a": -1.0}}, "the weight of 'a' is -1.0, it must be positive"),
         (
+            {"class_weights": {"a": 2.0}, "method": "correction_then_trusted"},
+            "class_weights is {'a': 2.0}, and method correction_then_trusted computes a loss of its own, without them",
+        ),
+        (
             {"class_weights": "auto", "method_settings": {"self_tuned": {"classes": "measured"}}},
             "class_weights is 'auto', and method self_tuned with classes: measured weighs rows by itself; leave one",
         ),

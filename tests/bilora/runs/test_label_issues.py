@@ -1,13 +1,18 @@
 """Labels that are likely wrong: their ranking, the file of them, and the folds that judge them."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
+import torch
 
 from bilora.data.rows import Rows, check_rows
+from bilora.data.sets import TaskRows
 from bilora.errors import DataError
+from bilora.runs import out_of_sample
+from bilora.runs.config import RunConfig
 from bilora.runs.label_issues import LabelIssue, class_names, find_issues, read_issues, suspicion, write_issues
 from bilora.runs.out_of_sample import folds_of
 from bilora.tasks.text.task import TextTask
@@ -52,6 +57,31 @@ def test_each_row_is_judged_once_by_others_of_every_class() -> None:
 def test_a_class_of_one_row_cannot_be_judged() -> None:
     with pytest.raises(DataError, match="rows.csv: class yes has one row, whose label no other row can judge"):
         folds_of(rows([0] * 12 + [1]), 5, names=("no", "yes"), seed=0)
+
+
+def test_a_class_within_one_group_cannot_be_judged() -> None:
+    grouped = dataclasses.replace(rows([0] * 6 + [1] * 6), groups=tuple("aaaaaabbbbbb"))
+    with pytest.raises(DataError, match=r"rows.csv: class no, yes has all its rows in groups that are judged together"):
+        folds_of(grouped, 2, names=("no", "yes"), seed=0)
+
+
+@pytest.mark.parametrize("changed", [{"model": "other"}, {"revision": "main"}, {"max_length": 8}, {"folds": 3}, {}])
+def test_only_parts_of_the_same_run_are_read_again(
+    changed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[list[int]] = []
+
+    def train(config: RunConfig, rows: Any, learn: list[int], judge: list[int]) -> torch.Tensor:
+        trained.append(judge)
+        return torch.full((len(judge), 2), 0.5)
+
+    monkeypatch.setattr(out_of_sample, "_trained", train)
+    given = TaskRows(TASK, rows([0, 1] * 6), {})
+    for settings in ({}, changed):
+        folds = folds_of(given.train, settings.get("folds", 2), names=("no", "yes"), seed=0)
+        config = RunConfig(**{"model": "one", **{name: of for name, of in settings.items() if name != "folds"}})
+        out_of_sample.by_training(config, given, folds, parts=tmp_path)
+    assert len(trained) == 2 + (changed.get("folds", 2) if changed else 0)
 
 
 def test_rows_without_one_class_each() -> None:

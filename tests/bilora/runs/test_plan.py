@@ -138,6 +138,6 @@ def test_columns_and_files_that_a_config_leaves_open_are_found(tmp_path: Path) -
     )  # fmt: skip
     assert rows.task.columns.text_columns == ("sentence",)  # type: ignore[attr-defined]  # of a BaseTask
     assert rows.notices[1:3] == (
-        "the label is in 'category'; --label-column says otherwise",
-        "the text is in 'sentence'; --text-columns says otherwise",
+        "the label is in 'category'; give --label-column for another",
+        "the text is in 'sentence'; give --text-columns for others",
     )

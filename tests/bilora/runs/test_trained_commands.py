@@ -109,7 +109,7 @@ def test_a_file_s_columns_may_have_other_names(
     path = write_lines(tmp_path / "rows.jsonl", rows)
     words = ["--label-column", "mark", "--output"]
     assert ran(EVALUATE, command_run.folder, "--file", path, *words, tmp_path / "a.json") == 0
-    assert "has no 'text': the text is in 'words'; --text-columns says otherwise" in capsys.readouterr().out
+    assert "has no 'text': the text is in 'words'; give --text-columns for others" in capsys.readouterr().out
     named = ["--text-columns", "words"]
     assert ran(EVALUATE, command_run.folder, "--data", path, *named, *words, tmp_path / "b.json") == 0
     assert ran(EVALUATE, command_run.folder, "--data", review_file, "--output", tmp_path / "c.json") == 0

@@ -24,6 +24,7 @@ from bilora.errors import CheckpointError, DataError, InterruptedRun, SettingsEr
 from bilora.files.formats import read_lines
 from bilora.metrics.monitor import Monitor
 from bilora.problems.variants.bilora import BiloraSettings
+from bilora.problems.variants.self_tuned import SelfTunedSettings
 from bilora.tasks.catalog import Task
 from bilora.tasks.kinds import read_task
 from bilora.tasks.text.batches import Collator
@@ -245,6 +246,18 @@ def test_a_loss_of_the_users_own_is_that_of_both_levels(make: Making) -> None:
     assert metrics_of(make, "d")[0]["lower_task_loss"] != before[0]["lower_task_loss"]
 
 
+def test_a_loss_of_the_users_own_leaves_no_room_for_weights_of_classes(make: Making) -> None:
+    config = BiloraConfig(task_type="SEQ_CLS", r=2, init_weights="lora")
+    given = {"variant": "self_tuned", "variant_settings": SelfTunedSettings(rank=2, classes="always")}
+    with pytest.raises(SettingsError, match="method 'self_tuned' with classes: always weighs rows in the model's own"):
+        make("a", **given, peft_config=config, compute_loss_func=halved).train()
+
+
+def test_the_settings_are_those_of_the_adapter_for_every_method_with_values(make: Making) -> None:
+    settings = make("a", variant="learned_decay_bilora").variant_settings
+    assert (settings.rank, settings.alpha, settings.formulation, settings.normalized) == (4, 8, "softmax", False)
+
+
 class Momentum(BilevelTrainer):
     """A user's own optimizer, over all that the model has, as many make it."""
 
@@ -307,7 +320,7 @@ def test_it_goes_the_road_of_fit(make: Making, tokenizer: Any, rows: Dataset) ->
     encoded = [{**tokenizer(row["text"], truncation=True, max_length=32), "labels": row["label"]} for row in rows]
     settings = other.args.fit_settings(rows=80, splits=True)
     adapter = trainer.variant_settings
-    assert adapter == BiloraSettings(rank=4, formulation=adapter.formulation, normalized=adapter.normalized)
+    assert adapter == BiloraSettings(rank=4, alpha=8, formulation=adapter.formulation, normalized=adapter.normalized)
     common: Any = {
         "collate": Collator(tokenizer),
         "variant": "bilora",

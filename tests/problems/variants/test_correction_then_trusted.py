@@ -8,6 +8,7 @@ from tiny_models import tiny_bert
 from torch.nn import functional
 
 from bilora.data.row_marks import TrainingRows
+from bilora.engines.callbacks.callback import Callback
 from bilora.engines.settings import FitSettings, LevelSettings
 from bilora.engines.training.fit import FitResult, fit
 from bilora.engines.training.stages import run_stages
@@ -42,8 +43,8 @@ def test_the_corrected_loss_is_that_of_the_mixed_probabilities() -> None:
 def test_the_matrix_is_the_mean_of_what_is_said_of_each_class() -> None:
     correction = Correction(adapted(), SETTINGS, 3)
     early, late = torch.tensor([[0.6, 0.3, 0.1]]), torch.tensor([[0.2, 0.7, 0.1], [0.1, 0.1, 0.8]])
-    correction.see(early, torch.tensor([0]))
-    correction.see(late, torch.tensor([0, 2]))
+    correction.see(*correction.summed(early, torch.tensor([0])))
+    correction.see(*correction.summed(late, torch.tensor([0, 2])))
     first = (KEPT * early[0] + late[0]) / (KEPT + 1)
     # No row of class 1 was seen.
     torch.testing.assert_close(correction.estimate(), torch.stack([first, torch.tensor([0.0, 1.0, 0.0]), late[1]]))
@@ -54,13 +55,32 @@ def test_the_matrix_is_the_mean_of_what_is_said_of_each_class() -> None:
     assert correction.learned()["transition_matrix"][1] == [0.0, 1.0, 0.0]
 
 
-def fitted(road: str, upper: int = 12) -> tuple[Any, FitResult]:
+@pytest.mark.parametrize(("size", "accumulation"), [(12, 1), (6, 2)])
+def test_every_row_of_an_upper_step_is_seen(size: int, accumulation: int) -> None:
+    upper = LevelSettings(batch_size=size, accumulation=accumulation)
+    seen: list[float] = []
+
+    class Watch(Callback):
+        must_work = True
+
+        def on_step(self, engine: Any, record: Any) -> None:
+            if record.upper is not None:
+                seen.append(float(engine.upper_level.companion.counts.sum()))
+
+    fitted("correction_then_trusted", callbacks=[Watch()], batches=upper)
+    assert seen == pytest.approx([12 * sum(KEPT**step for step in range(steps)) for steps in (1, 2, 3, 4)])
+
+
+def fitted(
+    road: str, upper: int = 12, *, batches: LevelSettings | None = None, callbacks: Any = ()
+) -> tuple[Any, FitResult]:
     rows = [{"input_ids": [1 + index % 50, 2, 3], "labels": index % 2} for index in range(40)]
-    batches = LevelSettings(batch_size=4, learning_rate=0.01)
-    settings = FitSettings(steps=8, unroll_steps=2, lower=batches, upper=LevelSettings(batch_size=16), device="cpu")
+    lower = LevelSettings(batch_size=4, learning_rate=0.01)
+    batches = batches or LevelSettings(batch_size=16)
+    settings = FitSettings(steps=8, unroll_steps=2, lower=lower, upper=batches, device="cpu")
     model = adapted(road)
     collate = lambda rows: {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}  # noqa: E731
-    given = {"variant": road, "variant_settings": SETTINGS, "settings": settings}
+    given = {"variant": road, "variant_settings": SETTINGS, "settings": settings, "callbacks": callbacks}
     return model, fit(model, rows, upper_rows=rows[:upper], collate=collate, **given)
 
 
