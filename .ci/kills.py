@@ -214,9 +214,6 @@ def _count_writes(folder: Path, moment: Moment | None, writer: int) -> None:
     sys.addaudithook(watch)
 
 
-# ---- what must come out ----
-
-
 def contents(folder: Path) -> dict[str, Any]:
     """Return what every file says apart from times, and every empty folder, by path."""
     found: dict[str, Any] = {}
@@ -264,9 +261,6 @@ def unreadable(folder: Path) -> Iterator[str]:
                 yield f"{path.name}: cut off"
         except Exception as error:
             yield f"{path.name}: {error}"
-
-
-# ---- the kills ----
 
 
 @dataclass(frozen=True)
@@ -359,9 +353,6 @@ def _differences(whole: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
             yield f"left over: {name}"
         elif name in whole and now[name] != whole[name]:
             yield f"differs: {name}"
-
-
-# ---- the table ----
 
 
 def make_inputs(root: Path) -> None:

@@ -117,9 +117,6 @@ def about(device: torch.device, argv: Sequence[str]) -> str:
     return f"From `{words}` on {device_name(device)}{memory}; {used}."
 
 
-# ---- the tests ---------------------------------------------------------------------------------------------
-
-
 def tests(options: argparse.Namespace, device: torch.device) -> Iterator[str]:
     """Run the tests with the marker, which a trial leaves out."""
     words = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--no-header", "tests/engines/test_gpu.py"]
@@ -129,9 +126,6 @@ def tests(options: argparse.Namespace, device: torch.device) -> Iterator[str]:
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", ended.stdout, flags=re.MULTILINE)
     yield (ended.stdout.strip().splitlines() or [ended.stderr.strip()])[-1]
     yield from (f"\n* failed: `{name}`" for name in failed)
-
-
-# ---- times and memory --------------------------------------------------------------------------------------
 
 
 def speed(options: argparse.Namespace, device: torch.device) -> Iterator[str]:
@@ -180,9 +174,6 @@ def missed_aims(ratio: float, memory: float | None, *, k: int, compiled: bool) -
     aim = AIM_COMPILED if compiled and k == 4 else ROOM * (1 + 2 / k)
     words = [f"time above {aim:g}"] if ratio > aim else []
     return words + ([f"memory above {AIM_MEMORY:g}"] if memory is not None and memory > AIM_MEMORY else [])
-
-
-# ---- the recipe --------------------------------------------------------------------------------------------
 
 
 def recipe(options: argparse.Namespace, device: torch.device) -> Iterator[str]:

@@ -55,9 +55,6 @@ def make_engine(lower: LowerProblem, upper: UpperProblem) -> BilevelEngine:
     return engine
 
 
-# ---- ridge regression ----------------------------------------------------------------------------------------------
-
-
 class Vector(nn.Module):
     """One float64 vector as a module."""
 
@@ -158,9 +155,6 @@ def make_ridge(*, condition: float, optimizer: str, seed: int) -> KnownProblem:
     lower.restart_loader()
     engine.run()
     return KnownProblem(lower, upper, (data.v(),), lambda around: (data.implicit_term(),), curvature)
-
-
-# ---- a transformer with adapters -----------------------------------------------------------------------------------
 
 
 def make_bert(*, dropout: float, optimizer: str, seed: int) -> KnownProblem:

@@ -41,9 +41,6 @@ class Road:
     compiled: bool = False  # where that is asked for
 
 
-# ---- the plain loop, and transformers' ---------------------------------------------------------------------
-
-
 def bare_loop(bench: Bench, clock: Clock, *, compiled: bool = False, fused: bool = False) -> None:
     """Train PEFT's LoRA in a loop of six lines, with torch's AdamW as it comes or, as in our engine, fused."""
     model = bench.adapted("lora", compiled=compiled)
@@ -100,9 +97,6 @@ class _TrainerTicks(TrainerCallback):
         self.clock.tick()
 
 
-# ---- ours --------------------------------------------------------------------------------------------------
-
-
 def ours(
     bench: Bench, clock: Clock, *, variant: str, unroll_steps: int = 1, hypergradient: str | Mapping[str, Any] = "darts"
 ) -> None:
@@ -139,9 +133,6 @@ class _EngineTicks(Callback):
 
     def on_step(self, engine: BilevelEngine, record: StepRecord) -> None:
         self.clock.tick()
-
-
-# ---- the table ---------------------------------------------------------------------------------------------
 
 
 def _bilevel(name: str, scheme: str, k: int, passes: float) -> Road:

@@ -194,9 +194,6 @@ def _qualities(findings: Findings) -> str:
     )
 
 
-# ---- the curve --------------------------------------------------------------------------------------
-
-
 def curve(findings: Findings) -> Drawing | None:
     """Return the mean score against the CPU time, of grids of several sizes and of ours; None without either."""
     grid, main = findings.protocol.grid, findings.rows[findings.protocol.main]

@@ -87,9 +87,6 @@ def verdict(compared: Comparison, limit: float) -> tuple[bool, str]:
     return compared.mean > 0 and p_value < limit, f"p {p_value:.2g} ({test})"
 
 
-# ---- what was wanted --------------------------------------------------------------------------------
-
-
 def _wanted(protocol: TrustedProtocol, wanted: Wanted, findings: Findings) -> str:
     rows = [_on_the_mean(protocol, wanted, findings), *_in_each(protocol, wanted, findings)]
     rows += [_beats(wanted, findings, ours, rival) for ours, rivals in wanted.beats.items() for rival in rivals]
@@ -161,9 +158,6 @@ def _lead(protocol: TrustedProtocol, wanted: Wanted, findings: Findings, label: 
 
 def _met(holds: bool, found: str) -> Cells:
     return {"found": found, "met": "yes" if holds else "no"}
-
-
-# ---- differences ------------------------------------------------------------------------------------
 
 
 def _differences(protocol: TrustedProtocol, findings: Findings) -> str:

@@ -87,9 +87,6 @@ class Place:
 Road = Callable[[Place], Trained]
 
 
-# ---- rivals -----------------------------------------------------------------------------------------
-
-
 def trusted_only(place: Place) -> Trained:
     """LoRA on the trusted rows alone, for as many steps as all others."""
     size = min(place.config("lora", {}).lower.batch_size, len(place.rows.trusted))
@@ -197,9 +194,6 @@ def _classes(task: AnyTask) -> int:
 
 def _texts(task: Any, rows: Rows) -> list[str]:
     return [" ".join(str(row[name]) for name in task.text_fields) for row in rows]
-
-
-# ---- ours -------------------------------------------------------------------------------------------
 
 
 def default(place: Place) -> Trained:

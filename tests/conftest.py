@@ -102,9 +102,6 @@ def own_handler() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-# ---- a run of the command, on a model of one layer ----
-
-
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random one-layer BERT with the tokenizer of the embedded model; its outputs differ well between rows."""

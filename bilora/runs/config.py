@@ -359,9 +359,10 @@ class RunConfig(FitSettings):
                 f"source_column is {self.source_column!r}, and method {self.method} learns nothing of sources; leave "
                 "it out"
             )
+        is_weighed = self.class_weights != "none" or self.weight_column is not None
         # A user's own settings may be any dataclass.
-        own_weights = getattr(self.variant_settings, "own_row_weights", None)
-        if own_weights is not None and (self.class_weights != "none" or self.weight_column is not None):
+        own_weights = getattr(self.variant_settings, "own_row_weights", None) if is_weighed else None
+        if own_weights is not None:
             name = "weight_column" if self.class_weights == "none" else "class_weights"
             raise SettingsError(
                 f"{name} is {getattr(self, name)!r}, and method {self.method} with {own_weights} weighs rows by "

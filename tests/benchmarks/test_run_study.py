@@ -52,9 +52,6 @@ def study_of(words: list[str]) -> Any:
     return runs.Study(protocols.read_protocol(options.protocol), options.data_dir, dict(options.models))
 
 
-# ---- the protocol -----------------------------------------------------------------------------------
-
-
 def test_the_committed_study_has_the_settings_the_grid_and_the_seeds_that_were_agreed() -> None:
     study = protocols.read_protocol(STUDY)
     of_minilm = [name for name, setting in study.settings.items() if setting.model is None]
@@ -95,9 +92,6 @@ def test_what_is_wrong_in_a_protocol_is_named(tmp_path: Path) -> None:
         protocols.read_protocol(path)
 
 
-# ---- which jobs -------------------------------------------------------------------------------------
-
-
 def line(upper: float, test: float, loss: float = 1.0) -> dict[str, Any]:
     return {
         "failed": None,
@@ -136,9 +130,6 @@ def test_a_random_search_draws_different_cells_by_setting_and_seed_alone() -> No
     assert {cell for cells in drawn for cell in cells} == set(grid.cells)
 
 
-# ---- results ----------------------------------------------------------------------------------------
-
-
 def in_child(action: Any) -> int:
     """Return what a forked process that does something exits with."""
     child = os.fork()
@@ -173,9 +164,6 @@ def test_half_a_line_goes_and_lines_of_another_protocol_are_refused(tmp_path: Pa
     assert [json.loads(text)["job"] for text in path.read_text(encoding="utf-8").splitlines()] == ["a", "c"]
     with pytest.raises(SettingsError, match="name another --output"):
         results.Results(path, protocols.read_protocol(STUDY.with_name("study_ablations.yaml"))).lines()
-
-
-# ---- one training -----------------------------------------------------------------------------------
 
 
 # Four steps may teach one class only, of which no correlation is defined.
@@ -272,9 +260,6 @@ def test_a_study_that_follows_another_runs_its_own_methods_and_reads_the_other_t
     # Another first study makes another second one.
     protocol.write_text(protocol.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
     assert protocols.read_protocol(second).sha256 != study.sha256
-
-
-# ---- scores -----------------------------------------------------------------------------------------
 
 
 def test_calibration_error_of_known_bins() -> None:

@@ -65,9 +65,6 @@ def planned(study: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return SimpleNamespace(place=study.place(job), plans=plans)
 
 
-# ---- the protocol -----------------------------------------------------------------------------------
-
-
 def test_the_committed_protocol_has_the_settings_seeds_rivals_and_margins_that_were_agreed() -> None:
     study = protocols.read_trusted(STUDY)
     assert len(study.settings) == 8 and study.seeds == [0, 1, 2]
@@ -93,9 +90,6 @@ def test_every_training_of_the_committed_protocol_has_a_config() -> None:
     ours = dataclasses.replace(study.methods["default"], method="noisy_then_trusted")
     config = place.config(job_of("sst2_flips", ours, 0))
     assert (config.lower.learning_rate, config.lower.batch_size, config.upper.batch_size) == (3e-3, 16, 32)
-
-
-# ---- which rows -------------------------------------------------------------------------------------
 
 
 def test_each_line_trains_on_the_rows_that_are_its_own(planned: Any) -> None:
@@ -185,9 +179,6 @@ def test_the_correction_is_estimated_by_a_model_of_doubtful_rows_and_used_on_all
     assert trained.learned["matrix"] == [pytest.approx(row), pytest.approx(row)]
 
 
-# ---- trainings --------------------------------------------------------------------------------------
-
-
 def test_all_lines_run_once_in_two_calls_and_those_that_lack_a_package_are_said(
     small: list[str], study: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -263,9 +254,6 @@ def test_the_default_is_what_the_command_does_with_the_same_rows(
 def test_helpers_of_a_call_get_the_whole_program(name: str) -> None:
     whole = imported(name).PROGRAM
     assert pickle.loads(pickle.dumps(whole)) == whole
-
-
-# ---- SetFit -----------------------------------------------------------------------------------------
 
 
 def test_setfit_is_given_the_trusted_rows_and_its_probabilities_are_the_answers(

@@ -24,8 +24,6 @@ from bilora.tasks.text.task import TextTask
 
 Damage = Callable[[Path], object]
 
-# ---- what is done to a file, whatever it holds ----
-
 
 def _instead(make: Damage) -> Damage:
     """Put something else in the place of a file."""
@@ -73,7 +71,6 @@ TEXTS: dict[str, Damage] = {
 
 FEW = {name: TEXTS[name] for name in ("empty", "cut", "list", "not UTF-8", "nested", "digits")}
 
-# ---- one value of an object: what JSON or YAML writes there ----
 
 VALUES = {
     "null": "null",
@@ -114,9 +111,6 @@ def _with(keys: tuple[str, ...], literal: str | None) -> Damage:
 def _fields(*names: str, inside: tuple[str, ...] = ()) -> dict[str, Damage]:
     kinds: dict[str, str | None] = {"gone": None, **VALUES}
     return {f"{name} {kind}": _with((*inside, name), literal) for name in names for kind, literal in kinds.items()}
-
-
-# ---- tensors ----
 
 
 def _tensors(change: Callable[[dict[str, Tensor]], dict[str, Tensor]], *, sealed: bool = True) -> Damage:
@@ -312,7 +306,6 @@ FILES: dict[str, dict[str, Damage]] = {
     "base/vocab.txt": {**PLACES, **FEW},
 }
 
-# ---- the verbs that read a file, of which each damage meets one ----
 
 TRAINED = ("predict", "export", "evaluate", "merge")
 VERBS = {

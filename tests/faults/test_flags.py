@@ -57,8 +57,6 @@ def parsed(verb: Verb, words: list[str], capsys: pytest.CaptureFixture[str]) -> 
     return code, capsys.readouterr().err
 
 
-# ---- every setting with values of every type ----
-
 DIGITS = "9" * 5_000
 # As YAML, and whether some setting takes a value of this type.
 VALUES = {
@@ -129,8 +127,6 @@ def test_an_empty_word_is_no_value(verb: Verb, name: str, capsys: pytest.Capture
     assert f"no value for {name}" in said
 
 
-# ---- words ----
-
 ADAPTER = "--method-settings.bilora."
 
 
@@ -183,8 +179,6 @@ def test_seeds_of_a_comparison(capsys: pytest.CaptureFixture[str]) -> None:
     assert "give at least one, and at most 1,000" in refused(["compare", "--seeds", str(10**9)], capsys)
     assert "none may be negative, or above 4,294,967,295" in refused(["compare", "--seeds", "0", str(2**32)], capsys)
 
-
-# ---- YAML ----
 
 MAPPINGS = "a0: &a0 {x: 1}\n" + "".join(
     f"a{i}: &a{i} {{" + ", ".join(f"k{j}: *a{i - 1}" for j in range(10)) + "}\n" for i in range(1, 12)

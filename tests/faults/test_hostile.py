@@ -58,8 +58,6 @@ class Drawn:
         return Path(shutil.copytree(folder, self.folder / "copy", symlinks=True))
 
 
-# ---- what is drawn ----
-
 LETTERS = st.characters(codec=None, exclude_categories=())
 ODD_TEXTS = st.sampled_from(
     ["", " ", "</s>", "[SEP]", "[MASK] [CLS]", "<|endoftext|>", "\x00", "\ud800", "\r\n", '"', "NA", "nan", "1e999"]
@@ -293,9 +291,6 @@ def _damage(drawn: Drawn, path: Path) -> None:
     else:
         return path.unlink()
     path.write_bytes(content)
-
-
-# ---- what is held ----
 
 
 def hostile(count: int, good: Good, root: Path) -> dict[str, int]:

@@ -20,8 +20,6 @@ from bilora.errors import SettingsError
 from bilora.files.lock import locked
 from bilora.problems import LowerProblem, UpperProblem, Variant
 
-# ---- row 9: where to write ------------------------------------------------------------------------
-
 
 def test_row_09_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_only(*_: Any) -> NoReturn:
@@ -38,8 +36,6 @@ def test_row_09_checkpoints_of_an_earlier_run_are_not_written_over(run: Run) -> 
     with pytest.raises(SettingsError, match="holds checkpoints of an earlier run; resume it, or name another folder"):
         run(save_every=4)
 
-
-# ---- rows 30 and 34: while it runs ------------------------------------------------------------
 
 # A bare package in the place of bilora, whose own imports take seconds.
 HOLDER = f"""

@@ -97,8 +97,6 @@ def test_row_16_fused_attention_gives_way_where_two_derivatives_are_needed(run: 
         run(on=Adapted(base=tiny_base(attention="sdpa")), hypergradient={"name": "darts", "products": "exact"})
 
 
-# ---- row 17: memory that is too small for a batch -------------------------------------------------
-
 HALVE = {"on_out_of_memory": "halve"}
 
 

@@ -59,9 +59,6 @@ def test_ten_of_many_are_told() -> None:
     assert first_ten(range(1_243)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, and 1,233 more"
 
 
-# ---- where the run is written ----
-
-
 # Its D1 and D2 are all the rows that there are.
 CONTROL = ["--method", "bilora"]
 
@@ -119,9 +116,6 @@ def test_a_folder_without_permission(tmp_path: Path, capsys: Any, review_file: P
     words = ["--output", str(tmp_path / "closed" / "run")]
     assert bilora_command.main(train(*words, rows=review_file, model=tiny_encoder)) == 2
     assert "closed (Permission denied); give --output elsewhere" in capsys.readouterr().err
-
-
-# ---- models and adapters ----
 
 
 def config_of(model: Path, **values: Any) -> None:
@@ -198,8 +192,6 @@ def test_an_adapter_that_does_not_fit(
     assert ADAPTERS[text] in refused(words, capsys)
     assert time.monotonic() - began < 10
 
-
-# ---- doctor ----
 
 REFUSED = [
     ["--lower.batch-size", "1000000000"],

@@ -31,7 +31,6 @@ from bilora.tasks.tokens.task import TokenTask
 
 SST2 = TASKS["sst2"]
 
-# ---- row 18: bad rows that are left out -----------------------------------------------------------
 
 Load = Callable[..., TaskRows]
 TEXTS = [json.dumps({"text": f"text {place}", "y": "ab"[place % 2]}).encode() for place in range(20)]
@@ -98,9 +97,6 @@ def test_row_18_a_file_of_bad_rows_is_refused_as_one_without_rows(load: Load, li
         load(lines)
 
 
-# ---- row 21: one answer to everything -------------------------------------------------------------
-
-
 class Constant(nn.Module):
     """Finds class 1 wherever it is asked."""
 
@@ -142,9 +138,6 @@ def test_row_21_one_class_for_all_is_told_once(task: AnyTask, label: Any, said: 
         evaluation.validation()
         evaluation.final(FitResult(4, 2, None, None, (), 1.0, None))
     assert [re.search(said or "", str(each.message)) is not None for each in told] == [True] * (said is not None)
-
-
-# ---- row 22: rows on both sides -------------------------------------------------------------------
 
 
 def rows_of(texts: list[str]) -> Rows:

@@ -191,8 +191,6 @@ def test_formulation_goes_to_the_methods_that_have_one() -> None:
     assert pseudo_svd.variant_settings.formulation == "binary", "the method's own section is nearer"
 
 
-# ---- the hash -------------------------------------------------------------------------------------
-
 DECIDING = sorted({field.name for field in dataclasses.fields(RunConfig)} - {"method", "method_settings"} - FREE)
 
 
@@ -241,8 +239,6 @@ def test_hash_of_a_run_is_what_it_was_before_the_defaults_changed() -> None:
     )
     assert config_hash(config) == "669a69d064ac0e1bac03e55d21df942d585bf8d460616d0f807095a6f863fc9c"
 
-
-# ---- from a file ----------------------------------------------------------------------------------
 
 ODD: dict[str, Any] = {
     "method": "bilora",

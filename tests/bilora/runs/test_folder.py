@@ -26,9 +26,6 @@ def write_config(folder: Path) -> None:
     write_yaml(folder / "config.yaml", resolved(RunConfig()))
 
 
-# ---- an earlier run ----
-
-
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     """A command's folder with the folder of one run in it."""
@@ -73,9 +70,6 @@ def test_nothing_behind_a_link_goes(run_folder: Path, tmp_path: Path, name: str)
     remove_run(run_folder)
     assert all(file.is_file() for file in (*kept, elsewhere / "config.yaml"))
     assert (run_folder / name).is_symlink()
-
-
-# ---- the output folder ----
 
 
 def test_default_takes_the_next_free_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,9 +135,6 @@ def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
             make_output_folder(str(folder), task="mrpc")
     with pytest.raises(SettingsError, match="cannot be created: .*; give --output"):
         make_output_folder(None, task="mrpc", root=file)
-
-
-# ---- the folder of a command that goes on ----
 
 
 def test_the_folder_of_an_earlier_command_is_the_last_that_is_named(run_folder: Path) -> None:

@@ -44,9 +44,6 @@ def test_a_run_that_kept_no_predictions_has_none(tmp_path: Path) -> None:
     assert read_predictions(tmp_path / "predictions-validation.jsonl") is None
 
 
-# ---- peak memory ----
-
-
 def peak(mebibytes: int) -> float:
     """Return the peak of a run that allocates and frees so much."""
     memory = PeakMemory(CPU)

@@ -169,9 +169,6 @@ def test_more_rows_than_there_are(count: int) -> None:
         take_rows(in_memory([0, 1, 0, 1]), count, seed=0)
 
 
-# ---- the hub, without a hub: the answers are in memory
-
-
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """A hub that can be reached; what is asked of it."""

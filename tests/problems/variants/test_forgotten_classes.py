@@ -115,9 +115,6 @@ def test_the_rule_weighs_where_weights_have_helped() -> None:
         assert classes.forgotten() == ([2] if line["setting"] == "emotion" else []), line["job"]
 
 
-# ---- a whole run ------------------------------------------------------------------------------------
-
-
 def rows(count: int = 40) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(5)
     tokens = torch.randint(3, 64, (count, 7), generator=generator)
