@@ -91,6 +91,13 @@ def test_the_default_road_is_decided_by_trials(run: Run, tmp_path: Path) -> None
     assert settings["road"] == choice["road"]
 
 
+def test_with_class_weights_the_trials_leave_out_the_road_that_has_none(run: Run, tmp_path: Path) -> None:
+    code, _, _ = run(sentences(40), sentences(20, first=100), "--class-weights", "auto")
+    assert code == 0
+    choice = json.loads((tmp_path / "run" / "road.json").read_text())
+    assert set(choice["right"]) == {"noisy_then_trusted", "trusted_only"}
+
+
 def test_a_copy_of_a_trusted_row_is_left_out_and_said(run: Run) -> None:
     few = sentences(20, first=100)
     code, out, _ = run([*sentences(40), {**few[0], "label": "bad"}], few, "--road", "trusted_only")
